@@ -1,0 +1,80 @@
+"""Bytes, lengths, truncation and collisions."""
+
+import numpy as np
+import pytest
+
+from kronecker import codec
+
+
+def cosine(first: str, second: str) -> float:
+    table = codec.byte_table([first.encode(), second.encode()], 16)
+    codes = codec.dense_code(table, np.arange(2), "length")
+    return float(codes[0] @ codes[1])
+
+
+# paper.md section 1's published cosines
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("mistake", "mistkae", 0.714),
+        ("separate", "seperate", 0.875),
+        ("color", "colour", 0.730),
+        ("compute", "commute", 0.857),
+        ("run", "RUN", 0.0),
+        ("run", " run", 0.0),
+    ],
+)
+def test_raw_cosines_are_the_published_ones(first: str, second: str, expected: float):
+    assert cosine(first, second) == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_unit_code_has_norm_one_and_the_z_code_mean_zero_and_std_one():
+    table = codec.byte_table([b"a", b"kronecker", b"x" * 16], 16)
+    ids = np.arange(3)
+    np.testing.assert_allclose(np.linalg.norm(codec.dense_code(table, ids, "length"), axis=1), 1)
+    code = codec.dense_code(table, ids, "z")
+    np.testing.assert_allclose(code.mean(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(code.std(axis=1, ddof=1), 1, rtol=1e-4)
+
+
+def test_byte_zero_is_not_the_empty_token():
+    table = codec.byte_table([b"\0", None, b"\0\0"], 4)
+    assert table.lengths.tolist() == [1, 0, 2]
+    assert codec.collisions(table) == []
+
+
+def test_ids_without_bytes_are_reported_with_their_reason():
+    table = codec.byte_table([b"a", None, b""], 4, padded_vocab=6)
+    assert table.without_bytes == {codec.NO_BYTES: (1, 2), codec.PADDING: (3, 4, 5)}
+
+
+@pytest.mark.parametrize(
+    ("token", "pos_dim", "kept"),
+    [
+        (b"abcdef", 4, b"abcd"),
+        (b"abcd", 4, b"abcd"),
+        ("abcé".encode(), 4, b"abc"),
+        ("ab日".encode(), 4, b"ab"),
+        ("😀😀".encode(), 4, "😀".encode()),
+        ("日本".encode(), 1, b"\xe6"),  # no whole character fits: the token keeps its raw head
+        (b"\x80\x81\x82\x83\x84\x85", 4, b"\x80\x81\x82\x83"),  # not UTF-8: raw head, never empty
+    ],
+)
+def test_truncation_keeps_whole_characters_and_never_empties_a_token(token: bytes, pos_dim: int, kept: bytes):
+    assert codec.truncate(token, pos_dim) == kept
+
+
+def test_truncated_ids_and_collision_groups_are_named():
+    table = codec.byte_table([b"abcde", b"abcdf", b"abc", b"abcd"], 4)
+    assert table.truncated == (0, 1)
+    assert codec.collisions(table) == [(0, 1, 3)]
+
+
+def test_the_fingerprint_follows_the_bytes_and_the_lengths():
+    assert codec.byte_table([b"a"], 4).fingerprint == codec.byte_table([b"a"], 4).fingerprint
+    assert codec.byte_table([b"a\0"], 4).fingerprint != codec.byte_table([b"a"], 4).fingerprint
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused():
+    with pytest.raises(ValueError, match="3 ids but the model's vocabulary has 2"):
+        codec.byte_table([b"a", b"b", b"c"], 4, padded_vocab=2)
