@@ -10,7 +10,12 @@ ARMS = {
     # The head is E transposed: the paper's baseline.
     "table_tied": {"embedding.kind": "table", "embedding.init_std": 0.02, "model.tie_head": True},
     # The paper's encoder: z-normalised code, projection ~ N(0, 1/D), output std about 1.
-    "kronecker": {"embedding.kind": "kronecker", "embedding.norm": "z", "embedding.init_std": 0.0, "model.tie_head": False},
+    "kronecker": {
+        "embedding.kind": "kronecker",
+        "embedding.norm": "z",
+        "embedding.init_std": 0.0,
+        "model.tie_head": False,
+    },
     # (1/sqrt(L)) * sum of rows, no z-norm, W ~ N(0, .02^2): the same code at a table's scale, output std .02.
     "kronecker_unit": {
         "embedding.kind": "kronecker",

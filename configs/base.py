@@ -24,7 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.tokenizer = "gpt2"
 
     c.data = data = ml_collections.ConfigDict()
-    # stdlib | text:GLOB | jsonl:GLOB | parquet:GLOB | tfds:NAME | fineweb-edu[:SUBSET]; `prepare_data.py --help` teaches each
+    # stdlib | text:GLOB | jsonl:GLOB | parquet:GLOB | tfds:NAME | fineweb-edu[:SUBSET]
+    # `python scripts/prepare_data.py --help` teaches each
     data.source = "stdlib"
     data.text_field = "text"  # the field or column that holds the text (jsonl, parquet, tfds, fineweb-edu)
     data.split_field = ""  # a field that says "train" or "validation"; empty: split by a hash of the text
@@ -56,7 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
     embedding.kind = "kronecker"  # table | kronecker
     embedding.pos_dim = 16  # P: byte positions kept of a token; the code has D = 256 P coordinates
     embedding.norm = "z"  # z: the paper's z-norm | length: the unit-norm code, no z-norm
-    embedding.init_std = 0.0  # of the table or the projection; 0: derived, the paper's 1/sqrt(D) for kronecker, else .02
+    # of the table or the projection; 0: derived, .02 for a table, the paper's 1/sqrt(D) for a projection
+    embedding.init_std = 0.0
     embedding.lr_mult = 1.0  # learning rate of the input embedding relative to the body's
 
     c.train = train = ml_collections.ConfigDict()
@@ -118,7 +120,9 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
         try:
             options[key] = type(spec[key])(text)
         except ValueError:
-            raise ValueError(f"config argument {item!r}: {key} takes {type(spec[key]).__name__}, got {text!r}") from None
+            raise ValueError(
+                f"config argument {item!r}: {key} takes {type(spec[key]).__name__}, got {text!r}"
+            ) from None
     return options
 
 

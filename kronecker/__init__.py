@@ -1,4 +1,4 @@
-"""Kronecker Embeddings (arXiv 2605.29459) in JAX/Flax: a fixed byte-level code in place of the input embedding table."""
+"""Kronecker Embeddings (arXiv 2605.29459) in JAX/Flax: a fixed byte-level code for an input embedding."""
 
 from kronecker.bag import Bag, kronecker_bag, product
 from kronecker.codec import ByteTable, byte_table

@@ -1,7 +1,7 @@
 """The codec: token bytes -> ByteTable, and the dense Kronecker code, kept as the oracle.
 
-A token is its byte string b_1..b_L cut to L <= P bytes (`pos_dim`).  Its code has D = 256 P coordinates; byte value v at
-0-based position p switches on cell v*P + p.  Nothing here is traced: the codec runs once, on the host, in numpy.
+A token is its byte string b_1..b_L cut to L <= P bytes (`pos_dim`).  Its code has D = 256 P coordinates; byte value v
+at 0-based position p switches on cell v*P + p.  Nothing here is traced: the codec runs once, on the host, in numpy.
 
 Shapes: V vocabulary (padded), P byte positions, D code dimension, N any number of tokens.
 """

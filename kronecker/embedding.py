@@ -28,6 +28,7 @@ class TableEmbed(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
+        """Creates the table, which the call and the tied head share."""
         self.table = self.param(
             "table", nn.initializers.normal(self.init_std), (self.vocab, self.features), self.param_dtype
         )
@@ -38,8 +39,8 @@ class TableEmbed(nn.Module):
         return self.table[ids_BT].astype(self.dtype)
 
     def attend(self, x_BTd: jax.Array) -> jax.Array:
-        """Returns the logits (B, T, V) of the tied head, x E^T."""
-        return jnp.einsum("btd,vd->btv", x_BTd, self.table.astype(self.dtype))
+        """Returns the float32 logits (B, T, V) of the tied head, x E^T."""
+        return jnp.einsum("btd,vd->btv", x_BTd, self.table.astype(self.dtype), preferred_element_type=jnp.float32)
 
 
 class BagEmbed(nn.Module):

@@ -1,0 +1,77 @@
+"""How every script of the project starts, and how it fails: one line with the culprit and the remedy, exit code 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from kronecker import config
+
+FLAGS = flags.FLAGS
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, runs `main` and exits with what it returns (None: 0).
+
+    Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
+    ends in 1, an interrupt in 130.
+    Anything else is a fault of ours and keeps its traceback.
+    """
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(_help())
+            code = 0
+        else:
+            _parse(sys.argv)
+            code = main() or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        code = 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from where it was", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _parse(argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    if "config" in FLAGS:
+        _check_config_flags(argv)
+    try:
+        rest = FLAGS(argv)[1:]
+    except (flags.Error, TypeError) as error:
+        raise ValueError(_one_line(error)) from None
+    if rest:
+        raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --, see --help")
+
+
+def _check_config_flags(argv: Sequence[str]) -> None:
+    """Loads what --config names before config_flags does, whose own errors are tracebacks folded into a line."""
+    path = FLAGS["config"].default
+    overrides = []
+    for i, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config":
+            path = value if equals else argv[i + 1] if i + 1 < len(argv) else ""
+        elif name.startswith("config."):
+            overrides.append(name.removeprefix("config."))
+    if not path:
+        raise ValueError("--config is missing; for example --config=configs/demo.py")
+    loaded = config.load(path)
+    for key in overrides:
+        config.check_key(loaded, key)
+
+
+def _help() -> str:
+    return f"{sys.modules['__main__'].__doc__}\nflags:\n{FLAGS.main_module_help()}"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())

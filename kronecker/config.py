@@ -1,0 +1,218 @@
+"""Configs: load a file, resolve what is derived, reject what cannot work, write and read JSON."""
+
+import difflib
+import importlib.util
+import json
+import math
+import pathlib
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from kronecker import codec
+
+ALLOWED = {
+    "embedding.kind": ("table", "kronecker"),
+    "embedding.norm": ("z", "length"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn"),
+}
+AT_LEAST = {
+    "data.shards": 0,
+    "data.workers": 0,
+    "model.layers": 1,
+    "model.heads": 1,
+    "model.d_model": 1,
+    "model.context": 1,
+    "model.vocab_multiple": 1,
+    "model.vocab_size": 0,
+    "embedding.pos_dim": 1,
+    "train.batch": 1,
+    "train.sequence": 1,
+    "train.steps": 0,
+    "train.tokens": 1,
+    "train.accumulate": 1,
+    "train.warmup_tokens": 0,
+    "train.warmup_steps": 0,
+    "eval.every": 0,
+    "eval.batch": 0,
+    "eval.sequences": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_every": 0,
+    "log.every": 1,
+    "mesh.cpu_devices": 1,
+}
+POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult")
+NOT_NEGATIVE = ("train.weight_decay", "train.clip", "embedding.init_std")
+SHARES = (
+    "train.lr_final",
+    "train.warmup_share",
+    "train.beta1",
+    "train.beta2",
+    "model.dropout",
+    "data.validation_fraction",
+)
+
+
+def load_module(path: str) -> types.ModuleType:
+    """Returns the config module at `path`, its siblings importable as `configs.NAME`.
+
+    Raises:
+      ValueError: if there is no such file or it is not a config module.
+    """
+    file = pathlib.Path(path).resolve()
+    if not file.is_file():
+        raise ValueError(f"--config={path}: no such file; configs/ holds {_config_names()}")
+    root = next((parent.parent for parent in file.parents if parent.name == "configs"), file.parent)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config={path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"--config={path}: line {error.lineno}: {error.msg}") from None
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config={path}: a config file defines get_config(); this one does not")
+    return module
+
+
+def load(path_and_arg: str) -> ml_collections.ConfigDict:
+    """Returns the config of "PATH" or "PATH:key=value,..."; raises ValueError as `load_module` does."""
+    path, colon, arg = path_and_arg.partition(":")
+    get_config = load_module(path).get_config
+    if colon and not get_config.__code__.co_argcount:
+        raise ValueError(f"--config={path_and_arg}: {path} takes no argument after the colon, got {arg!r}")
+    return get_config(arg) if colon else get_config()
+
+
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the config as {dotted key: value}, in alphabetical order."""
+    return dict(_walk(config, ""))
+
+
+def check_key(config: ml_collections.ConfigDict, key: str) -> None:
+    """Raises a ValueError that names the nearest key if `config` has no dotted `key`."""
+    known = list(flat(config))
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"config.{key}: there is no such key; {hint}")
+
+
+def resolve(config: ml_collections.ConfigDict, devices: int = 1) -> ml_collections.ConfigDict:
+    """Returns a copy of `config` with everything derived that needs no data.
+
+    The vocabulary is filled in later, by `with_vocabulary`, when the tokenizer is known.
+
+    Args:
+      config: every key of configs/base.py.
+      devices: devices along the data axis, over all hosts.
+
+    Raises:
+      ValueError: one message that lists every unknown enum, value out of range and inconsistent pair.
+    """
+    c = ml_collections.ConfigDict(config)
+    faults = [*_value_faults(flat(c)), *_pair_faults(c, devices)]
+    if faults:
+        raise ValueError("; ".join(faults))
+    tokens_a_step = c.train.batch * c.train.sequence
+    c.train.steps = c.train.steps or max(1, math.ceil(c.train.tokens / tokens_a_step))
+    c.train.tokens = c.train.steps * tokens_a_step
+    c.train.warmup_tokens = c.train.warmup_tokens or round(c.train.warmup_share * c.train.tokens)
+    c.train.warmup_steps = c.train.warmup_steps or math.ceil(c.train.warmup_tokens / tokens_a_step)
+    if c.train.warmup_steps >= c.train.steps:
+        raise ValueError(
+            f"train.warmup_steps is {c.train.warmup_steps}, not below train.steps {c.train.steps}; "
+            "lower train.warmup_tokens or train.warmup_share, or train longer"
+        )
+    c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
+    if not c.embedding.init_std:
+        c.embedding.init_std = 0.02 if c.embedding.kind == "table" else (codec.CHAR_DIM * c.embedding.pos_dim) ** -0.5
+    return c
+
+
+def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.ConfigDict:
+    """Returns a copy of a resolved config with the model's vocabulary filled in from the tokenizer's.
+
+    Raises:
+      ValueError: if model.vocab_size was set and is smaller than the tokenizer's.
+    """
+    c = ml_collections.ConfigDict(config)
+    if c.model.vocab_size and c.model.vocab_size < vocab_size:
+        raise ValueError(
+            f"model.vocab_size is {c.model.vocab_size:,} but tokenizer {c.tokenizer} has {vocab_size:,} ids; "
+            "leave model.vocab_size at 0 or choose a smaller tokenizer"
+        )
+    c.model.vocab_size = c.model.vocab_size or vocab_size
+    c.model.padded_vocab = math.ceil(c.model.vocab_size / c.model.vocab_multiple) * c.model.vocab_multiple
+    return c
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Returns the config as indented JSON; `from_json` reads it back."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """Returns the locked config that `to_json` wrote."""
+    return ml_collections.ConfigDict(json.loads(text)).lock()
+
+
+def _walk(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _value_faults(values: dict[str, Any]) -> Iterator[str]:
+    for key, allowed in ALLOWED.items():
+        if values[key] not in allowed:
+            yield f"{key} is {values[key]!r}; allowed: {', '.join(allowed)}"
+    for key, least in AT_LEAST.items():
+        if values[key] < least:
+            yield f"{key} is {values[key]}; it must be at least {least}"
+    for key in POSITIVE:
+        if not values[key] > 0:
+            yield f"{key} is {values[key]}; it must be above 0"
+    for key in NOT_NEGATIVE:
+        if not values[key] >= 0:
+            yield f"{key} is {values[key]}; it must not be negative"
+    for key in SHARES:
+        if not 0 <= values[key] < 1:
+            yield f"{key} is {values[key]}; it must be in [0, 1)"
+
+
+def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
+    m, t = c.model, c.train
+    if m.heads > 0 and m.d_model % m.heads:
+        yield f"model.heads is {m.heads}, which does not divide model.d_model {m.d_model}; choose a divisor"
+    if t.sequence > m.context:
+        yield f"train.sequence is {t.sequence}, longer than model.context {m.context}; shorten it or raise that"
+    if t.accumulate > 0 and t.batch % t.accumulate:
+        yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}"
+    elif t.accumulate > 0 and t.batch // t.accumulate % devices:
+        yield (
+            f"train.batch {t.batch} / train.accumulate {t.accumulate} leaves {t.batch // t.accumulate} sequences, "
+            f"not divisible by {devices} devices; change either or mesh.data"
+        )
+    if c.eval.batch > 0 and c.eval.batch % devices:
+        yield f"eval.batch is {c.eval.batch}, not divisible by {devices} devices"
+    if m.tie_head and c.embedding.kind != "table":
+        yield f"model.tie_head needs embedding.kind=table, got {c.embedding.kind}: only a table can be the head so far"
+    if c.mesh.data != -1 and c.mesh.data != devices:
+        yield f"mesh.data is {c.mesh.data}, but there are {devices} devices; use -1 for all of them"
+
+
+def _config_names() -> str:
+    folder = pathlib.Path(__file__).parents[1] / "configs"
+    return ", ".join(sorted(file.name for file in folder.glob("*.py"))) or "none here"

@@ -1,0 +1,83 @@
+"""Checkpoints through orbax: asynchronous, kept by count and by step, and never restored into the wrong run."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from etils import epath
+
+from kronecker.training import step as steps
+
+FOLDER = "checkpoints"
+_STATE, _IDENTITY = "state", "identity"
+
+
+@contextlib.contextmanager
+def open_manager(
+    workdir: epath.Path, config: ml_collections.ConfigDict | None = None
+) -> Iterator[ocp.CheckpointManager]:
+    """Yields the manager of a run's checkpoints and waits for the last save when it closes.
+
+    Args:
+      workdir: the run's folder.
+      config: says what is kept; None to read only.
+    """
+    keep = {}
+    if config is not None:
+        keep = {
+            "max_to_keep": config.checkpoint.keep,
+            "keep_period": config.checkpoint.keep_every or None,
+            "enable_async_checkpointing": True,
+        }
+    options = ocp.CheckpointManagerOptions(create=config is not None, read_only=config is None, **keep)
+    manager = ocp.CheckpointManager(workdir / FOLDER, options=options, item_names=(_STATE, _IDENTITY))
+    try:
+        yield manager
+    finally:
+        manager.close()
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: steps.TrainState, identity: dict[str, str]) -> None:
+    """Starts saving `state`; collective over hosts.
+
+    Args:
+      manager: of the run.
+      step: finished updates.
+      state: what to save.
+      identity: what a restore must find equal, by name: fingerprints of tokenizer, data and model.
+    """
+    args = ocp.args.Composite(
+        **{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(identity)},
+    )
+    manager.save(step, args=args, force=True)
+
+
+def restore(
+    manager: ocp.CheckpointManager, like: steps.TrainState, identity: dict[str, str], step: int | None = None
+) -> steps.TrainState:
+    """Returns the saved state, laid out as `like` is.
+
+    Args:
+      manager: of the run.
+      like: a state, or ShapeDtypeStructs with shardings.
+      identity: that of the present model and data.
+      step: which one; None: the latest.
+
+    Raises:
+      ValueError: if there is no such checkpoint, or it is of another tokenizer, dataset or model.
+    """
+    step = manager.latest_step() if step is None else step
+    if step is None or step not in manager.all_steps():
+        raise ValueError(f"{manager.directory}: no checkpoint{'' if step is None else f' of step {step}'} there")
+    saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
+    for name, value in identity.items():
+        if saved.get(name) != value:
+            raise ValueError(
+                f"{manager.directory}: step {step} was saved with another {name} ({saved.get(name)}, now {value}); "
+                "restore it with what it was trained with, or train into a new --workdir"
+            )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+    return manager.restore(step, args=args)[_STATE]

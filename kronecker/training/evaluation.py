@@ -1,0 +1,49 @@
+"""Held-out loss in nats per token and in bits per byte of text."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kronecker import build, sharding
+from kronecker.training import step as steps
+
+
+def make_evaluator(
+    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+) -> Callable[[dict[str, Any]], dict[str, float]]:
+    """Returns evaluate(params) -> the numbers of a validation line of metrics.jsonl.
+
+    Args:
+      arm: the model and its bag.
+      text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
+      mesh: of all devices.
+      batches: starts the held-out batches anew: this host's tokens (B, T + 1) and weights (B, T).
+    """
+    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    evaluate_batch = jax.jit(
+        steps.make_eval_step(arm.model), in_shardings=(whole, whole, whole, split, split), out_shardings=whole
+    )
+    padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
+    padded[: len(text_bytes_V)] = text_bytes_V
+    text_bytes, bag = jax.device_put((padded, arm.bag), whole)
+
+    def evaluate(params: dict[str, Any]) -> dict[str, float]:
+        parts = [
+            evaluate_batch(
+                params, bag, text_bytes, sharding.to_devices(tokens, mesh), sharding.to_devices(weights, mesh)
+            )
+            for tokens, weights in batches()
+        ]
+        nats, tokens, text_bytes_sum = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
+        return {
+            "loss": float(nats / tokens),
+            "bits_per_byte": float(nats / math.log(2) / text_bytes_sum) if text_bytes_sum else math.nan,
+            "predicted_tokens": int(tokens),
+            "text_bytes": int(text_bytes_sum),
+        }
+
+    return evaluate

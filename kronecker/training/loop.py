@@ -1,0 +1,228 @@
+"""The training loop: from a config to a run's directory, resumable at any moment, bit for bit."""
+
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh
+
+from kronecker import accounting, build, sharding, tokenizers
+from kronecker import config as configs
+from kronecker.data import prepare, rows
+from kronecker.training import checkpoint, evaluation, metrics, progress, rundir, throughput
+from kronecker.training import step as steps
+
+
+def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
+    """Trains, or goes on training, and returns the content of result.json.
+
+    A run that is complete returns at once.  Nothing is written before everything that can be checked is checked.
+
+    Args:
+      config: every key of configs/base.py; resolved here.
+      workdir: the run's directory.
+
+    Raises:
+      ValueError: if the config cannot work, or `workdir` or the data belong to something else.
+      FloatingPointError: if the loss stops being finite.
+    """
+    workdir = epath.Path(workdir)
+    sharding.use_simulated_cpu_devices(config)
+    config = configs.resolve(config, jax.device_count())
+    prepared, tokenizer = prepare.ensure_prepared(config)
+    config = configs.with_vocabulary(config, tokenizer.vocab_size)
+    rundir.check_same_run(workdir, config)
+    result = rundir.read_json(workdir / rundir.RESULT)
+    if result is not None:
+        return result
+    return _Trainer(config, workdir, prepared, tokenizer).train()
+
+
+class _Trainer:
+    """What stays fixed during a run."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: epath.Path,
+        prepared: rows.Prepared,
+        tokenizer: tokenizers.Tokenizer,
+    ) -> None:
+        self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
+        self.lead = jax.process_index() == 0
+        self.mesh: Mesh = sharding.make_mesh()
+        self.arm = build.build(config, tokenizer.token_bytes)
+        self.identity = build.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
+        self.bag = jax.device_put(self.arm.bag, sharding.replicated(self.mesh))
+        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, self._validation_batches)
+
+    def train(self) -> dict[str, Any]:
+        c, last = self.config, self.config.train.steps
+        self._train_batches(0)  # a corpus that is too short is refused before anything is written
+        self._write_conditions()
+        with checkpoint.open_manager(self.workdir, c) as manager:
+            start = manager.latest_step() or 0
+            state = self._initial_state() if not start else self._restored_state(manager)
+            update, weights = self._compile(state)
+            log = _Log(self, start)
+            label = f"{c.embedding.arm} seed {c.seed}"
+            with progress.ProgressLine(label, last, start) as line:
+                batches = self._train_batches(start)
+                # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
+                for step in range(start, last + 1):
+                    if step == last or (c.eval.every and step % c.eval.every == 0):
+                        log.flush(step, line)
+                        with log.watch.pause():
+                            log.validation(step, self.evaluate(state.params))
+                    if step > start and (step == last or step % c.checkpoint.every == 0):
+                        log.flush(step, line)  # also shows that what is saved is finite
+                        with log.watch.pause():
+                            checkpoint.save(manager, step, state, self.identity)
+                    if step == last:
+                        break
+                    tokens = sharding.to_devices(next(batches), self.mesh)
+                    state, step_metrics = update(state, self.bag, tokens, weights)
+                    if step % c.log.every == 0:
+                        log.flush(step, line)  # of the steps before this one: the device has work meanwhile
+                    log.add(step_metrics)
+            manager.wait_until_finished()
+        return self._write_result(log)
+
+    def _write_conditions(self) -> None:
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if self.lead:
+            rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
+            if not (self.workdir / rundir.ENV).exists():
+                rundir.write_json(self.workdir / rundir.ENV, rundir.environment())
+
+    def _initial_state(self) -> steps.TrainState:
+        init = jax.jit(
+            lambda bag: steps.init_state(self.arm.model, bag, self.config),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+        state = init(self.bag)
+        if self.lead:
+            params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
+            rundir.write_json(self.workdir / rundir.PARAMS, params)
+        return state
+
+    def _restored_state(self, manager: ocp.CheckpointManager) -> steps.TrainState:
+        like = jax.eval_shape(lambda: steps.init_state(self.arm.model, self.bag, self.config))
+        whole = sharding.replicated(self.mesh)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), like)
+        return checkpoint.restore(manager, like, self.identity)
+
+    def _compile(self, state: steps.TrainState) -> tuple[Any, jax.Array]:
+        t = self.config.train
+        whole, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+        weights = jax.jit(lambda: jnp.ones((t.batch, t.sequence)), out_shardings=split)()
+        tokens = jax.ShapeDtypeStruct((t.batch, t.sequence + 1), jnp.int32, sharding=split)
+        update = jax.jit(
+            steps.make_train_step(self.arm.model, self.config),
+            in_shardings=(whole, whole, split, split),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        )
+        return update.lower(state, self.bag, tokens, weights).compile(), weights
+
+    def _train_batches(self, start: int):
+        t = self.config.train
+        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, **hosts)
+
+    def _validation_batches(self):
+        e = self.config.eval
+        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        return rows.validation_batches(self.prepared, self.config.train.sequence, e.batch, e.sequences, **hosts)
+
+    def _write_result(self, log: "_Log") -> dict[str, Any]:
+        lines = metrics.read(self.workdir)
+        train = [line for line in lines if line["kind"] == "train"]
+        validation = [line for line in lines if line["kind"] == "validation"]
+        result = {
+            "step": self.config.train.steps,
+            "tokens": self.config.train.tokens,
+            "validation_loss": validation[-1]["loss"],
+            "validation_bits_per_byte": validation[-1]["bits_per_byte"],
+            "train_loss": train[-1]["loss"],
+            "tokens_per_second": statistics.median(line["tokens_per_second"] for line in train),
+            "clip_share": train[-1]["clip_share"],
+            "seconds": log.watch.seconds(),
+            "peak_memory_bytes": throughput.peak_memory_bytes(),
+            "data_fingerprint": self.prepared.fingerprint,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+            "params": rundir.read_json(self.workdir / rundir.PARAMS),
+        }
+        if self.lead:
+            rundir.write_json(self.workdir / rundir.RESULT, result)
+        return result
+
+
+class _Log:
+    """Step metrics that are still on the device, and the lines they become."""
+
+    def __init__(self, trainer: _Trainer, start: int) -> None:
+        self._config, self._shape = trainer.config, trainer.arm.model.shape
+        self._sinks = metrics.open_sinks(trainer.workdir, trainer.config, start) if trainer.lead else []
+        before = [line for line in metrics.read(trainer.workdir) if line["kind"] == "train"]
+        self.watch = throughput.Stopwatch(before[-1]["seconds"] if before else 0.0)
+        self._pending: list[steps.StepMetrics] = []
+        self._flushed_at = self.watch.seconds()
+        self._validation_loss: float | None = None
+
+    def add(self, step_metrics: steps.StepMetrics) -> None:
+        """Takes the metrics of one update without waiting for them."""
+        self._pending.append(step_metrics)
+
+    def flush(self, step: int, line: progress.ProgressLine) -> None:
+        """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
+        if not self._pending:
+            return
+        values = steps.StepMetrics(*np.asarray(jax.device_get(self._pending), np.float64).T)
+        first = step - len(self._pending) + 1
+        self._pending = []
+        if not np.isfinite(values.loss).all():
+            raise FloatingPointError(
+                f"the loss is not finite between steps {first} and {step} (last finite: "
+                f"{_last_finite(values.loss)}); lower train.lr, or look at metrics.jsonl before step {first}"
+            )
+        seconds = self.watch.seconds()
+        tokens_a_step = self._config.train.batch * self._config.train.sequence
+        speed = len(values.loss) * tokens_a_step / (seconds - self._flushed_at)
+        self._flushed_at = seconds
+        self._write(
+            {
+                "kind": "train",
+                "step": step,
+                "tokens": step * tokens_a_step,
+                "loss": float(values.loss.mean()),
+                "lr": values.lr[-1],
+                "grad_norm": values.grad_norm[-1],
+                "clip_share": values.clip_share[-1],
+                "embedding_std": values.embedding_std[-1],
+                "tokens_per_second": speed,
+                "mfu": throughput.mfu(self._shape, self._config.train.sequence, speed),
+                "seconds": seconds,
+            }
+        )
+        line.update(step, float(values.loss.mean()), speed, self._validation_loss)
+
+    def validation(self, step: int, numbers: dict[str, float]) -> None:
+        """Writes a validation line."""
+        self._validation_loss = numbers["loss"]
+        tokens = step * self._config.train.batch * self._config.train.sequence
+        self._write({"kind": "validation", "step": step, "tokens": tokens, **numbers})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.write(line)
+
+
+def _last_finite(loss: np.ndarray) -> str:
+    finite = loss[np.isfinite(loss)]
+    return f"{finite[-1]:.4f}" if len(finite) else "none"

@@ -1,0 +1,109 @@
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard and W&B where the config asks for them."""
+
+import json
+from typing import Any, Protocol
+
+import ml_collections
+from etils import epath
+
+METRICS = "metrics.jsonl"
+
+
+class Sink(Protocol):
+    """Something that takes one line of metrics."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Takes a line; it has "kind" and "step"."""
+
+    def close(self) -> None:
+        """Flushes."""
+
+
+class JsonLines:
+    """metrics.jsonl, one object a line.
+
+    Steps in it are unique and rise: lines from beyond the checkpoint that a run resumes at are dropped, since the
+    resumed run writes them again.
+    """
+
+    def __init__(self, workdir: epath.Path, resume_step: int) -> None:
+        self._path = workdir / METRICS
+        self._lines = [line for line in read(workdir) if line["step"] <= resume_step] if resume_step else []
+        if resume_step:  # the evaluation of the resumed step is due again
+            self._lines = [x for x in self._lines if x["kind"] == "train" or x["step"] < resume_step]
+        temporary = workdir / f"{METRICS}.tmp"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        temporary.rename(self._path)
+        self._file = self._path.open("a")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends a line and hands it to the operating system at once."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files in the run's folder, through tensorboardX."""
+
+    def __init__(self, workdir: epath.Path) -> None:
+        import tensorboardX
+
+        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Writes every number of the line as KIND/NAME."""
+        for name, value in _numbers(line).items():
+            self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+
+    def close(self) -> None:
+        """Flushes."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A W&B run of the configured project; `pip install wandb` first."""
+
+    def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError("log.wandb is set but wandb is missing; pip install wandb, or leave it empty") from None
+        self._run = wandb.init(
+            project=config.log.wandb, name=workdir.name, id=workdir.name, resume="allow", config=config.to_dict()
+        )
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Writes every number of the line as KIND/NAME."""
+        named = {f"{line['kind']}/{name}": value for name, value in _numbers(line).items()}
+        self._run.log(named, step=line["step"])
+
+    def close(self) -> None:
+        """Ends the W&B run."""
+        self._run.finish()
+
+
+def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_step: int) -> list[Sink]:
+    """Returns the sinks that the config asks for; `resume_step` is 0 for a new run."""
+    sinks: list[Sink] = [JsonLines(workdir, resume_step)]
+    if config.log.tensorboard:
+        sinks.append(TensorBoard(workdir))
+    if config.log.wandb:
+        sinks.append(WeightsAndBiases(workdir, config))
+    return sinks
+
+
+def read(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
+    path = workdir / METRICS
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in line.items() if k not in ("kind", "step") and isinstance(v, int | float)}

@@ -1,0 +1,159 @@
+"""One update and one evaluation as pure functions, for `jax.jit` with shardings.
+
+Losses are sums and counts, in float32, divided once; so micro-batches and devices may hold different numbers of tokens.
+
+Shapes: B batch, T time, A micro-batches, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import struct
+
+from kronecker import accounting, transformer
+from kronecker import bag as bags
+from kronecker.training import optimizer
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a checkpoint holds.
+
+    Attributes:
+      step: int32, finished updates.
+      clipped: int32, updates so far whose gradient was clipped.
+      params: the model's parameters.
+      opt_state: the optimizer's.
+    """
+
+    step: jax.Array
+    clipped: jax.Array
+    params: dict[str, Any]
+    opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one update, on the device until somebody asks.
+
+    Attributes:
+      loss: nats per token, mean over the batch.
+      lr: learning rate of the body.
+      grad_norm: global norm before clipping.
+      clip_share: share of all updates so far whose gradient was clipped.
+      embedding_std: std of the input matrix in units of its initial std (the paper's norm drift).
+    """
+
+    loss: jax.Array
+    lr: jax.Array
+    grad_norm: jax.Array
+    clip_share: jax.Array
+    embedding_std: jax.Array
+
+
+class EvalSums(NamedTuple):
+    """Sums over the predicted tokens of a batch: nats, tokens, and bytes of the text that they stand for."""
+
+    nats: jax.Array
+    tokens: jax.Array
+    text_bytes: jax.Array
+
+
+def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict) -> TrainState:
+    """Returns the state before the first update; config.seed alone decides it."""
+    ids_BT = jnp.zeros((1, 1), jnp.int32)
+    params = model.init(jax.random.key(config.seed), ids_BT, bag)["params"]
+    opt_state = optimizer.make_optimizer(config).init(params)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, clipped=zero, params=params, opt_state=opt_state)
+
+
+def token_nats(
+    model: transformer.Transformer,
+    params: dict[str, Any],
+    bag: bags.Bag | None,
+    tokens_BT1: jax.Array,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; a dropout key means training."""
+    logits_BTV = model.apply(
+        {"params": params},
+        tokens_BT1[:, :-1],
+        bag,
+        train=dropout_key is not None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+
+
+def make_train_step(
+    model: transformer.Transformer, config: ml_collections.ConfigDict
+) -> Callable[[TrainState, bags.Bag | None, jax.Array, jax.Array], tuple[TrainState, StepMetrics]]:
+    """Returns update(state, bag, tokens (B, T + 1), weights (B, T)) -> (state, metrics).
+
+    The gradient is that of the weighted mean over all tokens of the batch, however many micro-batches it is split into.
+    """
+    tx, schedule = optimizer.make_optimizer(config), optimizer.make_schedule(config)
+    micro, clip = config.train.accumulate, config.train.clip
+
+    def nats_sum(params, bag, tokens_BT1, weights_BT, key):
+        return (token_nats(model, params, bag, tokens_BT1, key) * weights_BT).sum()
+
+    def gradient_sums(state, bag, tokens_BT1, weights_BT):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.model.dropout else None
+        value_and_grad = jax.value_and_grad(nats_sum)
+        if micro == 1:
+            return value_and_grad(state.params, bag, tokens_BT1, weights_BT, key)
+
+        def add(sums, batch):
+            index, tokens, weights = batch
+            part_key = None if key is None else jax.random.fold_in(key, index)
+            part = value_and_grad(state.params, bag, tokens, weights, part_key)
+            return jax.tree.map(jnp.add, sums, part), None
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), state.params)
+        batches = (jnp.arange(micro), _micro_batches(tokens_BT1, micro), _micro_batches(weights_BT, micro))
+        return jax.lax.scan(add, (jnp.zeros(()), zeros), batches)[0]
+
+    def update(state, bag, tokens_BT1, weights_BT):
+        nats, grads = gradient_sums(state, bag, tokens_BT1, weights_BT)
+        count = weights_BT.sum()
+        grads = jax.tree.map(lambda g, p: (g / count).astype(p.dtype), grads, state.params)
+        grad_norm = optax.global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
+        (input_matrix,) = jax.tree.leaves(state.params[accounting.INPUT])
+        metrics = StepMetrics(
+            loss=nats / count,
+            lr=schedule(state.step),
+            grad_norm=grad_norm,
+            clip_share=clipped / (state.step + 1),
+            embedding_std=input_matrix.std() / config.embedding.init_std,
+        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(step=state.step + 1, clipped=clipped, params=params, opt_state=opt_state), metrics
+
+    return update
+
+
+def make_eval_step(
+    model: transformer.Transformer,
+) -> Callable[[dict[str, Any], bags.Bag | None, jax.Array, jax.Array, jax.Array], EvalSums]:
+    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums."""
+
+    def evaluate(params, bag, text_bytes_V, tokens_BT1, weights_BT):
+        nats_BT = token_nats(model, params, bag, tokens_BT1)
+        return EvalSums(
+            nats=(nats_BT * weights_BT).sum(),
+            tokens=weights_BT.sum(),
+            text_bytes=(text_bytes_V[tokens_BT1[:, 1:]] * weights_BT).sum(),
+        )
+
+    return evaluate
+
+
+def _micro_batches(x_BT: jax.Array, micro: int) -> jax.Array:
+    # Row b goes to micro-batch b % A: the rows of one device stay on it.
+    return x_BT.reshape(-1, micro, *x_BT.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,142 @@
+"""GPT-2's decoder as nanoGPT trains it: pre-LayerNorm, learned positions, tanh GELU, scaled residual init.
+
+Every parameter outside `embed` has the same name, shape and initial value whatever the input embedding is: Linen keys
+the init RNG by module path, so two arms with one seed start from one body.
+
+Shapes: B batch, T time, V padded vocabulary, d model width, H heads, h head width, N layers.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kronecker import bag as bags
+from kronecker import embedding
+
+INIT_STD = 0.02
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a decoder is made of; the fields are the keys of config.model, documented in configs/base.py."""
+
+    layers: int
+    heads: int
+    d_model: int
+    context: int
+    vocab_size: int
+    padded_vocab: int
+    bias: bool = True
+    dropout: float = 0.0
+    tie_head: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    attention: str = "auto"
+    scan_layers: bool = False
+    remat: bool = False
+
+    def linear(self, features: int | tuple[int, ...], std: float, name: str, axis: int | tuple[int, ...] = -1):
+        """Returns a linear layer of the model's types with a N(0, std^2) kernel."""
+        return nn.DenseGeneral(
+            features,
+            axis=axis,
+            use_bias=self.bias,
+            kernel_init=nn.initializers.normal(std),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        """Returns a layer norm, computed in float32 and cast to the model's compute type."""
+        return nn.LayerNorm(
+            epsilon=LAYER_NORM_EPS,
+            use_bias=self.bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    @property
+    def residual_std(self) -> float:
+        """Returns the init std of the 2 N projections that write into the residual stream."""
+        return INIT_STD / (2 * self.layers) ** 0.5
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, x_BTd: jax.Array) -> jax.Array:
+        """Returns the attention's output, (B, T, d)."""
+        s = self.shape
+        qkv_BT3Hh = s.linear((3, s.heads, s.d_model // s.heads), INIT_STD, "qkv")(x_BTd)
+        q_BTHh, k_BTHh, v_BTHh = (qkv_BT3Hh[:, :, i] for i in range(3))
+        implementation = None if s.attention == "auto" else s.attention
+        y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTHh, v_BTHh, is_causal=True, implementation=implementation)
+        return s.linear(s.d_model, s.residual_std, "out", axis=(-2, -1))(y_BTHh)
+
+
+class Block(nn.Module):
+    """One pre-norm decoder block."""
+
+    shape: Shape
+    train: bool
+
+    @nn.compact
+    def __call__(self, x_BTd: jax.Array, _: None = None) -> tuple[jax.Array, None]:
+        """Returns the residual stream after the block, and nothing else: the carry of a scan over layers."""
+        s = self.shape
+        dropout = nn.Dropout(s.dropout, deterministic=not self.train)
+        x_BTd += dropout(Attention(s, name="attention")(s.norm("attention_norm")(x_BTd)))
+        hidden_BTf = jax.nn.gelu(s.linear(4 * s.d_model, INIT_STD, "up")(s.norm("mlp_norm")(x_BTd)), approximate=True)
+        return x_BTd + dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf)), None
+
+
+class Transformer(nn.Module):
+    """The decoder around an input embedding.
+
+    Attributes:
+      shape: sizes and options.
+      embed: the input embedding module of the arm.
+    """
+
+    shape: Shape
+    embed: embedding.TableEmbed | embedding.BagEmbed
+
+    @nn.compact
+    def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None, train: bool = False) -> jax.Array:
+        """Returns float32 logits (B, T, V); those of padded vocabulary entries are -inf.
+
+        Args:
+          ids_BT: token ids.
+          bag: the arm's bag, an argument so that it is never compiled into the program; None for a table.
+          train: whether dropout is on, which needs an RNG named "dropout".
+        """
+        s = self.shape
+        positions_Td = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
+        x_BTd = self.embed(ids_BT, bag) + positions_Td[: ids_BT.shape[1]].astype(s.dtype)
+        x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
+        block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
+        # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=s.layers,
+            unroll=1 if s.scan_layers else s.layers,
+        )
+        x_BTd, _ = blocks(s, train, name="blocks")(x_BTd, None)
+        x_BTd = s.norm("final_norm")(x_BTd)
+        if s.tie_head:
+            logits_BTV = self.embed.attend(x_BTd)
+        else:
+            head_dV = self.param("head", nn.initializers.normal(INIT_STD), (s.d_model, s.padded_vocab), s.param_dtype)
+            logits_BTV = jnp.einsum("btd,dv->btv", x_BTd, head_dV.astype(s.dtype), preferred_element_type=jnp.float32)
+        real_V = jnp.arange(s.padded_vocab) < s.vocab_size
+        return jnp.where(real_V, logits_BTV.astype(jnp.float32), -jnp.inf)

@@ -1,0 +1,34 @@
+r"""Trains one model from a config file, or goes on where the same command was cut off.
+
+  python train.py --config=configs/demo.py:arm=kronecker --workdir=runs/kronecker
+  python train.py --config=configs/gpt2.py:size=124m,arm=table_untied --workdir=runs/table \
+      --config.data.source='jsonl:/texts/*.jsonl.xz' --config.train.steps=1000
+
+Any key of configs/base.py can be set with --config.KEY=VALUE.  The folder --workdir then holds config.json, env.json,
+params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.json.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from kronecker import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: new, or one that this command left unfinished.")
+
+
+def main() -> None:
+    """Runs the training and prints where it ended."""
+    if not _WORKDIR.value:
+        raise ValueError("--workdir is missing; for example --workdir=runs/first")
+    from kronecker.training import loop  # after the flags: --help and bad flags should not wait for JAX
+
+    result = loop.run(_CONFIG.value, _WORKDIR.value)
+    print(
+        f"{_WORKDIR.value}: {result['step']:,} steps, {result['tokens']:,} tokens, "
+        f"validation {result['validation_loss']:.4f} nats/token, {result['validation_bits_per_byte']:.4f} bits/byte"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
