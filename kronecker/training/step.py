@@ -121,7 +121,7 @@ def make_train_step(
         nats, grads = gradient_sums(state, bag, tokens_BT1, weights_BT)
         count = weights_BT.sum()
         grads = jax.tree.map(lambda g, p: (g / count).astype(p.dtype), grads, state.params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
         (input_matrix,) = jax.tree.leaves(state.params[accounting.INPUT])
