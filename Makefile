@@ -1,0 +1,42 @@
+# make pair     train the demo's arms on real text and show who won      (SEEDS=3 for an interval; resumes, skips what is done)
+# make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
+# make lint     ruff
+# make setup    the .venv that all of the above use; skipped while nothing it was made from changed
+
+SEEDS ?= 1
+RUNS ?= runs/demo
+ARGS ?=
+# The first of these that is a Python we support; PYTHON=/path/to/python chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: pair test lint setup clean
+
+pair: setup
+	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
+	@$(BIN)/python scripts/compare.py $(RUNS)
+	@$(BIN)/python scripts/report.py $(RUNS) --out=$(RUNS)/report.html
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+setup: $(READY)
+
+# uv resolves and installs in seconds what pip takes minutes for; it is told to use the Python at hand.
+$(READY): requirements.txt requirements-test.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; make $(MAKECMDGOALS) PYTHON=/path/to/one" >&2; exit 2; }
+	@echo "setting up .venv with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		-r requirements.txt -r requirements-test.txt --editable .
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,147 @@
+"""Configs: what resolves, what is refused, and what never changes unnoticed.
+
+`python tests/config_test.py` writes the golden files anew.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import arms, base, sizes
+from kronecker import config
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "def get_config(" in path.read_text())
+GOLDEN = ROOT / "tests" / "golden"
+GOLDEN_CONFIGS = {
+    "demo": "configs/demo.py",
+    "gpt2": "configs/gpt2.py",
+    "gpt2_paper_table_tied": "configs/gpt2.py:size=124m,arm=table_tied,budget=paper",
+}
+REGENERATE = "python tests/config_test.py"
+
+
+def golden_text(name: str) -> str:
+    return config.to_json(config.with_vocabulary(config.resolve(config.load(str(ROOT / GOLDEN_CONFIGS[name]))), 50257))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_every_config_file_resolves_and_so_does_every_run_of_its_sweep(path: Path):
+    module = config.load_module(str(path))
+    config.resolve(module.get_config())
+    for overrides in module.sweep(2) if hasattr(module, "sweep") else []:
+        config.resolve(base.apply(module.get_config(), overrides))
+
+
+@pytest.mark.parametrize("size", sizes.SIZES)
+@pytest.mark.parametrize("arm", arms.ARMS)
+def test_every_size_and_arm_resolves_under_both_budgets(size: str, arm: str):
+    for budget in ("small", "paper"):
+        config.resolve(config.load(f"{ROOT}/configs/gpt2.py:size={size},arm={arm},budget={budget}"))
+
+
+@pytest.mark.parametrize("name", GOLDEN_CONFIGS)
+def test_resolved_configs_are_the_golden_ones(name: str):
+    assert golden_text(name) == (GOLDEN / f"{name}.json").read_text(), f"if meant: {REGENERATE}"
+
+
+def test_two_arms_differ_in_the_embedding_and_the_tie_alone():
+    flat = [config.flat(config.resolve(base.apply(base.get_config(), overrides))) for overrides in arms.ARMS.values()]
+    differing = {key for key in flat[0] if len({str(f[key]) for f in flat}) > 1}
+    assert {key for key in differing if not key.startswith("embedding.")} == {"model.tie_head"}
+
+
+def test_json_round_trips():
+    resolved = config.resolve(base.get_config())
+    assert config.flat(config.from_json(config.to_json(resolved))) == config.flat(resolved)
+
+
+def test_the_papers_budget_is_the_papers():
+    c = config.resolve(config.load(f"{ROOT}/configs/gpt2.py:budget=paper"))
+    assert (c.train.batch * c.train.sequence, c.train.steps) == (540_672, 4623)
+
+
+def test_steps_follow_from_tokens_and_tokens_from_steps():
+    c = base.apply(base.get_config(), {"train.batch": 4, "train.sequence": 100, "train.tokens": 1001})
+    assert config.resolve(c).train.steps == 3
+    assert config.resolve(base.apply(c, {"train.steps": 7})).train.tokens == 2800
+
+
+def test_the_projections_init_is_the_papers_unless_it_is_set():
+    c = base.apply(base.get_config(), {"embedding.pos_dim": 16})
+    assert config.resolve(c).embedding.init_std == pytest.approx(4096**-0.5)
+    assert config.resolve(base.apply(c, {"embedding.init_std": 0.5})).embedding.init_std == 0.5
+    assert config.resolve(base.apply(c, arms.ARMS["table_untied"])).embedding.init_std == 0.02
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "message"),
+    [
+        ({"embedding.kind": "tabel"}, 1, "embedding.kind is 'tabel'; allowed: table, kronecker"),
+        ({"model.dtype": "fp8"}, 1, "model.dtype is 'fp8'; allowed: float32, bfloat16"),
+        ({"model.heads": 5}, 1, "model.heads is 5, which does not divide model.d_model 128"),
+        ({"train.sequence": 300}, 1, "train.sequence is 300, longer than model.context 256"),
+        ({"train.batch": 10, "train.accumulate": 4}, 1, "train.batch is 10, not divisible by train.accumulate 4"),
+        ({"train.batch": 12, "train.accumulate": 2}, 4, "leaves 6 sequences, not divisible by 4 devices"),
+        ({"eval.batch": 3}, 2, "eval.batch is 3, not divisible by 2 devices"),
+        ({"model.tie_head": True}, 1, "model.tie_head needs embedding.kind=table"),
+        ({"train.lr": 0.0}, 1, "train.lr is 0.0; it must be above 0"),
+        ({"train.clip": -1.0}, 1, "train.clip is -1.0; it must not be negative"),
+        ({"data.validation_fraction": 1.0}, 1, r"data.validation_fraction is 1.0; it must be in \[0, 1\)"),
+        ({"embedding.pos_dim": 0}, 1, "embedding.pos_dim is 0; it must be at least 1"),
+        ({"train.steps": 5, "train.warmup_steps": 5}, 1, "train.warmup_steps is 5, not below train.steps 5"),
+        ({"mesh.data": 3}, 2, "mesh.data is 3, but there are 2 devices"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(overrides: dict, devices: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        config.resolve(base.apply(base.get_config(), overrides), devices)
+
+
+def test_all_faults_come_in_one_message():
+    c = base.apply(base.get_config(), {"embedding.kind": "x", "model.heads": 5, "train.sequence": 999})
+    with pytest.raises(ValueError, match=r"embedding.kind.*model.heads.*train.sequence"):
+        config.resolve(c)
+
+
+def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused():
+    c = config.resolve(base.apply(base.get_config(), {"model.vocab_size": 100}))
+    with pytest.raises(ValueError, match=r"model.vocab_size is 100 but tokenizer gpt2 has 50,257 ids"):
+        config.with_vocabulary(c, 50257)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("configs/gpt2.py:sise=124m", "'sise' is not known; write :size=124m"),
+        ("configs/gpt2.py:size=124m,size=30m", "'size' is repeated"),
+        ("configs/gpt2.py:size", "'size' is without a value"),
+        ("configs/gpt2.py:seed=x", "seed takes int, got 'x'"),
+        ("configs/gpt2.py:size=125m", "size is '125m'; known: 124m"),
+        ("configs/demo.py:arm=table", "arm is 'table'; known: kronecker"),
+        ("configs/nope.py", "no such file; configs/ holds arms.py"),
+        ("configs/base.py:x=1", "takes no argument after the colon"),
+        ("configs/sizes.py", r"a config file defines get_config\(\)"),
+    ],
+)
+def test_a_wrong_config_argument_is_refused_with_the_right_ones(spec: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        config.load(f"{ROOT}/{spec}")
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(ValueError, match=r"config.model.layerz: there is no such key; did you mean model.layers\?"):
+        config.check_key(base.get_config(), "model.layerz")
+
+
+def test_golden_files_belong_to_configs():
+    assert {file.stem for file in GOLDEN.glob("*.json")} - {"losses"} == set(GOLDEN_CONFIGS)
+    for name in GOLDEN_CONFIGS:
+        assert json.loads((GOLDEN / f"{name}.json").read_text())["seed"] == 0
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for golden_name in GOLDEN_CONFIGS:
+        (GOLDEN / f"{golden_name}.json").write_text(golden_text(golden_name))
