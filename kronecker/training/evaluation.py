@@ -5,15 +5,31 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
 from kronecker import build, sharding
+from kronecker.data import rows
 from kronecker.training import step as steps
+
+Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict) -> Batches:
+    """Returns a function that starts this host's validation batches anew, as config.eval says."""
+    return lambda: rows.validation_batches(
+        prepared,
+        config.train.sequence,
+        config.eval.batch,
+        config.eval.sequences,
+        jax.process_index(),
+        jax.process_count(),
+    )
 
 
 def make_evaluator(
-    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches
 ) -> Callable[[dict[str, Any]], dict[str, float]]:
     """Returns evaluate(params) -> the numbers of a validation line of metrics.jsonl.
 

@@ -59,7 +59,8 @@ class _Trainer:
         self.arm = build.build(config, tokenizer.token_bytes)
         self.identity = build.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = jax.device_put(self.arm.bag, sharding.replicated(self.mesh))
-        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, self._validation_batches)
+        held_out = evaluation.held_out(prepared, config)
+        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out)
 
     def train(self) -> dict[str, Any]:
         c, last = self.config, self.config.train.steps
@@ -112,9 +113,7 @@ class _Trainer:
         return state
 
     def _restored_state(self, manager: ocp.CheckpointManager) -> steps.TrainState:
-        like = jax.eval_shape(lambda: steps.init_state(self.arm.model, self.bag, self.config))
-        whole = sharding.replicated(self.mesh)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), like)
+        like = steps.abstract_state(self.arm.model, self.bag, self.config, sharding.replicated(self.mesh))
         return checkpoint.restore(manager, like, self.identity)
 
     def _compile(self, state: steps.TrainState) -> tuple[Any, jax.Array]:
@@ -134,11 +133,6 @@ class _Trainer:
         t = self.config.train
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, **hosts)
-
-    def _validation_batches(self):
-        e = self.config.eval
-        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        return rows.validation_batches(self.prepared, self.config.train.sequence, e.batch, e.sequences, **hosts)
 
     def _write_result(self, log: "_Log") -> dict[str, Any]:
         lines = metrics.read(self.workdir)

@@ -70,6 +70,17 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
     return TrainState(step=zero, clipped=zero, params=params, opt_state=opt_state)
 
 
+def abstract_state(
+    model: transformer.Transformer,
+    bag: bags.Bag | None,
+    config: ml_collections.ConfigDict,
+    sharding: jax.sharding.Sharding,
+) -> TrainState:
+    """Returns the shapes, types and sharding of the state, to restore a checkpoint into."""
+    shapes = jax.eval_shape(lambda: init_state(model, bag, config))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
 def token_nats(
     model: transformer.Transformer,
     params: dict[str, Any],

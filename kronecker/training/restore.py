@@ -1,0 +1,57 @@
+"""A finished or half-finished run, opened again for evaluation."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+from jax.sharding import Mesh
+
+from kronecker import build, sharding, tokenizers
+from kronecker import config as configs
+from kronecker.data import prepare, rows
+from kronecker.training import checkpoint, rundir
+from kronecker.training import step as steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restored:
+    """What a run's directory holds, alive: its config, data, tokenizer, model and the parameters of one step."""
+
+    config: ml_collections.ConfigDict
+    prepared: rows.Prepared
+    tokenizer: tokenizers.Tokenizer
+    arm: build.Arm
+    params: dict[str, Any]
+    step: int
+    mesh: Mesh
+
+
+def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
+    """Returns a run's parameters with everything needed to use them.
+
+    Args:
+      workdir: the run's directory.
+      step: which checkpoint; None: the latest.
+
+    Raises:
+      FileNotFoundError: if there is no run.
+      ValueError: if there is no such checkpoint, or tokenizer, data or codes are no longer those of the run.
+    """
+    workdir = epath.Path(workdir)
+    path = workdir / rundir.CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
+    config = configs.from_json(path.read_text())
+    sharding.use_simulated_cpu_devices(config)
+    prepared, tokenizer = prepare.ensure_prepared(config)
+    arm = build.build(config, tokenizer.token_bytes)
+    identity = build.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
+    mesh = sharding.make_mesh()
+    with checkpoint.open_manager(workdir) as manager:
+        like = steps.abstract_state(arm.model, arm.bag, config, sharding.replicated(mesh))
+        state = checkpoint.restore(manager, like, identity, step)
+    bag = jax.device_put(arm.bag, sharding.replicated(mesh))
+    arm = dataclasses.replace(arm, bag=bag)
+    return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)
