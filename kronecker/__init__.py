@@ -1,7 +1,22 @@
 """Kronecker Embeddings (arXiv 2605.29459) in JAX/Flax: a fixed byte-level code for an input embedding."""
 
-from kronecker.bag import Bag, kronecker_bag, product
-from kronecker.codec import ByteTable, byte_table
-from kronecker.embedding import BagEmbed, TableEmbed
+import importlib
+from typing import Any
 
-__all__ = ["Bag", "BagEmbed", "ByteTable", "TableEmbed", "byte_table", "kronecker_bag", "product"]
+# Looked up when first asked for, so that `--help` and a refused flag do not wait for JAX and Flax.
+_HOME = {
+    "Bag": "bag",
+    "BagEmbed": "embedding",
+    "ByteTable": "codec",
+    "TableEmbed": "embedding",
+    "byte_table": "codec",
+    "kronecker_bag": "bag",
+    "product": "bag",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -10,20 +10,26 @@ from kronecker import config
 FLAGS = flags.FLAGS
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], positional: bool = False) -> None:
     """Parses the flags, runs `main` and exits with what it returns (None: 0).
 
     Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
     ends in 1, an interrupt in 130.
     Anything else is a fault of ours and keeps its traceback.
+
+    Args:
+      main: takes nothing or, if `positional`, the list of arguments that are not flags.
+      positional: whether there may be such arguments.
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(_help())
             code = 0
         else:
-            _parse(sys.argv)
-            code = main() or 0
+            rest = _parse(sys.argv)
+            if rest and not positional:
+                raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --, see --help")
+            code = (main(rest) if positional else main()) or 0
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = 2
@@ -36,16 +42,14 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _parse(argv: Sequence[str]) -> None:
+def _parse(argv: Sequence[str]) -> list[str]:
     logging.set_verbosity(logging.WARNING)
     if "config" in FLAGS:
         _check_config_flags(argv)
     try:
-        rest = FLAGS(argv)[1:]
+        return FLAGS(argv)[1:]
     except (flags.Error, TypeError) as error:
         raise ValueError(_one_line(error)) from None
-    if rest:
-        raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --, see --help")
 
 
 def _check_config_flags(argv: Sequence[str]) -> None:
@@ -68,7 +72,8 @@ def _check_config_flags(argv: Sequence[str]) -> None:
 
 
 def _help() -> str:
-    return f"{sys.modules['__main__'].__doc__}\nflags:\n{FLAGS.main_module_help()}"
+    flag_help = FLAGS.main_module_help().replace("\n    (default: 'None')", "")
+    return f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_help}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 from etils import epath
 
@@ -62,6 +61,8 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
 
 def environment() -> dict[str, Any]:
     """Returns what env.json says: versions, commit, devices, command, start time in UTC."""
+    import jax  # reading a run's files should not wait for it
+
     return {
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
