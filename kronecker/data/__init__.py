@@ -1,0 +1,1 @@
+"""Data: what text (sources), prepared once (prepare), and a batch as a function of the step (rows)."""
