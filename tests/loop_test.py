@@ -1,0 +1,241 @@
+"""Training as a user starts it: real processes, real files, a real kill -9."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
+ARMS = ("kronecker", "kronecker_unit", "table_tied", "table_untied")
+STEPS = 8
+OPTIONS = {
+    "tokenizer": "gpt2",
+    "model.layers": 1,
+    "model.heads": 2,
+    "model.d_model": 16,
+    "model.context": 32,
+    "train.batch": 4,
+    "train.sequence": 32,
+    "train.steps": STEPS,
+    "eval.every": 4,
+    "eval.sequences": 8,
+    "eval.batch": 4,
+    "checkpoint.every": 2,
+    "log.every": 1,
+}
+
+
+def command(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> list[str]:
+    values = OPTIONS | {"data.folder": data, "data.source": f"text:{data / 'text'}"}
+    values |= {key.replace("__", "."): value for key, value in options.items()}
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    return [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *overrides]
+
+
+def train(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> subprocess.CompletedProcess:
+    return subprocess.run(command(workdir, data, config, **options), cwd=ROOT, capture_output=True, text=True)
+
+
+def lines(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
+def losses(workdir: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for kind in ("train", "validation") for line in lines(workdir, kind)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    words = [f"{a}{b}" for a in ("kron", "byte", "code", "table") for b in ("s", "er", "ing", "ed", "")]
+    rng = random.Random(0)
+    for i in range(300):
+        (folder / "text" / f"{i:03}.txt").write_text(" ".join(rng.choices(words, k=120)) + ".\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_leaves_the_files_that_everything_else_reads(finished: Path):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["step"] == STEPS
+    assert result["tokens"] == STEPS * 4 * 32
+    assert result["validation_loss"] == lines(finished, "validation")[-1]["loss"]
+    assert [line["step"] for line in lines(finished)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines(finished, "validation")] == [0, 4, 8]
+    assert lines(finished)[-1].keys() >= {
+        "tokens",
+        "lr",
+        "grad_norm",
+        "clip_share",
+        "embedding_std",
+        "tokens_per_second",
+    }
+    assert lines(finished)[-1]["mfu"] is None  # a CPU's peak is not known
+    params = json.loads((finished / "params.json").read_text())
+    assert params["input"] == 4096 * 16
+    assert params["total"] == params["input"] + params["body"] + params["head"]
+    env = json.loads((finished / "env.json").read_text())
+    assert env["platform"] == "cpu"
+    assert env["versions"]["jax"]
+    assert not list(finished.glob("*.tmp"))
+
+
+def test_the_loss_falls_and_starts_near_that_of_guessing(finished: Path):
+    first, last = lines(finished, "validation")[0], lines(finished, "validation")[-1]
+    assert first["loss"] == pytest.approx(10.825, abs=0.2)  # ln 50257
+    assert last["loss"] < first["loss"]
+
+
+def test_a_finished_run_is_not_touched_again(finished: Path, data: Path):
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    done = train(finished, data)
+    assert done.returncode == 0
+    assert f"{STEPS} steps" in done.stdout
+    assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path: Path):
+    workdir = tmp_path / "killed"
+    kills = 0
+    for after_lines in (3, 6):
+        process = subprocess.Popen(command(workdir, data), cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and _line_count(workdir) < after_lines:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2, "the run ended before it was killed; the test shows nothing"
+    assert not (workdir / "result.json").exists()
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == losses(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_first_losses_are_the_golden_ones(arm: str, data: Path, tmp_path: Path):
+    workdir = tmp_path / arm
+    done = train(workdir, data, f"configs/demo.py:arm={arm}", checkpoint__every=STEPS)
+    assert done.returncode == 0, done.stderr
+    got = [loss for _, loss in losses(workdir)]
+    if os.environ.get("REGENERATE_GOLDEN"):
+        golden = json.loads(GOLDEN_LOSSES.read_text()) if GOLDEN_LOSSES.exists() else {}
+        GOLDEN_LOSSES.write_text(json.dumps(golden | {arm: got}, indent=2, sort_keys=True) + "\n")
+    golden = json.loads(GOLDEN_LOSSES.read_text())[arm]
+    assert got == pytest.approx(golden, abs=2e-4), "if meant: REGENERATE_GOLDEN=1 make test ARGS='-k golden_ones'"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train__lr": 1e-2}, "holds a run of another config (train.lr was 0.001, is 0.01)"),
+        ({"seed": 7}, "holds a run of another config (seed was 0, is 7)"),
+        ({"model__d_model": 32}, "model.d_model was 16, is 32"),
+        ({"data__validation_fraction": 0.02}, "data.validation_fraction was 0.01, is 0.02"),
+    ],
+)
+def test_another_runs_folder_is_refused(finished: Path, data: Path, options: dict, message: str):
+    refused(train(finished, data, **options), message)
+
+
+def test_a_checkpoint_of_another_byte_table_is_refused(finished: Path, data: Path, tmp_path: Path):
+    workdir = tmp_path / "moved"
+    shutil.copytree(finished, workdir)
+    (workdir / "result.json").unlink()
+    (workdir / "config.json").unlink()  # only the checkpoint still knows
+    (workdir / "config.json").write_text((finished / "config.json").read_text().replace('"z"', '"length"'))
+    options = {"embedding__norm": "length"}
+    assert train(workdir, data, **options).returncode == 0  # the same bytes under another norm are the same table
+    (workdir / "result.json").unlink()
+    config = json.loads((finished / "config.json").read_text())
+    config["data"]["source"] = f"text:{data / 'text' / '0*.txt'}"
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = train(workdir, data, data__source=config["data"]["source"])
+    refused(done, "was saved with another dataset")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data__source": "text:/nowhere"}, "text:/nowhere"),
+        ({"tokenizer": "tiktoken:/nowhere.tiktoken"}, "/nowhere.tiktoken does not exist"),
+        ({"model__vocab_size": 1000}, "model.vocab_size is 1,000 but tokenizer gpt2 has 50,257 ids"),
+        ({"train__sequence": 64}, "train.sequence is 64, longer than model.context 32"),
+        ({"model__context": 10**6, "train__sequence": 10**6}, "train.sequence = 1,000,000 needs"),
+        ({"log__wandb": "project"}, "wandb is missing; pip install wandb"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_writes_nothing(data: Path, tmp_path: Path, options: dict, message: str):
+    workdir = tmp_path / "run"
+    refused(train(workdir, data, **options), message)
+    assert not workdir.exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(data: Path, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    refused(train(tmp_path, data), "not empty and not a run")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(data: Path, tmp_path: Path):
+    done = train(tmp_path / "run", data, train__lr=1e30, train__clip=0.0, log__every=4, checkpoint__every=STEPS)
+    assert done.returncode == 1
+    assert "the loss is not finite between steps" in done.stderr
+    assert "lower train.lr" in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does(finished: Path, data: Path, tmp_path: Path):
+    done = train(tmp_path / "one", data, mesh__cpu_devices=1)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "one") == pytest.approx(losses(finished), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_same_numbers(data: Path, tmp_path: Path):
+    from tensorboardX.proto import event_pb2
+
+    done = train(tmp_path / "run", data, log__tensorboard=True)
+    assert done.returncode == 0, done.stderr
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    content, values = events.read_bytes(), {}
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + length])
+        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        content = content[16 + length :]
+    for line in lines(tmp_path / "run"):
+        assert values["train/loss", line["step"]] == pytest.approx(line["loss"], rel=1e-6)
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+def _line_count(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0

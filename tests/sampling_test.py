@@ -1,0 +1,79 @@
+"""Sampling: temperature, nucleus, seeds, windows."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kronecker import build, embedding, sampling, transformer
+
+SHAPE = transformer.Shape(layers=1, heads=2, d_model=16, context=40, vocab_size=50, padded_vocab=64)
+
+
+@pytest.fixture(scope="module")
+def arm() -> build.Arm:
+    return build.Arm(transformer.Transformer(SHAPE, embedding.TableEmbed(64, 16, init_std=1.0)), None, None)
+
+
+@pytest.fixture(scope="module")
+def params(arm: build.Arm) -> dict:
+    params = jax.jit(arm.model.init)(jax.random.key(0), np.zeros((1, 4), np.int32))["params"]
+    return params | {"head": params["head"] * 50}
+
+
+def draw(arm: build.Arm, params: dict, prompt: list[int], **options) -> list[int]:
+    return list(sampling.sample(arm, params, prompt, **({"new_tokens": 12} | options)))
+
+
+def test_one_seed_is_one_text_and_another_seed_another(arm: build.Arm, params: dict):
+    first, again, other = (draw(arm, params, [1, 2], seed=seed, temperature=1.5, top_p=1.0) for seed in (0, 0, 1))
+    assert first == again != other
+    assert all(0 <= token < 50 for token in first)  # never the padding
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_window(arm: build.Arm, params: dict):
+    apply = jax.jit(arm.model.apply)
+    ids = [3]
+    for token in draw(arm, params, [3], temperature=0.0, new_tokens=45):
+        window = np.pad(ids[-40:], (0, 40 - len(ids[-40:])))
+        assert token == int(apply({"params": params}, window[None])[0, len(ids[-40:]) - 1].argmax())
+        ids.append(token)
+    assert len(ids) == 46  # six more than the context
+
+
+def test_a_tiny_nucleus_leaves_the_likeliest_alone(arm: build.Arm, params: dict):
+    greedy = draw(arm, params, [5], temperature=0.0)
+    assert draw(arm, params, [5], temperature=2.0, top_p=1e-6) == greedy
+
+
+def test_the_nucleus_holds_the_smallest_set_that_reaches_top_p():
+    logits = jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25]))
+    pick = jax.jit(lambda key: sampling._draw(logits, key, 1.0, 0.7))
+    drawn = {int(pick(jax.random.key(i))) for i in range(200)}
+    assert drawn == {1, 3}
+
+
+def test_frequencies_follow_the_probabilities():
+    probabilities = jnp.array([0.1, 0.5, 0.15, 0.25])
+    pick = jax.jit(jax.vmap(lambda key: sampling._draw(jnp.log(probabilities), key, 1.0, 1.0)))
+    drawn = np.asarray(pick(jax.random.split(jax.random.key(0), 20_000)))
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), probabilities, atol=0.015)
+
+
+def test_the_stop_token_ends_the_text_and_is_not_part_of_it(arm: build.Arm, params: dict):
+    text = draw(arm, params, [7], temperature=0.0)
+    stop = text[4]
+    assert draw(arm, params, [7], temperature=0.0, stop=stop) == list(itertools.takewhile(lambda t: t != stop, text))
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_options_out_of_range_are_refused(arm: build.Arm, params: dict, options: dict):
+    with pytest.raises(ValueError, match="temperature is"):
+        draw(arm, params, [1], **options)
+
+
+def test_an_empty_prompt_is_refused(arm: build.Arm, params: dict):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        draw(arm, params, [])
