@@ -34,6 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     workdir = epath.Path(workdir)
     sharding.use_simulated_cpu_devices(config)
     config = configs.resolve(config, jax.device_count())
+    metrics.check_sinks(config)
     prepared, tokenizer = prepare.ensure_prepared(config)
     config = configs.with_vocabulary(config, tokenizer.vocab_size)
     rundir.check_same_run(workdir, config)

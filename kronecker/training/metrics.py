@@ -1,5 +1,6 @@
 """Where a run's numbers go: metrics.jsonl always, TensorBoard and W&B where the config asks for them."""
 
+import importlib.util
 import json
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ class JsonLines:
             self._lines = [x for x in self._lines if x["kind"] == "train" or x["step"] < resume_step]
         temporary = workdir / f"{METRICS}.tmp"
         temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-        temporary.rename(self._path)
+        temporary.replace(self._path)
         self._file = self._path.open("a")
 
     def write(self, line: dict[str, Any]) -> None:
@@ -68,10 +69,8 @@ class WeightsAndBiases:
     """A W&B run of the configured project; `pip install wandb` first."""
 
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise ValueError("log.wandb is set but wandb is missing; pip install wandb, or leave it empty") from None
+        import wandb
+
         self._run = wandb.init(
             project=config.log.wandb, name=workdir.name, id=workdir.name, resume="allow", config=config.to_dict()
         )
@@ -84,6 +83,12 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Ends the W&B run."""
         self._run.finish()
+
+
+def check_sinks(config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError if the config asks for a sink whose library is not installed."""
+    if config.log.wandb and not importlib.util.find_spec("wandb"):
+        raise ValueError("log.wandb is set but wandb is missing; pip install wandb, or leave it empty")
 
 
 def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_step: int) -> list[Sink]:

@@ -32,7 +32,7 @@ def write_json(path: epath.Path, content: Any) -> None:
     """Writes a JSON file by rename, so that it is whole or not there."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.rename(path)
+    temporary.replace(path)
 
 
 def read_json(path: epath.Path) -> Any:
