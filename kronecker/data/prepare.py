@@ -1,0 +1,263 @@
+"""Text -> a TFDS dataset of token ids in array_record files, with a manifest; TensorFlow is not involved.
+
+The documents of a source, each followed by the end-of-text id, form one stream of ids a split.  The work is cut into
+parts, runs of documents whose ids fill one shard.  Where parts end depends on text and tokenizer alone, so the files
+are the same whatever the number of workers, and a run that was killed goes on behind the last part that is complete.
+
+Threads tokenise, for both libraries release the interpreter lock; the main thread reads, decompresses and writes.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import rich.console
+import rich.progress
+
+from kronecker import tokenizers
+from kronecker.data import lock, rows, shards, sources
+
+SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
+BATCH_CHARACTERS = 1 << 20  # one thread's work: documents of about this many characters
+BATCHES_AHEAD = 4  # a worker; they fill the time in which a shard is written
+BPE_BYTES = 64_000_000  # of training text, the first, that a bpe:SIZE tokenizer is trained on
+BPE_FILE = "tokenizer.json"
+SECONDS_BETWEEN_LINES = 10.0
+
+Show = Callable[[float, str], None]  # takes a share of the work, 0 to 1, and a few words
+
+
+class _Batch(NamedTuple):
+    documents: list[sources.Document]
+    end: tuple[int, int]  # the unit, and the document in it, that follow
+    share: float  # of the source that has been read
+
+
+def ensure_prepared(
+    config: ml_collections.ConfigDict, shard_tokens: int = SHARD_TOKENS
+) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
+    """Returns the prepared dataset of a config and its tokenizer, making what is missing.
+
+    The folder below data.folder is named after all that determines its content, so a changed config gets another one.
+    Processes that want the same folder wait for each other.
+
+    Args:
+      config: resolved; `tokenizer` and the group `data` are used.
+      shard_tokens: a shard is closed when it has so many.
+
+    Raises:
+      ValueError: if source, fields or tokenizer do not fit, a split stays empty, or a finished shard is damaged.
+      OSError: if a file is missing or cannot be written, a full disk included.
+    """
+    source = sources.open_source(config.data)
+    bpe_size = _bpe_size(config.tokenizer)
+    tokenizer = None if bpe_size else tokenizers.load(config.tokenizer)
+    content = {
+        "version": rows.MANIFEST_VERSION,
+        "source": source.identity,
+        "fields": [config.data.text_field, config.data.split_field],
+        "validation_fraction": config.data.validation_fraction,
+        "tokenizer": tokenizer.fingerprint if tokenizer else [bpe_size, BPE_BYTES],
+        "shard_tokens": shard_tokens,
+    }
+    label = tokenizer.name if tokenizer else f"bpe{bpe_size}"
+    root = pathlib.Path(config.data.folder).expanduser()
+    folder = root / f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
+    if not (folder / rows.MANIFEST).exists():
+        with _display(f"reading {source.name}") as show:
+            source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
+        _check_has_text(source, config.data.source)
+        with lock.locked(root / f".{folder.name}.lock"):
+            if not (folder / rows.MANIFEST).exists():
+                folder.mkdir(exist_ok=True)
+                if bpe_size:
+                    _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
+                    tokenizer = _load_bpe(folder, label)
+                _prepare(source, tokenizer, folder, config, shard_tokens)
+    return rows.open_prepared(folder), tokenizer or _load_bpe(folder, label)
+
+
+def _bpe_size(spec: str) -> int:
+    kind, _, size = spec.partition(":")
+    if kind != "bpe":
+        return 0
+    if not size.isdecimal() or int(size) <= tokenizers.BYTE_SYMBOLS:
+        raise ValueError(f"tokenizer is {spec!r}; write bpe:SIZE with at least 257 ids, for example bpe:8192")
+    return int(size)
+
+
+def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: float) -> None:
+    if not file.exists():
+        print(f"training a BPE of {size:,} ids on {source.name}", file=sys.stderr)
+        with shards.writing(file) as unfinished:
+            tokenizers.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
+
+
+def _load_bpe(folder: pathlib.Path, label: str) -> tokenizers.Tokenizer:
+    return dataclasses.replace(tokenizers.load(f"tokenizers:{folder / BPE_FILE}"), name=label)
+
+
+def _check_has_text(source: sources.Source, spec: str) -> None:
+    """Raises before anything is written if the first documents cannot be read or there is no text at all."""
+    if not any(document.text for unit in source.units for document in unit.read(0)):
+        raise ValueError(f"data.source={spec} holds no text; choose another source or data.text_field")
+
+
+def _prepare(
+    source: sources.Source,
+    tokenizer: tokenizers.Tokenizer,
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    shard_tokens: int,
+) -> None:
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    features = shards.features_of(dtype)
+    parts = shards.finished_parts(folder)
+    encode = functools.partial(_encode, tokenizer=tokenizer, fraction=config.data.validation_fraction, dtype=dtype)
+    workers = config.data.workers or os.cpu_count() or 1
+    pool = concurrent.futures.ThreadPoolExecutor(workers, "tokenise")
+    try:
+        with _display(f"tokenising {source.name}") as show:
+            batches = _batches(source, tuple(parts[-1]["end"]) if parts else (0, 0))
+            for part in _parts(_in_order(pool, encode, batches, workers * BATCHES_AHEAD), shard_tokens, show):
+                parts.append(shards.write_part(folder, len(parts), *part, features))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    _check_splits(parts, folder, config)
+    shards.finish(folder, parts, features, source, tokenizer, config)
+
+
+def _batches(source: sources.Source, start: tuple[int, int]) -> Iterator[_Batch]:
+    first, skip = start
+    total = sum(unit.size for unit in source.units) or 1
+    before = sum(unit.size for unit in source.units[:first])
+    documents, characters, end, share = [], 0, start, 0.0
+    for index, unit in enumerate(source.units[first:], first):
+        for number, document in enumerate(unit.read(skip), skip + 1):
+            documents.append(document)
+            characters += len(document.text)
+            end, share = (index, number), (before + document.share * unit.size) / total
+            if characters >= BATCH_CHARACTERS:
+                yield _Batch(documents, end, share)
+                documents, characters = [], 0
+        skip = 0
+        before += unit.size
+    if documents:
+        yield _Batch(documents, end, share)
+
+
+def _encode(
+    batch: _Batch, tokenizer: tokenizers.Tokenizer, fraction: float, dtype: np.dtype
+) -> tuple[_Batch, dict[str, shards.Stream]]:
+    texts: dict[str, list[str]] = {split: [] for split in sources.SPLITS}
+    text_bytes = dict.fromkeys(sources.SPLITS, 0)
+    for document in batch.documents:
+        if document.text:
+            content = document.text.encode()
+            split = document.split or sources.SPLITS[sources.held_out(content, fraction)]
+            texts[split].append(document.text)
+            text_bytes[split] += len(content)
+    end_of_text = np.array([tokenizer.eot_id], dtype)
+    streams = {}
+    for split, chosen in texts.items():
+        pieces = [piece for ids in tokenizer.encode_batch(chosen, 1) for piece in (ids.astype(dtype), end_of_text)]
+        ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
+        streams[split] = shards.Stream(ids, len(chosen), text_bytes[split])
+    return batch._replace(documents=[]), streams
+
+
+def _in_order(
+    pool: concurrent.futures.Executor, function: Callable[[_Batch], Any], batches: Iterable[_Batch], ahead: int
+) -> Iterator[Any]:
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    for batch in batches:
+        pending.append(pool.submit(function, batch))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _parts(
+    encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: Show
+) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
+    """Yields the end and the streams of each part."""
+    pieces: dict[str, list[shards.Stream]] = {split: [] for split in sources.SPLITS}
+    tokens, started, done, end = collections.Counter(), time.monotonic(), 0, None
+    for batch, streams in encoded:
+        end = batch.end
+        for split, stream in streams.items():
+            pieces[split].append(stream)
+            tokens[split] += stream.ids.size
+            done += stream.ids.size
+        show(batch.share, f"{done / 1e6:,.1f}M tokens, {done / 1e6 / (time.monotonic() - started):.2f}M/s")
+        if max(tokens.values()) >= shard_tokens:
+            yield end, {split: _joined(found) for split, found in pieces.items()}
+            pieces, end = {split: [] for split in sources.SPLITS}, None
+            tokens.clear()
+    if end is not None:
+        yield end, {split: _joined(found) for split, found in pieces.items()}
+
+
+def _joined(pieces: list[shards.Stream]) -> shards.Stream:
+    ids, documents, text_bytes = zip(*pieces, strict=True)
+    return shards.Stream(np.concatenate(ids), sum(documents), sum(text_bytes))
+
+
+def _check_splits(parts: list[dict[str, Any]], folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    count = {split: sum(part["splits"][split]["documents"] for part in parts) for split in sources.SPLITS}
+    data = config.data
+    if not count["train"]:
+        fault = "has no training text; give it more documents or lower data.validation_fraction"
+    elif not count["validation"] and (data.split_field or data.validation_fraction):
+        fault = f"has no validation text among {count['train']} documents; " + (
+            f"mark some as validation in {data.split_field!r}"
+            if data.split_field
+            else f"raise data.validation_fraction (now {data.validation_fraction}) or give it more documents"
+        )
+    else:
+        return
+    shutil.rmtree(folder)
+    raise ValueError(f"data.source={data.source} {fault}")
+
+
+@contextlib.contextmanager
+def _display(title: str) -> Iterator[Show]:
+    """Yields a function that shows progress: a live line on a terminal, else a line every few seconds."""
+    if sys.stderr.isatty():
+        columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("{task.fields[words]}"))
+        with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=1.0, words="")
+            yield lambda share, words: bar.update(task, completed=share, words=words)
+        return
+    shown = time.monotonic()
+
+    def show(share: float, words: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            print(f"{title}: {share:.0%}, {words}", file=sys.stderr, flush=True)
+
+    yield show
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")[:60]
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""The files of a prepared dataset: shards written part by part, then named and described.
+
+A split's ids are stored as records of TOKENS_PER_RECORD, whatever length a model is trained on; the last record of a
+shard is padded with zeros, and the manifest says how many ids count.  A part has at most one shard a split; its
+sidecar, part-N.json, is written after them and says that they are complete.  `finish` gives the shards their final
+names and writes the manifest last.  What stands under its name is whole, for it was written under another one.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from kronecker import tokenizers
+from kronecker.data import rows, sources
+
+DATASET = "kronecker"  # what TFDS calls it
+TOKENS_PER_RECORD = 2048
+
+# One record a chunk gives random access.  On 2 cores: 500M tokens/s written and 300M read at random, against 55M and
+# 145M with the default compression, which saves a third of the space; and the bytes depend on no compressor's version.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+class Stream(NamedTuple):
+    """What a run of documents adds to one split."""
+
+    ids: np.ndarray
+    documents: int
+    text_bytes: int
+
+
+def features_of(dtype: np.dtype) -> tfds.features.FeaturesDict:
+    """Returns the features of a record: `tokens`, stored as one string of bytes."""
+    tokens = tfds.features.Tensor(shape=(TOKENS_PER_RECORD,), dtype=dtype, encoding="bytes")
+    return tfds.features.FeaturesDict({"tokens": tokens})
+
+
+def _part_file(folder: pathlib.Path, number: int, split: str) -> pathlib.Path:
+    return folder / f"part-{number:05d}-{split}.array_record"
+
+
+def finished_parts(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns what `write_part` returned for each part that is complete."""
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("part-*.json"))]
+
+
+def write_part(
+    folder: pathlib.Path,
+    number: int,
+    end: tuple[int, int],
+    streams: dict[str, Stream],
+    features: tfds.features.FeaturesDict,
+) -> dict[str, Any]:
+    """Writes a part and returns its description: {"end": ..., "splits": {split: tokens, bytes, ..., sha256}}.
+
+    Args:
+      number: parts before this one.
+      end: the position in the source that follows; kept for whoever goes on from here.
+
+    Raises:
+      OSError: if a file cannot be written; it is removed.
+    """
+    splits = {
+        split: {"tokens": stream.ids.size, "bytes": stream.text_bytes, "documents": stream.documents}
+        | _write_shard(_part_file(folder, number, split), stream.ids, features)
+        for split, stream in streams.items()
+    }
+    part = {"end": end, "splits": splits}
+    # Written after the shards: it says that they are complete.
+    _write_json(folder / f"part-{number:05d}.json", part)
+    return part
+
+
+def _write_shard(file: pathlib.Path, ids: np.ndarray, features: tfds.features.FeaturesDict) -> dict[str, Any]:
+    if not ids.size:
+        return {"records": 0, "sha256": ""}
+    records = np.pad(ids, (0, -ids.size % TOKENS_PER_RECORD)).reshape(-1, TOKENS_PER_RECORD)
+    with writing(file) as unfinished:
+        writer = array_record_module.ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
+        try:
+            for record in records:
+                writer.write(features.serialize_example({"tokens": record}))
+        finally:
+            writer.close()
+        with unfinished.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"records": len(records), "sha256": sha256}
+
+
+def finish(
+    folder: pathlib.Path,
+    parts: list[dict[str, Any]],
+    features: tfds.features.FeaturesDict,
+    source: sources.Source,
+    tokenizer: tokenizers.Tokenizer,
+    config: ml_collections.ConfigDict,
+) -> None:
+    """Gives the shards their final names and writes what describes them, the manifest last."""
+    splits = {split: _finish_split(folder, parts, split) for split in sources.SPLITS}
+    features.save_config(folder)
+    _write_json(folder / "dataset_info.json", _dataset_info(folder, splits))
+    manifest = {
+        "version": rows.MANIFEST_VERSION,
+        "name": folder.name,
+        "tokenizer": {
+            "spec": config.tokenizer,
+            "name": tokenizer.name,
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "eot_id": tokenizer.eot_id,
+        },
+        "source": {
+            "spec": config.data.source,
+            "files": len(source.units),
+            "text_field": config.data.text_field,
+            "split_field": config.data.split_field,
+            "validation_fraction": config.data.validation_fraction,
+        },
+        "dtype": features["tokens"].np_dtype.name,
+        "tokens_per_record": TOKENS_PER_RECORD,
+        "splits": splits,
+    }
+    _write_json(folder / rows.MANIFEST, manifest | {"fingerprint": rows.content_fingerprint(manifest)})
+    for file in folder.glob("part-*.json"):
+        file.unlink()
+
+
+def _finish_split(folder: pathlib.Path, parts: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    numbered = [(number, part["splits"][split]) for number, part in enumerate(parts)]
+    filled = [(number, part) for number, part in numbered if part["records"]]
+    shards = []
+    for index, (number, part) in enumerate(filled):
+        name = f"{DATASET}-{split}.array_record-{index:05d}-of-{len(filled):05d}"
+        # A run that was killed here has renamed some already.
+        if _part_file(folder, number, split).exists():
+            _part_file(folder, number, split).replace(folder / name)
+        shards.append({"file": name} | {key: part[key] for key in ("records", "tokens", "sha256")})
+    totals = {key: sum(part[key] for _, part in numbered) for key in ("tokens", "bytes", "documents", "records")}
+    return totals | {"shards": shards}
+
+
+def _dataset_info(folder: pathlib.Path, splits: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": DATASET,
+        "version": f"{rows.MANIFEST_VERSION}.0.0",
+        "fileFormat": "array_record",
+        "splits": [
+            {
+                "name": split,
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "shardLengths": [str(shard["records"]) for shard in found["shards"]],
+                "numBytes": str(sum((folder / shard["file"]).stat().st_size for shard in found["shards"])),
+            }
+            for split, found in splits.items()
+            if found["shards"]
+        ],
+    }
+
+
+@contextlib.contextmanager
+def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary name beside `file`; what was written there takes the name `file` if nothing failed.
+
+    Raises:
+      OSError: one line with the file, the reason and the remedy, if it could not be written.
+    """
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
+        raise OSError(
+            f"cannot write {file}: {error}; free some space or set data.folder to another disk, "
+            "the same command then goes on from the last finished shard"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_json(file: pathlib.Path, content: Any) -> None:
+    with writing(file) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")

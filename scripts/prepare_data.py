@@ -1,0 +1,76 @@
+r"""Tokenises a corpus once, into a TFDS dataset of token ids with a manifest.  Training starts from the same config and
+prepares what is missing by itself; this script is for doing it ahead, on another machine, or with another source.
+
+  python scripts/prepare_data.py --config=configs/demo.py
+  python scripts/prepare_data.py --config=configs/gpt2.py --config.data.source=fineweb-edu:sample-10BT
+  python scripts/prepare_data.py --config=configs/base.py --config.data.source=jsonl:a.jsonl.xz \
+      --config.tokenizer=bpe:8192
+
+Where the text comes from: --config.data.source=FORM  (quote globs, or the shell expands them)
+
+  stdlib             the Python standard library's own source: no network, about 12 MB
+  text:GLOB          .txt files in UTF-8, or a folder of them; one document a file, beyond 1 MB cut after a line end
+                       --config.data.source='text:books/**/*.txt'
+  jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a folder; one document a line
+                       --config.data.source='jsonl:corpus/*.jsonl.zst' --config.data.text_field=content
+  parquet:GLOB       parquet files, or a folder; one document a row
+                       --config.data.source='parquet:pages/*.parquet' --config.data.text_field=body
+  tfds:NAME          the train split of a TFDS dataset that is prepared, or can be without TensorFlow
+                       --config.data.source=tfds:ag_news_subset --config.data.text_field=description
+  tfds:FOLDER        the same, by the folder of one version (with dataset_info.json in it)
+                       --config.data.source=tfds:$HOME/tensorflow_datasets/my_text/1.0.0
+  fineweb-edu        FineWeb-Edu from the Hugging Face hub; data.shards files of it, of about 2 GB each
+                       --config.data.source=fineweb-edu --config.data.shards=8
+  fineweb-edu:SAMPLE the samples sample-10BT, sample-100BT and sample-350BT
+                       --config.data.source=fineweb-edu:sample-10BT --config.data.shards=2
+                     Downloads go on where they were cut off, wait when the hub asks for it, and are checked by sha256.
+                     HF_TOKEN raises the hub's limits; HF_ENDPOINT names a mirror.
+
+How it is tokenised: --config.tokenizer=FORM
+
+  gpt2                   GPT-2's 50,257 ids; needs no network
+  tiktoken:NAME          tiktoken:cl100k_base, tiktoken:o200k_base; downloaded once by tiktoken
+  tiktoken:PATH          a rank file:  tiktoken:vocabularies/o200k_base.tiktoken
+  tokenizers:PATH        a tokenizer.json of the tokenizers library:  tokenizers:llama/tokenizer.json
+  bpe:SIZE               a byte-level BPE of SIZE ids, trained on the first 64 MB of the training text:  bpe:8192
+
+What is held out for validation: 1 % of the documents, chosen by a hash of their text, the same ones on every machine
+(--config.data.validation_fraction=0.005 changes the share), or what a field of the data says
+(--config.data.split_field=split, whose values are "train" and "validation").
+
+The result is a folder in data.folder, named after source, tokenizer and all else that determines its content; it does
+not depend on the length of training sequences.  A run that was killed goes on behind its last finished shard; a run
+that has nothing to do returns at once.
+"""
+
+import rich.console
+import rich.table
+from ml_collections import config_flags
+
+from kronecker import cli, config
+from kronecker.data import prepare, rows
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
+_COUNTS = ("documents", "bytes", "tokens", "records", "shards")
+
+
+def main() -> None:
+    """Prepares what the config asks for and prints what is there."""
+    prepared, tokenizer = prepare.ensure_prepared(config.resolve(_CONFIG.value))
+    console = rich.console.Console()
+    console.print(_summary(prepared))
+    console.print(f"tokenizer    {tokenizer.name}, {tokenizer.vocab_size:,} ids", highlight=False)
+    console.print(f"folder       {prepared.folder}", highlight=False, soft_wrap=True)
+    console.print(f"fingerprint  {prepared.fingerprint}", highlight=False, soft_wrap=True)
+
+
+def _summary(prepared: rows.Prepared) -> rich.table.Table:
+    table = rich.table.Table("split", *(rich.table.Column(name, justify="right") for name in _COUNTS))
+    for split, found in prepared.manifest["splits"].items():
+        counts = {**found, "shards": len(found["shards"])}
+        table.add_row(split, *(f"{counts[name]:,}" for name in _COUNTS))
+    return table
+
+
+if __name__ == "__main__":
+    cli.run(main)
