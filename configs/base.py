@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.validation_fraction = 0.01  # share of documents held out when split_field is empty
     data.shards = 0  # fineweb-edu: how many of its files to download; 0: all
     data.folder = "data"  # downloads and prepared datasets live here, one folder each
-    data.workers = 0  # processes that tokenise; 0: one a core
+    data.workers = 0  # threads that tokenise; 0: one a core
 
     c.model = model = ml_collections.ConfigDict()
     model.layers = 4

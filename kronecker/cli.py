@@ -54,7 +54,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _check_config_flags(argv: Sequence[str]) -> None:
     """Loads what --config names before config_flags does, whose own errors are tracebacks folded into a line."""
-    path = FLAGS["config"].default
+    path = (FLAGS["config"].default_as_str or "").strip("'")  # `default` itself is a parsed config
     overrides = []
     for i, argument in enumerate(argv[1:], 1):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -64,7 +64,7 @@ def _check_config_flags(argv: Sequence[str]) -> None:
             path = value if equals else argv[i + 1] if i + 1 < len(argv) else ""
         elif name.startswith("config."):
             overrides.append(name.removeprefix("config."))
-    if not path:
+    if not path or path == "None":
         raise ValueError("--config is missing; for example --config=configs/demo.py")
     loaded = config.load(path)
     for key in overrides:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,10 +129,7 @@ def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
         show_progress=sys.stderr.isatty(),
     )
     bpe.train_from_iterator(texts, trainer)
-    path = epath.Path(path)
-    unfinished = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    unfinished.write_text(bpe.to_str(pretty=True))
-    unfinished.replace(path)
+    epath.Path(path).write_text(bpe.to_str(pretty=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,13 +96,13 @@ def content_fingerprint(manifest: dict[str, Any]) -> str:
 def _verify(folder: epath.Path, shard: dict[str, Any]) -> None:
     path = folder / shard["file"]
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; prepare the data again: finished shards are kept")
+        raise FileNotFoundError(f"{path} does not exist; delete {folder} and prepare the data again")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard["sha256"]:
         raise ValueError(
             f"{path} is damaged: its sha256 is {digest[:12]}, the manifest's {shard['sha256'][:12]}; "
-            "delete it and prepare the data again: finished shards are kept"
+            f"delete {folder} and prepare the data again"
         )
 
 
