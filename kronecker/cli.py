@@ -43,7 +43,7 @@ def run(main: Callable[..., int | None], positional: bool = False) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # libraries log an error with its traceback and then raise it all the same
     if "config" in FLAGS:
         _check_config_flags(argv)
     try:

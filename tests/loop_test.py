@@ -185,6 +185,17 @@ def test_bad_input_is_one_line_exit_2_and_writes_nothing(data: Path, tmp_path: P
     assert not workdir.exists()
 
 
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(finished: Path, data: Path, small_disk: Path):
+    workdir = small_disk / "run"
+    refused(train(workdir, data), "a checkpoint needs 10 MB")
+    assert not list((workdir / "checkpoints").iterdir())
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == losses(finished)
+
+
 def test_a_folder_that_is_no_run_is_refused(data: Path, tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("x")
     refused(train(tmp_path, data), "not empty and not a run")

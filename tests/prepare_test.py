@@ -1,5 +1,4 @@
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -212,17 +211,6 @@ def test_a_corpus_that_cannot_be_used_leaves_no_folder(tmp_path, text, keys, mes
 def test_a_bpe_without_a_usable_size_is_refused(tmp_path, spec):
     with pytest.raises(ValueError, match=f"tokenizer is '{spec}'; write bpe:SIZE"):
         prepare.ensure_prepared(configured(tmp_path, tokenizer=spec))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs privileges that are not there")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_ends_in_one_error_and_goes_on_when_there_is_room(undisturbed, small_disk):

@@ -10,6 +10,7 @@ import datetime
 import email.utils
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import random
@@ -19,12 +20,13 @@ from typing import Any, BinaryIO, TypeVar
 
 import httpx
 import huggingface_hub
-from absl import logging
 from huggingface_hub.utils import build_hf_headers
 
 from kronecker.data import lock
 
 LOCK_FILE = ".lock"  # two runs must not write one .part file
+_log = logging.getLogger(__name__)
+
 TIMEOUT = 30.0  # seconds without a byte
 
 Result = TypeVar("Result")
@@ -235,7 +237,7 @@ def _insist(attempt: Callable[[], Result], url: str, retry: Retry, arrived: Call
                 ) from error
             asked = _retry_after(response)
             wait = retry.wait(failures) if asked is None else asked
-            logging.warning("%s: %s; trying again in %.1f s", url, reason, wait)
+            _log.warning("%s: %s; trying again in %.1f s", url, reason, wait)
             time.sleep(wait)
 
 

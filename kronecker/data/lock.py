@@ -2,10 +2,11 @@
 
 import contextlib
 import fcntl
+import logging
 import pathlib
 from collections.abc import Iterator
 
-from absl import logging
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -16,6 +17,6 @@ def locked(file: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.warning("another process holds %s; waiting for it", file)
+            _log.warning("another process holds %s; waiting for it", file)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
