@@ -30,9 +30,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.train.tokens = 400_000
     c.train.lr = 1e-3
     c.train.warmup_share = 0.05
-    c.eval.every = 50
+    c.eval.every = 25
     c.eval.batch = 32
-    c.checkpoint.every = 50
+    c.checkpoint.every = 25
     c.mesh.cpu_devices = 2
     return c
 

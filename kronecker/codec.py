@@ -110,6 +110,16 @@ def collisions(table: ByteTable) -> list[tuple[int, ...]]:
     return [tuple(ids) for ids in groups.values() if len(ids) > 1]
 
 
+def summary(table: ByteTable) -> str:
+    """Returns one line that says what of a vocabulary the code cannot tell apart or hold."""
+    groups = collisions(table)
+    missing = ", ".join(f"{len(ids):,} without bytes ({reason})" for reason, ids in table.without_bytes.items())
+    return (
+        f"codes of {len(table.lengths):,} ids at P = {table.pos_dim}: {len(table.truncated):,} truncated, "
+        f"{sum(map(len, groups)):,} share a code with another ({len(groups):,} groups), {missing or 'all have bytes'}"
+    )
+
+
 def dense_code(table: ByteTable, ids: np.ndarray, norm: str) -> np.ndarray:
     """Returns the codes (N, D) of `ids` (N,) in float64, built and normalised coordinate by coordinate.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kronecker import codec
+from kronecker import codec, tokenizers
 
 
 def cosine(first: str, second: str) -> float:
@@ -68,6 +68,20 @@ def test_truncated_ids_and_collision_groups_are_named():
     table = codec.byte_table([b"abcde", b"abcdf", b"abc", b"abcd"], 4)
     assert table.truncated == (0, 1)
     assert codec.collisions(table) == [(0, 1, 3)]
+
+
+def test_the_summary_counts_what_the_code_cannot_hold():
+    table = codec.byte_table([b"abcde", b"abcdf", None, b"ab"], 4, padded_vocab=6)
+    assert codec.summary(table) == (
+        "codes of 6 ids at P = 4: 2 truncated, 2 share a code with another (1 groups), "
+        "1 without bytes (the tokenizer has no bytes for it), 2 without bytes (vocabulary padding)"
+    )
+
+
+def test_gpt2_collides_where_it_is_known_to():
+    table = codec.byte_table(tokenizers.load("gpt2").token_bytes, 16, 50304)
+    assert sum(map(len, codec.collisions(table))) == 44
+    assert table.without_bytes == {codec.PADDING: tuple(range(50257, 50304))}
 
 
 def test_the_fingerprint_follows_the_bytes_and_the_lengths():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from kronecker import bag, codec
 
@@ -64,6 +65,26 @@ def test_an_id_without_bytes_embeds_to_zero_under_z_norm(table: codec.ByteTable)
 def test_no_token_at_all_gives_an_empty_result(table: codec.ByteTable):
     out = bag.product(jnp.ones((table.code_dim, WIDTH)), bag.kronecker_bag(table), np.zeros((0, 4), np.int32))
     assert out.shape == (0, 4, WIDTH)
+
+
+def intermediate_sizes(jaxpr: core.Jaxpr) -> list[int]:
+    inner = [sub for equation in jaxpr.eqns for sub in core.jaxprs_in_params(equation.params)]
+    own = [var.aval.size for equation in jaxpr.eqns for var in equation.outvars]
+    return own + [size for sub in inner for size in intermediate_sizes(sub)]
+
+
+def test_no_array_of_codes_or_of_rows_by_position_is_ever_built(table: codec.ByteTable):
+    ids = np.zeros((128, 128), np.int32)
+    arm = bag.kronecker_bag(table)
+
+    def loss(weights: jax.Array) -> jax.Array:
+        return (bag.product(weights, arm, ids) ** 2).sum()
+
+    traced = jax.make_jaxpr(jax.value_and_grad(loss))(jnp.zeros((table.code_dim, WIDTH)))
+    largest_needed = max(ids.size * WIDTH, table.code_dim * WIDTH, ids.size * table.pos_dim)
+    assert max(intermediate_sizes(traced.jaxpr)) <= largest_needed
+    assert largest_needed < ids.size * table.code_dim
+    assert table.pos_dim == 1 or largest_needed < ids.size * table.pos_dim * WIDTH
 
 
 def test_a_projection_of_the_wrong_height_is_refused(table: codec.ByteTable):

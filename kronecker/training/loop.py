@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, sharding, tokenizers
+from kronecker import accounting, build, codec, sharding, tokenizers
 from kronecker import config as configs
 from kronecker.data import prepare, rows
 from kronecker.training import checkpoint, evaluation, metrics, progress, rundir, throughput
@@ -74,6 +74,8 @@ class _Trainer:
             log = _Log(self, start)
             label = f"{c.embedding.arm} seed {c.seed}"
             with progress.ProgressLine(label, last, start) as line:
+                if self.arm.codes:
+                    line.say(codec.summary(self.arm.codes))
                 batches = self._train_batches(start)
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
                 for step in range(start, last + 1):

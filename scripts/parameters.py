@@ -1,0 +1,52 @@
+"""Prints the parameters of every size with every arm, by group, counted on the model itself.
+
+  python scripts/parameters.py
+  python scripts/parameters.py --vocab_size=131072 --pos_dim=32
+
+A tied table counts as input; it is the head too.
+"""
+
+from pathlib import Path
+
+import rich.box
+import rich.console
+import rich.table
+from absl import flags
+
+from kronecker import cli, config
+
+_VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Ids of the tokenizer; the model pads them.", lower_bound=1)
+_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, byte positions of a Kronecker code.", lower_bound=1)
+
+GPT2 = Path(__file__).parents[1] / "configs" / "gpt2.py"
+WIDTH = 90
+GROUPS = ("input", "body", "head", "total")
+
+
+def main() -> None:
+    """Prints the table."""
+    import jax  # after the flags: --help should not wait for it
+
+    from kronecker import accounting, build
+    from kronecker.training import step
+
+    gpt2 = config.load_module(str(GPT2))
+    table = rich.table.Table("size", "arm", *(rich.table.Column(group, justify="right") for group in GROUPS))
+    table.box = rich.box.SIMPLE_HEAD
+    for size in gpt2.sizes.SIZES:
+        for arm in gpt2.arms.ARMS:
+            c = gpt2.get_config(f"size={size},arm={arm}")
+            c.embedding.pos_dim = _POS_DIM.value
+            c = config.with_vocabulary(config.resolve(c), _VOCAB.value)
+            built = build.build(c, [b""] * _VOCAB.value)
+            state = jax.eval_shape(lambda built=built, c=c: step.init_state(built.model, built.bag, c))
+            counts = accounting.count(state.params)
+            table.add_row(size, arm, *(f"{counts[group]:,}" for group in GROUPS))
+        table.add_section()
+    console = rich.console.Console()
+    console.width = max(console.width, WIDTH)  # a pipe has no width, and a cut number is worse than a wrapped line
+    console.print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
