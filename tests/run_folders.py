@@ -22,10 +22,9 @@ def write_run(
     folder: Path, arm: str, seed: int, final_loss: float, overrides: dict[str, Any] | None = None, **result: Any
 ) -> Path:
     """Writes a finished run whose last validation loss is `final_loss`; returns its folder."""
-    config = configs.resolve(configs.load(f"{DEMO}:arm={arm},seed={seed}"))
-    config = configs.with_vocabulary(config, 8192)
-    with config.unlocked():
-        config.update_from_flattened_dict({"train.steps": LINES * STEPS_A_LINE} | (overrides or {}))
+    config = configs.load(f"{DEMO}:arm={arm},seed={seed}")
+    config.update_from_flattened_dict({"train.steps": LINES * STEPS_A_LINE} | (overrides or {}))
+    config = configs.with_vocabulary(configs.resolve(config), 8192)
     params = PARAMS[arm] | {"body_init_sha256": f"{seed:064x}"}
     train, validation = curves(arm, seed, final_loss)
     folder.mkdir(parents=True)

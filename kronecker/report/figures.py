@@ -1,0 +1,298 @@
+"""The report's figures: each a picture for the page, and the numbers it draws for a CSV file beside it.
+
+An arm has one colour and one line style in every figure.  A curve is the mean over seeds, its band reaches from the
+lowest seed to the highest.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import ticker
+
+from kronecker.report import compare, plot
+
+TOKEN_UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1, "number"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """What a figure of curves over training shows.
+
+    Attributes:
+      name: stem of its CSV file.
+      title: what it shows.
+      caption: how to read it; {baseline} is the baseline's name.
+      unit: label of the vertical axis.
+      kind: which lines of metrics.jsonl.
+      column: which number of theirs.
+      paired: show each arm minus the baseline instead of the arm.
+      smoothing: show a running mean over this share of the lines.
+      zoom_from: fit the vertical axis to what comes after this share of the tokens.
+      percent: the number is a share.
+    """
+
+    name: str
+    title: str
+    caption: str
+    unit: str
+    kind: str
+    column: str
+    paired: bool = False
+    smoothing: float = 0.0
+    zoom_from: float = 0.0
+    percent: bool = False
+
+
+_ZOOM = "The vertical axis covers the last three quarters of training; what came before lies above it."
+_PAIRED = (
+    "Each run minus the {baseline} run with the same seed, at the same step. Below zero the arm is ahead. "
+    "The vertical axis covers the last nine tenths of training."
+)
+_SMOOTHED = " A running mean over a twentieth of the logged lines."
+PANELS = (
+    Panel("validation_loss", "Validation loss", _ZOOM, "nats/token", "validation", "loss", zoom_from=0.25),
+    Panel(
+        "validation_difference",
+        "Validation loss, paired difference",
+        _PAIRED,
+        "nats/token",
+        "validation",
+        "loss",
+        paired=True,
+        zoom_from=0.1,
+    ),
+    Panel(
+        "training_loss",
+        "Training loss",
+        _ZOOM + _SMOOTHED,
+        "nats/token",
+        "train",
+        "loss",
+        smoothing=0.05,
+        zoom_from=0.25,
+    ),
+    Panel(
+        "training_difference",
+        "Training loss, paired difference",
+        _PAIRED + _SMOOTHED,
+        "nats/token",
+        "train",
+        "loss",
+        paired=True,
+        smoothing=0.05,
+        zoom_from=0.1,
+    ),
+    Panel(
+        "embedding_std",
+        "Norm drift of the input embedding",
+        "Standard deviation of the table or the projection, relative to its own at step 0. "
+        "A scale that drifts changes how far one step of the optimizer moves the embedding.",
+        "times its initial value",
+        "train",
+        "embedding_std",
+    ),
+    Panel(
+        "clip_share",
+        "Clipped steps",
+        "Share of all steps so far whose gradient norm was cut. An arm that is clipped more learns at a lower rate "
+        "than its schedule says.",
+        "share of steps",
+        "train",
+        "clip_share",
+        percent=True,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure and its numbers.
+
+    Attributes:
+      name: stem of its CSV file.
+      title: what it shows.
+      caption: how to read it.
+      svg: the picture, a whole SVG document.
+      numbers: the table that it draws, header first.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    numbers: tuple[tuple[str, ...], ...]
+
+    @property
+    def csv(self) -> str:
+        """The content of its CSV file."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self.numbers)
+        return text.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One quantity of one arm over training.
+
+    Attributes:
+      arm: whose.
+      seeds: of which runs, (n,).
+      tokens: (points,), rising.
+      values: (n, points).
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    tokens: np.ndarray
+    values: np.ndarray
+
+
+def draw(comparison: compare.Comparison) -> list[Figure]:
+    """Returns every figure that the runs have numbers for: verdicts, speed, then curves, which go in twos."""
+    with mpl.rc_context(plot.LOOK):
+        figures = [_draw_verdicts(comparison), _draw_speed(comparison)]
+        figures += [_draw_panel(comparison, panel) for panel in PANELS]
+    return [drawn for drawn in figures if drawn]
+
+
+def curves(comparison: compare.Comparison, panel: Panel) -> list[Curve]:
+    """Returns what `panel` draws, one curve an arm, at the steps that all of the arm's runs (or pairs) logged."""
+    partners = {run.seed: run for run in comparison.baseline.runs}
+    drawn = []
+    for arm in comparison.others if panel.paired else comparison.arms:
+        used = [*arm.runs, *(partners[run.seed] for run in arm.runs if panel.paired)]
+        columns = [getattr(run, panel.kind) for run in used]
+        steps = functools.reduce(np.intersect1d, [column["step"] for column in columns])
+        if not len(steps):
+            continue
+        rows = [np.isin(column["step"], steps) for column in columns]
+        values = np.stack([column[panel.column][row] for column, row in zip(columns, rows, strict=True)])
+        if panel.paired:
+            values = values[: len(arm.runs)] - values[len(arm.runs) :]
+        width = max(1, round(panel.smoothing * len(steps)))
+        seeds = tuple(run.seed for run in arm.runs)
+        drawn.append(Curve(arm.name, seeds, columns[0]["tokens"][rows[0]], _running_mean(values, width)))
+    return drawn
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    window = np.ones(width)
+    counts = np.convolve(np.ones(values.shape[1]), window, mode="same")
+    return np.stack([np.convolve(row, window, mode="same") / counts for row in values])
+
+
+def _draw_panel(comparison: compare.Comparison, panel: Panel) -> Figure | None:
+    drawn = curves(comparison, panel)
+    if not drawn:
+        return None
+    style = plot.styles([arm.name for arm in comparison.arms])
+    end = max(curve.tokens[-1] for curve in drawn)
+    scale, unit = next((scale, unit) for scale, unit in TOKEN_UNITS if end >= scale or scale == 1)
+    longest = max(len(arm.name) for arm in comparison.arms)
+    paper, ax = plot.sheet(plot.HEIGHT, left=0.85, right=plot.LETTER * longest + 0.35)
+    labels = {}
+    for curve in drawn:
+        colour, line = style[curve.arm]
+        x, mean = curve.tokens / scale, curve.values.mean(axis=0)
+        ax.plot(x, mean, color=colour, linestyle=line)
+        ax.plot(x[-1], mean[-1], "o", color=colour, markersize=4, clip_on=False, zorder=3)
+        if len(curve.seeds) > 1:
+            ax.fill_between(x, curve.values.min(axis=0), curve.values.max(axis=0), color=colour, alpha=0.15, lw=0)
+        labels[curve.arm] = mean[-1]
+    if panel.paired:
+        name = comparison.baseline.name
+        ax.axhline(0, color=style[name][0], linestyle=style[name][1], linewidth=1)
+        labels[name] = 0.0
+    ax.set_xlim(0, end / scale)
+    ax.set_ylim(_limits(drawn, panel))
+    ax.set_xlabel(f"training tokens ({unit})")
+    ax.set_ylabel(panel.unit)
+    if panel.percent:
+        ax.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
+    plot.label_ends(ax, labels, {name: style[name][0] for name in labels})
+    caption = panel.caption.format(baseline=comparison.baseline.name)
+    return Figure(panel.name, panel.title, caption, plot.svg(paper), _curve_numbers(drawn))
+
+
+def _limits(drawn: Sequence[Curve], panel: Panel) -> tuple[float, float]:
+    shown = [curve.values[:, curve.tokens >= panel.zoom_from * curve.tokens[-1]].ravel() for curve in drawn]
+    values = np.concatenate([*shown, [0.0] if panel.paired else []])
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = 0.06 * (high - low) or 0.05 * max(abs(high), 0.1)
+    return low - margin, high + margin
+
+
+def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
+    if not comparison.others:
+        return None
+    baseline = comparison.baseline.name
+    style = plot.styles([arm.name for arm in comparison.arms])
+    paper, ax = plot.rows([arm.name for arm in comparison.others], top=0.35)
+    numbers = []
+    for row, arm in enumerate(comparison.others):
+        difference, colour = arm.difference, style[arm.name][0]
+        interval = ()
+        if difference.half is not None:
+            interval = (difference.mean - difference.half, difference.mean + difference.half)
+            ax.plot(interval, (row, row), color=colour, linewidth=2.4, solid_capstyle="butt")
+        ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
+        ax.plot(difference.mean, row, "D", color=colour, markersize=6.5)
+        ends = tuple(f"{end:.6g}" for end in interval) or ("", "")
+        seeds = zip(difference.seeds, difference.values, strict=True)
+        numbers += [(arm.name, str(seed), f"{value:.6g}", "", "", "") for seed, value in seeds]
+        numbers.append((arm.name, "mean", f"{difference.mean:.6g}", *ends, difference.verdict))
+    ax.axvline(0, color=style[baseline][0], linewidth=1.2)
+    for side, text in ((-1, "← better"), (1, "worse →")):
+        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        ax.annotate(text, (0, 1), (6 * side, 3), **at, horizontalalignment="right" if side < 0 else "left")
+    ax.margins(x=0.12)
+    ax.set_xlabel(f"final validation loss minus {baseline}'s (nats/token)")
+    return Figure(
+        "paired_differences",
+        "Final paired differences",
+        "Circles: one seed each, above their mean (diamond). Bars: 95 % t intervals of the mean; "
+        f"a bar that crosses the line leaves open whether the arm beats {baseline}. One seed has no bar.",
+        plot.svg(paper),
+        (("arm", "seed", "difference", "interval_low", "interval_high", "verdict"), *numbers),
+    )
+
+
+def _draw_speed(comparison: compare.Comparison) -> Figure:
+    style = plot.styles([arm.name for arm in comparison.arms])
+    paper, ax = plot.rows([arm.name for arm in comparison.arms])
+    for row, arm in enumerate(comparison.arms):
+        mean = arm.mean("tokens_per_second")
+        ax.barh(row, mean, height=0.55, color=style[arm.name][0], alpha=0.85)
+        ax.annotate(f" {mean:,.0f}", (mean, row), verticalalignment="center")
+    ax.margins(x=0.16)
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    ax.set_xlabel("training tokens a second")
+    numbers = [
+        (arm.name, str(run.seed), f"{run.result['tokens_per_second']:.6g}")
+        for arm in comparison.arms
+        for run in arm.runs
+    ]
+    caption = "The median over each run's logged lines, averaged over seeds. Runs that share a machine slow each other."
+    return Figure(
+        "tokens_per_second",
+        "Training speed",
+        caption,
+        plot.svg(paper),
+        (("arm", "seed", "tokens_per_second"), *numbers),
+    )
+
+
+def _curve_numbers(drawn: Sequence[Curve]) -> tuple[tuple[str, ...], ...]:
+    seeds = sorted({seed for curve in drawn for seed in curve.seeds})
+    rows = [("arm", "tokens", "mean", *(f"seed_{seed}" for seed in seeds))]
+    for curve in drawn:
+        of_seed = dict(zip(curve.seeds, curve.values, strict=True))
+        for i, tokens in enumerate(curve.tokens):
+            values = [f"{of_seed[seed][i]:.6g}" if seed in of_seed else "" for seed in seeds]
+            rows.append((curve.arm, f"{tokens:.0f}", f"{curve.values[:, i].mean():.6g}", *values))
+    return tuple(rows)

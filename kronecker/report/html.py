@@ -1,0 +1,225 @@
+"""The report: one page that needs nothing else, and a folder of CSV files with the numbers of its figures."""
+
+import base64
+import collections
+import html
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from kronecker.report import compare, figures, runs, tables
+
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 76rem; background: #fff; color: #1a1a1a;
+       font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .75rem; }
+h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .6rem; border-top: 1px solid #d8d8d8; }
+h3 { font-size: 1rem; margin: 0 0 .4rem; }
+p, li { max-width: 50rem; }
+ul { padding-left: 1.2rem; }
+li { margin: .2rem 0; }
+a { color: #00558c; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e6e6e6; }
+th { font-size: .85rem; line-height: 1.25; font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #1a1a1a; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+th:first-child, td:first-child { padding-left: 0; font-weight: 600; position: sticky; left: 0; background: #fff; }
+.better { color: #00664a; font-weight: 600; }
+.worse { color: #a34700; font-weight: 600; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0; }
+dt { font-weight: 600; }
+dd { margin: 0; overflow-wrap: anywhere; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr)); gap: 2rem 2.5rem; }
+section { min-width: 0; }
+section h2 { margin-top: .75rem; }
+figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; }
+figure img { display: block; width: 100%; height: auto; }
+figcaption { font-size: .875rem; line-height: 1.45; color: #444; margin-top: .35rem; }
+pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; line-height: 1.5; }
+@media (max-width: 40rem) {
+  body { padding: 1rem .9rem 2rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .5rem; }
+}
+@media print { body { max-width: none; font-size: 10pt; } pre { white-space: pre-wrap; } }
+"""
+
+
+def write(comparison: compare.Comparison, page: Path, title: str) -> None:
+    """Writes the page, and its figures' numbers into a folder of the same name without ".html" beside it.
+
+    The page is written last and by rename: a page that stands has all its numbers.
+
+    Raises:
+      ValueError: if `page` does not end in .html.
+    """
+    if page.suffix != ".html":
+        raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
+    numbers = page.with_suffix("")
+    numbers.mkdir(parents=True, exist_ok=True)
+    drawn = figures.draw(comparison)
+    for drawing in drawn:
+        write_text(numbers / f"{drawing.name}.csv", drawing.csv)
+    write_text(page, render(comparison, drawn, title, numbers.name))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file by rename, so that it is whole or not there."""
+    temporary = file.with_name(f"{file.name}.tmp{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def render(comparison: compare.Comparison, drawn: Iterable[figures.Figure], title: str, numbers: str) -> str:
+    """Returns the page.
+
+    Args:
+      comparison: what to report.
+      drawn: its figures.
+      title: of the page.
+      numbers: where the CSV files are, relative to the page.
+    """
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+{_verdict_table(comparison)}
+{_list(tables.sentences(comparison))}
+<div class="columns">
+<section>
+<h2>How to read this</h2>
+{_how_to_read(comparison)}
+</section>
+<section>
+<h2>What cannot be concluded</h2>
+{_list(_limits(comparison))}
+</section>
+</div>
+<h2>Conditions</h2>
+{_conditions(comparison)}
+<h2>Figures</h2>
+<div class="columns">
+{"".join(_figure(drawing, numbers) for drawing in drawn)}</div>
+<h2>Commands</h2>
+<pre>{html.escape(_commands(comparison))}</pre>
+</body>
+</html>
+"""
+
+
+def _verdict_table(comparison: compare.Comparison) -> str:
+    head = "".join(f"<th>{html.escape(header).replace(chr(10), '<br>')}</th>" for header in tables.HEADERS)
+    rows = []
+    for arm, *numbers, verdict in tables.cells(comparison):
+        data = "".join(f"<td>{_typeset(number)}</td>" for number in numbers)
+        rows.append(f'<tr><td>{html.escape(arm)}</td>{data}<td class="{verdict.split()[0]}">{verdict}</td></tr>\n')
+    return f"""<div class="scroll"><table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{"".join(rows)}</tbody>
+</table></div>"""
+
+
+def _how_to_read(comparison: compare.Comparison) -> str:
+    baseline = html.escape(comparison.baseline.name)
+    return f"""<p>Every arm was trained with the same tokenizer, body, initial body, data, order of the data and
+schedule; only the input embedding differs, and in tied arms the head. So the two runs of one seed share most of their
+luck, and the paired difference (an arm's final validation loss minus that of {baseline} with the same seed) is free of
+what they share. It is in nats per token: below zero, the arm is better; −0.01 means that it gives the true next token
+1 % more probability, on geometric average.</p>
+<p>With two seeds or more, ± is half the 95 % t interval of the mean difference. An interval that lies wholly below zero
+reads <em>better</em>, wholly above zero <em>worse</em>; anything else is <em>not resolved</em>, which does not mean
+equal. Bits per byte divide the same loss by the bytes of the text, and so compare across tokenizers.</p>"""
+
+
+def _limits(comparison: compare.Comparison) -> list[str]:
+    first = comparison.baseline.runs[0]
+    told = [
+        f"Nothing about larger models, longer training or other text: this is {_model(first)}, "
+        f"{tables.count(first.result['tokens'])} training tokens of {first.config['data.source']}.",
+        f"Nothing about each arm at its best: all share one peak learning rate, {first.config['train.lr']:g}, "
+        "which may suit one arm better than another.",
+    ]
+    resolved = [arm for arm in comparison.others if arm.difference.verdict != compare.NOT_RESOLVED]
+    if len(resolved) > 1:
+        told.append("Not that all verdicts hold at once: each 95 % interval misses one time in twenty on its own.")
+    totals = {run.params["total"] for run in comparison.runs}
+    if len(totals) > 1:
+        told.append(
+            "Not which part of a difference is due to parameter counts: the arms' totals differ, see the table."
+        )
+    return told
+
+
+def _conditions(comparison: compare.Comparison) -> str:
+    first = comparison.baseline.runs[0]
+    c, result = first.config, first.result
+    data, tokenizer = result["data_fingerprint"][:12], result["tokenizer_fingerprint"][:12]
+    batch = f"{c['train.batch']} × {c['train.sequence']} tokens"
+    facts = {
+        "Model": f"{_model(first)}; {c['model.dtype']}",
+        "Data": f"{c['data.source']}; fingerprint {data}",
+        "Tokenizer": f"{c['tokenizer']}, {c['model.vocab_size']:,} ids; fingerprint {tokenizer}",
+        "Training": f"{tables.count(result['tokens'])} tokens: {result['step']:,} steps of {batch}",
+        "Learning rate": f"{c['train.lr']:g} at its peak, {c['train.warmup_steps']:,} steps of warm-up, then a cosine",
+        "Seeds": _each(", ".join(str(run.seed) for run in arm.runs) for arm in comparison.arms),
+        "Device": _each(_devices(run) for run in comparison.runs),
+        "Versions": _each(_versions(run) for run in comparison.runs),
+        "Commit": _each(run.env["commit"] or "not in a git checkout" for run in comparison.runs),
+        "Started": _each(run.env["started"][:10] for run in comparison.runs) + " (UTC)",
+    }
+    items = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>\n" for name, text in facts.items())
+    return f"<dl>\n{items}</dl>"
+
+
+def _model(run: runs.Run) -> str:
+    layers, width, heads = (run.config[f"model.{key}"] for key in ("layers", "d_model", "heads"))
+    return f"{layers} layers of width {width} with {heads} heads"
+
+
+def _devices(run: runs.Run) -> str:
+    counts = collections.Counter(run.env["devices"])
+    return f"{run.env['platform']}: {', '.join(f'{n} × {kind}' for kind, n in counts.items())}"
+
+
+def _versions(run: runs.Run) -> str:
+    return ", ".join([f"Python {run.env['python']}", *(f"{name} {v}" for name, v in run.env["versions"].items())])
+
+
+def _each(texts: Iterable[str]) -> str:
+    """Returns the different texts; conditions that differ between runs should stand out."""
+    return " | ".join(dict.fromkeys(texts))
+
+
+def _commands(comparison: compare.Comparison) -> str:
+    return "\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs)
+
+
+def _figure(drawing: figures.Figure, numbers: str) -> str:
+    picture = base64.b64encode(drawing.svg.encode()).decode()
+    title = html.escape(drawing.title)
+    return f"""<figure id="{drawing.name}">
+<h3>{title}</h3>
+<img alt="{title}; the numbers are in {drawing.name}.csv" src="data:image/svg+xml;base64,{picture}">
+<figcaption>{html.escape(drawing.caption)} <a href="{numbers}/{drawing.name}.csv">Numbers (CSV)</a></figcaption>
+</figure>
+"""
+
+
+def _list(texts: Iterable[str]) -> str:
+    items = "".join(f"<li>{_typeset(text)}</li>\n" for text in texts)
+    return f"<ul>\n{items}</ul>" if items else ""
+
+
+def _typeset(text: str) -> str:
+    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", html.escape(text))

@@ -1,0 +1,124 @@
+"""How the report draws: one colour and line style an arm, labels at line ends, and a look that prints."""
+
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import axes, colors, figure, ticker
+
+# Okabe and Ito's palette, distinct for the colour-blind, without its yellow, which is lost on white.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
+BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
+SOLID, DASHED, DOTTED, DASHDOT = "-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5))
+STYLES = {
+    "table_untied": (BLACK, SOLID),
+    "table_tied": (ORANGE, DASHED),
+    "kronecker": (BLUE, SOLID),
+    "kronecker_unit": (VERMILION, DASHDOT),
+    "table_std1": (SKY, DASHED),
+    "kronecker_tied": (GREEN, SOLID),
+    "factorized": (PURPLE, SOLID),
+    "hash_ngram": (PURPLE, DOTTED),
+    "random_code": (GREEN, DOTTED),
+    "head_tail": (BLUE, DOTTED),
+}
+# For arms that are not named above, such as several settings of one arm.
+MORE_STYLES = tuple(itertools.product((SOLID, DASHED, DOTTED, DASHDOT), (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)))
+
+WIDTH, HEIGHT, ROW_HEIGHT = 5.8, 3.7, 0.45  # inches
+LETTER = 0.088  # inches, the mean width of a letter
+LABEL_GAP = 0.07  # of the axes' height, between two labels
+LOOK = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": "#e3e3e3",
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "path",  # looks the same where the font is missing
+    "svg.hashsalt": "kronecker",  # equal runs give an equal page
+}
+
+
+def styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
+    """Returns the (colour, line style) of each arm; no two of up to two dozen look alike."""
+    taken = [STYLES.get(name) for name in names]
+    free = itertools.cycle(style for style in MORE_STYLES if style not in taken)
+    return {name: STYLES[name] if name in STYLES else next(free) for name in names}
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Returns the positions nearest to `wanted` (least squares) that keep its order and stand `gap` apart."""
+    order = np.argsort(wanted, kind="stable")
+    blocks: list[list[float]] = []  # neighbours that touch share one shift, the mean of what each would like
+    for rank, index in enumerate(order):
+        blocks.append([wanted[index] - rank * gap])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    shifts = [float(np.mean(block)) for block in blocks for _ in block]
+    placed = [0.0] * len(wanted)
+    for rank, index in enumerate(order):
+        placed[index] = shifts[rank] + rank * gap
+    return placed
+
+
+def label_ends(ax: axes.Axes, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
+    """Writes each line's name to the right of the axes, level with its last value where there is room.
+
+    Args:
+      ax: axes whose limits are final.
+      ends: name -> last value.
+      colours: name -> colour of the line.
+    """
+    low, high = ax.get_ylim()
+    wanted = [(value - low) / (high - low) for value in ends.values()]
+    for (name, value), place in zip(ends.items(), spread(wanted, LABEL_GAP), strict=True):
+        ax.annotate(
+            name,
+            xy=(1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(1.07, place),
+            textcoords="axes fraction",
+            color=ink(colours[name]),
+            verticalalignment="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4},
+        )
+
+
+def ink(colour: str) -> tuple[float, float, float]:
+    """Returns a shade of `colour` that is dark enough for text on white."""
+    red, green, blue = (0.7 * channel for channel in colors.to_rgb(colour))
+    return red, green, blue
+
+
+def sheet(height: float, left: float, right: float, top: float = 0.12) -> tuple[figure.Figure, axes.Axes]:
+    """Returns an empty figure, WIDTH wide, and its axes; all sizes in inches, `left` to `top` the margins."""
+    bottom = 0.6
+    paper = figure.Figure((WIDTH, height))
+    width = WIDTH - left - right
+    return paper, paper.add_axes((left / WIDTH, bottom / height, width / WIDTH, (height - bottom - top) / height))
+
+
+def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.Axes]:
+    """Returns an empty figure and its axes with one row a name, the first at the top; row i is centred on y = i."""
+    left = LETTER * max(map(len, names)) + 0.3
+    paper, ax = sheet(ROW_HEIGHT * len(names) + 0.6 + top, left, right=0.25, top=top)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    return paper, ax
+
+
+def svg(paper: figure.Figure) -> str:
+    """Returns the figure as an SVG document; equal figures give equal text."""
+    text = io.StringIO()
+    paper.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()

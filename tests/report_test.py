@@ -1,0 +1,231 @@
+"""The page: what it says, that its figures hold what its CSV files say, and that it needs nothing else."""
+
+import base64
+import csv
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from html import parser as html_parser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import STEPS_A_LINE, TOKENS_A_STEP, curves, write_run
+
+from kronecker.report import compare, figures, html, plot, runs
+
+ROOT = Path(__file__).parents[1]
+FINAL_LOSSES = {"table_untied": 4.61, "table_tied": 4.71, "kronecker": 4.58, "kronecker_unit": 4.609}
+FIGURES = [
+    "paired_differences",
+    "tokens_per_second",
+    "validation_loss",
+    "validation_difference",
+    "training_loss",
+    "training_difference",
+    "embedding_std",
+    "clip_share",
+]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class Page(html_parser.HTMLParser):
+    """The parts of a page that the tests look at."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.images, self.links, self.cells, self.text = [], [], [], [], ""
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        values = dict(attributes)
+        if tag == "img":
+            self.images.append(values)
+        if tag == "a":
+            self.links.append(values["href"])
+        if tag == "td":
+            self.cells.append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and self.open[-1] == "td":
+            self.cells[-1] += data
+
+
+def write_sweep(folder: Path, seeds: int) -> Path:
+    for seed in range(seeds):
+        for arm, loss in FINAL_LOSSES.items():
+            write_run(folder / f"{arm}-seed{seed}", arm, seed, loss + 0.01 * seed)
+    return folder
+
+
+def comparison(folder: Path) -> compare.Comparison:
+    return compare.compare([runs.read(run) for run in runs.find([folder])])
+
+
+def numbers(folder: Path, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "report" / f"{name}.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_sweep(tmp_path_factory.mktemp("runs") / "a <b> & c", seeds=2)
+    command = [sys.executable, "scripts/report.py", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(swept: Path) -> Page:
+    return Page((swept / "report.html").read_text())
+
+
+def test_the_page_is_whole_html_with_the_escaped_title(page: Page):
+    assert page.open == []
+    assert "Paired runs: a <b> & c" in page.text
+
+
+def test_the_page_needs_no_other_file_and_no_script(page: Page, swept: Path):
+    assert not page.tags & {"script", "link", "iframe"}
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.images)
+    assert "url(" not in (swept / "report.html").read_text().split("</style>")[0]
+
+
+def test_the_verdict_table_holds_what_compare_prints(page: Page):
+    row = page.cells.index("kronecker")
+    assert page.cells[row : row + 11] == [
+        *["kronecker", "4.5850", "2.2925", "524k", "809k", "1.05M", "2.38M", "5,050"],
+        *["−0.0300", "0.0000", "better"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "4 layers of width 128 with 4 heads; float32",
+        "stdlib; fingerprint dddddddddddd",
+        "614k tokens: 300 steps of 16 × 128 tokens",
+        "cpu: 2 × cpu",
+        "Python 3.12.1, jax 0.11.2, flax 0.12.8",
+        "python train.py --config=configs/demo.py --config.seed=1",
+        "Nothing about larger models, longer training or other text",
+        "not resolved, which does not mean",
+    ],
+)
+def test_the_page_states_its_conditions_and_limits(page: Page, said: str):
+    assert said in page.text
+
+
+def test_every_figure_draws_a_line_or_bar_an_arm_and_links_its_numbers(page: Page, swept: Path):
+    assert page.links == [f"report/{name}.csv" for name in FIGURES]
+    for image, link in zip(page.images, page.links, strict=True):
+        svg = ET.fromstring(base64.b64decode(image["src"].partition(",")[2]))
+        drawn = [g for g in svg.iter(f"{SVG}g") if g.get("id", "").startswith(("line2d", "patch"))]
+        arms = {row["arm"] for row in numbers(swept, Path(link).stem)}
+        assert len(arms) >= 3
+        assert len(drawn) > len(arms)
+
+
+def test_the_numbers_of_the_loss_are_those_of_the_runs(swept: Path):
+    rows = [row for row in numbers(swept, "validation_loss") if row["arm"] == "kronecker"]
+    _, lines = curves("kronecker", 1, FINAL_LOSSES["kronecker"] + 0.01)
+    assert [float(row["tokens"]) for row in rows] == [line["tokens"] for line in lines]
+    assert [float(row["seed_1"]) for row in rows] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
+    assert float(rows[-1]["mean"]) == pytest.approx(FINAL_LOSSES["kronecker"] + 0.005, rel=1e-5)
+
+
+def test_the_numbers_of_a_difference_are_paired_step_by_step(swept: Path):
+    rows = [row for row in numbers(swept, "validation_difference") if row["arm"] == "table_tied"]
+    assert [float(row["seed_0"]) for row in rows] == pytest.approx([0.1] * len(rows), rel=1e-5)
+    assert "table_untied" not in {row["arm"] for row in numbers(swept, "validation_difference")}
+
+
+def test_the_final_differences_have_seeds_interval_and_verdict(swept: Path):
+    rows = [row for row in numbers(swept, "paired_differences") if row["arm"] == "table_tied"]
+    assert [row["seed"] for row in rows] == ["0", "1", "mean"]
+    assert float(rows[-1]["interval_low"]) == pytest.approx(0.1)
+    assert rows[-1]["verdict"] == "worse"
+
+
+def test_steps_that_only_some_runs_logged_are_left_out(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    metrics = tmp_path / "kronecker-seed0" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if f'"step": {STEPS_A_LINE * 6},' not in line))
+    panel = next(panel for panel in figures.PANELS if panel.name == "training_difference")
+    shown = {curve.arm: curve.tokens for curve in figures.curves(comparison(tmp_path), panel)}
+    left_out = STEPS_A_LINE * 6 * TOKENS_A_STEP
+    assert left_out in shown["table_tied"]
+    assert left_out not in shown["kronecker"]
+
+
+def test_a_running_mean_of_a_constant_is_that_constant(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    panel = figures.Panel("x", "x", "x", "x", "train", "step", smoothing=0.2)
+    (curve, *_) = figures.curves(comparison(tmp_path), panel)
+    steps = np.arange(1, 31) * STEPS_A_LINE
+    np.testing.assert_allclose(curve.values[0][3:-3], steps[3:-3], atol=STEPS_A_LINE)
+    assert curve.values[0].min() >= STEPS_A_LINE
+
+
+def test_a_run_too_short_to_log_has_a_page_without_curves(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    for metrics in tmp_path.glob("*/metrics.jsonl"):
+        metrics.write_text("")
+    html.write(comparison(tmp_path), tmp_path / "report.html", "Short")
+    assert len(Page((tmp_path / "report.html").read_text()).images) == 2
+
+
+def test_one_seed_is_called_what_it_is_on_the_page(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    html.write(comparison(tmp_path), tmp_path / "report.html", "One seed")
+    page = Page((tmp_path / "report.html").read_text())
+    assert "One seed resolves nothing" in page.text
+    assert page.cells.count("not resolved") == 3
+
+
+def test_equal_runs_give_an_equal_page(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    html.write(comparison(tmp_path), tmp_path / "first.html", "Same")
+    html.write(comparison(tmp_path), tmp_path / "second.html", "Same")
+    first, second = ((tmp_path / name).read_text() for name in ("first.html", "second.html"))
+    assert first.replace("first/", "second/") == second
+
+
+def test_a_page_with_another_suffix_is_refused_before_anything_is_written(tmp_path: Path):
+    write_sweep(tmp_path / "runs", seeds=1)
+    with pytest.raises(ValueError, match=r"report: a page ends in \.html; write --out=.*report\.html"):
+        html.write(comparison(tmp_path / "runs"), tmp_path / "report", "x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
+
+
+def test_every_arm_looks_different_and_named_arms_always_the_same():
+    names = [*plot.STYLES, *(f"kronecker pos_dim={dim}" for dim in (8, 12, 16, 24, 32, 48))]
+    style = plot.styles(names)
+    assert len(set(style.values())) == len(names)
+    assert plot.styles(["kronecker"]) == {"kronecker": style["kronecker"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([0.5], [0.5]),
+        ([0.9, 0.1], [0.9, 0.1]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.52, 0.5], [0.56, 0.46]),
+        ([0.5, 0.5, 0.62], [0.44, 0.54, 0.64]),
+    ],
+)
+def test_labels_keep_their_order_and_their_distance(wanted: list[float], expected: list[float]):
+    assert plot.spread(wanted, 0.1) == pytest.approx(expected)
