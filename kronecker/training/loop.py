@@ -81,6 +81,7 @@ class _Trainer:
                 for step in range(start, last + 1):
                     if step == last or (c.eval.every and step % c.eval.every == 0):
                         log.flush(step, line)
+                        line.show(step, "evaluating")
                         with log.watch.pause():
                             log.validation(step, self.evaluate(state.params))
                     if step > start and (step == last or step % c.checkpoint.every == 0):
@@ -91,8 +92,9 @@ class _Trainer:
                         break
                     tokens = sharding.to_devices(next(batches), self.mesh)
                     state, step_metrics = update(state, self.bag, tokens, weights)
+                    log.catch_up(step, line)  # with the updates before this one: the device has work meanwhile
                     if step % c.log.every == 0:
-                        log.flush(step, line)  # of the steps before this one: the device has work meanwhile
+                        log.flush(step, line)
                     log.add(step_metrics)
             manager.wait_until_finished()
         return self._write_result(log)
@@ -176,11 +178,20 @@ class _Log:
         """Takes the metrics of one update without waiting for them."""
         self._pending.append(step_metrics)
 
+    def catch_up(self, step: int, line: progress.ProgressLine) -> None:
+        """Waits until `step` updates are finished, so that the host is one update ahead at most, and shows them."""
+        if self._pending:
+            loss = jax.block_until_ready(self._pending[-1].loss)
+            if line.is_due():
+                self._show(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()), line)
+
     def flush(self, step: int, line: progress.ProgressLine) -> None:
         """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
         if not self._pending:
             return
         values = steps.StepMetrics(*np.asarray(jax.device_get(self._pending), np.float64).T)
+        seconds = self.watch.seconds()
+        speed = self._speed(seconds)
         first = step - len(self._pending) + 1
         self._pending = []
         if not np.isfinite(values.loss).all():
@@ -188,15 +199,12 @@ class _Log:
                 f"the loss is not finite between steps {first} and {step} (last finite: "
                 f"{_last_finite(values.loss)}); lower train.lr, or look at metrics.jsonl before step {first}"
             )
-        seconds = self.watch.seconds()
-        tokens_a_step = self._config.train.batch * self._config.train.sequence
-        speed = len(values.loss) * tokens_a_step / (seconds - self._flushed_at)
         self._flushed_at = seconds
         self._write(
             {
                 "kind": "train",
                 "step": step,
-                "tokens": step * tokens_a_step,
+                "tokens": self._tokens(step),
                 "loss": float(values.loss.mean()),
                 "lr": values.lr[-1],
                 "grad_norm": values.grad_norm[-1],
@@ -207,13 +215,22 @@ class _Log:
                 "seconds": seconds,
             }
         )
-        line.update(step, float(values.loss.mean()), speed, self._validation_loss)
+        self._show(step, float(values.loss.mean()), speed, line)
 
     def validation(self, step: int, numbers: dict[str, float]) -> None:
         """Writes a validation line."""
         self._validation_loss = numbers["loss"]
-        tokens = step * self._config.train.batch * self._config.train.sequence
-        self._write({"kind": "validation", "step": step, "tokens": tokens, **numbers})
+        self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
+
+    def _tokens(self, steps: int) -> int:
+        return steps * self._config.train.batch * self._config.train.sequence
+
+    def _speed(self, seconds: float) -> float:
+        return self._tokens(len(self._pending)) / (seconds - self._flushed_at)
+
+    def _show(self, step: int, loss: float, speed: float, line: progress.ProgressLine) -> None:
+        held_out = "" if self._validation_loss is None else f"  val {self._validation_loss:.4f}"
+        line.show(step, f"loss {loss:.4f}{held_out}  {speed:,.0f} tok/s")
 
     def _write(self, line: dict[str, Any]) -> None:
         for sink in self._sinks:

@@ -7,25 +7,26 @@ from typing import Self
 from rich import console, progress
 
 PLAIN_EVERY_SECONDS = 10.0
+LIVE_EVERY_SECONDS = 0.5
 
 
 class ProgressLine:
     """A bar that redraws itself on a terminal; elsewhere, such as in a log file, a plain line now and then."""
 
     def __init__(self, label: str, steps: int, start: int) -> None:
-        self._label, self._steps, self._last_print = label, steps, 0.0
+        self._label, self._steps, self._start = label, steps, start
+        self._began, self._shown = time.perf_counter(), 0.0
         self._live = sys.stderr.isatty()
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=24),
-            progress.TextColumn("step {task.completed:,.0f}/{task.total:,.0f}  {task.fields[numbers]}"),
+            progress.TextColumn("step {task.completed:,.0f}/{task.total:,.0f}  {task.fields[words]}"),
             progress.TimeRemainingColumn(compact=True),
             progress.TextColumn("left"),
             console=console.Console(stderr=True),
             disable=not self._live,
         )
-        self._task = self._bar.add_task(label, total=steps, completed=start, numbers="compiling")
-        self._start = (start, time.perf_counter())
+        self._task = self._bar.add_task(label, total=steps, completed=start, words="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -34,16 +35,23 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, step: int, loss: float, tokens_per_second: float, validation: float | None) -> None:
-        """Shows the state after `step` updates; `validation` is the newest validation loss."""
-        held_out = "" if validation is None else f"  val {validation:.4f}"
-        numbers = f"loss {loss:.4f}{held_out}  {tokens_per_second:,.0f} tok/s"
-        self._bar.update(self._task, completed=step, numbers=numbers)
-        now = time.perf_counter()
-        if not self._live and (now - self._last_print > PLAIN_EVERY_SECONDS or step == self._steps):
-            self._last_print = now
-            left = (now - self._start[1]) / max(1, step - self._start[0]) * (self._steps - step)
-            print(f"{self._label}  step {step:,}/{self._steps:,}  {numbers}  {left:,.0f} s left", file=sys.stderr)
+    def is_due(self) -> bool:
+        """Returns whether what was shown last is old enough to be replaced."""
+        return time.perf_counter() - self._shown > (LIVE_EVERY_SECONDS if self._live else PLAIN_EVERY_SECONDS)
+
+    def show(self, step: int, words: str) -> None:
+        """Shows that `step` updates are finished, and a few words; a plain line waits until one is due."""
+        self._bar.update(self._task, completed=step, words=words)
+        if self.is_due() and not self._live:
+            print(f"{self._label}  step {step:,}/{self._steps:,}  {words}{self._left(step)}", file=sys.stderr)
+        if self.is_due():
+            self._shown = time.perf_counter()
+
+    def _left(self, step: int) -> str:
+        if step == self._start:
+            return ""
+        a_step = (time.perf_counter() - self._began) / (step - self._start)
+        return f"  {a_step * (self._steps - step):,.0f} s left"
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
