@@ -28,14 +28,16 @@ lint: setup
 
 setup: $(READY)
 
-# uv resolves and installs in seconds what pip takes minutes for; it is told to use the Python at hand.
+# uv installs in seconds what pip takes minutes for.  It is told to use the Python at hand and the system's certificates;
+# where it cannot reach an index that pip is configured for, pip does the work.
+REQUIRED := -r requirements.txt -r requirements-test.txt --editable .
 $(READY): requirements.txt requirements-test.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; make $(MAKECMDGOALS) PYTHON=/path/to/one" >&2; exit 2; }
 	@echo "setting up .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip install --quiet --python $(BIN)/python \
-		-r requirements.txt -r requirements-test.txt --editable .
+	@UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python $(REQUIRED) \
+		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet $(REQUIRED); }
 	@touch $@
 
 clean:

@@ -39,6 +39,7 @@ section h2 { margin-top: .75rem; }
 figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { font-size: .875rem; line-height: 1.45; color: #444; margin-top: .35rem; }
+figcaption a { white-space: nowrap; }
 pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; line-height: 1.5; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 2rem; }
@@ -222,4 +223,6 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def _typeset(text: str) -> str:
-    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", html.escape(text))
+    """Returns `text` for the page, with true minus signs, and percent signs that stay with their number."""
+    signed = re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", html.escape(text))
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", signed)
