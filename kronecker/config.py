@@ -68,9 +68,11 @@ def load_module(path: str) -> types.ModuleType:
     file = pathlib.Path(path).resolve()
     if not file.is_file():
         raise ValueError(f"--config={path}: no such file; configs/ holds {_config_names()}")
-    root = next((parent.parent for parent in file.parents if parent.name == "configs"), file.parent)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    # `from configs import base` means the configs beside the file or, for a file elsewhere, those of this checkout.
+    roots = [parent.parent for parent in file.parents if parent.name == "configs"] or [
+        pathlib.Path(__file__).parents[1]
+    ]
+    sys.path[:0] = [str(root) for root in roots if str(root) not in sys.path]
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ValueError(f"--config={path}: not a Python file")

@@ -4,6 +4,8 @@
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,13 @@ def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused():
 def test_a_wrong_config_argument_is_refused_with_the_right_ones(spec: str, message: str):
     with pytest.raises(ValueError, match=message):
         config.load(f"{ROOT}/{spec}")
+
+
+def test_a_config_elsewhere_may_build_on_the_ones_here(tmp_path: Path):
+    (tmp_path / "mine.py").write_text("from configs import base\nget_config = base.get_config\n")
+    code = f"from kronecker import config; print(config.load({str(tmp_path / 'mine.py')!r}).tokenizer)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "gpt2", done.stderr
 
 
 def test_an_unknown_key_names_the_nearest():

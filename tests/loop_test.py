@@ -38,7 +38,8 @@ def command(workdir: Path, data: Path, config: str = "configs/demo.py", **option
     values = OPTIONS | {"data.folder": data, "data.source": f"text:{data / 'text'}"}
     values |= {key.replace("__", "."): value for key, value in options.items()}
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
-    return [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *overrides]
+    relative = os.path.relpath(workdir, ROOT)  # as people type it
+    return [sys.executable, "train.py", f"--config={config}", f"--workdir={relative}", *overrides]
 
 
 def train(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> subprocess.CompletedProcess:

@@ -33,7 +33,8 @@ def open_manager(
             "enable_async_checkpointing": True,
         }
     options = ocp.CheckpointManagerOptions(create=config is not None, read_only=config is None, **keep)
-    manager = ocp.CheckpointManager(workdir / FOLDER, options=options, item_names=(_STATE, _IDENTITY))
+    folder = (workdir / FOLDER).resolve()  # orbax takes absolute paths only
+    manager = ocp.CheckpointManager(folder, options=options, item_names=(_STATE, _IDENTITY))
     try:
         yield manager
     finally:
