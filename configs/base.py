@@ -45,7 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.bias = True  # biases in the linear layers and layer norms, as GPT-2 has them
     model.dropout = 0.0  # after the embedding sum and after each residual branch
     model.tie_head = False  # the output head is the input table (tables only)
-    model.dtype = "float32"  # compute: float32 | bfloat16; the loss is always float32
+    # matrix products: float32 | bfloat16; the residual stream, the norms and the loss are float32 under both
+    model.dtype = "float32"
     model.param_dtype = "float32"  # parameters and optimizer state
     model.attention = "auto"  # jax.nn.dot_product_attention: auto | xla | cudnn
     model.scan_layers = False  # one compiled block in a loop instead of `layers` copies: faster to compile

@@ -37,11 +37,10 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     common = {
         "features": shape.d_model,
         "init_std": config.embedding.init_std,
-        "dtype": shape.dtype,
         "param_dtype": shape.param_dtype,
     }
     if config.embedding.kind == "table":
-        embed = embedding.TableEmbed(vocab=shape.padded_vocab, **common)
+        embed = embedding.TableEmbed(vocab=shape.padded_vocab, dtype=shape.dtype, **common)
         return Arm(transformer.Transformer(shape, embed), None, None)
     codes = codec.byte_table(token_bytes, config.embedding.pos_dim, shape.padded_vocab)
     bag = bags.kronecker_bag(codes, config.embedding.norm)

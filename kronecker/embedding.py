@@ -17,8 +17,8 @@ class TableEmbed(nn.Module):
       vocab: V.
       features: d.
       init_std: standard deviation of the initial rows.
-      dtype: of the output.
-      param_dtype: of the table.
+      dtype: in which `attend` multiplies.
+      param_dtype: of the table and of the embeddings.
     """
 
     vocab: int
@@ -36,7 +36,7 @@ class TableEmbed(nn.Module):
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None) -> jax.Array:
         """Returns the rows of `ids_BT`, (B, T, d); `bag` is not used."""
         del bag
-        return self.table[ids_BT].astype(self.dtype)
+        return self.table[ids_BT]
 
     def attend(self, x_BTd: jax.Array) -> jax.Array:
         """Returns the float32 logits (B, T, V) of the tied head, x E^T."""
@@ -50,14 +50,12 @@ class BagEmbed(nn.Module):
       rows: D, the cells of the code; the projection's only trained tensor has one row for each.
       features: d.
       init_std: standard deviation of the initial projection; the paper's is 1/sqrt(D).
-      dtype: of the output.
-      param_dtype: of the projection.
+      param_dtype: of the projection and of the embeddings.
     """
 
     rows: int
     features: int
     init_std: float
-    dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -66,4 +64,4 @@ class BagEmbed(nn.Module):
         projection_Dd = self.param(
             "projection", nn.initializers.normal(self.init_std), (self.rows, self.features), self.param_dtype
         )
-        return bags.product(projection_Dd, bag, ids_BT).astype(self.dtype)
+        return bags.product(projection_Dd, bag, ids_BT)

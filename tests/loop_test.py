@@ -113,6 +113,40 @@ def test_a_finished_run_is_not_touched_again(finished: Path, data: Path):
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
 
 
+def evaluate(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "eval.py", f"--workdir={workdir}", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_eval_gives_the_loss_that_training_wrote(finished: Path):
+    last = lines(finished, "validation")[-1]
+    done = evaluate(finished)
+    assert done.returncode == 0, done.stderr
+    assert f"step {STEPS}: {last['loss']:.4f} nats/token, {last['bits_per_byte']:.4f} bits/byte" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_prompt_is_continued_and_one_seed_is_one_text(finished: Path):
+    first, again, other = (
+        evaluate(finished, "--prompt=kroner bytes", "--new_tokens=6", f"--seed={seed}").stdout for seed in (1, 1, 2)
+    )
+    assert first.startswith("kroner bytes")
+    assert len(first) > len("kroner bytes\n")
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(["--step=3"], "no checkpoint of step 3 there"), (["--prompt=", "--top_p=2"], "top_p is 2")]
+)
+def test_an_evaluation_that_cannot_be_is_refused(finished: Path, flags: list[str], message: str):
+    refused(evaluate(finished, *flags), message)
+
+
+def test_evaluating_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    refused(evaluate(tmp_path), "no config.json there, so it is not a run's folder")
+
+
 @pytest.mark.slow
 def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path: Path):
     workdir = tmp_path / "killed"

@@ -132,6 +132,14 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     assert 0 < np.abs(rounded - exact)[..., :100].max() < 0.02
 
 
+def test_bfloat16_compute_leaves_the_residual_stream_in_float32():
+    model = table_model(dtype="bfloat16")
+    _, captured = jax.jit(lambda p: model.apply({"params": p}, IDS, capture_intermediates=True))(init(model))
+    (final_norm_input, _), *_ = captured["intermediates"]["blocks"]["__call__"]
+    assert final_norm_input.dtype == jnp.float32
+    assert captured["intermediates"]["final_norm"]["__call__"][0].dtype == jnp.bfloat16
+
+
 def test_parameters_by_group_add_up_to_gpt2s():
     shape = transformer.Shape(12, 12, 768, 1024, 50257, 50304)
     model = transformer.Transformer(shape, embedding.TableEmbed(50304, 768))

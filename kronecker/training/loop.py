@@ -167,6 +167,7 @@ class _Log:
 
     def __init__(self, trainer: _Trainer, start: int) -> None:
         self._config, self._shape = trainer.config, trainer.arm.model.shape
+        self._devices = jax.devices()[0].device_kind, jax.device_count()
         self._sinks = metrics.open_sinks(trainer.workdir, trainer.config, start) if trainer.lead else []
         before = [line for line in metrics.read(trainer.workdir) if line["kind"] == "train"]
         self.watch = throughput.Stopwatch(before[-1]["seconds"] if before else 0.0)
@@ -211,7 +212,7 @@ class _Log:
                 "clip_share": values.clip_share[-1],
                 "embedding_std": values.embedding_std[-1],
                 "tokens_per_second": speed,
-                "mfu": throughput.mfu(self._shape, self._config.train.sequence, speed),
+                "mfu": throughput.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
                 "seconds": seconds,
             }
         )

@@ -1,7 +1,6 @@
 """Training time without evaluation and saving, tokens per second, and MFU where the device's peak is known."""
 
 import contextlib
-import math
 import resource
 import sys
 import time
@@ -55,12 +54,12 @@ def flops_per_token(shape: transformer.Shape, sequence: int) -> float:
     return 6.0 * linear + 12.0 * shape.layers * sequence * shape.d_model
 
 
-def mfu(shape: transformer.Shape, sequence: int, tokens_per_second: float) -> float | None:
+def mfu(
+    shape: transformer.Shape, sequence: int, tokens_per_second: float, device_kind: str, devices: int
+) -> float | None:
     """Returns the share of all devices' peak that the model's FLOPs are, or None where the peak is not known."""
-    kind = jax.devices()[0].device_kind
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if kind.startswith(name)), math.nan)
-    share = flops_per_token(shape, sequence) * tokens_per_second / (peak * jax.device_count())
-    return None if math.isnan(share) else share
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
+    return peak and flops_per_token(shape, sequence) * tokens_per_second / (peak * devices)
 
 
 def peak_memory_bytes() -> int:
