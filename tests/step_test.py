@@ -15,7 +15,7 @@ TOKEN_BYTES = [bytes([97 + i]) * (1 + i % 5) for i in range(26)]
 
 def resolved(arm: str = "kronecker", **overrides) -> ml_collections.ConfigDict:
     tiny = {
-        "model.layers": 2,
+        "model.layers": 1,
         "model.heads": 2,
         "model.d_model": 16,
         "model.context": 8,

@@ -133,11 +133,11 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
 
 
 def test_bfloat16_compute_leaves_the_residual_stream_in_float32():
-    model = table_model(dtype="bfloat16")
-    _, captured = jax.jit(lambda p: model.apply({"params": p}, IDS, capture_intermediates=True))(init(model))
-    (final_norm_input, _), *_ = captured["intermediates"]["blocks"]["__call__"]
-    assert final_norm_input.dtype == jnp.float32
-    assert captured["intermediates"]["final_norm"]["__call__"][0].dtype == jnp.bfloat16
+    model = table_model(dtype="bfloat16", scan_layers=True)
+    traced = jax.make_jaxpr(lambda p: model.apply({"params": p}, IDS))(init(model))
+    (scan,) = (equation for equation in traced.eqns if equation.primitive.name == "scan")
+    (carry,) = (var.aval for var in scan.outvars[: scan.params["num_carry"]] if var.aval.shape == (2, 12, 16))
+    assert carry.dtype == jnp.float32
 
 
 def test_parameters_by_group_add_up_to_gpt2s():
