@@ -20,7 +20,7 @@ pair: setup
 	@$(BIN)/python scripts/report.py $(RUNS) --out=$(RUNS)/report.html
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -95,7 +95,6 @@ def get_config() -> ml_collections.ConfigDict:
     log.wandb = ""  # W&B project; empty: off
 
     c.mesh = mesh = ml_collections.ConfigDict()
-    mesh.data = -1  # devices along the data axis; -1: all
     mesh.cpu_devices = 1  # simulated devices when the platform is CPU; 2 use two cores better than one does
     return c.lock()
 

@@ -1,7 +1,7 @@
 """GPT-2 on its own tokenizer: the paper's setting (section 6.6), its larger siblings and smaller ones.
 
   python train.py --config=configs/gpt2.py:size=124m,arm=kronecker --config.data.source=fineweb-edu:sample-10BT \
-      --workdir=runs/124m-kronecker
+      --config.data.shards=1 --workdir=runs/124m-kronecker
 
 Arguments after the colon:
   size    nano micro tiny 30m 124m 350m 774m 1558m (configs/sizes.py)
@@ -30,6 +30,7 @@ BUDGETS = {
         "train.warmup_steps": 100,
         "model.dtype": "bfloat16",
         "eval.every": 250,
+        "eval.sequences": 2048,
         "eval.batch": 16,
         "checkpoint.every": 250,
     },

@@ -52,6 +52,8 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
       table: the vocabulary's bytes.
       norm: "z" for the paper's z-norm; "length" for the unit-norm code, 1/sqrt(L) a cell.
     """
+    if norm not in codec.NORMS:
+        raise ValueError(f"norm is {norm!r}; allowed: {', '.join(codec.NORMS)}")
     length = np.arange(table.pos_dim + 1, dtype=np.float64)
     unit = np.divide(1.0, np.sqrt(length), out=np.zeros_like(length), where=length > 0)
     scale, shift = (unit, None) if norm == "length" else z_norm(length, unit, table.code_dim)

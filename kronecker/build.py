@@ -1,7 +1,6 @@
 """From a config with its vocabulary to the model of its arm and the bag that the arm's code is."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import ml_collections
@@ -46,22 +45,3 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     bag = bags.kronecker_bag(codes, config.embedding.norm)
     embed = embedding.BagEmbed(rows=bag.rows, **common)
     return Arm(transformer.Transformer(shape, embed), bag, codes)
-
-
-def identity(config: ml_collections.ConfigDict, arm: Arm, tokenizer: str, dataset: str) -> dict[str, str]:
-    """Returns what a checkpoint and the model it is restored into must agree on, by name.
-
-    Args:
-      config: with its vocabulary filled in.
-      arm: what `build` made of it.
-      tokenizer: its fingerprint.
-      dataset: its fingerprint.
-    """
-    layout = {name: config.model[name] for name in ("layers", "heads", "d_model", "context", "padded_vocab", "bias")}
-    layout |= {"tie_head": config.model.tie_head, "embedding": config.embedding.kind}
-    return {
-        "tokenizer": tokenizer,
-        "dataset": dataset,
-        "model shape": json.dumps(layout),
-        "byte table": arm.codes.fingerprint if arm.codes else "none",
-    }

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 CHAR_DIM = 256  # byte values
+NORMS = ("z", "length")
 Z_NORM_EPS = 1e-6  # added to the standard deviation, outside the root
 
 NO_BYTES = "the tokenizer has no bytes for it"
@@ -89,7 +90,7 @@ def byte_table(token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: 
 def truncate(token: bytes, pos_dim: int) -> bytes:
     """Returns the head of `token`: at most P bytes, and whole UTF-8 characters where the token is UTF-8.
 
-    The cut backs off by up to 3 bytes.  A token that is not UTF-8 keeps its first P bytes: it is never emptied.
+    The cut backs off by up to 3 bytes.  Where no such head is UTF-8 the first P bytes are kept: no token is emptied.
     """
     if len(token) <= pos_dim:
         return token

@@ -1,11 +1,13 @@
 """Configs: load a file, resolve what is derived, reject what cannot work, write and read JSON."""
 
+import contextlib
 import difflib
 import importlib.util
 import json
 import math
 import pathlib
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +18,7 @@ from kronecker import codec
 
 ALLOWED = {
     "embedding.kind": ("table", "kronecker"),
-    "embedding.norm": ("z", "length"),
+    "embedding.norm": codec.NORMS,
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn"),
@@ -46,7 +48,9 @@ AT_LEAST = {
     "checkpoint.keep_every": 0,
     "log.every": 1,
     "mesh.cpu_devices": 1,
+    "seed": 0,
 }
+LARGEST_SEED = 2**32 - 1
 POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult")
 NOT_NEGATIVE = ("train.weight_decay", "train.clip", "embedding.init_std")
 SHARES = (
@@ -77,10 +81,8 @@ def load_module(path: str) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise ValueError(f"--config={path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _faults_named(path):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ValueError(f"--config={path}: line {error.lineno}: {error.msg}") from None
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config={path}: a config file defines get_config(); this one does not")
     return module
@@ -92,7 +94,8 @@ def load(path_and_arg: str) -> ml_collections.ConfigDict:
     get_config = load_module(path).get_config
     if colon and not get_config.__code__.co_argcount:
         raise ValueError(f"--config={path_and_arg}: {path} takes no argument after the colon, got {arg!r}")
-    return get_config(arg) if colon else get_config()
+    with _faults_named(path):
+        return get_config(arg) if colon else get_config()
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -128,13 +131,9 @@ def resolve(config: ml_collections.ConfigDict, devices: int = 1) -> ml_collectio
     tokens_a_step = c.train.batch * c.train.sequence
     c.train.steps = c.train.steps or max(1, math.ceil(c.train.tokens / tokens_a_step))
     c.train.tokens = c.train.steps * tokens_a_step
-    c.train.warmup_tokens = c.train.warmup_tokens or round(c.train.warmup_share * c.train.tokens)
-    c.train.warmup_steps = c.train.warmup_steps or math.ceil(c.train.warmup_tokens / tokens_a_step)
-    if c.train.warmup_steps >= c.train.steps:
-        raise ValueError(
-            f"train.warmup_steps is {c.train.warmup_steps}, not below train.steps {c.train.steps}; "
-            "lower train.warmup_tokens or train.warmup_share, or train longer"
-        )
+    warmup_tokens = c.train.warmup_tokens or c.train.warmup_share * c.train.tokens
+    c.train.warmup_steps = c.train.warmup_steps or min(math.ceil(warmup_tokens / tokens_a_step), c.train.steps - 1)
+    c.train.warmup_tokens = c.train.warmup_steps * tokens_a_step
     c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
     if not c.embedding.init_std:
         c.embedding.init_std = 0.02 if c.embedding.kind == "table" else (codec.CHAR_DIM * c.embedding.pos_dim) ** -0.5
@@ -145,15 +144,15 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
     """Returns a copy of a resolved config with the model's vocabulary filled in from the tokenizer's.
 
     Raises:
-      ValueError: if model.vocab_size was set and is smaller than the tokenizer's.
+      ValueError: if model.vocab_size was set and is not the tokenizer's.
     """
     c = ml_collections.ConfigDict(config)
-    if c.model.vocab_size and c.model.vocab_size < vocab_size:
+    if c.model.vocab_size not in (0, vocab_size):
         raise ValueError(
             f"model.vocab_size is {c.model.vocab_size:,} but tokenizer {c.tokenizer} has {vocab_size:,} ids; "
-            "leave model.vocab_size at 0 or choose a smaller tokenizer"
+            "leave model.vocab_size at 0, model.vocab_multiple pads it"
         )
-    c.model.vocab_size = c.model.vocab_size or vocab_size
+    c.model.vocab_size = vocab_size
     c.model.padded_vocab = math.ceil(c.model.vocab_size / c.model.vocab_multiple) * c.model.vocab_multiple
     return c
 
@@ -166,6 +165,25 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def from_json(text: str) -> ml_collections.ConfigDict:
     """Returns the locked config that `to_json` wrote."""
     return ml_collections.ConfigDict(json.loads(text)).lock()
+
+
+@contextlib.contextmanager
+def _faults_named(path: str) -> Iterator[None]:
+    """Turns what a mistake in a config file raises into one line with the file, the line and the mistake."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ValueError(f"--config={path}: {error.filename}:{error.lineno}: {error.msg}") from error
+    except (AttributeError, ImportError, KeyError, NameError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if pathlib.Path(frame.filename).resolve().is_relative_to(_root_of(path))]
+        where = own[-1] if own else frames[-1]
+        text = " ".join(str(error).split())
+        raise ValueError(f"--config={path}: {where.filename}:{where.lineno}: {type(error).__name__}: {text}") from error
+
+
+def _root_of(path: str) -> pathlib.Path:
+    return pathlib.Path(path).resolve().parent
 
 
 def _walk(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -183,6 +201,8 @@ def _value_faults(values: dict[str, Any]) -> Iterator[str]:
     for key, least in AT_LEAST.items():
         if values[key] < least:
             yield f"{key} is {values[key]}; it must be at least {least}"
+    if values["seed"] > LARGEST_SEED:
+        yield f"seed is {values['seed']}; it must be at most {LARGEST_SEED}"
     for key in POSITIVE:
         if not values[key] > 0:
             yield f"{key} is {values[key]}; it must be above 0"
@@ -211,8 +231,20 @@ def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
         yield f"eval.batch is {c.eval.batch}, not divisible by {devices} devices"
     if m.tie_head and c.embedding.kind != "table":
         yield f"model.tie_head needs embedding.kind=table, got {c.embedding.kind}: only a table can be the head so far"
-    if c.mesh.data != -1 and c.mesh.data != devices:
-        yield f"mesh.data is {c.mesh.data}, but there are {devices} devices; use -1 for all of them"
+    if t.steps and t.warmup_steps >= t.steps:
+        yield f"train.warmup_steps is {t.warmup_steps}, not below train.steps {t.steps}; lower it or train longer"
+    if c.checkpoint.keep_every % max(1, c.checkpoint.every):
+        yield (
+            f"checkpoint.keep_every is {c.checkpoint.keep_every}, no multiple of checkpoint.every "
+            f"{c.checkpoint.every}, so most of those steps are never saved"
+        )
+    if m.padded_vocab:
+        yield f"model.padded_vocab is {m.padded_vocab}; it is derived, set model.vocab_multiple instead"
+    label, kind = c.embedding.arm, c.embedding.kind
+    if label.startswith(ALLOWED["embedding.kind"]) and not label.startswith(kind):
+        yield f"embedding.arm is {label!r} but embedding.kind is {kind!r}; choose the arm by name, :arm=NAME"
+    if label.endswith(("_tied", "_untied")) and label.endswith("_tied") != m.tie_head:
+        yield f"embedding.arm is {label!r} but model.tie_head is {m.tie_head}; choose the arm by name, :arm=NAME"
 
 
 def _config_names() -> str:

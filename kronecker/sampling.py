@@ -26,7 +26,7 @@ def sample(
     seed: int = 42,
     stop: int | None = None,
 ) -> Iterator[int]:
-    """Yields up to `new_tokens` ids that follow `prompt`, each as it is drawn.
+    """Returns an iterator of up to `new_tokens` ids that follow `prompt`, each as it is drawn.
 
     Beyond the model's context the oldest ids are forgotten.  Windows are padded to powers of two, so that a text of any
     length compiles a handful of programs.
@@ -48,6 +48,19 @@ def sample(
         raise ValueError("the prompt is empty; give at least one token")
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature is {temperature} (at least 0) and top_p is {top_p} (in (0, 1])")
+    return _sample(arm, params, list(prompt), new_tokens, temperature, top_p, seed, stop)
+
+
+def _sample(
+    arm: build.Arm,
+    params: dict[str, Any],
+    ids: list[int],
+    new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    stop: int | None,
+) -> Iterator[int]:
     context = arm.model.shape.context
 
     @jax.jit
@@ -55,7 +68,6 @@ def sample(
         logits_V = arm.model.apply({"params": params}, window_T[None], bag)[0, length - 1]
         return _draw(logits_V, key, temperature, top_p)
 
-    ids = list(prompt)
     for i in range(new_tokens):
         recent = ids[-context:]
         window = np.zeros(min(context, _power_of_two(len(recent))), np.int32)

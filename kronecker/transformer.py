@@ -122,7 +122,7 @@ class Transformer(nn.Module):
         positions_Td = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
         # The residual stream is float32 under every compute type: bfloat16 is 50 times coarser around an embedding of
         # std 1 than around one of .02, which would handicap one arm of a pair.
-        x_BTd = (self.embed(ids_BT, bag) + positions_Td[: ids_BT.shape[1]]).astype(jnp.float32)
+        x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + positions_Td[: ids_BT.shape[1]].astype(jnp.float32)
         x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
         block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
         # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.

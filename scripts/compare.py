@@ -4,8 +4,9 @@
   python scripts/compare.py runs/demo/table_untied-seed0 runs/demo/kronecker-seed0
   python scripts/compare.py runs/demo runs/more_seeds --baseline=table_tied --json=runs/demo/compare.json
 
-Each argument is a run's folder or a folder of runs.  Runs that differ in more than the input embedding (data,
-tokenizer, steps, initial body or any other key of the config) are refused, and the difference is shown.
+Each argument is a run's folder or a folder of runs; unfinished runs in the latter are named and left out, and so are
+seeds that not every arm has.  Runs that differ in more than the input embedding (data, tokenizer, steps, initial body
+or any other key of the config) are refused, and the difference is shown.
 A paired difference is the arm's final validation loss minus the baseline's, in nats per token: below zero, the arm is
 better.  ± is half the 95 % t interval of its mean over seeds.
 """

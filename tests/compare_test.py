@@ -57,13 +57,19 @@ def test_one_seed_resolves_nothing_and_says_so(tmp_path: Path):
     compared = comparison(tmp_path)
     assert compared.others[0].difference.half is None
     assert compared.others[0].difference.verdict == "not resolved"
-    assert "One seed resolves nothing" in tables.sentences(compared)[-1]
+    assert "One seed has no interval, so nothing is resolved" in tables.sentences(compared)[-1]
 
 
-def test_the_difference_is_paired_by_seed_and_not_one_of_means(tmp_path: Path):
+def test_seeds_that_an_arm_lacks_are_left_out_so_that_columns_subtract_to_the_difference(tmp_path: Path):
     write_pairs(tmp_path, [-0.01, -0.01])
-    write_run(tmp_path / "extra", "table_untied", 2, 1.0)
-    assert comparison(tmp_path).others[0].difference.mean == pytest.approx(-0.01)
+    write_pairs(tmp_path, [0.2, 0.4, 0.6], arm="table_tied")
+    write_run(tmp_path / "extra", "table_untied", 3, 1.0)
+    compared = comparison(tmp_path)
+    assert [[run.seed for run in arm.runs] for arm in compared.arms] == [[0, 1]] * 3
+    for arm, difference in zip(compared.others, [-0.01, 0.3], strict=True):
+        assert arm.difference.mean == pytest.approx(difference)
+        assert arm.mean("validation_loss") - compared.baseline.mean("validation_loss") == pytest.approx(difference)
+    assert tables.sentences(compared)[-1].endswith("left out: 2, 3.")
 
 
 def test_any_arm_can_be_the_baseline_and_the_best_arm_comes_first(tmp_path: Path):
@@ -123,17 +129,38 @@ def test_keys_without_influence_do_not_part_a_pair(tmp_path: Path, overrides: di
     assert comparison(tmp_path).others[0].difference.mean == pytest.approx(-0.1)
 
 
-def test_an_unfinished_run_is_refused(tmp_path: Path):
+def test_a_named_unfinished_run_is_refused(tmp_path: Path):
     write_pairs(tmp_path, [-0.01])
     (tmp_path / "kronecker-seed0" / "result.json").unlink()
     with pytest.raises(ValueError, match=r"kronecker-seed0: the run has not finished \(no result.json\)"):
-        comparison(tmp_path)
+        comparison(tmp_path / "kronecker-seed0")
 
 
-def test_a_run_without_a_partner_is_refused(tmp_path: Path):
+@pytest.mark.parametrize("name", ["scripts/compare.py", "scripts/report.py"])
+def test_unfinished_runs_in_a_folder_are_named_and_left_out(tmp_path: Path, name: str):
     write_pairs(tmp_path, [-0.01, -0.01])
+    (tmp_path / "kronecker-seed1" / "result.json").unlink()
+    done = script(name, str(tmp_path))
+    assert done.returncode == 0
+    assert done.stderr == f"left out, not finished: {tmp_path}/kronecker-seed1\n"
+
+
+def test_a_folder_in_which_no_run_has_finished_is_refused(tmp_path: Path):
+    (write_run(tmp_path / "run", "kronecker", 0, 4.0) / "result.json").unlink()
+    with pytest.raises(ValueError, match="no run here has finished"):
+        runs.find([tmp_path])
+
+
+def test_a_run_that_diverged_is_refused(tmp_path: Path):
+    run = write_run(tmp_path / "run", "kronecker", 0, 4.0, validation_loss=math.nan)
+    with pytest.raises(ValueError, match=r"run: validation_loss is nan in result\.json; .* or leave the folder out$"):
+        comparison(run)
+
+
+def test_arms_without_a_common_seed_are_refused(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01, -0.01], arm="table_tied")
     write_run(tmp_path / "lonely", "kronecker", 5, 4.0)
-    with pytest.raises(ValueError, match="lonely has no partner: table_untied was trained with seed 0, 1, not 5"):
+    with pytest.raises(ValueError, match="no seed in common: kronecker has 5; table_tied has 0, 1; table_untied has 0"):
         comparison(tmp_path)
 
 
@@ -226,7 +253,9 @@ def test_the_script_prints_the_table_and_writes_every_number(tmp_path: Path):
     write_pairs(tmp_path, [-0.03, -0.01, -0.02])
     done = script("scripts/compare.py", str(tmp_path), f"--json={tmp_path / 'compare.json'}")
     assert done.returncode == 0, done.stderr
-    assert "not resolved; on average 0.0200 nats/token below table_untied" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "kronecker: not resolved; on average 0.0200 nats/token below table_untied" in said
+    assert "per seed 0: -0.0300, 1: -0.0100, 2: -0.0200)." in said
     written = json.loads((tmp_path / "compare.json").read_text())["arms"]["kronecker"]
     assert written["difference"]["per_seed"] == pytest.approx([-0.03, -0.01, -0.02])
     assert written["difference"]["verdict"] == "not resolved"

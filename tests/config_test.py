@@ -93,7 +93,12 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"data.validation_fraction": 1.0}, 1, r"data.validation_fraction is 1.0; it must be in \[0, 1\)"),
         ({"embedding.pos_dim": 0}, 1, "embedding.pos_dim is 0; it must be at least 1"),
         ({"train.steps": 5, "train.warmup_steps": 5}, 1, "train.warmup_steps is 5, not below train.steps 5"),
-        ({"mesh.data": 3}, 2, "mesh.data is 3, but there are 2 devices"),
+        ({"checkpoint.every": 30, "checkpoint.keep_every": 100}, 1, "keep_every is 100, no multiple of"),
+        ({"model.padded_vocab": 60000}, 1, "model.padded_vocab is 60000; it is derived"),
+        ({"embedding.kind": "table"}, 1, "embedding.arm is 'kronecker' but embedding.kind is 'table'"),
+        ({"embedding.arm": "table_tied"}, 1, "embedding.arm is 'table_tied' but model.tie_head is False"),
+        ({"seed": -1}, 1, "seed is -1; it must be at least 0"),
+        ({"seed": 2**32}, 1, "seed is 4294967296; it must be at most 4294967295"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(overrides: dict, devices: int, message: str):
@@ -107,10 +112,32 @@ def test_all_faults_come_in_one_message():
         config.resolve(c)
 
 
-def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused():
-    c = config.resolve(base.apply(base.get_config(), {"model.vocab_size": 100}))
-    with pytest.raises(ValueError, match=r"model.vocab_size is 100 but tokenizer gpt2 has 50,257 ids"):
+@pytest.mark.parametrize("vocab_size", [100, 60_000])
+def test_a_model_vocabulary_other_than_the_tokenizers_is_refused(vocab_size: int):
+    c = config.resolve(base.apply(base.get_config(), {"model.vocab_size": vocab_size}))
+    with pytest.raises(ValueError, match=rf"model.vocab_size is {vocab_size:,} but tokenizer gpt2 has 50,257 ids"):
         config.with_vocabulary(c, 50257)
+
+
+def test_a_run_of_one_step_needs_no_warm_up_set_by_hand():
+    c = config.resolve(base.apply(base.get_config(), {"train.steps": 1}))
+    assert (c.train.steps, c.train.warmup_steps, c.train.warmup_tokens) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.model.layerz = 3", r"mine.py:4: AttributeError.*layerz"),
+        ("c.model.layers = 'three'", r"mine.py:4: TypeError.*layers"),
+        ("c.model.layers = = 3", r"mine.py:4: invalid syntax"),
+        ("import nowhere", r"mine.py:4: ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_named_with_its_line(tmp_path: Path, line: str, message: str):
+    text = f"from configs import base\ndef get_config():\n    c = base.get_config()\n    {line}\n    return c\n"
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config.load(str(tmp_path / "mine.py"))
 
 
 @pytest.mark.parametrize(

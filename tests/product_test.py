@@ -87,6 +87,11 @@ def test_no_array_of_codes_or_of_rows_by_position_is_ever_built(table: codec.Byt
     assert table.pos_dim == 1 or largest_needed < ids.size * table.pos_dim * WIDTH
 
 
+def test_an_unknown_norm_is_refused(table: codec.ByteTable):
+    with pytest.raises(ValueError, match="norm is 'unit'; allowed: z, length"):
+        bag.kronecker_bag(table, norm="unit")
+
+
 def test_a_projection_of_the_wrong_height_is_refused(table: codec.ByteTable):
     with pytest.raises(ValueError, match="rows; this code has"):
         bag.product(jnp.ones((table.code_dim - 1, WIDTH)), bag.kronecker_bag(table), np.zeros(3, np.int32))

@@ -41,6 +41,12 @@ def write_jsonl(file, records):
     return f"jsonl:{file}"
 
 
+def write_streams(file, streams=3):
+    form = write_jsonl(file, [{"text": text} for text in TEXTS])
+    file.write_bytes(file.read_bytes() * streams)
+    return form
+
+
 def write_parquet(file, columns):
     pq.write_table(pa.table(columns), file, row_group_size=16)
     return f"parquet:{file}"
@@ -171,10 +177,17 @@ def test_training_texts_leave_out_validation_and_stop_at_the_limit(tmp_path):
     assert list(sources.training_texts(source, 0.3, len(chosen[0].encode()) + 1)) == chosen[:2]
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz"])
-def test_a_cut_off_file_is_named(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_several_compressed_streams_in_one_file_are_read_as_one(tmp_path, suffix):
+    form = write_streams(tmp_path / f"a.jsonl{suffix}")
+    assert texts(opened(form)) == TEXTS * 3
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_a_cut_off_file_is_named(tmp_path, suffix, streams):
     file = tmp_path / f"a.jsonl{suffix}"
-    write_jsonl(file, [{"text": text} for text in TEXTS])
+    write_streams(file, streams)
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match=rf"a.jsonl{suffix}: damaged or cut off"):
         documents(opened(f"jsonl:{file}"))

@@ -30,6 +30,13 @@ def test_mfu_is_the_share_of_all_devices_peak():
     assert throughput.mfu(SHAPE, 64, 2 * 989e12 / flops, "NVIDIA H100 80GB HBM3", 4) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "peak"), [("NVIDIA H100 PCIe", 756e12), ("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("TPU v5p", 459e12)]
+)
+def test_each_device_has_its_own_peak(kind: str, peak: float):
+    assert throughput.mfu(SHAPE, 64, 1e6, kind, 1) == pytest.approx(throughput.flops_per_token(SHAPE, 64) * 1e6 / peak)
+
+
 def test_the_clock_stops_while_paused_and_goes_on_from_what_was():
     watch = throughput.Stopwatch(100.0)
     with watch.pause():

@@ -88,7 +88,10 @@ def ensure_prepared(
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
                     tokenizer = _load_bpe(folder, label)
                 _prepare(source, tokenizer, folder, config, shard_tokens)
-    return rows.open_prepared(folder), tokenizer or _load_bpe(folder, label)
+    prepared, tokenizer = rows.open_prepared(folder), tokenizer or _load_bpe(folder, label)
+    if tokenizer.fingerprint != prepared.manifest["tokenizer"]["fingerprint"]:
+        raise ValueError(f"{folder}: its tokenizer was changed after the text was tokenised; delete the folder")
+    return prepared, tokenizer
 
 
 def _bpe_size(spec: str) -> int:

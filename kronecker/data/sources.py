@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_collections
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from kronecker.data import hub
 
@@ -252,7 +251,9 @@ def _read_jsonl(path: pathlib.Path, fields: _Fields, start: int) -> Iterator[Doc
             for number, line in enumerate(lines, 1):
                 if number > start:
                     yield _json_document(line, fields, f"{path}:{number}", stored.tell() / path.stat().st_size)
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if getattr(error, "errno", None):  # the disk's, not the content's
+                raise
             raise ValueError(f"{path}: damaged or cut off ({error}); write or download it again") from error
 
 
@@ -262,8 +263,8 @@ def _decompressed(stored: BinaryIO, suffix: str) -> contextlib.AbstractContextMa
     if suffix == ".xz":
         return io.BufferedReader(lzma.LZMAFile(stored), TEXT_BYTES)
     if suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
-        return io.BufferedReader(stream, TEXT_BYTES)
+        # zstandard's own reader takes a stream that is cut off for one that ends.
+        return io.BufferedReader(pa.CompressedInputStream(stored, "zstd"), TEXT_BYTES)
     return contextlib.nullcontext(stored)
 
 

@@ -8,7 +8,7 @@ resolves far less than two means of losses would.
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,13 @@ class Comparison:
 
     Attributes:
       baseline: the arm that the others are compared with.
-      others: the other arms, lowest mean difference first.
+      others: the other arms, lowest mean difference first; all arms hold runs of the same seeds.
+      left_out: seeds, rising, that only some arms have runs of.
     """
 
     baseline: Arm
     others: tuple[Arm, ...]
+    left_out: tuple[int, ...]
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -111,23 +113,27 @@ class Comparison:
 
 
 def compare(found: Sequence[runs.Run], baseline: str = BASELINE) -> Comparison:
-    """Returns every arm of `found` against `baseline`, paired by seed.
+    """Returns every arm of `found` against `baseline`, paired by seed, over the seeds that all arms have.
 
     Raises:
-      ValueError: if two runs are not a pair (the message names both and shows the difference), a run has no partner, or
-        two runs have the same arm, settings and seed.
+      ValueError: if two runs are not a pair (the message names both and shows the difference), the arms have no seed in
+        common, or two runs have the same arm, settings and seed.
     """
     by_name = _by_name_and_seed(found)
     if baseline not in by_name:
         raise ValueError(f"--baseline={baseline}: no such arm among these runs; there are: {', '.join(by_name)}")
-    partners = by_name.pop(baseline)
-    _require_equal(_by_seed(partners), ignoring=PER_SEED)
-    others = [
-        Arm(name, _by_seed(of_seed), _difference(of_seed, partners, baseline)) for name, of_seed in by_name.items()
-    ]
+    seeds = set.intersection(*map(set, by_name.values()))
+    if not seeds:
+        trained = "; ".join(f"{name} has {', '.join(map(str, sorted(of_seed)))}" for name, of_seed in by_name.items())
+        raise ValueError(f"the arms have no seed in common: {trained}; train the missing runs, or leave an arm out")
+    chosen = {name: tuple(of_seed[seed] for seed in sorted(seeds)) for name, of_seed in by_name.items()}
+    partners = chosen.pop(baseline)
+    _require_equal(partners, ignoring=PER_SEED)
+    others = [Arm(name, members, _difference(members, partners)) for name, members in chosen.items()]
     return Comparison(
-        Arm(baseline, _by_seed(partners), None),
+        Arm(baseline, partners, None),
         tuple(sorted(others, key=lambda arm: arm.difference.mean)),
+        tuple(sorted(set().union(*by_name.values()) - seeds)),
     )
 
 
@@ -136,6 +142,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "baseline": comparison.baseline.name,
         "confidence": CONFIDENCE,
+        "seeds_left_out": comparison.left_out,
         "arms": {arm.name: _arm_json(arm) for arm in comparison.arms},
     }
 
@@ -179,20 +186,8 @@ def _by_name_and_seed(found: Iterable[runs.Run]) -> dict[str, dict[int, runs.Run
     return groups
 
 
-def _by_seed(of_seed: Mapping[int, runs.Run]) -> tuple[runs.Run, ...]:
-    return tuple(of_seed[seed] for seed in sorted(of_seed))
-
-
-def _difference(of_seed: Mapping[int, runs.Run], partners: Mapping[int, runs.Run], baseline: str) -> Difference:
-    pairs = []
-    for run in _by_seed(of_seed):
-        if run.seed not in partners:
-            seeds = ", ".join(map(str, sorted(partners)))
-            raise ValueError(
-                f"{run.folder} has no partner: {baseline} was trained with seed {seeds}, not {run.seed}; "
-                "train that one too, or leave this one out"
-            )
-        pairs.append((partners[run.seed], run))
+def _difference(members: Sequence[runs.Run], partners: Sequence[runs.Run]) -> Difference:
+    pairs = list(zip(partners, members, strict=True))
     for pair in pairs:
         _require_equal(pair)
     return Difference(

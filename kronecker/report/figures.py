@@ -90,7 +90,7 @@ PANELS = (
     Panel(
         "embedding_std",
         "Norm drift of the input embedding",
-        "Standard deviation of the table or the projection, relative to its own at step 0. "
+        "Standard deviation of the table or the projection, in units of its initial standard deviation. "
         "A scale that drifts changes how far one step of the optimizer moves the embedding.",
         "times its initial value",
         "train",
@@ -199,7 +199,7 @@ def _draw_panel(comparison: compare.Comparison, panel: Panel) -> Figure | None:
     for curve in drawn:
         colour, line = style[curve.arm]
         x, mean = curve.tokens / scale, curve.values.mean(axis=0)
-        ax.plot(x, mean, color=colour, linestyle=line)
+        ax.plot(x, mean, color=colour, linestyle=line, gid=curve.arm)
         ax.plot(x[-1], mean[-1], "o", color=colour, markersize=4, clip_on=False, zorder=3)
         if len(curve.seeds) > 1:
             ax.fill_between(x, curve.values.min(axis=0), curve.values.max(axis=0), color=colour, alpha=0.15, lw=0)
@@ -241,7 +241,7 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
             interval = (difference.mean - difference.half, difference.mean + difference.half)
             ax.plot(interval, (row, row), color=colour, linewidth=2.4, solid_capstyle="butt")
         ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
-        ax.plot(difference.mean, row, "D", color=colour, markersize=6.5)
+        ax.plot(difference.mean, row, "D", color=colour, markersize=6.5, gid=arm.name)
         ends = tuple(f"{end:.6g}" for end in interval) or ("", "")
         seeds = zip(difference.seeds, difference.values, strict=True)
         numbers += [(arm.name, str(seed), f"{value:.6g}", "", "", "") for seed, value in seeds]
@@ -267,7 +267,7 @@ def _draw_speed(comparison: compare.Comparison) -> Figure:
     paper, ax = plot.rows([arm.name for arm in comparison.arms])
     for row, arm in enumerate(comparison.arms):
         mean = arm.mean("tokens_per_second")
-        ax.barh(row, mean, height=0.55, color=style[arm.name][0], alpha=0.85)
+        ax.barh(row, mean, height=0.55, color=style[arm.name][0], alpha=0.85, gid=arm.name)
         ax.annotate(f" {mean:,.0f}", (mean, row), verticalalignment="center")
     ax.margins(x=0.16)
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))

@@ -6,6 +6,7 @@ import html
 import os
 import re
 import shlex
+import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -209,10 +210,11 @@ def _commands(comparison: compare.Comparison) -> str:
 def _figure(drawing: figures.Figure, numbers: str) -> str:
     picture = base64.b64encode(drawing.svg.encode()).decode()
     title = html.escape(drawing.title)
+    link = urllib.parse.quote(f"{numbers}/{drawing.name}.csv")  # leaves nothing that HTML would read
     return f"""<figure id="{drawing.name}">
 <h3>{title}</h3>
 <img alt="{title}; the numbers are in {drawing.name}.csv" src="data:image/svg+xml;base64,{picture}">
-<figcaption>{html.escape(drawing.caption)} <a href="{numbers}/{drawing.name}.csv">Numbers (CSV)</a></figcaption>
+<figcaption>{html.escape(drawing.caption)} <a href="{link}">Numbers (CSV)</a></figcaption>
 </figure>
 """
 

@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import json
+import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -55,20 +57,28 @@ class Run:
 
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[epath.Path]:
-    """Returns the run folders among `paths` and one level below them, each once, in a stable order.
+    """Returns the run folders among `paths` and the finished ones one level below, each once, in a stable order.
+
+    Unfinished ones below are named on stderr: an interrupted sweep need not wait for its last run to be looked at.
 
     Raises:
       FileNotFoundError: if a path does not exist.
-      ValueError: if there is no run at a path.
+      ValueError: if there is no run at a path, or none below it has finished.
     """
-    found = []
+    found, unfinished = [], []
     for path in map(epath.Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; give run folders, or a folder that holds them")
         folders = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
         if not folders:
             raise ValueError(f"{path}: no run here (no config.json in it or one level below); give a folder of runs")
-        found += folders
+        cut_off = [folder for folder in folders if folder != path and not is_finished(folder)]
+        if cut_off == folders:
+            raise ValueError(f"{path}: no run here has finished; run the sweep's command again, it goes on")
+        found += [folder for folder in folders if folder not in cut_off]
+        unfinished += cut_off
+    if unfinished:
+        print(f"left out, not finished: {', '.join(map(str, dict.fromkeys(unfinished)))}", file=sys.stderr)
     return list(dict.fromkeys(found))
 
 
@@ -87,12 +97,18 @@ def read(folder: epath.Path) -> Run:
 
     Raises:
       FileNotFoundError: if one of a run's files is missing.
-      ValueError: if the run has not finished, or a file is not what a run writes.
+      ValueError: if the run has not finished or diverged, or a file is not what a run writes.
     """
     if not is_finished(folder):
         raise ValueError(
             f"{folder}: the run has not finished (no {rundir.RESULT}); run its command again, it goes on, "
             "or leave the folder out"
+        )
+    result = read_json(folder, rundir.RESULT)
+    if not math.isfinite(result["validation_loss"]):
+        raise ValueError(
+            f"{folder}: validation_loss is {result['validation_loss']} in {rundir.RESULT}; the run diverged, "
+            "train it again with a lower train.lr or leave the folder out"
         )
     lines = _read_lines(folder)
     return Run(
@@ -100,7 +116,7 @@ def read(folder: epath.Path) -> Run:
         config=configs.flat(ml_collections.ConfigDict(read_json(folder, rundir.CONFIG))),
         env=read_json(folder, rundir.ENV),
         params=read_json(folder, rundir.PARAMS),
-        result=read_json(folder, rundir.RESULT),
+        result=result,
         train=_columns(folder, lines, "train"),
         validation=_columns(folder, lines, "validation"),
     )

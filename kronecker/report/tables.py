@@ -7,8 +7,6 @@ from rich import box, console, measure, table
 
 from kronecker.report import compare
 
-# Measured on this kind of model; evidence for calling one seed's difference noise.
-SEED_STD = "0.005 to 0.013"
 HEADERS = (
     "arm",
     "nats/\ntoken",
@@ -49,13 +47,13 @@ def show(comparison: compare.Comparison, file: TextIO = sys.stdout) -> None:
 
 
 def sentences(comparison: compare.Comparison) -> list[str]:
-    """Returns the verdicts in plain words, one sentence an arm, and what one seed cannot say."""
+    """Returns the verdicts in plain words, one sentence an arm, and what the seeds leave open."""
     told = [_sentence(arm, comparison.baseline.name) for arm in comparison.others]
     if any(arm.difference.half is None for arm in comparison.others):
-        told.append(
-            "One seed resolves nothing: seeds alone move a final loss by a standard deviation of about "
-            f"{SEED_STD} nats/token. Train at least three."
-        )
+        told.append("One seed has no interval, so nothing is resolved: train at least three (SEEDS=3).")
+    if comparison.left_out:
+        left_out = ", ".join(map(str, comparison.left_out))
+        told.append(f"Only seeds that every arm has finished are compared; left out: {left_out}.")
     return told
 
 
@@ -89,13 +87,15 @@ def _row(arm: compare.Arm) -> tuple[str, ...]:
 
 def _sentence(arm: compare.Arm, baseline: str) -> str:
     difference = arm.difference
-    n = len(difference.seeds)
     direction = "below" if difference.mean < 0 else "above"
     gap = f"{abs(difference.mean):.4f} nats/token {direction} {baseline}"
     if difference.half is None:
         return f"{arm.name}: not resolved; its one seed ended {gap}."
     low, high = difference.mean - difference.half, difference.mean + difference.half
-    interval = f"{n} seeds, 95 % interval {signed(low)} to {signed(high)}"
+    per_seed = ", ".join(
+        f"{seed}: {signed(value)}" for seed, value in zip(difference.seeds, difference.values, strict=True)
+    )
+    interval = f"95 % interval {signed(low)} to {signed(high)}; per seed {per_seed}"
     if difference.verdict == compare.NOT_RESOLVED:
         return f"{arm.name}: not resolved; on average {gap}, but the interval holds zero ({interval})."
     return f"{arm.name}: {difference.verdict}, on average {gap} ({interval})."

@@ -1,6 +1,8 @@
 """Checkpoints through orbax: asynchronous, kept by count and by step, and never restored into the wrong run."""
 
 import contextlib
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 
@@ -9,10 +11,31 @@ import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
 
+from kronecker import build
+from kronecker.training import rundir
 from kronecker.training import step as steps
 
-FOLDER = "checkpoints"
 _STATE, _IDENTITY = "state", "identity"
+
+
+def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, dataset: str) -> dict[str, str]:
+    """Returns what a checkpoint and the run that it is restored into must agree on, by name.
+
+    Args:
+      config: with its vocabulary filled in.
+      arm: what `build` made of it.
+      tokenizer: its fingerprint.
+      dataset: its fingerprint.
+    """
+    layout = {name: config.model[name] for name in ("layers", "heads", "d_model", "context", "padded_vocab", "bias")}
+    layout |= {"tie_head": config.model.tie_head, "embedding": config.embedding.kind}
+    return {
+        "tokenizer": tokenizer,
+        "dataset": dataset,
+        "model shape": json.dumps(layout),
+        "byte table": arm.codes.fingerprint if arm.codes else "none",
+        "config": hashlib.sha256(json.dumps(rundir.fixed(config), sort_keys=True).encode()).hexdigest(),
+    }
 
 
 @contextlib.contextmanager
@@ -33,7 +56,7 @@ def open_manager(
             "enable_async_checkpointing": True,
         }
     options = ocp.CheckpointManagerOptions(create=config is not None, read_only=config is None, **keep)
-    folder = (workdir / FOLDER).resolve()  # orbax takes absolute paths only
+    folder = (workdir / rundir.CHECKPOINTS).resolve()  # orbax takes absolute paths only
     manager = ocp.CheckpointManager(folder, options=options, item_names=(_STATE, _IDENTITY))
     try:
         yield manager
@@ -48,7 +71,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: steps.TrainState, ide
       manager: of the run.
       step: finished updates.
       state: what to save.
-      identity: what a restore must find equal, by name: fingerprints of tokenizer, data and model.
+      identity: what a restore must find equal, from `identity`.
 
     Raises:
       OSError: if the disk has less room than the state needs.

@@ -17,11 +17,15 @@ Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict) -> Batches:
-    """Returns a function that starts this host's validation batches anew, as config.eval says."""
+    """Returns a function that starts this host's validation batches anew, as config.eval says.
+
+    A run may be evaluated on other devices than it was trained on, so the batch is rounded up to what they can share.
+    """
+    batch = -(-config.eval.batch // jax.device_count()) * jax.device_count()
     return lambda: rows.validation_batches(
         prepared,
         config.train.sequence,
-        config.eval.batch,
+        batch,
         config.eval.sequences,
         jax.process_index(),
         jax.process_count(),

@@ -1,7 +1,12 @@
-"""The training loop: from a config to a run's directory, resumable at any moment, bit for bit."""
+"""The training loop: from a config to a run's directory, resumable at any moment.
+
+On the same machine, devices and versions a resumed run is the undisturbed one bit for bit.
+"""
 
 import statistics
-from typing import Any
+import sys
+from collections.abc import Iterator
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -58,28 +63,29 @@ class _Trainer:
         self.lead = jax.process_index() == 0
         self.mesh: Mesh = sharding.make_mesh()
         self.arm = build.build(config, tokenizer.token_bytes)
-        self.identity = build.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
+        self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = jax.device_put(self.arm.bag, sharding.replicated(self.mesh))
         held_out = evaluation.held_out(prepared, config)
+        held_out()  # text that is missing or too short is refused before anything is written
+        self._train_batches(0)
         self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out)
 
     def train(self) -> dict[str, Any]:
         c, last = self.config, self.config.train.steps
-        self._train_batches(0)  # a corpus that is too short is refused before anything is written
         self._write_conditions()
-        with checkpoint.open_manager(self.workdir, c) as manager:
+        with rundir.locked(self.workdir), checkpoint.open_manager(self.workdir, c) as manager:
             start = manager.latest_step() or 0
             state = self._initial_state() if not start else self._restored_state(manager)
             update, weights = self._compile(state)
-            log = _Log(self, start)
+            batches = self._train_batches(start)
             label = f"{c.embedding.arm} seed {c.seed}"
-            with progress.ProgressLine(label, last, start) as line:
-                if self.arm.codes:
-                    line.say(codec.summary(self.arm.codes))
-                batches = self._train_batches(start)
+            if self.arm.codes and self.lead:
+                print(f"{label}  {codec.summary(self.arm.codes)}", file=sys.stderr)
+            with progress.ProgressLine(label, last, start) as line, _Log(self, start) as log:
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
                 for step in range(start, last + 1):
-                    if step == last or (c.eval.every and step % c.eval.every == 0):
+                    due = step == last or (c.eval.every and step % c.eval.every == 0)
+                    if due and not log.has_validation(step):
                         log.flush(step, line)
                         line.show(step, "evaluating")
                         with log.watch.pause():
@@ -97,13 +103,13 @@ class _Trainer:
                         log.flush(step, line)
                     log.add(step_metrics)
             manager.wait_until_finished()
-        return self._write_result(log)
+            return self._write_result(log)
 
     def _write_conditions(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-            if not (self.workdir / rundir.ENV).exists():
+            if not rundir.has_checkpoint(self.workdir):
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment())
 
     def _initial_state(self) -> steps.TrainState:
@@ -134,7 +140,7 @@ class _Trainer:
         )
         return update.lower(state, self.bag, tokens, weights).compile(), weights
 
-    def _train_batches(self, start: int):
+    def _train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, **hosts)
@@ -169,11 +175,24 @@ class _Log:
         self._config, self._shape = trainer.config, trainer.arm.model.shape
         self._devices = jax.devices()[0].device_kind, jax.device_count()
         self._sinks = metrics.open_sinks(trainer.workdir, trainer.config, start) if trainer.lead else []
-        before = [line for line in metrics.read(trainer.workdir) if line["kind"] == "train"]
-        self.watch = throughput.Stopwatch(before[-1]["seconds"] if before else 0.0)
+        before = metrics.read(trainer.workdir)
+        trained = [line["seconds"] for line in before if line["kind"] == "train"]
+        self._validated = {line["step"] for line in before if line["kind"] == "validation"}
+        self.watch = throughput.Stopwatch(trained[-1] if trained else 0.0)
         self._pending: list[steps.StepMetrics] = []
         self._flushed_at = self.watch.seconds()
         self._validation_loss: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def has_validation(self, step: int) -> bool:
+        """Returns whether an earlier process of this run has evaluated this step already."""
+        return step in self._validated
 
     def add(self, step_metrics: steps.StepMetrics) -> None:
         """Takes the metrics of one update without waiting for them."""
@@ -195,10 +214,11 @@ class _Log:
         speed = self._speed(seconds)
         first = step - len(self._pending) + 1
         self._pending = []
-        if not np.isfinite(values.loss).all():
+        if not np.isfinite([values.loss, values.grad_norm, values.update_norm]).all():
             raise FloatingPointError(
-                f"the loss is not finite between steps {first} and {step} (last finite: "
-                f"{_last_finite(values.loss)}); lower train.lr, or look at metrics.jsonl before step {first}"
+                f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
+                f"{_last_finite(values.loss)}); look at metrics.jsonl before step {first}, or try a lower train.lr in "
+                "another --workdir"
             )
         self._flushed_at = seconds
         self._write(
@@ -210,6 +230,7 @@ class _Log:
                 "lr": values.lr[-1],
                 "grad_norm": values.grad_norm[-1],
                 "clip_share": values.clip_share[-1],
+                "update_norm": values.update_norm[-1],
                 "embedding_std": values.embedding_std[-1],
                 "tokens_per_second": speed,
                 "mfu": throughput.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
@@ -220,6 +241,8 @@ class _Log:
 
     def validation(self, step: int, numbers: dict[str, float]) -> None:
         """Writes a validation line."""
+        if not np.isfinite(numbers["loss"]):
+            raise FloatingPointError(f"the validation loss after {step} steps is not finite; try a lower train.lr")
         self._validation_loss = numbers["loss"]
         self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
 

@@ -1,5 +1,6 @@
 """Where a run's numbers go: metrics.jsonl always, TensorBoard and W&B where the config asks for them."""
 
+import hashlib
 import importlib.util
 import json
 from typing import Any, Protocol
@@ -28,14 +29,12 @@ class JsonLines:
     """
 
     def __init__(self, workdir: epath.Path, resume_step: int) -> None:
-        self._path = workdir / METRICS
-        self._lines = [line for line in read(workdir) if line["step"] <= resume_step] if resume_step else []
-        if resume_step:  # the evaluation of the resumed step is due again
-            self._lines = [x for x in self._lines if x["kind"] == "train" or x["step"] < resume_step]
+        path = workdir / METRICS
+        kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
         temporary = workdir / f"{METRICS}.tmp"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-        temporary.replace(self._path)
-        self._file = self._path.open("a")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(path)
+        self._file = path.open("a")
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends a line and hands it to the operating system at once."""
@@ -50,10 +49,10 @@ class JsonLines:
 class TensorBoard:
     """Event files in the run's folder, through tensorboardX."""
 
-    def __init__(self, workdir: epath.Path) -> None:
+    def __init__(self, workdir: epath.Path, resume_step: int) -> None:
         import tensorboardX
 
-        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes every number of the line as KIND/NAME."""
@@ -71,8 +70,9 @@ class WeightsAndBiases:
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
         import wandb
 
+        run_id = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
         self._run = wandb.init(
-            project=config.log.wandb, name=workdir.name, id=workdir.name, resume="allow", config=config.to_dict()
+            project=config.log.wandb, name=workdir.name, id=run_id, resume="allow", config=config.to_dict()
         )
 
     def write(self, line: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_st
     """Returns the sinks that the config asks for; `resume_step` is 0 for a new run."""
     sinks: list[Sink] = [JsonLines(workdir, resume_step)]
     if config.log.tensorboard:
-        sinks.append(TensorBoard(workdir))
+        sinks.append(TensorBoard(workdir, resume_step))
     if config.log.wandb:
         sinks.append(WeightsAndBiases(workdir, config))
     return sinks

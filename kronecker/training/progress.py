@@ -52,10 +52,3 @@ class ProgressLine:
             return ""
         a_step = (time.perf_counter() - self._began) / (step - self._start)
         return f"  {a_step * (self._steps - step):,.0f} s left"
-
-    def say(self, text: str) -> None:
-        """Prints a line above the bar."""
-        if self._live:
-            self._bar.console.print(text, highlight=False)
-        else:
-            print(text, file=sys.stderr)

@@ -9,7 +9,6 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kronecker import build, sharding, tokenizers
-from kronecker import config as configs
 from kronecker.data import prepare, rows
 from kronecker.training import checkpoint, rundir
 from kronecker.training import step as steps
@@ -40,14 +39,14 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
       ValueError: if there is no such checkpoint, or tokenizer, data or codes are no longer those of the run.
     """
     workdir = epath.Path(workdir)
-    path = workdir / rundir.CONFIG
-    if not path.exists():
+    saved = rundir.read_json(workdir / rundir.CONFIG)
+    if saved is None:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
-    config = configs.from_json(path.read_text())
+    config = ml_collections.ConfigDict(saved).lock()
     sharding.use_simulated_cpu_devices(config)
     prepared, tokenizer = prepare.ensure_prepared(config)
     arm = build.build(config, tokenizer.token_bytes)
-    identity = build.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
+    identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     mesh = sharding.make_mesh()
     with checkpoint.open_manager(workdir) as manager:
         like = steps.abstract_state(arm.model, arm.bag, config, sharding.replicated(mesh))

@@ -7,12 +7,14 @@
 Everything downstream reads these files alone.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +22,87 @@ import ml_collections
 from etils import epath
 
 from kronecker import config as configs
+from kronecker.data import lock
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
-# Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers.
-FREE_ON_RESUME = ("checkpoint.", "data.folder", "data.workers", "eval.", "log.", "mesh.", "model.remat")
+# Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond
+# the rounding that another device or recomputation brings).
+FREE_ON_RESUME = (
+    "checkpoint.",
+    "data.folder",
+    "data.workers",
+    "eval.batch",
+    "eval.every",
+    "log.",
+    "mesh.",
+    "model.remat",
+    "model.scan_layers",
+)
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
 def write_json(path: epath.Path, content: Any) -> None:
     """Writes a JSON file by rename, so that it is whole or not there."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
 
 
 def read_json(path: epath.Path) -> Any:
-    """Returns the content of a JSON file, or None if there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
+    """Returns the content of a JSON file, or None if there is none; a damaged one raises a ValueError that names it."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}); the file was cut or edited") from None
+
+
+def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the part of a config that decides a run's numbers, dotted key -> value."""
+    return {key: value for key, value in configs.flat(config).items() if not key.startswith(FREE_ON_RESUME)}
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Holds the run's folder against other processes of this machine; a second one waits and then finds it finished."""
+    if "://" in str(workdir):  # object stores have no locks
+        yield
+        return
+    with lock.locked(Path(workdir) / LOCK):
+        yield
 
 
 def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError that names the differing keys if `workdir` holds a run of another config."""
+    """Raises a ValueError that names the differing keys if `workdir` holds a run of another config.
+
+    A run without a checkpoint has nothing to lose, and may be started anew with any config.
+    """
     saved = read_json(workdir / CONFIG)
     if saved is None:
-        if workdir.exists() and any(not file.name.endswith(".tmp") for file in workdir.iterdir()):
+        if workdir.exists() and any(not _is_passing(file.name) for file in workdir.iterdir()):
             raise ValueError(f"--workdir={workdir}: not empty and not a run (no {CONFIG}); choose another folder")
         return
-    before, now = configs.flat(ml_collections.ConfigDict(saved)), configs.flat(config)
+    if not has_checkpoint(workdir):
+        return
+    before, now = fixed(ml_collections.ConfigDict(saved)), fixed(config)
     differing = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+        if before.get(key) != now.get(key)
     ]
     if differing:
         raise ValueError(
             f"--workdir={workdir}: holds a run of another config ({'; '.join(differing)}); choose another folder"
         )
+
+
+def has_checkpoint(workdir: epath.Path) -> bool:
+    """Returns whether there is a whole checkpoint; orbax gives its folder a bare number last."""
+    folder = workdir / CHECKPOINTS
+    return folder.exists() and any(child.name.isdigit() for child in folder.iterdir())
 
 
 def environment() -> dict[str, Any]:
@@ -73,6 +119,10 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _is_passing(name: str) -> bool:
+    return name == LOCK or name.endswith(".tmp")
 
 
 def _commit() -> str | None:

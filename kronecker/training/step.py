@@ -43,6 +43,7 @@ class StepMetrics(NamedTuple):
       lr: learning rate of the body.
       grad_norm: global norm before clipping.
       clip_share: share of all updates so far whose gradient was clipped.
+      update_norm: global norm of what was added to the parameters.
       embedding_std: std of the input matrix in units of its initial std (the paper's norm drift).
     """
 
@@ -50,6 +51,7 @@ class StepMetrics(NamedTuple):
     lr: jax.Array
     grad_norm: jax.Array
     clip_share: jax.Array
+    update_norm: jax.Array
     embedding_std: jax.Array
 
 
@@ -141,7 +143,8 @@ def make_train_step(
             lr=schedule(state.step),
             grad_norm=grad_norm,
             clip_share=clipped / (state.step + 1),
-            embedding_std=input_matrix.std() / config.embedding.init_std,
+            update_norm=optax.tree.norm(updates),
+            embedding_std=input_matrix.astype(jnp.float32).std() / config.embedding.init_std,
         )
         params = optax.apply_updates(state.params, updates)
         return TrainState(step=state.step + 1, clipped=clipped, params=params, opt_state=opt_state), metrics

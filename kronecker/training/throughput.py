@@ -14,10 +14,11 @@ from kronecker import transformer
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
+    "TPU v5": 459e12,  # how JAX calls a v5p
     "TPU v6 lite": 918e12,
 }
 
@@ -58,7 +59,8 @@ def mfu(
     shape: transformer.Shape, sequence: int, tokens_per_second: float, device_kind: str, devices: int
 ) -> float | None:
     """Returns the share of all devices' peak that the model's FLOPs are, or None where the peak is not known."""
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
+    name = max((name for name in PEAK_FLOPS if device_kind.startswith(name)), key=len, default="")
+    peak = PEAK_FLOPS.get(name)
     return peak and flops_per_token(shape, sequence) * tokens_per_second / (peak * devices)
 
 
