@@ -1,5 +1,5 @@
 r"""Tokenises a corpus once, into a TFDS dataset of token ids with a manifest.  Training starts from the same config and
-prepares what is missing by itself; this script is for doing it ahead, on another machine, or with another source.
+prepares what is missing by itself; this script does it ahead of time and shows what came out.
 
   python scripts/prepare_data.py --config=configs/demo.py
   python scripts/prepare_data.py --config=configs/gpt2.py --config.data.source=fineweb-edu:sample-10BT
