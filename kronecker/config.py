@@ -225,7 +225,7 @@ def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
     elif t.accumulate > 0 and t.batch // t.accumulate % devices:
         yield (
             f"train.batch {t.batch} / train.accumulate {t.accumulate} leaves {t.batch // t.accumulate} sequences, "
-            f"not divisible by {devices} devices; change either or mesh.data"
+            f"not divisible by {devices} devices; change either"
         )
     if c.eval.batch > 0 and c.eval.batch % devices:
         yield f"eval.batch is {c.eval.batch}, not divisible by {devices} devices"

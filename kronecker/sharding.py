@@ -1,6 +1,9 @@
 """Where arrays live: one mesh whose `data` axis splits the batch; parameters and codes are replicated."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -27,6 +30,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Returns `tree`, equal on every host, as arrays on every device; float64 becomes float32 unless x64 is on."""
+    return jax.device_put(jax.tree.map(jnp.asarray, tree), replicated(mesh))
 
 
 def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:

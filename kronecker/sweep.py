@@ -234,7 +234,7 @@ def _check_config(config: str, name: str, settings: Mapping[str, Any], folder: P
         configs.check_key(c, key)
     try:
         c.update_from_flattened_dict(settings)
-        resolved = configs.resolve(c, devices=max(1, c.mesh.data))
+        resolved = configs.resolve(c)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from None
     if runs.is_run(epath.Path(folder)):

@@ -49,7 +49,7 @@ def make_evaluator(
     )
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
-    text_bytes, bag = jax.device_put((padded, arm.bag), whole)
+    text_bytes, bag = sharding.replicate((padded, arm.bag), mesh)
 
     def evaluate(params: dict[str, Any]) -> dict[str, float]:
         parts = [

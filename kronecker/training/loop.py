@@ -3,6 +3,7 @@
 On the same machine, devices and versions a resumed run is the undisturbed one bit for bit.
 """
 
+import contextlib
 import statistics
 import sys
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ class _Trainer:
         self.mesh: Mesh = sharding.make_mesh()
         self.arm = build.build(config, tokenizer.token_bytes)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
-        self.bag = jax.device_put(self.arm.bag, sharding.replicated(self.mesh))
+        self.bag = sharding.replicate(self.arm.bag, self.mesh)
         held_out = evaluation.held_out(prepared, config)
         held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
@@ -73,7 +74,8 @@ class _Trainer:
     def train(self) -> dict[str, Any]:
         c, last = self.config, self.config.train.steps
         self._write_conditions()
-        with rundir.locked(self.workdir), checkpoint.open_manager(self.workdir, c) as manager:
+        own = rundir.locked(self.workdir) if self.lead else contextlib.nullcontext()
+        with own, checkpoint.open_manager(self.workdir, c) as manager:
             start = manager.latest_step() or 0
             state = self._initial_state() if not start else self._restored_state(manager)
             update, weights = self._compile(state)

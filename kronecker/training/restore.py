@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import ml_collections
 from etils import epath
 from jax.sharding import Mesh
@@ -51,6 +50,5 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     with checkpoint.open_manager(workdir) as manager:
         like = steps.abstract_state(arm.model, arm.bag, config, sharding.replicated(mesh))
         state = checkpoint.restore(manager, like, identity, step)
-    bag = jax.device_put(arm.bag, sharding.replicated(mesh))
-    arm = dataclasses.replace(arm, bag=bag)
+    arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
     return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)
