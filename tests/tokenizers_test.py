@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import inspect
 import itertools
 import json
 import lzma
@@ -65,6 +66,14 @@ def test_gpt2_ships_with_the_package_and_has_the_published_ids():
     assert (gpt2.vocab_size, gpt2.eot_id, gpt2.ids_without_bytes) == (50_257, 50_256, ())
     assert gpt2.encode_batch(["Hello world"])[0].tolist() == [15496, 995]
     assert gpt2.token_bytes[995] == b" world"
+
+
+def test_the_shipped_gpt2_gives_back_the_bytes_of_source_code_and_of_many_scripts():
+    gpt2 = tokenizers.load("gpt2")
+    texts = [Path(inspect.__file__).read_text(), "naïve \u00a0 日本語 हिन्दी ไทย 😀\u200d \0\r\n\t<|endoftext|>", ""]
+    for text, ids in zip(texts, gpt2.encode_batch(texts), strict=True):
+        assert gpt2.decode(ids) == text.encode()
+        assert gpt2.text_bytes[ids].sum() == len(text.encode())
 
 
 @pytest.mark.parametrize("name", [*RANK_FILES, "deepseek_v3"])
