@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.tokenizer = "gpt2"
 
     c.data = data = ml_collections.ConfigDict()
-    # stdlib | text:GLOB | jsonl:GLOB | parquet:GLOB | tfds:NAME | fineweb-edu[:SUBSET]
+    # stdlib | prepared:FOLDER | text:GLOB | jsonl:GLOB | parquet:GLOB | tfds:NAME | fineweb-edu[:SUBSET]
     # `python scripts/prepare_data.py --help` teaches each
     data.source = "stdlib"
     data.text_field = "text"  # the field or column that holds the text (jsonl, parquet, tfds, fineweb-edu)

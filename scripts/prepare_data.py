@@ -9,6 +9,8 @@ prepares what is missing by itself; this script does it ahead of time and shows 
 Where the text comes from: --config.data.source=FORM  (quote globs, or the shell expands them)
 
   stdlib             the Python standard library's own source: no network, about 12 MB
+  prepared:FOLDER    what this script made before, here or on another machine; the text itself is not needed
+                       --config.data.source=prepared:data/stdlib-gpt2-c6215305
   text:GLOB          .txt files in UTF-8, or a folder of them; one document a file, beyond 1 MB cut after a line end
                        --config.data.source='text:books/**/*.txt'
   jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a folder; one document a line

@@ -37,6 +37,11 @@ def start(folder: Path, workdir: Path, index: int, port: int) -> subprocess.Pope
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
 def losses(workdir: Path) -> dict[str, float]:
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return {f"{line['kind']} {line['step']}": line["loss"] for line in lines}
@@ -47,13 +52,10 @@ def test_two_processes_train_as_one_does_and_write_one_run(tmp_path: Path):
     (tmp_path / "text").mkdir()
     for i in range(300):
         (tmp_path / "text" / f"{i:03}.txt").write_text(f"number {i} and some words of its own, {i * i}\n" * 9)
-    alone = start(tmp_path, tmp_path / "one", 0, 0)
-    assert alone.wait(120) == 0, alone.stderr.read()
+    finish(start(tmp_path, tmp_path / "one", 0, 0))
     port = free_port()
-    pair = [start(tmp_path, tmp_path / "two", index, port) for index in (0, 1)]
-    for process in pair:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for process in [start(tmp_path, tmp_path / "two", index, port) for index in (0, 1)]:
+        finish(process)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
     assert len(losses(tmp_path / "two")) == 6 + 3
     assert json.loads((tmp_path / "two" / "env.json").read_text())["processes"] == 2

@@ -127,6 +127,15 @@ def test_eval_gives_the_loss_that_training_wrote(finished: Path):
 
 
 @pytest.mark.slow
+def test_eval_does_not_need_the_text_that_the_data_were_made_from(data: Path, tmp_path: Path):
+    elsewhere = tmp_path / "data"
+    shutil.copytree(data / "text", elsewhere / "text")
+    assert train(tmp_path / "run", elsewhere, train__steps=2).returncode == 0
+    shutil.rmtree(elsewhere / "text")
+    assert evaluate(tmp_path / "run").returncode == 0
+
+
+@pytest.mark.slow
 def test_a_prompt_is_continued_and_one_seed_is_one_text(finished: Path):
     first, again, other = (
         evaluate(finished, "--prompt=kroner bytes", "--new_tokens=6", f"--seed={seed}").stdout for seed in (1, 1, 2)

@@ -178,6 +178,26 @@ def test_a_bpe_is_trained_on_the_training_split_alone(tmp_path):
     assert prepared.manifest["dtype"] == "uint16"
 
 
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:300"])
+def test_a_prepared_folder_needs_neither_its_text_nor_its_place(tmp_path, tokenizer):
+    source, _ = write_corpus(tmp_path)
+    made, with_tokenizer = prepare.ensure_prepared(configured(tmp_path / "data", source, tokenizer))
+    (tmp_path / "corpus.jsonl").unlink()
+    moved = shutil.move(made.folder, tmp_path / "moved")
+    found, its_tokenizer = prepare.ensure_prepared(configured(tmp_path / "new", f"prepared:{moved}", tokenizer))
+    assert found.fingerprint == made.fingerprint
+    assert its_tokenizer.fingerprint == with_tokenizer.fingerprint
+    assert its_tokenizer.name == with_tokenizer.name
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
+    source, _ = write_corpus(tmp_path)
+    made, _ = prepare.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
+    with pytest.raises(ValueError, match=r"was prepared with tokenizer bpe:300, and gpt2 is not the same one"):
+        prepare.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
+
+
 def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
     ranks = ROOT.parent / "shared" / "tokenizers" / "cl100k_base.tiktoken"
     if not ranks.exists():

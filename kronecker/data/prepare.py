@@ -35,6 +35,7 @@ SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
 BATCH_CHARACTERS = 1 << 20  # one thread's work: documents of about this many characters
 BATCHES_AHEAD = 4  # a worker; they fill the time in which a shard is written
 BPE_BYTES = 64_000_000  # of training text, the first, that a bpe:SIZE tokenizer is trained on
+PREPARED = "prepared:"  # a data.source that is a folder this module made
 BPE_FILE = "tokenizer.json"
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -63,6 +64,8 @@ def ensure_prepared(
       ValueError: if source, fields or tokenizer do not fit, a split stays empty, or a finished shard is damaged.
       OSError: if a file is missing or cannot be written, a full disk included.
     """
+    if config.data.source.startswith(PREPARED):
+        return open_folder(pathlib.Path(config.data.source.removeprefix(PREPARED)).expanduser(), config.tokenizer)
     source = sources.open_source(config.data)
     bpe_size = _bpe_size(config.tokenizer)
     tokenizer = None if bpe_size else tokenizers.load(config.tokenizer)
@@ -88,10 +91,30 @@ def ensure_prepared(
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
                     tokenizer = _load_bpe(folder, label)
                 _prepare(source, tokenizer, folder, config, shard_tokens)
-    prepared, tokenizer = rows.open_prepared(folder), tokenizer or _load_bpe(folder, label)
-    if tokenizer.fingerprint != prepared.manifest["tokenizer"]["fingerprint"]:
-        raise ValueError(f"{folder}: its tokenizer was changed after the text was tokenised; delete the folder")
-    return prepared, tokenizer
+    return open_folder(folder, config.tokenizer)
+
+
+def open_folder(folder: pathlib.Path, tokenizer: str) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
+    """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
+
+    Args:
+      folder: has a manifest.json.
+      tokenizer: the spec that it was prepared with.
+
+    Raises:
+      FileNotFoundError: if there is no manifest or a shard is missing.
+      ValueError: if a shard is damaged, or the tokenizer is not the dataset's.
+    """
+    prepared = rows.open_prepared(folder)
+    stored = prepared.manifest["tokenizer"]
+    bpe_size = _bpe_size(tokenizer)
+    loaded = _load_bpe(folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(tokenizer)
+    if loaded.fingerprint != stored["fingerprint"]:
+        raise ValueError(
+            f"{folder} was prepared with tokenizer {stored['spec']}, and {tokenizer} is not the same one; "
+            f"set --config.tokenizer={stored['spec']}, or delete the folder if its tokenizer was changed"
+        )
+    return prepared, loaded
 
 
 def _bpe_size(spec: str) -> int:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from kronecker.data import hub
 
-FORMS = "stdlib, text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME, fineweb-edu, fineweb-edu:sample-10BT"
+FORMS = "stdlib, prepared:FOLDER, text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME, fineweb-edu, fineweb-edu:sample-10BT"
 SPLITS = ("train", "validation")
 TEXT_BYTES = 1 << 20  # a longer .txt file is cut after a line end into documents of about this size
 PARQUET_ROWS = 1024  # rows held as Python objects at a time

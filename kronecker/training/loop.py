@@ -112,7 +112,8 @@ class _Trainer:
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
             if not rundir.has_checkpoint(self.workdir):
-                rundir.write_json(self.workdir / rundir.ENV, rundir.environment())
+                where = {"data": str(self.prepared.folder.resolve())}
+                rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | where)
 
     def _initial_state(self) -> steps.TrainState:
         init = jax.jit(

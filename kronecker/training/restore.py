@@ -1,6 +1,7 @@
 """A finished or half-finished run, opened again for evaluation."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -43,7 +44,11 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
     config = ml_collections.ConfigDict(saved).lock()
     sharding.use_simulated_cpu_devices(config)
-    prepared, tokenizer = prepare.ensure_prepared(config)
+    recorded = pathlib.Path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""))
+    if (recorded / rows.MANIFEST).is_file():  # the text that it was made from may be gone
+        prepared, tokenizer = prepare.open_folder(recorded, config.tokenizer)
+    else:
+        prepared, tokenizer = prepare.ensure_prepared(config)
     arm = build.build(config, tokenizer.token_bytes)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     mesh = sharding.make_mesh()

@@ -78,14 +78,14 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Raises a ValueError that names the differing keys if `workdir` holds a run of another config.
 
-    A run without a checkpoint has nothing to lose, and may be started anew with any config.
+    A run with neither a checkpoint nor a result has nothing to lose, and may be started anew with any config.
     """
     saved = read_json(workdir / CONFIG)
     if saved is None:
         if workdir.exists() and any(not _is_passing(file.name) for file in workdir.iterdir()):
             raise ValueError(f"--workdir={workdir}: not empty and not a run (no {CONFIG}); choose another folder")
         return
-    if not has_checkpoint(workdir):
+    if not has_checkpoint(workdir) and not (workdir / RESULT).exists():
         return
     before, now = fixed(ml_collections.ConfigDict(saved)), fixed(config)
     differing = [
