@@ -2,6 +2,7 @@
 # make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
 # make lint     ruff
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
+# make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo
@@ -11,8 +12,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+REFERENCE := .venv/reference
 
-.PHONY: pair test lint setup clean
+.PHONY: pair test lint setup reference clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -38,6 +40,16 @@ $(READY): requirements.txt requirements-test.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python $(REQUIRED) \
 		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet $(REQUIRED); }
+	@touch $@
+
+reference: $(REFERENCE)
+
+# The author's package declares transformers and never imports it, so it comes without its dependencies and nothing above
+# moves to suit them; the second line adds what torch itself needs.  pip, as a CPU build of torch is most often pip's to find.
+$(REFERENCE): $(READY) requirements-reference.txt
+	@echo "adding the author's package and PyTorch to .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-reference.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	@touch $@
 
 clean:

@@ -57,7 +57,16 @@ def get_config() -> ml_collections.ConfigDict:
     embedding.arm = "kronecker"  # a name of configs/arms.py, for labels; the keys below are what acts
     embedding.kind = "kronecker"  # table | kronecker
     embedding.pos_dim = 16  # P: byte positions kept of a token; the code has D = 256 P coordinates
+    # of a token longer than P: head: its first P bytes, cut between characters | head_raw: its first P bytes |
+    # head_tail: the first and the last P/2
+    embedding.truncation = "head"
+    # raw: the tokenizer's own bytes of an id | decode: what its decoder prints, as the author's package has it, where
+    # all tokens that are part of a character become one
+    embedding.byte_source = "raw"
     embedding.norm = "z"  # z: the paper's z-norm | length: the unit-norm code, no z-norm
+    # auto | cached | onthefly | bag | onehot | induced: how the product is computed; same numbers, other costs
+    embedding.implementation = "auto"
+    embedding.cache_limit_mb = 1024.0  # the most memory a device may give to the codes of implementation=cached
     # of the table or the projection; 0: derived, .02 for a table, the paper's 1/sqrt(D) for a projection
     embedding.init_std = 0.0
     embedding.lr_mult = 1.0  # learning rate of the input embedding relative to the body's

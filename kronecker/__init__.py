@@ -11,7 +11,9 @@ _HOME = {
     "TableEmbed": "embedding",
     "byte_table": "codec",
     "kronecker_bag": "bag",
-    "product": "bag",
+    "induced_table": "implementations",
+    "prepare": "implementations",
+    "product": "implementations",
 }
 __all__ = sorted(_HOME)
 

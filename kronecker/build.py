@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import ml_collections
+from jax.sharding import Mesh
 
 from kronecker import bag as bags
-from kronecker import codec, embedding, transformer
+from kronecker import codec, embedding, implementations, transformer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -15,7 +17,7 @@ class Arm:
 
     Attributes:
       model: the decoder around the arm's input embedding.
-      bag: what `model` takes as its second argument; None for a table.
+      bag: what `model` takes as its second argument, prepared for its implementation; None for a table.
       codes: the vocabulary's bytes behind `bag`; None for a table.
     """
 
@@ -24,24 +26,51 @@ class Arm:
     codes: codec.ByteTable | None
 
 
-def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]) -> Arm:
+def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None], mesh: Mesh | None = None) -> Arm:
     """Returns the arm that a resolved config describes.
 
     Args:
       config: with its vocabulary filled in.
       token_bytes: the tokenizer's raw bytes of each id.
+      mesh: of the devices that it will run on; None: one.
+
+    Raises:
+      ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb.
     """
     names = [field.name for field in dataclasses.fields(transformer.Shape)]
     shape = transformer.Shape(**{name: config.model[name] for name in names})
     common = {
         "features": shape.d_model,
         "init_std": config.embedding.init_std,
+        "dtype": shape.dtype,
         "param_dtype": shape.param_dtype,
     }
     if config.embedding.kind == "table":
-        embed = embedding.TableEmbed(vocab=shape.padded_vocab, dtype=shape.dtype, **common)
+        embed = embedding.TableEmbed(vocab=shape.padded_vocab, **common)
         return Arm(transformer.Transformer(shape, embed), None, None)
-    codes = codec.byte_table(token_bytes, config.embedding.pos_dim, shape.padded_vocab)
-    bag = bags.kronecker_bag(codes, config.embedding.norm)
-    embed = embedding.BagEmbed(rows=bag.rows, **common)
+    c = config.embedding
+    if c.byte_source == "decode":
+        token_bytes = codec.decoded(token_bytes)
+    codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
+    bag = bags.kronecker_bag(codes, c.norm)
+    implementation = c.implementation
+    if implementation == implementations.AUTO:
+        implementation = implementations.choose(jax.default_backend(), tokens_a_device(config, mesh), bag.vocab)
+    bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb)
+    embed = embedding.BagEmbed(rows=bag.rows, mesh=mesh, **common)
     return Arm(transformer.Transformer(shape, embed), bag, codes)
+
+
+def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:
+    """Returns one line that says how the product of a bag arm is computed, and why."""
+    why = "as configured"
+    if config.embedding.implementation == implementations.AUTO:
+        tokens = tokens_a_device(config, mesh)
+        why = f"auto on {jax.default_backend()}, {tokens:,} tokens a device, vocabulary {arm.bag.vocab:,}"
+    return f"product: {arm.bag.implementation} ({why}), checked against the dense code"
+
+
+def tokens_a_device(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> int:
+    """Returns how many tokens a device embeds at a time in training: a micro-batch's share."""
+    devices = mesh.size if mesh is not None else 1
+    return config.train.batch * config.train.sequence // config.train.accumulate // devices

@@ -14,9 +14,12 @@ import numpy as np
 
 CHAR_DIM = 256  # byte values
 NORMS = ("z", "length")
+TRUNCATIONS = ("head", "head_raw", "head_tail")
+BYTE_SOURCES = ("raw", "decode")
 Z_NORM_EPS = 1e-6  # added to the standard deviation, outside the root
 
 NO_BYTES = "the tokenizer has no bytes for it"
+EMPTY = "its byte string is empty"
 PADDING = "vocabulary padding"
 
 
@@ -49,16 +52,19 @@ class ByteTable:
         return CHAR_DIM * self.pos_dim
 
 
-def byte_table(token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: int = 0) -> ByteTable:
+def byte_table(
+    token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: int = 0, truncation: str = "head"
+) -> ByteTable:
     """Returns the ByteTable of a tokenizer.
 
     Args:
-      token_bytes: raw bytes of each id; None for an id that has none.
+      token_bytes: bytes of each id; None for an id that has none.
       pos_dim: P, the byte positions kept.
       padded_vocab: V of the model; 0: as many as there are tokens.
+      truncation: which bytes of a longer token are kept, one of TRUNCATIONS; see `truncate`.
 
     Raises:
-      ValueError: if P is not positive or the tokenizer has more ids than the model.
+      ValueError: if P is not positive, the policy is not known or the tokenizer has more ids than the model.
     """
     padded_vocab = padded_vocab or len(token_bytes)
     if pos_dim < 1:
@@ -68,14 +74,15 @@ def byte_table(token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: 
             f"the tokenizer has {len(token_bytes):,} ids but the model's vocabulary has {padded_vocab:,}; "
             "raise model.vocab_size or use the tokenizer the model was made for"
         )
-    kept = [truncate(token or b"", pos_dim) for token in token_bytes]
+    kept = [truncate(token or b"", pos_dim, truncation) for token in token_bytes]
     lengths = np.zeros(padded_vocab, np.int32)
     lengths[: len(kept)] = [len(token) for token in kept]
     table = np.zeros((padded_vocab, pos_dim), np.uint8)
     used = np.arange(pos_dim) < lengths[:, None]
     table[used] = np.frombuffer(b"".join(kept), np.uint8)
     missing = {
-        NO_BYTES: tuple(i for i, token in enumerate(token_bytes) if not token),
+        NO_BYTES: tuple(i for i, token in enumerate(token_bytes) if token is None),
+        EMPTY: tuple(i for i, token in enumerate(token_bytes) if token == b""),
         PADDING: tuple(range(len(token_bytes), padded_vocab)),
     }
     return ByteTable(
@@ -87,20 +94,45 @@ def byte_table(token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: 
     )
 
 
-def truncate(token: bytes, pos_dim: int) -> bytes:
-    """Returns the head of `token`: at most P bytes, and whole UTF-8 characters where the token is UTF-8.
+def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
+    """Returns at most P bytes of `token`; a token of P bytes or fewer is never changed.
 
-    The cut backs off by up to 3 bytes.  Where no such head is UTF-8 the first P bytes are kept: no token is emptied.
+    Args:
+      token: the bytes.
+      pos_dim: P.
+      truncation: "head" keeps whole UTF-8 characters, as the paper does: it cuts at P and backs off by up to 3 bytes.
+        Where no such head is UTF-8, the first P bytes stay: the reference empties such a token.
+        "head_raw" keeps the first P bytes.
+        "head_tail" keeps the first P - P//2 and the last P//2, so that endings tell long tokens apart.
+
+    Raises:
+      ValueError: if the policy is not known.
     """
+    if truncation not in TRUNCATIONS:
+        raise ValueError(f"embedding.truncation is {truncation!r}; allowed: {', '.join(TRUNCATIONS)}")
     if len(token) <= pos_dim:
         return token
-    for cut in range(pos_dim, max(pos_dim - 4, 0), -1):
+    if truncation == "head_tail":
+        tail = pos_dim // 2
+        return token[: pos_dim - tail] + token[len(token) - tail :]
+    backs_off = min(4, pos_dim) if truncation == "head" else 0
+    for cut in range(pos_dim, pos_dim - backs_off, -1):
         try:
             token[:cut].decode()
         except UnicodeDecodeError:
             continue
         return token[:cut]
     return token[:pos_dim]
+
+
+def decoded(token_bytes: Sequence[bytes | None]) -> tuple[bytes | None, ...]:
+    """Returns the bytes that a byte-level tokenizer's `decode([id])` gives, as the author's package takes them.
+
+    Every part of a token that is not UTF-8 becomes U+FFFD, so all fragments of characters share a few byte strings
+    (paper.md section 6).  This is `byte_source` "decode" of byte-level vocabularies, whose raw bytes say all there is
+    to know; those with byte fallback differ (see `kronecker.tokenizers.Tokenizer.bytes_from`, which covers both).
+    """
+    return tuple(None if token is None else token.decode(errors="replace").encode() for token in token_bytes)
 
 
 def collisions(table: ByteTable) -> list[tuple[int, ...]]:

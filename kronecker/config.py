@@ -19,6 +19,10 @@ from kronecker import codec
 ALLOWED = {
     "embedding.kind": ("table", "kronecker"),
     "embedding.norm": codec.NORMS,
+    "embedding.truncation": codec.TRUNCATIONS,
+    "embedding.byte_source": codec.BYTE_SOURCES,
+    # implementations.IMPLEMENTATIONS, which is not imported: a refused flag need not wait for JAX
+    "embedding.implementation": ("auto", "cached", "onthefly", "bag", "onehot", "induced"),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn"),
@@ -51,7 +55,7 @@ AT_LEAST = {
     "seed": 0,
 }
 LARGEST_SEED = 2**32 - 1
-POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult")
+POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult", "embedding.cache_limit_mb")
 NOT_NEGATIVE = ("train.weight_decay", "train.clip", "embedding.init_std")
 SHARES = (
     "train.lr_final",

@@ -6,8 +6,10 @@ Shapes: B batch, T time, V vocabulary (padded), D code dimension, d model width.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from kronecker import bag as bags
+from kronecker import implementations
 
 
 class TableEmbed(nn.Module):
@@ -50,13 +52,17 @@ class BagEmbed(nn.Module):
       rows: D, the cells of the code; the projection's only trained tensor has one row for each.
       features: d.
       init_std: standard deviation of the initial projection; the paper's is 1/sqrt(D).
+      dtype: in which the product multiplies, where its implementation does.
       param_dtype: of the projection and of the embeddings.
+      mesh: whose data axis splits the batch; None: one device.
     """
 
     rows: int
     features: int
     init_std: float
+    dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag) -> jax.Array:
@@ -64,4 +70,4 @@ class BagEmbed(nn.Module):
         projection_Dd = self.param(
             "projection", nn.initializers.normal(self.init_std), (self.rows, self.features), self.param_dtype
         )
-        return bags.product(projection_Dd, bag, ids_BT)
+        return implementations.product(projection_Dd, bag, ids_BT, self.dtype, self.mesh)

@@ -1,14 +1,17 @@
-"""The product against the dense code, in float64 and float32, value and gradient."""
+"""Every implementation of the product against the dense code: values, gradients, memory, training."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from jax.extend import core
 
-from kronecker import bag, codec
+from kronecker import bag as bags
+from kronecker import codec, config, implementations
 
 WIDTH = 24
+EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", implementations.IMPLEMENTATIONS)
+EVERY_NORM = pytest.mark.parametrize("norm", codec.NORMS)
 
 
 def tokens_of_every_length(pos_dim: int, seed: int = 0) -> list[bytes | None]:
@@ -17,85 +20,230 @@ def tokens_of_every_length(pos_dim: int, seed: int = 0) -> list[bytes | None]:
     return [*tokens, b"\0", b"\0" * pos_dim, None, b"a" * (pos_dim + 5)]
 
 
-@pytest.fixture(params=[1, 8, 16, 32])
+@pytest.fixture(params=[1, 8, 16, 32, 48], ids=lambda pos_dim: f"P{pos_dim}", scope="module")
 def table(request: pytest.FixtureRequest) -> codec.ByteTable:
     tokens = tokens_of_every_length(request.param)
     return codec.byte_table(tokens, request.param, padded_vocab=len(tokens) + 5)
 
 
-@pytest.mark.parametrize("norm", ["z", "length"])
-def test_product_and_gradient_equal_the_dense_code_in_float64(table: codec.ByteTable, norm: str):
+@pytest.fixture(scope="module")
+def small_table() -> codec.ByteTable:
+    tokens = tokens_of_every_length(8)
+    return codec.byte_table(tokens, 8, padded_vocab=len(tokens) + 5)
+
+
+def kronecker(table: codec.ByteTable, implementation: str, norm: str = "z", dtype: str = "float32") -> bags.Bag:
+    return implementations.prepare(bags.kronecker_bag(table, norm), implementation, jnp.dtype(dtype))
+
+
+def relative_error(got: jax.Array, want: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want))
+
+
+def value_and_gradient(projection, bag, ids, cotangent, dtype=None):
+    @jax.jit
+    def both(w, bag, ids, cotangent):
+        out, pullback = jax.vjp(lambda w: implementations.product(w, bag, ids, dtype), w)
+        return out, pullback(cotangent)[0]
+
+    return both(projection, bag, jnp.asarray(ids), cotangent)
+
+
+@EVERY_NORM
+@EVERY_IMPLEMENTATION
+def test_value_and_gradient_equal_the_dense_code_in_float64(table: codec.ByteTable, implementation: str, norm: str):
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
         ids = rng.integers(0, len(table.lengths), (5, 31))
         weights, cotangent = rng.normal(size=(table.code_dim, WIDTH)), rng.normal(size=(5, 31, WIDTH))
         code = codec.dense_code(table, ids.ravel(), norm).reshape(5, 31, -1)
-        arm = bag.kronecker_bag(table, norm)
-        out, pullback = jax.vjp(lambda w: bag.product(w, arm, ids), jnp.asarray(weights))
+        bag = kronecker(table, implementation, norm, "float64")
+        out, gradient = value_and_gradient(jnp.asarray(weights), bag, ids, jnp.asarray(cotangent))
         assert relative_error(out, code @ weights) < 1e-12
-        assert relative_error(pullback(jnp.asarray(cotangent))[0], np.einsum("btn,btd->nd", code, cotangent)) < 1e-12
+        assert relative_error(gradient, np.einsum("btn,btd->nd", code, cotangent)) < 1e-12
 
 
-@pytest.mark.parametrize("norm", ["z", "length"])
-def test_float32_product_is_within_1e_5_and_its_gradient_within_1e_6(table: codec.ByteTable, norm: str):
+@EVERY_IMPLEMENTATION
+def test_float32_value_and_gradient_are_within_1e_6(table: codec.ByteTable, implementation: str):
+    out, gradient, want, want_gradient = all_ids_and_repeats(table, implementation, "float32")
+    assert relative_error(out, want) < 1e-6
+    assert relative_error(gradient, want_gradient) < 1e-6
+
+
+@EVERY_IMPLEMENTATION
+def test_bfloat16_operands_cost_at_most_their_rounding(table: codec.ByteTable, implementation: str):
+    out, gradient, want, want_gradient = all_ids_and_repeats(table, implementation, "bfloat16")
+    assert out.dtype == gradient.dtype == jnp.float32
+    assert relative_error(out, want) < 2**-8
+    assert relative_error(gradient, want_gradient) < 2**-8
+
+
+@pytest.mark.parametrize("implementation", ["bag", "induced"])
+def test_sums_of_rows_are_not_rounded_under_bfloat16(small_table: codec.ByteTable, implementation: str):
+    out, gradient, want, want_gradient = all_ids_and_repeats(small_table, implementation, "bfloat16")
+    assert relative_error(out, want) < 1e-6
+    assert relative_error(gradient, want_gradient) < 1e-6
+
+
+def all_ids_and_repeats(table: codec.ByteTable, implementation: str, dtype: str):
     rng = np.random.default_rng(2)
-    ids = np.concatenate([np.arange(len(table.lengths)), rng.integers(0, len(table.lengths), 100)])
+    ids = np.concatenate([np.arange(len(table.lengths)), rng.integers(0, 9, 200)])
     weights = rng.normal(0, table.code_dim**-0.5, (table.code_dim, WIDTH)).astype(np.float32)
     cotangent = rng.normal(size=(len(ids), WIDTH)).astype(np.float32)
-    code = codec.dense_code(table, ids, norm)
-    out, pullback = jax.vjp(lambda w: bag.product(w, bag.kronecker_bag(table, norm), ids), jnp.asarray(weights))
-    np.testing.assert_allclose(out, code @ weights, atol=1e-5)
-    assert relative_error(pullback(jnp.asarray(cotangent))[0], code.T @ cotangent) < 1e-6
+    code = codec.dense_code(table, ids, "z")
+    bag = kronecker(table, implementation, "z", dtype)
+    out, gradient = value_and_gradient(jnp.asarray(weights), bag, ids, jnp.asarray(cotangent), dtype)
+    return out, gradient, code @ weights, code.T @ cotangent
 
 
-def test_the_shift_sends_gradient_to_rows_that_no_token_uses(table: codec.ByteTable):
-    ids = np.flatnonzero(table.lengths)[:1]
-    weights = jnp.ones((table.code_dim, WIDTH))
-    gradient = jax.grad(lambda w: bag.product(w, bag.kronecker_bag(table, "z"), ids).sum())(weights)
-    assert np.all(np.asarray(gradient) != 0)
+@EVERY_IMPLEMENTATION
+def test_a_bfloat16_projection_gives_bfloat16_embeddings_and_gradients(
+    small_table: codec.ByteTable, implementation: str
+):
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, len(small_table.lengths), 90)
+    weights = jnp.asarray(rng.normal(size=(small_table.code_dim, WIDTH)), jnp.bfloat16)
+    cotangent = jnp.asarray(rng.normal(size=(90, WIDTH)), jnp.bfloat16)
+    code = codec.dense_code(small_table, ids, "z")
+    out, gradient = value_and_gradient(weights, kronecker(small_table, implementation), ids, cotangent)
+    assert out.dtype == gradient.dtype == jnp.bfloat16
+    assert relative_error(out, code @ np.asarray(weights, np.float64)) < 2**-7
+    assert relative_error(gradient, code.T @ np.asarray(cotangent, np.float64)) < 2**-7
 
 
-def test_an_id_without_bytes_embeds_to_zero_under_z_norm(table: codec.ByteTable):
-    ids = np.flatnonzero(table.lengths == 0)
-    out = bag.product(jnp.ones((table.code_dim, WIDTH)), bag.kronecker_bag(table, "z"), ids)
+@EVERY_IMPLEMENTATION
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (64,), (65,), (2, 3, 43)], ids=str)
+def test_ids_may_have_any_shape(small_table: codec.ByteTable, implementation: str, shape: tuple[int, ...]):
+    rng = np.random.default_rng(4)
+    ids = np.asarray(rng.integers(0, len(small_table.lengths), shape))
+    weights = rng.normal(size=(small_table.code_dim, WIDTH)).astype(np.float32)
+    out = implementations.product(jnp.asarray(weights), kronecker(small_table, implementation), ids)
+    want = codec.dense_code(small_table, ids.ravel(), "z") @ weights
+    np.testing.assert_allclose(out, want.reshape(*shape, WIDTH), atol=1e-4)
+
+
+@EVERY_IMPLEMENTATION
+def test_no_token_at_all_gives_an_empty_result_and_no_gradient(small_table: codec.ByteTable, implementation: str):
+    weights, none = jnp.ones((small_table.code_dim, WIDTH)), np.zeros((0, 4), np.int32)
+    out, gradient = value_and_gradient(weights, kronecker(small_table, implementation), none, jnp.zeros((0, 4, WIDTH)))
+    assert out.shape == (0, 4, WIDTH)
+    assert not np.any(np.asarray(gradient))
+
+
+@EVERY_IMPLEMENTATION
+def test_an_id_without_bytes_embeds_to_zero_under_z_norm(small_table: codec.ByteTable, implementation: str):
+    ids = np.flatnonzero(small_table.lengths == 0)
+    out = implementations.product(jnp.ones((small_table.code_dim, WIDTH)), kronecker(small_table, implementation), ids)
     assert len(ids) > 5
     assert not np.any(np.asarray(out))
 
 
-def test_no_token_at_all_gives_an_empty_result(table: codec.ByteTable):
-    out = bag.product(jnp.ones((table.code_dim, WIDTH)), bag.kronecker_bag(table), np.zeros((0, 4), np.int32))
-    assert out.shape == (0, 4, WIDTH)
+@EVERY_IMPLEMENTATION
+def test_the_shift_sends_gradient_to_rows_that_no_token_uses(small_table: codec.ByteTable, implementation: str):
+    ids = np.flatnonzero(small_table.lengths)[:1]
+    bag = kronecker(small_table, implementation)
+    gradient = jax.grad(lambda w: implementations.product(w, bag, ids).sum())(jnp.ones((small_table.code_dim, WIDTH)))
+    assert np.all(np.asarray(gradient) != 0)
 
 
-def intermediate_sizes(jaxpr: core.Jaxpr) -> list[int]:
-    inner = [sub for equation in jaxpr.eqns for sub in core.jaxprs_in_params(equation.params)]
-    own = [var.aval.size for equation in jaxpr.eqns for var in equation.outvars]
-    return own + [size for sub in inner for size in intermediate_sizes(sub)]
+@EVERY_IMPLEMENTATION
+def test_fifty_steps_of_adamw_move_the_projection_as_the_dense_code_does(
+    small_table: codec.ByteTable, implementation: str
+):
+    bag, adamw = kronecker(small_table, implementation), optax.adamw(1e-3, weight_decay=0.1)
+    code_VD = jnp.asarray(codec.dense_code(small_table, np.arange(len(small_table.lengths)), "z"), jnp.float32)
+    rng = np.random.default_rng(5)
+    batches = jnp.asarray(rng.integers(0, len(small_table.lengths), (50, 64)))
+    target_Vd = jnp.asarray(rng.normal(size=(len(small_table.lengths), WIDTH)), jnp.float32)
+
+    def train(embed):
+        def step(state, ids):
+            weights, moments = state
+            gradient = jax.grad(lambda w: ((embed(w, ids) - target_Vd[ids]) ** 2).mean())(weights)
+            updates, moments = adamw.update(gradient, moments, weights)
+            return (optax.apply_updates(weights, updates), moments), None
+
+        scale = small_table.code_dim**-0.5
+        start = jax.random.normal(jax.random.key(0), (small_table.code_dim, WIDTH)) * scale
+        return jax.jit(lambda w: jax.lax.scan(step, (w, adamw.init(w)), batches)[0][0])(start), start
+
+    ours, start = train(lambda w, ids: implementations.product(w, bag, ids))
+    dense, _ = train(lambda w, ids: jnp.matmul(code_VD[ids], w, precision="highest"))
+    assert np.abs(dense - start).max() > 0.02
+    np.testing.assert_allclose(ours, dense, atol=1e-5)
 
 
-def test_no_array_of_codes_or_of_rows_by_position_is_ever_built(table: codec.ByteTable):
-    ids = np.zeros((128, 128), np.int32)
-    arm = bag.kronecker_bag(table)
-
-    def loss(weights: jax.Array) -> jax.Array:
-        return (bag.product(weights, arm, ids) ** 2).sum()
-
-    traced = jax.make_jaxpr(jax.value_and_grad(loss))(jnp.zeros((table.code_dim, WIDTH)))
-    largest_needed = max(ids.size * WIDTH, table.code_dim * WIDTH, ids.size * table.pos_dim)
-    assert max(intermediate_sizes(traced.jaxpr)) <= largest_needed
-    assert largest_needed < ids.size * table.code_dim
-    assert table.pos_dim == 1 or largest_needed < ids.size * table.pos_dim * WIDTH
+def test_the_induced_table_holds_the_embedding_of_every_id(table: codec.ByteTable):
+    weights = np.random.default_rng(6).normal(size=(table.code_dim, WIDTH)).astype(np.float32)
+    out = implementations.induced_table(jnp.asarray(weights), kronecker(table, "induced"))
+    assert relative_error(out, codec.dense_code(table, np.arange(len(table.lengths)), "z") @ weights) < 1e-6
 
 
-def test_an_unknown_norm_is_refused(table: codec.ByteTable):
+def lowered(table: codec.ByteTable, implementation: str, tokens: int, width: int):
+    def loss(weights, bag, ids):
+        return (implementations.product(weights, bag, ids) ** 2).sum()
+
+    weights = jax.ShapeDtypeStruct((table.code_dim, width), jnp.float32)
+    ids = jax.ShapeDtypeStruct((tokens,), jnp.int32)
+    return jax.jit(jax.value_and_grad(loss)).lower(weights, kronecker(table, implementation), ids)
+
+
+def test_the_bag_needs_no_memory_for_codes_or_for_rows_by_position():
+    rng = np.random.default_rng(7)
+    tokens = [rng.integers(0, 256, rng.integers(1, 17), np.uint8).tobytes() for _ in range(20_000)]
+    table, count, width = codec.byte_table(tokens, 16), 4096, 64
+    temporary = lowered(table, "bag", count, width).compile().memory_analysis().temp_size_in_bytes
+    forbidden = {
+        "tokens x D": count * table.code_dim,
+        "V x D": len(tokens) * table.code_dim,
+        "tokens x P x d": count * table.pos_dim * width,
+    }
+    assert temporary < 4 * min(forbidden.values())
+    # Two arrays of the result's size, one of the projection's, and a few numbers a token and slot.
+    assert temporary < 4 * (3 * count * width + 2 * table.code_dim * width + 3 * count * table.pos_dim)
+
+
+@pytest.mark.parametrize("implementation", ["bag", "onehot", "onthefly"])
+def test_the_layer_keeps_a_byte_a_position_and_two_a_length(implementation: str):
+    tokens = [bytes([value % 256, value // 256]) for value in range(2048)]
+    bag = kronecker(codec.byte_table(tokens, 32), implementation)
+    by_vocabulary = [leaf for leaf in jax.tree.leaves(bag) if leaf.shape[:1] == (2048,)]
+    assert sum(leaf.nbytes for leaf in by_vocabulary) == 2048 * (32 + 2)
+
+
+@EVERY_IMPLEMENTATION
+def test_the_bytes_are_an_argument_of_the_program_and_not_in_it(implementation: str):
+    tokens = [bytes([value % 256, value // 256]) for value in range(16_384)]
+    table = codec.byte_table(tokens, 8)
+    assert len(lowered(table, implementation, 128, 8).as_text()) < table.bytes.nbytes
+
+
+def test_cached_codes_above_the_limit_are_refused_with_their_size(small_table: codec.ByteTable):
+    wide = codec.byte_table([bytes([value % 256]) for value in range(50_304)], 16)
+    with pytest.raises(ValueError, match=r"\(50,304, 4,096\) codes, 824 MB in float32, above .*cache_limit_mb = 800"):
+        implementations.prepare(bags.kronecker_bag(wide), "cached", jnp.float32, limit_mb=800)
+    assert implementations.prepare(bags.kronecker_bag(small_table), "cached").codes.shape == (
+        len(small_table.lengths),
+        small_table.code_dim,
+    )
+
+
+def test_an_unknown_implementation_is_refused(small_table: codec.ByteTable):
+    with pytest.raises(ValueError, match="is 'fused'; allowed: cached, onthefly, bag, onehot"):
+        implementations.prepare(bags.kronecker_bag(small_table), "fused")
+
+
+def test_the_config_allows_each_implementation_and_auto():
+    assert config.ALLOWED["embedding.implementation"] == (implementations.AUTO, *implementations.IMPLEMENTATIONS)
+
+
+def test_an_unknown_norm_is_refused(small_table: codec.ByteTable):
     with pytest.raises(ValueError, match="norm is 'unit'; allowed: z, length"):
-        bag.kronecker_bag(table, norm="unit")
+        bags.kronecker_bag(small_table, norm="unit")
 
 
-def test_a_projection_of_the_wrong_height_is_refused(table: codec.ByteTable):
+def test_a_projection_of_the_wrong_height_is_refused(small_table: codec.ByteTable):
     with pytest.raises(ValueError, match="rows; this code has"):
-        bag.product(jnp.ones((table.code_dim - 1, WIDTH)), bag.kronecker_bag(table), np.zeros(3, np.int32))
-
-
-def relative_error(got: jax.Array, want: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(got) - want) / np.linalg.norm(want))
+        implementations.product(
+            jnp.ones((small_table.code_dim - 1, WIDTH)), bags.kronecker_bag(small_table), np.zeros(3, np.int32)
+        )

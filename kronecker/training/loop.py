@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, codec, sharding, tokenizers
+from kronecker import accounting, build, codec, selfcheck, sharding, tokenizers
 from kronecker import config as configs
 from kronecker.data import prepare, rows
 from kronecker.training import checkpoint, evaluation, metrics, progress, rundir, throughput
@@ -63,12 +63,14 @@ class _Trainer:
         self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
         self.lead = jax.process_index() == 0
         self.mesh: Mesh = sharding.make_mesh()
-        self.arm = build.build(config, tokenizer.token_bytes)
+        self.arm = build.build(config, tokenizer.token_bytes, self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
         held_out = evaluation.held_out(prepared, config)
         held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
+        if self.arm.codes:
+            selfcheck.check_product(self.arm.bag, self.arm.codes, config.embedding, config.model.dtype)
         self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out)
 
     def train(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class _Trainer:
             label = f"{c.embedding.arm} seed {c.seed}"
             if self.arm.codes and self.lead:
                 print(f"{label}  {codec.summary(self.arm.codes)}", file=sys.stderr)
+                print(f"{label}  {build.product_line(self.arm, c, self.mesh)}", file=sys.stderr)
             with progress.ProgressLine(label, last, start) as line, _Log(self, start) as log:
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
                 for step in range(start, last + 1):
@@ -112,8 +115,10 @@ class _Trainer:
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
             if not rundir.has_checkpoint(self.workdir):
-                where = {"data": str(self.prepared.folder.resolve())}
-                rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | where)
+                own = {"data": str(self.prepared.folder.resolve())}
+                if self.arm.bag:
+                    own["implementation"] = self.arm.bag.implementation
+                rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
 
     def _initial_state(self) -> steps.TrainState:
         init = jax.jit(

@@ -49,9 +49,9 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
         prepared, tokenizer = prepare.open_folder(recorded, config.tokenizer)
     else:
         prepared, tokenizer = prepare.ensure_prepared(config)
-    arm = build.build(config, tokenizer.token_bytes)
-    identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     mesh = sharding.make_mesh()
+    arm = build.build(config, tokenizer.token_bytes, mesh)
+    identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:
         like = steps.abstract_state(arm.model, arm.bag, config, sharding.replicated(mesh))
         state = checkpoint.restore(manager, like, identity, step)

@@ -1,0 +1,170 @@
+"""The exact product of a code and its projection, without the code: one public function, five ways to compute it.
+
+    cached      the paper's: looks the batch up in the (V, D) codes, precomputed, and multiplies by W
+    onthefly    the paper's dynamic variant: writes the codes of a batch out in full and multiplies
+    bag         merges the duplicates of a batch and sums the rows of W that each id has on
+    onehot      multiplies one-hot symbols on matrix units; a TPU's compiler fuses them, they are never in memory
+    induced     embeds the whole vocabulary, E = K W, then looks the batch up in it
+
+All five give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
+
+Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from kronecker import bag as bags
+from kronecker import kernels, sharding
+
+AUTO = "auto"
+IMPLEMENTATIONS = ("cached", "onthefly", "bag", "onehot", "induced")
+
+
+def product(
+    projection_Dd: jax.Array,
+    bag: bags.Bag,
+    ids: jax.Array,
+    dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Returns the embeddings of `ids`, shape ids.shape + (d,), in the projection's dtype.
+
+    Sums are at least float32.  The code is constant: W alone has a gradient, in reverse mode.
+
+    Args:
+      projection_Dd: W, shape (bag.rows, d).
+      bag: the arm's cells and weights, prepared for its implementation.
+      ids: integer token ids of any shape.
+      dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds.
+      mesh: splits the first axis of `ids` over its data axis: each device embeds its own tokens, and one sum of the
+        gradients of W is all that the devices exchange.  None: one device, or a first axis that cannot be split.
+
+    Raises:
+      ValueError: if W does not have one row for each cell of the code.
+    """
+    if projection_Dd.shape[0] != bag.rows:
+        raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows; this code has {bag.rows:,} cells")
+    projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
+    embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
+    if mesh is not None and ids.shape[0] % mesh.shape[sharding.DATA] == 0:
+        # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
+        whole, split = PartitionSpec(), PartitionSpec(sharding.DATA)
+        embed = jax.shard_map(embed, mesh=mesh, in_specs=(whole, whole, split), out_specs=split, check_vma=False)
+    return embed(projection_Dd, bag, ids)
+
+
+def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype | None = None) -> jax.Array:
+    """Returns E = K W (V, d), in the projection's dtype: built once, inference is an ordinary lookup in it.
+
+    Args:
+      projection_Dd: W, shape (bag.rows, d).
+      bag: prepared for "induced".
+      dtype: as in `product`.
+    """
+    table_Vd = _sorted_table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
+    return table_Vd[_rank(bag)].astype(projection_Dd.dtype)
+
+
+def choose(platform: str, tokens: int, vocab: int) -> str:
+    """Returns the implementation that "auto" stands for.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      tokens: that a device embeds at a time.
+      vocab: V.
+    """
+    del tokens, vocab
+    return "bag" if platform == "cpu" else "onehot"
+
+
+def prepare(bag: bags.Bag, implementation: str, dtype: jnp.dtype = jnp.float32, limit_mb: float = 1024) -> bags.Bag:
+    """Returns `bag` with what `implementation` needs.
+
+    Args:
+      bag: of any arm.
+      implementation: one of IMPLEMENTATIONS; what `choose` returns, where "auto" is meant.
+      dtype: of the codes that "cached" keeps.
+      limit_mb: the most that they may take, in units of 10^6 bytes.
+
+    Raises:
+      ValueError: if there is no such implementation, or the codes would take more than `limit_mb`.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"embedding.implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
+    codes = order = None
+    if implementation == "cached":
+        size_mb = bag.vocab * bag.rows * jnp.dtype(dtype).itemsize / 1e6
+        if size_mb > limit_mb:
+            raise ValueError(
+                f"embedding.implementation=cached keeps the ({bag.vocab:,}, {bag.rows:,}) codes, {size_mb:,.0f} MB in "
+                f"{jnp.dtype(dtype).name}, above embedding.cache_limit_mb = {limit_mb:,.0f}; raise that, or choose "
+                "another implementation: none of them keeps codes"
+            )
+        codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
+    if implementation == "induced":
+        order = np.argsort(-bag.lengths, kind="stable").astype(np.int32)
+    return bag.replace(implementation=implementation, codes=codes, order=order)
+
+
+def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids.reshape(-1), dtype)
+    return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
+
+
+def _cached(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.multiply(bag.codes[ids_N], weights_Dd, dtype)
+
+
+def _onthefly(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.multiply(kernels.codes(bag, ids_N, dtype), weights_Dd, dtype)
+
+
+def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    del dtype
+    if not ids_N.size:
+        return jnp.zeros((0, weights_Dd.shape[1]), weights_Dd.dtype)
+    # One sort brings equal ids together and the longest to the front; the transpose of the lookup at the end sums the
+    # gradients of equal ids before any of them reaches a cell.
+    lengths_N = jnp.asarray(bag.lengths)[ids_N].astype(jnp.int32)
+    keys_N, index_N = jnp.unique(
+        (bag.slots - lengths_N) * bag.vocab + ids_N,
+        size=ids_N.size,
+        fill_value=bag.slots * bag.vocab,
+        return_inverse=True,
+    )
+    merged_Nd = kernels.sum_rows(weights_Dd, bag, keys_N % bag.vocab, bag.slots - keys_N // bag.vocab)
+    return _look_up(merged_Nd, index_N)
+
+
+def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.one_hot(weights_Dd, bag, ids_N, dtype)
+
+
+def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return _look_up(_sorted_table(weights_Dd, bag, dtype), _rank(bag)[ids_N])
+
+
+_EMBED = {"cached": _cached, "onthefly": _onthefly, "bag": _bag, "onehot": _onehot, "induced": _induced}
+
+
+def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
+    del dtype
+    order_V = jnp.asarray(bag.order)
+    return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
+
+
+def _rank(bag: bags.Bag) -> jax.Array:
+    return jnp.zeros(bag.vocab, jnp.int32).at[bag.order].set(jnp.arange(bag.vocab, dtype=jnp.int32))
+
+
+def _look_up(table_Md: jax.Array, index_N: jax.Array) -> jax.Array:
+    return table_Md.at[index_N].get(mode="promise_in_bounds")
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
