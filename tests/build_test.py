@@ -1,0 +1,60 @@
+"""From a config to an arm: which bytes, which cut, which implementation."""
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import base
+from kronecker import build, codec, config
+
+TOKENS = [bytes([value]) for value in range(256)] + [b"a token of more than eight bytes", "日本語".encode()]
+
+
+def resolved(**embedding) -> ml_collections.ConfigDict:
+    c = base.get_config()
+    c.embedding.pos_dim = 8
+    c.embedding.update(embedding)
+    return config.with_vocabulary(config.resolve(c), len(TOKENS))
+
+
+def test_auto_on_a_cpu_is_the_bag():
+    assert build.build(resolved(), TOKENS).bag.implementation == "bag"
+
+
+@pytest.mark.parametrize("name", ["cached", "onthefly", "onehot", "induced"])
+def test_an_implementation_can_be_asked_for(name: str):
+    assert build.build(resolved(implementation=name), TOKENS).bag.implementation == name
+
+
+def test_codes_above_the_limit_are_refused_by_the_key_that_sets_it():
+    with pytest.raises(ValueError, match=r"MB in float32, above embedding\.cache_limit_mb = 1;"):
+        build.build(resolved(implementation="cached", cache_limit_mb=1.0), TOKENS)
+
+
+@pytest.mark.parametrize("truncation", codec.TRUNCATIONS)
+def test_the_truncation_policy_reaches_the_table(truncation: str):
+    codes = build.build(resolved(truncation=truncation), TOKENS).codes
+    assert codes.bytes[256, : codes.lengths[256]].tobytes() == codec.truncate(TOKENS[256], 8, truncation)
+    assert codes.lengths[257] == (6 if truncation == "head" else 8)
+
+
+def test_decoded_bytes_make_one_token_of_all_that_are_no_character():
+    raw, decoded = (build.build(resolved(byte_source=source), TOKENS).codes for source in codec.BYTE_SOURCES)
+    assert len(codec.collisions(raw)) == 0
+    assert max(map(len, codec.collisions(decoded))) == 128
+    assert not np.array_equal(raw.bytes, decoded.bytes)
+
+
+def test_a_device_embeds_its_share_of_a_micro_batch():
+    c = resolved()
+    c.train.batch, c.train.sequence, c.train.accumulate = 16, 256, 4
+    assert build.tokens_a_device(c) == 1024
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("truncation", "tail"), ("byte_source", "utf8"), ("implementation", "fused"), ("cache_limit_mb", 0.0)],
+)
+def test_a_value_that_is_not_allowed_names_its_key(key: str, value):
+    with pytest.raises(ValueError, match=rf"embedding\.{key} is {value!r}; "):
+        resolved(**{key: value})
