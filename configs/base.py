@@ -20,7 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     # One number drives body init, the order of sequences and dropout, so that runs with equal seeds are pairs.
     c.seed = 0
 
-    # gpt2 | tiktoken:NAME | tiktoken:PATH | tokenizers:PATH | bpe:SIZE (byte-level BPE trained on the training text)
+    # gpt2 | tiktoken:NAME | tiktoken:PATH | tekken:PATH | tokenizers:PATH | sentencepiece:PATH |
+    # bpe:SIZE (byte-level BPE trained on the training text)
     c.tokenizer = "gpt2"
 
     c.data = data = ml_collections.ConfigDict()

@@ -78,11 +78,7 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
       table: the vocabulary's bytes.
       norm: "z" for the paper's z-norm; "length" for the unit-norm code, 1/sqrt(L) a cell.
     """
-    if norm not in codec.NORMS:
-        raise ValueError(f"norm is {norm!r}; allowed: {', '.join(codec.NORMS)}")
-    length = np.arange(table.pos_dim + 1, dtype=np.float64)
-    unit = np.divide(1.0, np.sqrt(length), out=np.zeros_like(length), where=length > 0)
-    scale, shift = (unit, None) if norm == "length" else z_norm(length, unit, table.code_dim)
+    scale, shift = weights(table.pos_dim, norm, table.code_dim)
     return Bag(
         symbols=table.bytes,
         lengths=table.lengths.astype(np.int16),
@@ -94,16 +90,25 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
     )
 
 
-def z_norm(length: np.ndarray, unit: np.ndarray, code_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns A(L) and B(L) of the paper's z-norm in closed form; both are 0 at L = 0.
+def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns A(L) and B(L), float64 (K + 1,), of a code of L distinct cells of value L^(-1/2); both are 0 at L = 0.
 
-    A code with L cells of value L^(-1/2) has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).
+    The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).
 
     Args:
-      length: float64 (K + 1,), L = 0..K.
-      unit: float64 (K + 1,), the value of a cell that is on, 0 at L = 0.
+      slots: K, the largest L.
+      norm: "z", or "length": A alone, B is None.
       code_dim: D.
+
+    Raises:
+      ValueError: if there is no such norm.
     """
-    mean = np.sqrt(length) / code_dim
-    inverse = np.where(length > 0, 1.0 / (np.sqrt((1.0 - length / code_dim) / (code_dim - 1)) + codec.Z_NORM_EPS), 0.0)
-    return unit * inverse, -mean * inverse
+    if norm not in codec.NORMS:
+        raise ValueError(f"norm is {norm!r}; allowed: {', '.join(codec.NORMS)}")
+    length = np.arange(slots + 1, dtype=np.float64)
+    unit = np.divide(1.0, np.sqrt(length), out=np.zeros_like(length), where=length > 0)
+    if norm == "length":
+        return unit, None
+    std = np.sqrt((1.0 - length / code_dim) / (code_dim - 1))
+    inverse = np.where(length > 0, 1.0 / (std + codec.Z_NORM_EPS), 0.0)
+    return unit * inverse, -np.sqrt(length) / code_dim * inverse

@@ -31,7 +31,7 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
 
     Args:
       config: with its vocabulary filled in.
-      token_bytes: the tokenizer's raw bytes of each id.
+      token_bytes: of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
       mesh: of the devices that it will run on; None: one.
 
     Raises:
@@ -49,8 +49,6 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
         embed = embedding.TableEmbed(vocab=shape.padded_vocab, **common)
         return Arm(transformer.Transformer(shape, embed), None, None)
     c = config.embedding
-    if c.byte_source == "decode":
-        token_bytes = codec.decoded(token_bytes)
     codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
     bag = bags.kronecker_bag(codes, c.norm)
     implementation = c.implementation

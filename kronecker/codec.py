@@ -128,9 +128,9 @@ def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
 def decoded(token_bytes: Sequence[bytes | None]) -> tuple[bytes | None, ...]:
     """Returns the bytes that a byte-level tokenizer's `decode([id])` gives, as the author's package takes them.
 
-    Every part of a token that is not UTF-8 becomes U+FFFD, so all fragments of characters share a few byte strings
-    (paper.md section 6).  This is `byte_source` "decode" of byte-level vocabularies, whose raw bytes say all there is
-    to know; those with byte fallback differ (see `kronecker.tokenizers.Tokenizer.bytes_from`, which covers both).
+    Every part of a token that is not UTF-8 becomes U+FFFD, so all fragments of characters share a few byte strings.
+    This is byte_source "decode" of byte-level vocabularies, whose raw bytes say all there is to know; those with byte
+    fallback differ: `kronecker.tokenizers.Tokenizer.bytes_from` covers both.
     """
     return tuple(None if token is None else token.decode(errors="replace").encode() for token in token_bytes)
 

@@ -1,9 +1,9 @@
 """Checkpoints of the paper author's package, `kronecker-embeddings`, to our projection and back.  No PyTorch here.
 
-The package orders its cells as we do, byte value v at position p is v*P + p (paper.md section 1), and all it trains is
-a linear layer's weight, so the way across is a transpose.  A checkpoint holds nothing else: P, the norm and the
-tokenizer's bytes must be known from elsewhere.  The package's defaults are P = 32, embedding.norm=z,
-embedding.byte_source=decode and embedding.truncation=head.
+The package orders its cells as we do, byte value v at position p is v*P + p, and all it trains is a linear
+layer's weight, so the way across is a transpose.  A checkpoint holds nothing else: P, the norm and the tokenizer's bytes
+must be known from elsewhere.  The package's defaults are P = 32, embedding.norm=z, embedding.byte_source=decode and
+embedding.truncation=head.
 
 Shapes: P byte positions, D = 256 P code dimension, d model width.
 """

@@ -33,7 +33,9 @@ How it is tokenised: --config.tokenizer=FORM
   gpt2                   GPT-2's 50,257 ids; needs no network
   tiktoken:NAME          tiktoken:cl100k_base, tiktoken:o200k_base; downloaded once by tiktoken
   tiktoken:PATH          a rank file:  tiktoken:vocabularies/o200k_base.tiktoken
+  tekken:PATH            Mistral's tekken.json:  tekken:mistral/tekken.json
   tokenizers:PATH        a tokenizer.json of the tokenizers library:  tokenizers:llama/tokenizer.json
+  sentencepiece:PATH     a SentencePiece model with byte fallback:  sentencepiece:mistral/tokenizer.model
   bpe:SIZE               a byte-level BPE of SIZE ids, trained on the first 64 MB of the training text:  bpe:8192
 
 What is held out for validation: 1 % of the documents, chosen by a hash of their text, the same ones on every machine

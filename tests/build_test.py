@@ -1,7 +1,6 @@
 """From a config to an arm: which bytes, which cut, which implementation."""
 
 import ml_collections
-import numpy as np
 import pytest
 
 from configs import base
@@ -36,13 +35,6 @@ def test_the_truncation_policy_reaches_the_table(truncation: str):
     codes = build.build(resolved(truncation=truncation), TOKENS).codes
     assert codes.bytes[256, : codes.lengths[256]].tobytes() == codec.truncate(TOKENS[256], 8, truncation)
     assert codes.lengths[257] == (6 if truncation == "head" else 8)
-
-
-def test_decoded_bytes_make_one_token_of_all_that_are_no_character():
-    raw, decoded = (build.build(resolved(byte_source=source), TOKENS).codes for source in codec.BYTE_SOURCES)
-    assert len(codec.collisions(raw)) == 0
-    assert max(map(len, codec.collisions(decoded))) == 128
-    assert not np.array_equal(raw.bytes, decoded.bytes)
 
 
 def test_a_device_embeds_its_share_of_a_micro_batch():

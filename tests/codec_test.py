@@ -12,7 +12,7 @@ def cosine(first: str, second: str) -> float:
     return float(codes[0] @ codes[1])
 
 
-# paper.md section 1's published cosines
+# The paper's published cosines.
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
@@ -45,7 +45,7 @@ def test_byte_zero_is_not_the_empty_token():
 
 def test_ids_without_bytes_are_reported_with_their_reason():
     table = codec.byte_table([b"a", None, b""], 4, padded_vocab=6)
-    assert table.without_bytes == {codec.NO_BYTES: (1, 2), codec.PADDING: (3, 4, 5)}
+    assert table.without_bytes == {codec.NO_BYTES: (1,), codec.EMPTY: (2,), codec.PADDING: (3, 4, 5)}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,57 @@ def test_truncation_keeps_whole_characters_and_never_empties_a_token(token: byte
     assert codec.truncate(token, pos_dim) == kept
 
 
+@pytest.mark.parametrize(
+    ("truncation", "pos_dim", "kept"),
+    [
+        ("head_raw", 4, b"ab\xe6\x97"),
+        ("head_raw", 5, "ab日".encode()),
+        ("head", 4, b"ab"),
+        ("head_tail", 4, b"abyz"),
+        ("head_tail", 5, b"ab\xe6yz"),  # the odd byte goes to the head
+        ("head_tail", 1, b"a"),
+        ("head_tail", 7, "ab日yz".encode()),
+    ],
+)
+def test_each_truncation_keeps_its_bytes_of_a_long_token(truncation: str, pos_dim: int, kept: bytes):
+    token = "ab日yz".encode()
+    assert codec.truncate(token, pos_dim, truncation) == kept
+    assert codec.byte_table([token], pos_dim, truncation=truncation).bytes.tobytes() == kept.ljust(pos_dim, b"\0")
+
+
+@pytest.mark.parametrize("truncation", codec.TRUNCATIONS)
+def test_no_truncation_changes_a_token_that_fits(truncation: str):
+    for token in (b"", b"\0", "日本".encode(), b"\xff" * 6):
+        assert codec.truncate(token, 6, truncation) == token
+
+
+def test_head_and_tail_tell_long_tokens_apart_by_their_endings():
+    tokens = [b" disproportionate", b" disproportionately"]
+    assert codec.collisions(codec.byte_table(tokens, 16)) == [(0, 1)]
+    assert codec.collisions(codec.byte_table(tokens, 16, truncation="head_tail")) == []
+
+
+def test_an_unknown_truncation_is_refused():
+    message = r"^embedding.truncation is 'tail'; allowed: head, head_raw, head_tail$"
+    with pytest.raises(ValueError, match=message):
+        codec.byte_table([b"a"], 4, truncation="tail")
+
+
+def test_decoded_bytes_are_utf8_with_a_replacement_for_every_fragment():
+    tokens = [b" a", "日".encode(), b"\xe6\x97", b"\xe6\x97 ", b"\x80\x81", b"\0", b"", None]
+    fragment = "\ufffd".encode()
+    expected = (b" a", "日".encode(), fragment, fragment + b" ", 2 * fragment, b"\0", b"", None)
+    assert codec.decoded(tokens) == expected
+
+
+# On GPT-2 at P = 16 the author's package merges 255 fragments of characters into one code.
+def test_gpt2_has_384_colliding_tokens_by_decoded_bytes_and_44_by_raw_bytes():
+    token_bytes = tokenizers.load("gpt2").token_bytes
+    raw, decoded = (codec.collisions(codec.byte_table(b, 16)) for b in (token_bytes, codec.decoded(token_bytes)))
+    assert sum(map(len, raw)) == 44
+    assert (sum(map(len, decoded)), max(map(len, decoded))) == (384, 255)
+
+
 def test_truncated_ids_and_collision_groups_are_named():
     table = codec.byte_table([b"abcde", b"abcdf", b"abc", b"abcd"], 4)
     assert table.truncated == (0, 1)
@@ -78,10 +129,13 @@ def test_the_summary_counts_what_the_code_cannot_hold():
     )
 
 
-# At P = 8 a cut that keeps characters whole makes 11 more tokens collide than a raw cut, 7,571.
-@pytest.mark.parametrize(("pos_dim", "colliding"), [(8, 7582), (16, 44), (32, 17)])
-def test_gpt2_collides_where_it_is_known_to(pos_dim: int, colliding: int):
-    table = codec.byte_table(tokenizers.load("gpt2").token_bytes, pos_dim, 50304)
+# At P = 8 a cut that keeps characters whole makes 11 more tokens collide than a raw cut.
+@pytest.mark.parametrize(
+    ("truncation", "pos_dim", "colliding"),
+    [("head", 8, 7582), ("head_raw", 8, 7571), ("head", 16, 44), ("head_raw", 16, 44), ("head", 32, 17)],
+)
+def test_gpt2_collides_where_it_is_known_to(truncation: str, pos_dim: int, colliding: int):
+    table = codec.byte_table(tokenizers.load("gpt2").token_bytes, pos_dim, 50304, truncation)
     assert sum(map(len, codec.collisions(table))) == colliding
     assert table.without_bytes == {codec.PADDING: tuple(range(50257, 50304))}
 

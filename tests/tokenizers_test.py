@@ -90,10 +90,13 @@ def sentencepiece_model(folder: Path, **options: object) -> Path:
     return folder / "tokenizer.model"
 
 
+TEKKEN_SIZES = {"pattern": r" ?\p{L}+|\s+|[^\p{L}\s]+", "default_vocab_size": 268, "default_num_special_tokens": 10}
+
+
 def tekken_json(folder: Path, **changes: object) -> Path:
     tokens = [*(bytes([value]) for value in range(256)), b"ab", b" ab", b"cut off"]
     definition = {
-        "config": {"pattern": r" ?\p{L}+|\s+|[^\p{L}\s]+", "default_vocab_size": 268, "default_num_special_tokens": 10},
+        "config": TEKKEN_SIZES,
         "vocab": [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for rank, token in enumerate(tokens)],
     }
     (folder / "tekken.json").write_text(json.dumps(definition | changes))
@@ -356,6 +359,8 @@ def test_a_sentencepiece_model_that_loses_text_or_ends_none_is_refused(
         ({"vocab": [{"rank": 0}]}, "not a tekken.json .*token_bytes"),
         ({"vocab": [{"rank": 0, "token_bytes": "%"}]}, "not a tekken.json"),
         ({"config": {}}, "not a tekken.json .*default_vocab_size"),
+        ({"config": TEKKEN_SIZES | {"pattern": "("}}, "fetch the file again"),
+        ({"config": TEKKEN_SIZES | {"default_vocab_size": 200}}, "all 256 bytes; this one has not"),
         ({"special_tokens": [{"rank": 70, "token_str": "</s>"}]}, "special tokens are not 10 texts for ids 0 to 9"),
         ({"special_tokens": [{"rank": 0, "token_str": "<SPECIAL_4>"}]}, "special tokens are not 10 texts"),
     ],

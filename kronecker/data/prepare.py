@@ -91,15 +91,18 @@ def ensure_prepared(
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
                     tokenizer = _load_bpe(folder, label)
                 _prepare(source, tokenizer, folder, config, shard_tokens)
-    return open_folder(folder, config.tokenizer)
+    return open_folder(folder, config.tokenizer, tokenizer)
 
 
-def open_folder(folder: pathlib.Path, tokenizer: str) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
+def open_folder(
+    folder: pathlib.Path, spec: str, tokenizer: tokenizers.Tokenizer | None = None
+) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
     """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
 
     Args:
       folder: has a manifest.json.
-      tokenizer: the spec that it was prepared with.
+      spec: of the tokenizer that it was prepared with.
+      tokenizer: the same, where it is loaded already.
 
     Raises:
       FileNotFoundError: if there is no manifest or a shard is missing.
@@ -107,14 +110,15 @@ def open_folder(folder: pathlib.Path, tokenizer: str) -> tuple[rows.Prepared, to
     """
     prepared = rows.open_prepared(folder)
     stored = prepared.manifest["tokenizer"]
-    bpe_size = _bpe_size(tokenizer)
-    loaded = _load_bpe(folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(tokenizer)
-    if loaded.fingerprint != stored["fingerprint"]:
+    if tokenizer is None:
+        bpe_size = _bpe_size(spec)
+        tokenizer = _load_bpe(folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(spec)
+    if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
-            f"{folder} was prepared with tokenizer {stored['spec']}, and {tokenizer} is not the same one; "
+            f"{folder} was prepared with tokenizer {stored['spec']}, and {spec} is not the same one; "
             f"set --config.tokenizer={stored['spec']}, or delete the folder if its tokenizer was changed"
         )
-    return prepared, loaded
+    return prepared, tokenizer
 
 
 def _bpe_size(spec: str) -> int:

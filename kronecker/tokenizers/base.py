@@ -97,10 +97,10 @@ class Tokenizer:
         """Returns the bytes of each id that a code is built from; None for an id that has none.
 
         Args:
-          byte_source: "raw" for `token_bytes`; "decode" for what the author's package takes (paper.md section 1): the
-            byte of a piece `<0xNN>`, the literal text of a special token, else the UTF-8 of the library's
+          byte_source: "raw" for `token_bytes`; "decode" for what the author's package takes: the byte
+            of a piece `<0xNN>`, the literal text of a special token, else the UTF-8 of the library's
             `decode([id])`.  That loses fragments of characters in U+FFFD, and the leading space of every token where
-            a space is put in front of texts, so that far more tokens share a code (section 6).
+            a space is put in front of texts, so that far more tokens share a code.
 
         Raises:
           ValueError: if the source is not known.

@@ -60,10 +60,12 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
 def _decoded(library: tokenizers.Tokenizer, vocab_size: int, special_ids: frozenset[int]) -> tuple[bytes | None, ...]:
     def one(token_id: int, text: str) -> bytes | None:
         piece = library.id_to_token(token_id)
-        if piece is None or token_id in special_ids:
-            return None if piece is None else piece.encode()
+        if piece is None:
+            return None
         byte = BYTE_PIECE.fullmatch(piece)
-        return bytes.fromhex(byte[1]) if byte else text.encode()
+        if byte:
+            return bytes.fromhex(byte[1])
+        return (piece if token_id in special_ids else text).encode()
 
     texts = library.decode_batch([[token_id] for token_id in range(vocab_size)], skip_special_tokens=False)
     return tuple(map(one, range(vocab_size), texts))

@@ -63,7 +63,7 @@ class _Trainer:
         self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
         self.lead = jax.process_index() == 0
         self.mesh: Mesh = sharding.make_mesh()
-        self.arm = build.build(config, tokenizer.token_bytes, self.mesh)
+        self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
         held_out = evaluation.held_out(prepared, config)

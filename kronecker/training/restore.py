@@ -50,7 +50,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     else:
         prepared, tokenizer = prepare.ensure_prepared(config)
     mesh = sharding.make_mesh()
-    arm = build.build(config, tokenizer.token_bytes, mesh)
+    arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:
         like = steps.abstract_state(arm.model, arm.bag, config, sharding.replicated(mesh))

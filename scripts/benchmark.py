@@ -1,0 +1,104 @@
+r"""Times the input side of a model, or whole training steps: all contenders in one run, taking turns, on real ids.
+
+  python scripts/benchmark.py encoder
+  python scripts/benchmark.py step --size=micro
+
+encoder  Every implementation of the product, flax.linen.Embed (table) and the paper author's package (reference; where
+         it is installed, `make reference`): forward; forward and gradient; forward, gradient and AdamW update.  Each
+         setting takes one to two minutes; a setting is tokens at a time, width, byte positions and tokenizer:
+
+           python scripts/benchmark.py encoder --setting=tokens=8192,d=768,P=16
+           python scripts/benchmark.py encoder --setting=tokens=65536,d=256,tokenizer=bpe:8192,only=bag+induced+table \
+               --data='jsonl:texts/*.jsonl.xz' --rounds=20
+
+step     The training step of every arm of configs/arms.py at one size of configs/sizes.py, with its optimizer:
+
+           python scripts/benchmark.py step --size=124m --batch=16 --sequence=1024 --dtype=bfloat16
+
+How to read it.  A time is the median over rounds, with the 10 % and 90 % quantiles; one round runs everything once, in
+an order drawn anew, so what else the machine does meets all contenders.  Ratios are of medians, and round by round with
+their quartiles.  The share of bandwidth is the time that the least possible memory traffic would take at the speed of
+a += 2 b on large arrays, timed in the same rounds, over the time taken; what fits into caches can be above 100 %.
+Temporary memory is the compiler's number for one update beside arguments and results; for the reference, the growth of
+a process of its own.  Both commands write every sample to a JSON file and a figure beside it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from kronecker import cli, config
+
+_DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Whose ids, as in a config; bpe:SIZE is trained on the text.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Operands of matrix products.")
+_ROUNDS = flags.DEFINE_integer("rounds", 30, "Times that everything is run.", lower_bound=3)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "encoder: of one case; slower ones run in fewer rounds, at least 3.", 0.0)
+_OUT = flags.DEFINE_string("out", None, "The JSON file; default: runs/benchmark/COMMAND.json.")
+_SETTING = flags.DEFINE_multi_string("setting", [], "encoder: what to time, see above; may be repeated.")
+_CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: the most that cached codes may take.", 0.0)
+_SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py.")
+_BATCH = flags.DEFINE_integer("batch", 4, "step: sequences a step.", lower_bound=1)
+_SEQUENCE = flags.DEFINE_integer("sequence", 256, "step: tokens a sequence.", lower_bound=1)
+_OWN = {"encoder": ("seconds", "setting", "cache_limit_mb"), "step": ("size", "batch", "sequence")}
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(words: Sequence[str]) -> None:
+    """Runs one benchmark, prints it and writes its files."""
+    if len(words) != 1 or words[0] not in _OWN:
+        raise ValueError(f"say which benchmark: encoder or step, got {' '.join(words) or 'neither'!r}")
+    command = words[0]
+    for other, names in _OWN.items():
+        for name in names:
+            if other != command and flags.FLAGS[name].present:
+                raise ValueError(f"--{name} belongs to `benchmark.py {other}`, not to {command}")
+    out = Path(_OUT.value or f"runs/benchmark/{command}.json")
+    if out.suffix != ".json":
+        raise ValueError(f"--out={out}: a benchmark's file ends in .json; write --out={out.with_suffix('.json')}")
+
+    from kronecker.benchmark import figures, machine, tables  # after the flags: --help should not wait for JAX
+    from kronecker.report.html import write_text
+
+    before = machine.facts()
+    result = {"encoder": _encoder, "step": _step}[command]()
+    result = {"machine": before | {"load_after": machine.load()}, **result}
+    tables.show_verdicts(result["verdicts"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out.with_suffix(".svg"), {"encoder": figures.encoder, "step": figures.steps}[command](result))
+    write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    print(f"\n{machine.line(before)}\nwritten: {out} and {out.with_suffix('.svg')}")
+
+
+def _encoder() -> dict[str, Any]:
+    from kronecker.benchmark import encoder, tables
+
+    settings = [encoder.parse(text) for text in _SETTING.value] or encoder.SETTINGS
+    limit, rounds, seconds = _CACHE_LIMIT.value, _ROUNDS.value, _SECONDS.value
+    return encoder.run(settings, _config("base.py"), _DTYPE.value, limit, rounds, seconds, tables.show_setting)
+
+
+def _step() -> dict[str, Any]:
+    from kronecker.benchmark import step, tables
+
+    names = config.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
+    own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
+    own["model.dtype"] = _DTYPE.value
+    arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in names}
+    result = {"size": _SIZE.value, **step.run(arms, _ROUNDS.value)}
+    tables.show_steps(result)
+    return result
+
+
+def _config(name: str, **overrides: Any) -> Any:
+    c = config.load(str(ROOT / "configs" / name))
+    c.update_from_flattened_dict({"data.source": _DATA.value, "tokenizer": _TOKENIZER.value, **overrides})
+    return c
+
+
+if __name__ == "__main__":
+    cli.run(main, positional=True)
