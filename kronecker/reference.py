@@ -1,7 +1,7 @@
 """Checkpoints of the paper author's package, `kronecker-embeddings`, to our projection and back.  No PyTorch here.
 
 The package orders its cells as we do, byte value v at position p is v*P + p, and all it trains is a linear
-layer's weight, so the way across is a transpose.  A checkpoint holds nothing else: P, the norm and the tokenizer's bytes
+layer's weight, so the way across is a transpose.  A checkpoint holds nothing else: P, the norm and the bytes of the ids
 must be known from elsewhere.  The package's defaults are P = 32, embedding.norm=z, embedding.byte_source=decode and
 embedding.truncation=head.
 
