@@ -35,6 +35,7 @@ class Bag(struct.PyTreeNode):
       implementation: how `product` computes; set by `implementations.prepare`, which also adds what the two below hold.
       codes: (V, D), the codes themselves; for "cached" alone.
       order: int32 (V,), all ids, longest first; for "induced" alone.
+      buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products; for "induced" alone.
     """
 
     symbols: jax.Array
@@ -47,6 +48,7 @@ class Bag(struct.PyTreeNode):
     symbol_stride: int = struct.field(pytree_node=False, default=1)
     slot_stride: int = struct.field(pytree_node=False, default=0)
     implementation: str = struct.field(pytree_node=False, default="bag")
+    buckets: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
 
     @property
     def vocab(self) -> int:

@@ -54,7 +54,7 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     implementation = c.implementation
     if implementation == implementations.AUTO:
         implementation = implementations.choose(jax.default_backend(), tokens_a_device(config, mesh), bag.vocab)
-    bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb)
+    bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb, jax.default_backend())
     embed = embedding.BagEmbed(rows=bag.rows, mesh=mesh, **common)
     return Arm(transformer.Transformer(shape, embed), bag, codes)
 

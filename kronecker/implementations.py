@@ -22,6 +22,7 @@ from kronecker import bag as bags
 from kronecker import kernels, sharding
 
 AUTO = "auto"
+BUCKET_ROWS = 512
 IMPLEMENTATIONS = ("cached", "onthefly", "bag", "onehot", "induced")
 
 
@@ -78,11 +79,18 @@ def choose(platform: str, tokens: int, vocab: int) -> str:
       tokens: that a device embeds at a time.
       vocab: V.
     """
-    del tokens, vocab
-    return "bag" if platform == "cpu" else "onehot"
+    if platform == "cpu":
+        return "bag"
+    return "onehot" if tokens < vocab else "induced"
 
 
-def prepare(bag: bags.Bag, implementation: str, dtype: jnp.dtype = jnp.float32, limit_mb: float = 1024) -> bags.Bag:
+def prepare(
+    bag: bags.Bag,
+    implementation: str,
+    dtype: jnp.dtype = jnp.float32,
+    limit_mb: float = 1024,
+    platform: str = "cpu",
+) -> bags.Bag:
     """Returns `bag` with what `implementation` needs.
 
     Args:
@@ -90,6 +98,7 @@ def prepare(bag: bags.Bag, implementation: str, dtype: jnp.dtype = jnp.float32, 
       implementation: one of IMPLEMENTATIONS; what `choose` returns, where "auto" is meant.
       dtype: of the codes that "cached" keeps.
       limit_mb: the most that they may take, in units of 10^6 bytes.
+      platform: where it will run; off the CPU "induced" makes its table by one-hot products.
 
     Raises:
       ValueError: if there is no such implementation, or the codes would take more than `limit_mb`.
@@ -97,6 +106,7 @@ def prepare(bag: bags.Bag, implementation: str, dtype: jnp.dtype = jnp.float32, 
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"embedding.implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
     codes = order = None
+    buckets = ()
     if implementation == "cached":
         size_mb = bag.vocab * bag.rows * jnp.dtype(dtype).itemsize / 1e6
         if size_mb > limit_mb:
@@ -108,7 +118,8 @@ def prepare(bag: bags.Bag, implementation: str, dtype: jnp.dtype = jnp.float32, 
         codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
     if implementation == "induced":
         order = np.argsort(-bag.lengths, kind="stable").astype(np.int32)
-    return bag.replace(implementation=implementation, codes=codes, order=order)
+        buckets = () if platform == "cpu" else _buckets(bag)
+    return bag.replace(implementation=implementation, codes=codes, order=order, buckets=buckets)
 
 
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -142,7 +153,7 @@ def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtyp
 
 
 def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return kernels.one_hot(weights_Dd, bag, ids_N, dtype)
+    return kernels.one_hot(weights_Dd, bag, ids_N, dtype, bag.slots)
 
 
 def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -153,9 +164,27 @@ _EMBED = {"cached": _cached, "onthefly": _onthefly, "bag": _bag, "onehot": _oneh
 
 
 def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
-    del dtype
     order_V = jnp.asarray(bag.order)
-    return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
+    if not bag.buckets:
+        return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
+    ends = np.cumsum([count for count, _ in bag.buckets])
+    parts = [
+        kernels.one_hot(weights_Dd, bag, order_V[end - count : end], dtype, slots)
+        for end, (count, slots) in zip(ends, bag.buckets, strict=True)
+    ]
+    return jnp.concatenate(parts)
+
+
+def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:
+    """Returns (ids, slots) of the long half of lengths and of the short one: more parts save little and compile slowly.
+
+    The first part ends on a whole number of rows that a matrix unit takes at a time.
+    """
+    short = bag.slots // 2
+    if not short:
+        return ((bag.vocab, bag.slots),)
+    count = min(-(-int((bag.lengths > short).sum()) // BUCKET_ROWS) * BUCKET_ROWS, bag.vocab)
+    return tuple(part for part in ((count, bag.slots), (bag.vocab - count, short)) if part[0])
 
 
 def _rank(bag: bags.Bag) -> jax.Array:

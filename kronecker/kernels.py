@@ -6,6 +6,8 @@ Each applies scale and shift itself, so each is exact alone; `implementations.py
 Shapes: M ids, K slots, D rows of the projection W, d model width, S ids of a tile.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -92,23 +94,76 @@ def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns code W (N, d) with operands of `dtype`, in the weights' dtype; float32 operands stay float32."""
-    precision = jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    """Returns code W (N, d), in the weights' dtype, of operands in `dtype`."""
     return jnp.matmul(
-        code_ND.astype(dtype), weights_Dd.astype(dtype), precision=precision, preferred_element_type=weights_Dd.dtype
+        code_ND.astype(dtype),
+        weights_Dd.astype(dtype),
+        precision=_precision(dtype),
+        preferred_element_type=weights_Dd.dtype,
     )
 
 
-def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns the embeddings (N, d) of `ids_N`."""
-    lengths_N = jnp.asarray(bag.lengths)[ids_N].astype(jnp.int32)
-    cells_NK = bag.cells(ids_N, lengths_N)
-    hot_ND = sum(cells_NK[:, slot, None] == jnp.arange(bag.rows) for slot in range(bag.slots))
-    scale, shift = _weights_by_length(bag, weights_Dd.dtype)
-    out_Nd = scale[lengths_N][:, None] * multiply(hot_ND, weights_Dd, dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
+    """Returns the embeddings (N, d) of `ids_N` as one product with one-hot symbols, in the weights' dtype.
+
+    The symbol's axis stands before the slot's and the comparison is in float32: so a TPU's compiler makes the one-hot
+    inside the product, in the forward and in the backward pass, and none is ever in memory.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: whose rows are symbol * K + slot, or the symbols themselves.
+      ids_N: token ids.
+      dtype: bfloat16 lets a matrix unit round W and the gradient to bfloat16, sums being float32; float32 costs it
+        about three passes.
+      slots: no id has more in use.
+    """
+    hot, axes, shape = _hot_operand(bag, ids_N, slots)
+    weights = weights_Dd.reshape(*shape, -1)[:, :slots] if axes == "vk" else weights_Dd
+    summed_Nd = jnp.einsum(f"n{axes},{axes}d->nd", hot.astype(weights.dtype), weights, precision=_precision(dtype))
+    scale, shift = _weights_by_length(bag, weights.dtype)
+    lengths_N = jnp.asarray(bag.lengths)[ids_N]
+    out_Nd = scale[lengths_N][:, None] * summed_Nd
+    return out_Nd if shift is None else out_Nd + shift[lengths_N][:, None] * weights_Dd.sum(axis=0)
+
+
+def _one_hot_forward(weights_Dd, bag, ids_N, dtype, slots):
+    return one_hot(weights_Dd, bag, ids_N, dtype, slots), (bag, ids_N)
+
+
+# Written out so that the backward pass makes its one-hot anew instead of keeping the forward pass's.
+def _one_hot_backward(dtype, slots, saved, grad_Nd):
+    bag, ids_N = saved
+    hot, axes, shape = _hot_operand(bag, ids_N, slots)
+    scale, shift = _weights_by_length(bag, grad_Nd.dtype)
+    lengths_N = jnp.asarray(bag.lengths)[ids_N]
+    scaled_Nd = scale[lengths_N][:, None] * grad_Nd
+    grad = jnp.einsum(f"n{axes},nd->{axes}d", hot.astype(grad_Nd.dtype), scaled_Nd, precision=_precision(dtype))
+    if axes == "vk":
+        grad = jnp.pad(grad, ((0, 0), (0, shape[1] - slots), (0, 0)))
+    grad_Dd = grad.reshape(bag.rows, -1)
     if shift is not None:
-        out_Nd += shift[lengths_N][:, None] * weights_Dd.sum(axis=0)
-    return out_Nd
+        grad_Dd += (shift[lengths_N][:, None] * grad_Nd).sum(axis=0)
+    return grad_Dd, None, None
+
+
+one_hot.defvjp(_one_hot_forward, _one_hot_backward)
+
+
+def _hot_operand(bag: bags.Bag, ids_N: jax.Array, slots: int) -> tuple[jax.Array, str, tuple[int, ...]]:
+    """Returns the 0/1 operand, the einsum letters of its axes after n, and W's shape without d."""
+    used_NK = jnp.arange(slots) < jnp.asarray(bag.lengths)[ids_N][:, None]
+    symbols_NK = jnp.where(used_NK, jnp.asarray(bag.symbols)[ids_N][:, :slots].astype(jnp.float32), -1.0)
+    if (bag.symbol_stride, bag.slot_stride) == (bag.slots, 1):
+        radix = bag.rows // bag.slots
+        return symbols_NK[:, None, :] == jnp.arange(radix, dtype=jnp.float32)[:, None], "vk", (radix, bag.slots)
+    rows_D = jnp.arange(bag.rows, dtype=jnp.float32)
+    counts_ND = sum((symbols_NK[:, slot, None] == rows_D).astype(jnp.float32) for slot in range(slots))
+    return counts_ND, "v", (bag.rows,)
+
+
+def _precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
 
 
 def _weights_by_length(bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:

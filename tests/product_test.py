@@ -10,7 +10,8 @@ from kronecker import bag as bags
 from kronecker import codec, config, implementations
 
 WIDTH = 24
-EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", implementations.IMPLEMENTATIONS)
+INDUCED_BY_ONE_HOT = "induced by one-hot products"
+EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", [*implementations.IMPLEMENTATIONS, INDUCED_BY_ONE_HOT])
 EVERY_NORM = pytest.mark.parametrize("norm", codec.NORMS)
 
 
@@ -33,7 +34,10 @@ def small_table() -> codec.ByteTable:
 
 
 def kronecker(table: codec.ByteTable, implementation: str, norm: str = "z", dtype: str = "float32") -> bags.Bag:
-    return implementations.prepare(bags.kronecker_bag(table, norm), implementation, jnp.dtype(dtype))
+    bag = bags.kronecker_bag(table, norm)
+    if implementation == INDUCED_BY_ONE_HOT:
+        return implementations.prepare(bag, "induced", platform="tpu")
+    return implementations.prepare(bag, implementation, jnp.dtype(dtype))
 
 
 def relative_error(got: jax.Array, want: np.ndarray) -> float:
