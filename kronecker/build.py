@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from kronecker import accounting, codec, embedding, implementations, transformer
 from kronecker import bag as bags
-from kronecker import codec, embedding, implementations, transformer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +58,22 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb, jax.default_backend())
     embed = embedding.BagEmbed(rows=bag.rows, mesh=mesh, **common)
     return Arm(transformer.Transformer(shape, embed), bag, codes)
+
+
+def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
+    """Returns the same model with its input embedding as a table, E = K W, built once: what inference looks up.
+
+    Args:
+      arm: any; a table stays as it is.
+      params: the model's parameters.
+    """
+    if arm.bag is None:
+        return arm, params
+    embed, bag = arm.model.embed, implementations.prepare(arm.bag, "induced", platform=jax.default_backend())
+    (projection_Dd,) = jax.tree.leaves(params[accounting.INPUT])
+    table_Vd = jax.jit(implementations.induced_table)(projection_Dd, bag)
+    as_table = embedding.TableEmbed(bag.vocab, embed.features, dtype=embed.dtype, param_dtype=embed.param_dtype)
+    return Arm(arm.model.clone(embed=as_table), None, arm.codes), params | {accounting.INPUT: {"table": table_Vd}}
 
 
 def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:

@@ -117,7 +117,7 @@ def prepare(
             )
         codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
     if implementation == "induced":
-        order = np.argsort(-bag.lengths, kind="stable").astype(np.int32)
+        order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
         buckets = () if platform == "cpu" else _buckets(bag)
     return bag.replace(implementation=implementation, codes=codes, order=order, buckets=buckets)
 

@@ -48,7 +48,7 @@ def sample(
         raise ValueError("the prompt is empty; give at least one token")
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature is {temperature} (at least 0) and top_p is {top_p} (in (0, 1])")
-    return _sample(arm, params, list(prompt), new_tokens, temperature, top_p, seed, stop)
+    return _sample(*build.with_table(arm, params), list(prompt), new_tokens, temperature, top_p, seed, stop)
 
 
 def _sample(

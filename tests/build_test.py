@@ -1,6 +1,8 @@
 """From a config to an arm: which bytes, which cut, which implementation."""
 
+import jax
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import base
@@ -35,6 +37,21 @@ def test_the_truncation_policy_reaches_the_table(truncation: str):
     codes = build.build(resolved(truncation=truncation), TOKENS).codes
     assert codes.bytes[256, : codes.lengths[256]].tobytes() == codec.truncate(TOKENS[256], 8, truncation)
     assert codes.lengths[257] == (6 if truncation == "head" else 8)
+
+
+@pytest.mark.parametrize("norm", codec.NORMS)
+def test_inference_looks_up_a_table_and_gives_the_same_logits(norm: str):
+    c = resolved(norm=norm)
+    c.model.layers, c.model.d_model = 1, 32
+    arm = build.build(c, TOKENS)
+    ids = np.arange(len(TOKENS)).reshape(2, -1)
+    params = jax.jit(arm.model.init)(jax.random.key(0), ids, arm.bag)["params"]
+    inference, its_params = build.with_table(arm, params)
+    assert inference.bag is None
+    assert its_params["embed"]["table"].shape == (c.model.padded_vocab, 32)
+    np.testing.assert_allclose(
+        inference.model.apply({"params": its_params}, ids), arm.model.apply({"params": params}, ids, arm.bag), atol=1e-5
+    )
 
 
 def test_a_device_embeds_its_share_of_a_micro_batch():
