@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.padded_vocab = 0  # 0: derived
     model.bias = True  # biases in the linear layers and layer norms, as GPT-2 has them
     model.dropout = 0.0  # after the embedding sum and after each residual branch
-    model.tie_head = False  # the output head is the input table (tables only)
+    model.tie_head = False  # the output head is the input table, learned or induced (kinds table and kronecker)
     # matrix products: float32 | bfloat16; the residual stream, the norms and the loss are float32 under both
     model.dtype = "float32"
     model.param_dtype = "float32"  # parameters and optimizer state
@@ -56,7 +56,9 @@ def get_config() -> ml_collections.ConfigDict:
     # What two arms of a pair may differ in: this group, and model.tie_head.
     c.embedding = embedding = ml_collections.ConfigDict()
     embedding.arm = "kronecker"  # a name of configs/arms.py, for labels; the keys below are what acts
-    embedding.kind = "kronecker"  # table | kronecker
+    # table | factorized (U Q) | kronecker | head_tail | random_code | hash_ngram (rivals.py defines the last three)
+    embedding.kind = "kronecker"
+    embedding.rank = 0  # of factorized; 0: derived, as many parameters as the projection of pos_dim has
     embedding.pos_dim = 16  # P: byte positions kept of a token; the code has D = 256 P coordinates
     # of a token longer than P: head: its first P bytes, cut between characters | head_raw: its first P bytes |
     # head_tail: the first and the last P/2
@@ -68,7 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
     # auto | cached | onthefly | bag | onehot | induced: how the product is computed; same numbers, other costs
     embedding.implementation = "auto"
     embedding.cache_limit_mb = 1024.0  # the most memory a device may give to the codes of implementation=cached
-    # of the table or the projection; 0: derived, .02 for a table, the paper's 1/sqrt(D) for a projection
+    # of the table, of the product U Q or of the projection; 0: derived, .02 for the tables, the paper's 1/sqrt(D) for a
+    # projection
     embedding.init_std = 0.0
     embedding.lr_mult = 1.0  # learning rate of the input embedding relative to the body's
 

@@ -5,7 +5,7 @@
 
 Arguments after the colon:
   size    nano micro tiny 30m 124m 350m 774m 1558m (configs/sizes.py)
-  arm     table_untied table_tied kronecker kronecker_unit (configs/arms.py)
+  arm     one of configs/arms.py: table_untied table_tied kronecker kronecker_unit ...
   seed    a whole number
   budget  small: 8 sequences a step, two at a time, 8M tokens; 124m then fits into 12 GB, a laptop too
           paper: 528 sequences of 1,024 tokens a step, 4,623 steps, 2.5B tokens; needs a GPU or TPU

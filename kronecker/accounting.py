@@ -18,6 +18,12 @@ def count(params: dict) -> dict[str, int]:
     return sizes | {"total": sum(sizes.values())}
 
 
+def input_matrix(params: dict) -> jax.Array:
+    """Returns the matrix that the input embedding learns: E, U of the factorized table, or the projection W."""
+    group = params[INPUT]
+    return group["projection"] if "projection" in group else group["table"]
+
+
 def body_hash(params: dict) -> str:
     """Returns the sha256 of every parameter outside the input embedding and the head, by path."""
     digest = hashlib.sha256()

@@ -34,8 +34,8 @@ class Bag(struct.PyTreeNode):
       slot_stride: see `symbols`.
       implementation: how `product` computes; set by `implementations.prepare`, which also adds what the two below hold.
       codes: (V, D), the codes themselves; for "cached" alone.
-      order: int32 (V,), all ids, longest first; for "induced" alone.
-      buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products; for "induced" alone.
+      order: int32 (V,), all ids, longest first; for the induced table.
+      buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products.
     """
 
     symbols: jax.Array
@@ -114,3 +114,16 @@ def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarra
     std = np.sqrt((1.0 - length / code_dim) / (code_dim - 1))
     inverse = np.where(length > 0, 1.0 / (std + codec.Z_NORM_EPS), 0.0)
     return unit * inverse, -np.sqrt(length) / code_dim * inverse
+
+
+def dense_code(bag: Bag, ids: np.ndarray) -> np.ndarray:
+    """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: what products are tested against."""
+    code = np.zeros((len(ids), bag.rows))
+    for row, token_id in enumerate(ids):
+        length = int(bag.lengths[token_id])
+        slots = np.arange(length)
+        cells = np.asarray(bag.symbols[token_id, :length], np.int64) * bag.symbol_stride + slots * bag.slot_stride
+        np.add.at(code[row], cells, bag.scale[length])
+        if bag.shift is not None:
+            code[row] += bag.shift[length]
+    return code

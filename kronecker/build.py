@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from kronecker import accounting, codec, embedding, implementations, transformer
+from kronecker import accounting, codec, embedding, implementations, rivals, transformer
 from kronecker import bag as bags
 
 
@@ -50,28 +50,41 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
         embed = embedding.TableEmbed(vocab=shape.padded_vocab, **common)
         return Arm(transformer.Transformer(shape, embed), None, None)
     c = config.embedding
+    if c.kind == "factorized":
+        embed = embedding.FactorizedEmbed(vocab=shape.padded_vocab, rank=c.rank, **common)
+        return Arm(transformer.Transformer(shape, embed), None, None)
     codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
-    bag = bags.kronecker_bag(codes, c.norm)
-    implementation = c.implementation
+    bag = make_bag(codes, c.kind, c.norm)
+    platform, implementation = jax.default_backend(), c.implementation
     if implementation == implementations.AUTO:
-        implementation = implementations.choose(jax.default_backend(), tokens_a_device(config, mesh), bag.vocab)
-    bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb, jax.default_backend())
-    embed = embedding.BagEmbed(rows=bag.rows, mesh=mesh, **common)
+        implementation = implementations.choose(platform, tokens_a_device(config, mesh), bag.vocab)
+    bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head)
+    std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
+    tied_scale = transformer.INIT_STD / std if shape.tie_head else 0.0  # the logits then start at a learned table's
+    embed = embedding.BagEmbed(rows=bag.rows, logit_scale=tied_scale, mesh=mesh, **common)
     return Arm(transformer.Transformer(shape, embed), bag, codes)
+
+
+def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
+    """Returns the bag of embedding.kind `kind`, not yet prepared for an implementation."""
+    if kind == "kronecker":
+        return bags.kronecker_bag(codes, norm)
+    if kind == "hash_ngram":
+        return rivals.hash_ngram_bag(codes)
+    return {"head_tail": rivals.head_tail_bag, "random_code": rivals.random_code_bag}[kind](codes, norm)
 
 
 def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
     """Returns the same model with its input embedding as a table, E = K W, built once: what inference looks up.
 
     Args:
-      arm: any; a table stays as it is.
+      arm: any; a table stays as it is, and so does an induced table that is the head too.
       params: the model's parameters.
     """
-    if arm.bag is None:
+    if arm.bag is None or arm.model.shape.tie_head:
         return arm, params
     embed, bag = arm.model.embed, implementations.prepare(arm.bag, "induced", platform=jax.default_backend())
-    (projection_Dd,) = jax.tree.leaves(params[accounting.INPUT])
-    table_Vd = jax.jit(implementations.induced_table)(projection_Dd, bag)
+    table_Vd = jax.jit(implementations.induced_table)(accounting.input_matrix(params), bag)
     as_table = embedding.TableEmbed(bag.vocab, embed.features, dtype=embed.dtype, param_dtype=embed.param_dtype)
     return Arm(arm.model.clone(embed=as_table), None, arm.codes), params | {accounting.INPUT: {"table": table_Vd}}
 

@@ -17,7 +17,7 @@ import ml_collections
 from kronecker import codec
 
 ALLOWED = {
-    "embedding.kind": ("table", "kronecker"),
+    "embedding.kind": ("table", "factorized", "kronecker", "head_tail", "random_code", "hash_ngram"),
     "embedding.norm": codec.NORMS,
     "embedding.truncation": codec.TRUNCATIONS,
     "embedding.byte_source": codec.BYTE_SOURCES,
@@ -27,6 +27,8 @@ ALLOWED = {
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn"),
 }
+TABLES = ("table", "factorized")
+TIEABLE = ("table", "kronecker")
 AT_LEAST = {
     "data.shards": 0,
     "data.workers": 0,
@@ -37,6 +39,7 @@ AT_LEAST = {
     "model.vocab_multiple": 1,
     "model.vocab_size": 0,
     "embedding.pos_dim": 1,
+    "embedding.rank": 0,
     "train.batch": 1,
     "train.sequence": 1,
     "train.steps": 0,
@@ -140,7 +143,7 @@ def resolve(config: ml_collections.ConfigDict, devices: int = 1) -> ml_collectio
     c.train.warmup_tokens = c.train.warmup_steps * tokens_a_step
     c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
     if not c.embedding.init_std:
-        c.embedding.init_std = 0.02 if c.embedding.kind == "table" else (codec.CHAR_DIM * c.embedding.pos_dim) ** -0.5
+        c.embedding.init_std = 0.02 if c.embedding.kind in TABLES else (codec.CHAR_DIM * c.embedding.pos_dim) ** -0.5
     return c
 
 
@@ -158,6 +161,9 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
         )
     c.model.vocab_size = vocab_size
     c.model.padded_vocab = math.ceil(c.model.vocab_size / c.model.vocab_multiple) * c.model.vocab_multiple
+    if c.embedding.kind == "factorized" and not c.embedding.rank:
+        projection = codec.CHAR_DIM * c.embedding.pos_dim * c.model.d_model
+        c.embedding.rank = max(1, round(projection / (c.model.padded_vocab + c.model.d_model)))
     return c
 
 
@@ -233,8 +239,12 @@ def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
         )
     if c.eval.batch > 0 and c.eval.batch % devices:
         yield f"eval.batch is {c.eval.batch}, not divisible by {devices} devices"
-    if m.tie_head and c.embedding.kind != "table":
-        yield f"model.tie_head needs embedding.kind=table, got {c.embedding.kind}: only a table can be the head so far"
+    if m.tie_head and c.embedding.kind not in TIEABLE:
+        yield f"model.tie_head needs embedding.kind {' or '.join(TIEABLE)}, got {c.embedding.kind}"
+    if c.embedding.kind == "head_tail" and c.embedding.truncation != "head_tail":
+        yield f"embedding.kind=head_tail needs embedding.truncation=head_tail, got {c.embedding.truncation}"
+    if c.embedding.kind == "hash_ngram" and c.embedding.norm != "length":
+        yield f"embedding.kind=hash_ngram needs embedding.norm=length, got {c.embedding.norm}: grams may share a cell"
     if t.steps and t.warmup_steps >= t.steps:
         yield f"train.warmup_steps is {t.warmup_steps}, not below train.steps {t.steps}; lower it or train longer"
     if c.checkpoint.keep_every % max(1, c.checkpoint.every):

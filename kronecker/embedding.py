@@ -40,18 +40,50 @@ class TableEmbed(nn.Module):
         del bag
         return self.table[ids_BT]
 
-    def attend(self, x_BTd: jax.Array) -> jax.Array:
-        """Returns the float32 logits (B, T, V) of the tied head, x E^T."""
-        return jnp.einsum("btd,vd->btv", x_BTd, self.table.astype(self.dtype), preferred_element_type=jnp.float32)
+    def attend(self, x_BTd: jax.Array, bag: bags.Bag | None = None) -> jax.Array:
+        """Returns the float32 logits (B, T, V) of the tied head, x E^T; `bag` is not used."""
+        del bag
+        return _logits(x_BTd, self.table, self.dtype)
+
+
+class FactorizedEmbed(nn.Module):
+    """A table of low rank, U (V, r) Q (r, d), with U ~ N(0, init_std^2) and Q ~ N(0, 1/r): output std init_std.
+
+    Attributes:
+      vocab: V.
+      features: d.
+      rank: r.
+      init_std: standard deviation of an initial embedding.
+      dtype: in which the two are multiplied.
+      param_dtype: of both and of the embeddings.
+    """
+
+    vocab: int
+    features: int
+    rank: int
+    init_std: float = 0.02
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None) -> jax.Array:
+        """Returns the embeddings of `ids_BT`, (B, T, d); `bag` is not used."""
+        del bag
+        normal = nn.initializers.normal
+        table_Vr = self.param("table", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
+        up_rd = self.param("up", normal(self.rank**-0.5), (self.rank, self.features), self.param_dtype)
+        x_BTd = jnp.matmul(table_Vr[ids_BT].astype(self.dtype), up_rd.astype(self.dtype))
+        return x_BTd.astype(self.param_dtype)
 
 
 class BagEmbed(nn.Module):
     """A fixed code of each token times one learned projection W (D, d): every arm that is a bag of rows.
 
     Attributes:
-      rows: D, the cells of the code; the projection's only trained tensor has one row for each.
+      rows: D, the cells of the code; the projection has one row for each.
       features: d.
       init_std: standard deviation of the initial projection; the paper's is 1/sqrt(D).
+      logit_scale: of the initial tied head; 0: the head is not tied, and W is the only trained tensor.
       dtype: in which the product multiplies, where its implementation does.
       param_dtype: of the projection and of the embeddings.
       mesh: whose data axis splits the batch; None: one device.
@@ -60,14 +92,28 @@ class BagEmbed(nn.Module):
     rows: int
     features: int
     init_std: float
+    logit_scale: float = 0.0
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     mesh: Mesh | None = None
 
-    @nn.compact
-    def __call__(self, ids_BT: jax.Array, bag: bags.Bag) -> jax.Array:
-        """Returns the embeddings of `ids_BT`, (B, T, d), under the code that `bag` holds."""
-        projection_Dd = self.param(
+    def setup(self) -> None:
+        """Creates the projection, and the tied head's scale where there is one."""
+        self.projection = self.param(
             "projection", nn.initializers.normal(self.init_std), (self.rows, self.features), self.param_dtype
         )
-        return implementations.product(projection_Dd, bag, ids_BT, self.dtype, self.mesh)
+        if self.logit_scale:
+            self.scale = self.param("logit_scale", nn.initializers.constant(self.logit_scale), (), self.param_dtype)
+
+    def __call__(self, ids_BT: jax.Array, bag: bags.Bag) -> jax.Array:
+        """Returns the embeddings of `ids_BT`, (B, T, d), under the code that `bag` holds."""
+        return implementations.product(self.projection, bag, ids_BT, self.dtype, self.mesh)
+
+    def attend(self, x_BTd: jax.Array, bag: bags.Bag) -> jax.Array:
+        """Returns the float32 logits (B, T, V) of the head tied to the induced table: logit_scale * x (K W)^T."""
+        table_Vd = implementations.induced_table(self.projection, bag, self.dtype)
+        return self.scale.astype(jnp.float32) * _logits(x_BTd, table_Vd, self.dtype)
+
+
+def _logits(x_BTd: jax.Array, table_Vd: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jnp.einsum("btd,vd->btv", x_BTd, table_Vd.astype(dtype), preferred_element_type=jnp.float32)

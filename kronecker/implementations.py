@@ -64,7 +64,7 @@ def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype | No
 
     Args:
       projection_Dd: W, shape (bag.rows, d).
-      bag: prepared for "induced".
+      bag: prepared for "induced", or with `induced_head`.
       dtype: as in `product`.
     """
     table_Vd = _sorted_table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
@@ -90,6 +90,7 @@ def prepare(
     dtype: jnp.dtype = jnp.float32,
     limit_mb: float = 1024,
     platform: str = "cpu",
+    induced_head: bool = False,
 ) -> bags.Bag:
     """Returns `bag` with what `implementation` needs.
 
@@ -99,6 +100,7 @@ def prepare(
       dtype: of the codes that "cached" keeps.
       limit_mb: the most that they may take, in units of 10^6 bytes.
       platform: where it will run; off the CPU "induced" makes its table by one-hot products.
+      induced_head: whether `induced_table` will be wanted too.
 
     Raises:
       ValueError: if there is no such implementation, or the codes would take more than `limit_mb`.
@@ -116,7 +118,7 @@ def prepare(
                 "another implementation: none of them keeps codes"
             )
         codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
-    if implementation == "induced":
+    if implementation == "induced" or induced_head:
         order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
         buckets = () if platform == "cpu" else _buckets(bag)
     return bag.replace(implementation=implementation, codes=codes, order=order, buckets=buckets)

@@ -20,8 +20,8 @@ def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collectio
     A scatter or a fused one-hot that some compiler gets wrong would otherwise train a wrong model in silence.
 
     Args:
-      bag: of a Kronecker arm, prepared for its implementation.
-      table: the bytes behind it.
+      bag: of any arm, prepared for its implementation.
+      table: the bytes behind it; the Kronecker code's definition is built from them, not from the bag.
       embedding: the config's group of that name.
       dtype: of the product.
 
@@ -29,11 +29,12 @@ def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collectio
       FloatingPointError: if either is off by more than TOLERANCE.
     """
     rng = np.random.default_rng(0)
-    by_length = [np.flatnonzero(table.lengths == length) for length in range(table.pos_dim + 1)]
+    lengths = np.asarray(bag.lengths)
+    by_length = [np.flatnonzero(lengths == length) for length in range(bag.slots + 1)]
     of_each = [rng.choice(ids, min(len(ids), 3), replace=False) for ids in by_length]
-    often = rng.choice(len(table.lengths), 8)  # a few ids many times: what scatters get wrong
+    often = rng.choice(bag.vocab, 8)  # a few ids many times: what scatters get wrong
     ids = np.concatenate([*of_each, rng.choice(often, TOKENS)])[:TOKENS].astype(np.int32)
-    weights_Dd = rng.normal(0, embedding.init_std, (table.code_dim, WIDTH)).astype(np.float32)
+    weights_Dd = rng.normal(0, embedding.init_std, (bag.rows, WIDTH)).astype(np.float32)
     grad_Nd = rng.normal(size=(TOKENS, WIDTH)).astype(np.float32)
 
     @jax.jit
@@ -42,7 +43,8 @@ def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collectio
         return out_Nd, pullback(grad_Nd)[0]
 
     got = value_and_gradient(weights_Dd, bag, jnp.asarray(ids), grad_Nd)
-    code_ND = codec.dense_code(table, ids, embedding.norm)
+    kronecker = embedding.kind == "kronecker"
+    code_ND = codec.dense_code(table, ids, embedding.norm) if kronecker else bags.dense_code(bag, ids)
     for what, ours, exact in zip(("value", "gradient"), got, (code_ND @ weights_Dd, code_ND.T @ grad_Nd), strict=True):
         error = float(np.abs(np.asarray(ours) - exact).max() / np.abs(exact).max())
         if not error <= TOLERANCE[dtype]:

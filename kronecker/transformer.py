@@ -107,7 +107,7 @@ class Transformer(nn.Module):
     """
 
     shape: Shape
-    embed: embedding.TableEmbed | embedding.BagEmbed
+    embed: embedding.TableEmbed | embedding.FactorizedEmbed | embedding.BagEmbed
 
     @nn.compact
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None, train: bool = False) -> jax.Array:
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
         x_BTd, _ = blocks(s, train, name="blocks")(x_BTd, None)
         x_BTd = s.norm("final_norm")(x_BTd)
         if s.tie_head:
-            logits_BTV = self.embed.attend(x_BTd)
+            logits_BTV = self.embed.attend(x_BTd, bag)
         else:
             head_dV = self.param("head", nn.initializers.normal(INIT_STD), (s.d_model, s.padded_vocab), s.param_dtype)
             logits_BTV = jnp.einsum("btd,dv->btv", x_BTd, head_dV.astype(s.dtype), preferred_element_type=jnp.float32)

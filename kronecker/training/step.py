@@ -137,7 +137,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
-        (input_matrix,) = jax.tree.leaves(state.params[accounting.INPUT])
+        input_matrix = accounting.input_matrix(state.params)
         metrics = StepMetrics(
             loss=nats / count,
             lr=schedule(state.step),
