@@ -87,7 +87,11 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"train.batch": 10, "train.accumulate": 4}, 1, "train.batch is 10, not divisible by train.accumulate 4"),
         ({"train.batch": 12, "train.accumulate": 2}, 4, "leaves 6 sequences, not divisible by 4 devices"),
         ({"eval.batch": 3}, 2, "eval.batch is 3, not divisible by 2 devices"),
-        ({"model.tie_head": True}, 1, "model.tie_head needs embedding.kind table or kronecker"),
+        (
+            {"model.tie_head": True, "embedding.kind": "random_code"},
+            1,
+            "model.tie_head needs embedding.kind table or kronecker",
+        ),
         ({"train.lr": 0.0}, 1, "train.lr is 0.0; it must be above 0"),
         ({"train.clip": -1.0}, 1, "train.clip is -1.0; it must not be negative"),
         ({"data.validation_fraction": 1.0}, 1, r"data.validation_fraction is 1.0; it must be in \[0, 1\)"),
