@@ -3,6 +3,7 @@
 # make lint     ruff
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
+# make tpu      adds the TPU compiler, for scripts/compile_for_tpu.py and its test; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo
@@ -13,8 +14,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/ready
 REFERENCE := .venv/reference
+TPU := .venv/tpu/ready
 
-.PHONY: pair test lint setup reference clean
+.PHONY: pair test lint setup reference tpu clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -50,6 +52,24 @@ $(REFERENCE): $(READY) requirements-reference.txt
 	@echo "adding the author's package and PyTorch to .venv ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-reference.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch
+	@touch $@
+
+tpu: $(TPU)
+
+# Beside the packages of .venv and not among them: there, each JAX process on a machine without a TPU loads libtpu and
+# writes its complaints to stderr.  The version is the one that goes with the jax that is installed.
+$(TPU): $(READY) requirements-tpu.txt
+	@echo "adding the TPU compiler to .venv/tpu ..."
+	@rm -rf $(@D)
+	@mkdir $(@D)
+	@$(BIN)/python -c "from importlib import metadata; print('jax==' + metadata.version('jax'))" > $(@D)/jax.txt
+	@{ UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python \
+			--constraint $(@D)/jax.txt --output-file $(@D)/all.txt requirements-tpu.txt \
+		&& grep '^libtpu==' $(@D)/all.txt > $(@D)/libtpu.txt \
+		&& UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps \
+			-r $(@D)/libtpu.txt; } \
+		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
+			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt -r requirements-tpu.txt; }
 	@touch $@
 
 clean:

@@ -79,8 +79,10 @@ def choose(platform: str, tokens: int, vocab: int) -> str:
       tokens: that a device embeds at a time.
       vocab: V.
     """
-    if platform == "cpu":
-        return "bag"
+    if platform == "cpu":  # results/benchmark/encoder-cpu.json: the two are even at about 1.5 V
+        return "bag" if tokens < 2 * vocab else "induced"
+    # By the FLOPs and bytes of TPU programs, results/benchmark/encoder-tpu.json.  A GPU gets the same because one-hot
+    # products need no scatter, which XLA:GPU is slow at; nobody has measured it.
     return "onehot" if tokens < vocab else "induced"
 
 

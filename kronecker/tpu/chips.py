@@ -1,0 +1,99 @@
+"""The TPU compiler on a machine without a TPU: where its library is, and the chips that it can compile for."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import jax
+from jax.experimental import topologies
+
+from kronecker import tpu
+from kronecker.training import throughput
+
+# Of one chip's memory in bytes a second, by what JAX calls the chip: the pages on v5e and v6e of Cloud TPU's
+# documentation.  throughput.PEAK_FLOPS has the other half of a roofline.
+BANDWIDTH = {"TPU v5 lite": 819e9, "TPU v6 lite": 1600e9}
+INSTALL = "the TPU compiler, libtpu, is not installed; `make tpu` adds it (requirements-tpu.txt)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A chip to compile for.
+
+    Attributes:
+      name: a key of tpu.TOPOLOGIES.
+      kind: what JAX calls it.
+      device: its first one in the topology; it takes programs but cannot run them.
+    """
+
+    name: str
+    kind: str
+    device: jax.Device
+
+    @property
+    def peak(self) -> float:
+        """Returns its bfloat16 FLOP/s."""
+        return throughput.PEAK_FLOPS[self.kind]
+
+    @property
+    def bandwidth(self) -> float:
+        """Returns the bytes a second of its memory."""
+        return BANDWIDTH[self.kind]
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
+        """Returns the sharding of a program for this chip alone."""
+        return jax.sharding.SingleDeviceSharding(self.device)
+
+
+def chip(name: str) -> Chip:
+    """Returns the chip that tpu.TOPOLOGIES calls `name`; the first call in a process loads the compiler.
+
+    It sets the environment that libtpu reads, and JAX's platform to "cpu": nothing here may look for a TPU.
+
+    Raises:
+      ValueError: if there is no libtpu, or it refuses to start.
+    """
+    found = library()
+    if found is None:
+        raise ValueError(INSTALL)
+    # Of a machine that has none: libtpu would ask for each of these over the network, or fail.
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
+    os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+    # A lock keeps TPUs from being shared.  Compiling uses none, so several compilers may run, and beside training.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
+    os.environ["TPU_LIBRARY_PATH"] = str(found)
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=tpu.TOPOLOGIES[name]).devices
+    except jax.errors.JaxRuntimeError as error:
+        if "lockfile" in str(error):  # its own advice is to delete the lock
+            raise ValueError(
+                "another process is using libtpu and this version of it does not share; run this again when that ends"
+            ) from None
+        raise ValueError(f"{found} cannot compile for {tpu.TOPOLOGIES[name]}: {error}") from None
+    return Chip(name, devices[0].device_kind, devices[0])
+
+
+def library() -> Path | None:
+    """Returns the file of libtpu: the one of `make tpu`, or a package installed in this environment; None: neither.
+
+    `make tpu` keeps it outside the environment's packages, where each JAX process of a machine without a TPU would
+    load it and complain.
+    """
+    beside = Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
+    if beside.is_file():
+        return beside
+    package = importlib.util.find_spec("libtpu")
+    folders = package.submodule_search_locations if package else None
+    return next((file for folder in folders or () if (file := Path(folder) / "libtpu.so").is_file()), None)
+
+
+def library_version(file: Path) -> str:
+    """Returns the version of the package that holds `file`."""
+    found = importlib.metadata.distributions(name="libtpu", path=[str(file.parents[1])])
+    return next((distribution.version for distribution in found), "unknown")
