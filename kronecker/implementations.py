@@ -81,9 +81,9 @@ def choose(platform: str, tokens: int, vocab: int) -> str:
     """
     if platform == "cpu":  # results/benchmark/encoder-cpu.json: the two are even at about 1.5 V
         return "bag" if tokens < 2 * vocab else "induced"
-    # By the FLOPs and bytes of TPU programs, results/benchmark/encoder-tpu.json.  A GPU gets the same because one-hot
-    # products need no scatter, which XLA:GPU is slow at; nobody has measured it.
-    return "onehot" if tokens < vocab else "induced"
+    # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" is bound by as much time on v5e, and by more on v6e.  A GPU
+    # gets the same because one-hot products need no scatter, which XLA is slow at there; that is not measured.
+    return "onehot"
 
 
 def prepare(
