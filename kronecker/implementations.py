@@ -81,8 +81,8 @@ def choose(platform: str, tokens: int, vocab: int) -> str:
     """
     if platform == "cpu":  # results/benchmark/encoder-cpu.json: the two are even at about 1.5 V
         return "bag" if tokens < 2 * vocab else "induced"
-    # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" is bound by as much time on v5e, and by more on v6e.  A GPU
-    # gets the same because one-hot products need no scatter, which XLA is slow at there; that is not measured.
+    # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" is bound by as much time on v5e and by more on v6e.
+    # A GPU gets the same because one-hot products need no scatter, which XLA is slow at there; that is not measured.
     return "onehot"
 
 
@@ -143,17 +143,7 @@ def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtyp
     del dtype
     if not ids_N.size:
         return jnp.zeros((0, weights_Dd.shape[1]), weights_Dd.dtype)
-    # One sort brings equal ids together and the longest to the front; the transpose of the lookup at the end sums the
-    # gradients of equal ids before any of them reaches a cell.
-    lengths_N = jnp.asarray(bag.lengths)[ids_N].astype(jnp.int32)
-    keys_N, index_N = jnp.unique(
-        (bag.slots - lengths_N) * bag.vocab + ids_N,
-        size=ids_N.size,
-        fill_value=bag.slots * bag.vocab,
-        return_inverse=True,
-    )
-    merged_Nd = kernels.sum_rows(weights_Dd, bag, keys_N % bag.vocab, bag.slots - keys_N // bag.vocab)
-    return _look_up(merged_Nd, index_N)
+    return kernels.sum_merged(weights_Dd, bag, kernels.merge(bag, ids_N))
 
 
 def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -161,7 +151,7 @@ def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.d
 
 
 def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return _look_up(_sorted_table(weights_Dd, bag, dtype), _rank(bag)[ids_N])
+    return _sorted_table(weights_Dd, bag, dtype).at[_rank(bag)[ids_N]].get(mode="promise_in_bounds")
 
 
 _EMBED = {"cached": _cached, "onthefly": _onthefly, "bag": _bag, "onehot": _onehot, "induced": _induced}
@@ -179,6 +169,10 @@ def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax
     return jnp.concatenate(parts)
 
 
+def _rank(bag: bags.Bag) -> jax.Array:
+    return jnp.zeros(bag.vocab, jnp.int32).at[bag.order].set(jnp.arange(bag.vocab, dtype=jnp.int32))
+
+
 def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:
     """Returns (ids, slots) of the long half of lengths and of the short one: more parts save little and compile slowly.
 
@@ -189,14 +183,6 @@ def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:
         return ((bag.vocab, bag.slots),)
     count = min(-(-int((bag.lengths > short).sum()) // BUCKET_ROWS) * BUCKET_ROWS, bag.vocab)
     return tuple(part for part in ((count, bag.slots), (bag.vocab - count, short)) if part[0])
-
-
-def _rank(bag: bags.Bag) -> jax.Array:
-    return jnp.zeros(bag.vocab, jnp.int32).at[bag.order].set(jnp.arange(bag.vocab, dtype=jnp.int32))
-
-
-def _look_up(table_Md: jax.Array, index_N: jax.Array) -> jax.Array:
-    return table_Md.at[index_N].get(mode="promise_in_bounds")
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:

@@ -3,17 +3,19 @@
 `sum_rows` gathers the rows that are on, `one_hot` multiplies on matrix units, `codes` writes the code out in full.
 Each applies scale and shift itself, so each is exact alone; `implementations.py` decides which ids they see.
 
-Shapes: M ids, K slots, D rows of the projection W, d model width, S ids of a tile.
+Shapes: N tokens, M distinct ids, K slots, D rows of the projection W, d model width, S ids of a tile.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from kronecker import bag as bags
 
-TILE = 64  # ids summed at a time: their rows stay in a core's cache
+TILE = 64  # ids summed, and tokens collected, at a time: their rows stay in a core's cache
 
 
 @jax.custom_vjp
@@ -53,17 +55,114 @@ def _sum_rows_forward(weights_Dd, bag, ids_M, lengths_M):
     return sum_rows(weights_Dd, bag, ids_M, lengths_M), (bag, ids_M, lengths_M)
 
 
-# Written out because the transpose of a gather in a loop is a (D, d) array an iteration; one accumulator is enough.
 def _sum_rows_backward(saved, grad_Md):
     bag, ids_M, lengths_M = saved
+    grad_Md = jnp.pad(grad_Md, ((0, -len(ids_M) % TILE), (0, 0)))
+
+    def tile_gradient(tile):
+        return jax.lax.dynamic_slice(grad_Md, (tile * TILE, 0), (TILE, grad_Md.shape[1]))
+
+    return _add_tiles(bag, ids_M, lengths_M, tile_gradient, grad_Md), None, None, None
+
+
+sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
+
+
+class Groups(struct.PyTreeNode):
+    """The tokens of a batch by the id that they share, longest ids first; beyond the last group there are fillers.
+
+    Attributes:
+      ids: int32 (N,), the id of a group.
+      lengths: int32 (N,), its length; 0 for a filler.
+      starts: int32 (N,), where its tokens begin in `tokens`; N for a filler.
+      tokens: int32 (N,), places in the batch, those of a group next to each other.
+      group: int32 (N,), the group of each of `tokens`, rising from 0.
+    """
+
+    ids: jax.Array
+    lengths: jax.Array
+    starts: jax.Array
+    tokens: jax.Array
+    group: jax.Array
+
+
+def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
+    """Returns the groups of a batch, found by one sort."""
+    count, places_N = len(ids_N), jnp.arange(len(ids_N), dtype=jnp.int32)
+    lengths_N = jnp.asarray(bag.lengths)[ids_N].astype(jnp.int32)
+    keys_N, tokens_N = jax.lax.sort_key_val((bag.slots - lengths_N) * bag.vocab + ids_N.astype(jnp.int32), places_N)
+    first_N = jnp.concatenate([jnp.ones(1, bool), keys_N[1:] != keys_N[:-1]])
+    group_N = jnp.cumsum(first_N, dtype=jnp.int32) - 1
+    starts_N = jnp.full(count, count, jnp.int32).at[jnp.where(first_N, group_N, count)].set(places_N, mode="drop")
+    keys_N = keys_N.at[starts_N].get(mode="fill", fill_value=bag.slots * bag.vocab)
+    return Groups(keys_N % bag.vocab, bag.slots - keys_N // bag.vocab, starts_N, tokens_N, group_N)
+
+
+@jax.custom_vjp
+def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
+    """Returns the embeddings (N, d) of a merged batch; the gradients of a group are summed before they reach a cell.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: scale, shift and cells.
+      groups: of the batch.
+    """
+    group_of_N = jnp.zeros_like(groups.group).at[groups.tokens].set(groups.group, unique_indices=True)
+    rows_Nd = sum_rows(weights_Dd, bag, groups.ids, groups.lengths)
+    return rows_Nd.at[group_of_N].get(mode="promise_in_bounds")
+
+
+def _sum_merged_forward(weights_Dd, bag, groups):
+    return sum_merged(weights_Dd, bag, groups), (bag, groups)
+
+
+# Written out because the transpose of the look-up is an array of the batch's size; a tile of it at a time is enough.
+def _sum_merged_backward(saved, grad_Nd):
+    bag, groups = saved
+    count = len(groups.tokens)
+
+    def tile_gradient(tile):
+        begin = groups.starts[tile * TILE]
+        end = groups.starts.at[(tile + 1) * TILE].get(mode="fill", fill_value=count)
+
+        def add_tokens(chunk, sum_Sd):
+            at_S = begin + chunk * TILE + jnp.arange(TILE)
+            rows_Sd = grad_Nd.at[groups.tokens.at[at_S].get(mode="clip")].get(mode="promise_in_bounds")
+            of_tile_S = groups.group.at[at_S].get(mode="clip") - tile * TILE
+            return sum_Sd.at[jnp.where(at_S < end, of_tile_S, TILE)].add(rows_Sd, mode="drop")
+
+        zeros_Sd = jnp.zeros((TILE, grad_Nd.shape[1]), grad_Nd.dtype)
+        return jax.lax.fori_loop(0, (end - begin + TILE - 1) // TILE, add_tokens, zeros_Sd)
+
+    return _add_tiles(bag, groups.ids, groups.lengths, tile_gradient, grad_Nd), None, None
+
+
+sum_merged.defvjp(_sum_merged_forward, _sum_merged_backward)
+
+
+def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns how many tiles have a cell on, the cells of each tile (M/S, K, S) and its lengths (M/S, S)."""
+    padding = (0, -len(ids_M) % TILE)
+    ids_M, lengths_M = jnp.pad(ids_M, padding), jnp.pad(lengths_M.astype(jnp.int32), padding)
+    cells_MK = bag.cells(ids_M, lengths_M)
+    count = (jnp.sum(lengths_M > 0) + TILE - 1) // TILE
+    return count, cells_MK.reshape(-1, TILE, bag.slots).swapaxes(1, 2), lengths_M.reshape(-1, TILE)
+
+
+def _add_tiles(
+    bag: bags.Bag,
+    ids_M: jax.Array,
+    lengths_M: jax.Array,
+    tile_gradient: Callable[[jax.Array], jax.Array],
+    like: jax.Array,
+) -> jax.Array:
+    """Returns the gradient (D, d) of W from that of each tile's rows (S, d): one accumulator, one pass over it."""
     count, cells, lengths = _tiles(bag, ids_M, lengths_M)
-    scale, shift = _weights_by_length(bag, grad_Md.dtype)
-    grad_Md = jnp.pad(grad_Md, ((0, lengths.size - len(ids_M)), (0, 0)))
+    scale, shift = _weights_by_length(bag, like.dtype)
 
     def add_tile(tile, sums):
         grad_Dd, shifted_d = sums
-        cells_KS, lengths_S = cells[tile], lengths[tile]
-        grad_Sd = jax.lax.dynamic_slice(grad_Md, (tile * TILE, 0), (TILE, grad_Md.shape[1]))
+        cells_KS, lengths_S, grad_Sd = cells[tile], lengths[tile], tile_gradient(tile)
         if shift is not None:
             shifted_d += shift[lengths_S] @ grad_Sd
         grad_Sd *= scale[lengths_S][:, None]
@@ -72,13 +171,9 @@ def _sum_rows_backward(saved, grad_Md):
         )
         return grad_Dd, shifted_d
 
-    width, dtype = grad_Md.shape[1], grad_Md.dtype
-    sums = jnp.zeros((bag.rows, width), dtype), jnp.zeros(width, dtype)
+    sums = jnp.zeros((bag.rows, like.shape[1]), like.dtype), jnp.zeros(like.shape[1], like.dtype)
     grad_Dd, shifted_d = jax.lax.fori_loop(0, count, add_tile, sums)
-    return grad_Dd if shift is None else grad_Dd + shifted_d, None, None, None
-
-
-sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
+    return grad_Dd if shift is None else grad_Dd + shifted_d
 
 
 def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -168,12 +263,3 @@ def _precision(dtype: jnp.dtype) -> jax.lax.Precision:
 
 def _weights_by_length(bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
     return jnp.asarray(bag.scale, dtype), None if bag.shift is None else jnp.asarray(bag.shift, dtype)
-
-
-def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns how many tiles hold an id, the cells of each tile (M/S, K, S) and its lengths (M/S, S)."""
-    padding = (0, -len(ids_M) % TILE)
-    ids_M, lengths_M = jnp.pad(ids_M, padding), jnp.pad(lengths_M.astype(jnp.int32), padding)
-    cells_MK = bag.cells(ids_M, lengths_M)
-    count = (jnp.sum(lengths_M > 0) + TILE - 1) // TILE
-    return count, cells_MK.reshape(-1, TILE, bag.slots).swapaxes(1, 2), lengths_M.reshape(-1, TILE)
