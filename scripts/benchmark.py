@@ -24,10 +24,11 @@ a process of its own.  Both commands write every sample to a JSON file and a fig
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from absl import flags
 
 from kronecker import cli, config
@@ -35,15 +36,16 @@ from kronecker import cli, config
 _DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Whose ids, as in a config; bpe:SIZE is trained on the text.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Operands of matrix products.")
-_ROUNDS = flags.DEFINE_integer("rounds", 30, "Times that everything is run.", lower_bound=3)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "encoder: of one case; slower ones run in fewer rounds, at least 3.", 0.0)
+_ROUNDS = flags.DEFINE_integer("rounds", None, "Times that all is run; default: encoder 30, step 15.", lower_bound=5)
+_SECONDS = flags.DEFINE_float("seconds", 3.0, "encoder: of one case; slower ones run in fewer rounds, at least 5.", 0.0)
 _OUT = flags.DEFINE_string("out", None, "The JSON file; default: runs/benchmark/COMMAND.json.")
 _SETTING = flags.DEFINE_multi_string("setting", [], "encoder: what to time, see above; may be repeated.")
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: the most that cached codes may take.", 0.0)
 _SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py.")
+_ARMS = flags.DEFINE_list("arms", None, "step: arms of configs/arms.py, table_untied among them; default: all.")
 _BATCH = flags.DEFINE_integer("batch", 4, "step: sequences a step.", lower_bound=1)
 _SEQUENCE = flags.DEFINE_integer("sequence", 256, "step: tokens a sequence.", lower_bound=1)
-_OWN = {"encoder": ("seconds", "setting", "cache_limit_mb"), "step": ("size", "batch", "sequence")}
+_OWN = {"encoder": ("seconds", "setting", "cache_limit_mb"), "step": ("size", "arms", "batch", "sequence")}
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,12 +63,15 @@ def main(words: Sequence[str]) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: a benchmark's file ends in .json; write --out={out.with_suffix('.json')}")
 
+    run = {"encoder": _encoder, "step": _step}[command]()
+
     from kronecker.benchmark import figures, machine, tables  # after the flags: --help should not wait for JAX
     from kronecker.report.html import write_text
 
     before = machine.facts()
-    result = {"encoder": _encoder, "step": _step}[command]()
-    result = {"machine": before | {"load_after": machine.load()}, **result}
+    result = run()
+    after = {"load_after": machine.load(), "device_peak_bytes": machine.device_peak_bytes()}
+    result = {"machine": before | after, **result}
     tables.show_verdicts(result["verdicts"])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out.with_suffix(".svg"), {"encoder": figures.encoder, "step": figures.steps}[command](result))
@@ -74,27 +79,38 @@ def main(words: Sequence[str]) -> None:
     print(f"\n{machine.line(before)}\nwritten: {out} and {out.with_suffix('.svg')}")
 
 
-def _encoder() -> dict[str, Any]:
-    from kronecker.benchmark import encoder, tables
+def _encoder() -> Callable[[], dict[str, Any]]:
+    from kronecker.benchmark import settings
 
-    settings = [encoder.parse(text) for text in _SETTING.value] or encoder.SETTINGS
-    limit, rounds, seconds = _CACHE_LIMIT.value, _ROUNDS.value, _SECONDS.value
-    return encoder.run(settings, _config("base.py"), _DTYPE.value, limit, rounds, seconds, tables.show_setting)
+    chosen = [settings.parse(text) for text in _SETTING.value] or settings.SETTINGS
+    base = _config("base.py")
+
+    def run() -> dict[str, Any]:
+        from kronecker.benchmark import encoder, tables
+
+        limit, rounds, seconds = _CACHE_LIMIT.value, _ROUNDS.value or 30, _SECONDS.value
+        return encoder.run(chosen, base, _DTYPE.value, limit, rounds, seconds, tables.show_setting)
+
+    return run
 
 
-def _step() -> dict[str, Any]:
-    from kronecker.benchmark import step, tables
-
-    names = config.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
+def _step() -> Callable[[], dict[str, Any]]:
+    known = config.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
     own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
     own["model.dtype"] = _DTYPE.value
-    arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in names}
-    result = {"size": _SIZE.value, **step.run(arms, _ROUNDS.value)}
-    tables.show_steps(result)
-    return result
+    arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in _ARMS.value or known}
+
+    def run() -> dict[str, Any]:
+        from kronecker.benchmark import step, tables
+
+        result = {"size": _SIZE.value, **step.run(arms, _ROUNDS.value or 15)}
+        tables.show_steps(result)
+        return result
+
+    return run
 
 
-def _config(name: str, **overrides: Any) -> Any:
+def _config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
     c = config.load(str(ROOT / "configs" / name))
     c.update_from_flattened_dict({"data.source": _DATA.value, "tokenizer": _TOKENIZER.value, **overrides})
     return c

@@ -1,0 +1,216 @@
+"""The contenders of the encoder's benchmark: the product's implementations, a table, the author's package.
+
+Each does three things with a batch: embeds it; embeds it and returns the gradient of its one trained matrix for a given
+cotangent; does that and takes an update of the optimizer that training uses, its state donated as training donates it.
+
+Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained matrix (D or V), d model width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax import linen as nn
+
+from kronecker import accounting, codec, implementations
+from kronecker import bag as bags
+from kronecker.benchmark import package, timing
+from kronecker.benchmark.settings import REFERENCE, TABLE
+from kronecker.training import optimizer
+
+MEASURES = ("forward", "gradient", "update")
+FLOAT_BYTES = 4  # of a parameter, an embedding, a gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What every contender of a setting is given.
+
+    Attributes:
+      table: the vocabulary's bytes.
+      ids: int32 (batches, N).
+      width: d.
+      dtype: of the operands where an implementation multiplies matrices.
+      config: resolved; its optimizer is the one that is timed.
+      cache_limit_mb: the most that the codes of "cached" may take.
+    """
+
+    table: codec.ByteTable
+    ids: np.ndarray
+    width: int
+    dtype: str
+    config: ml_collections.ConfigDict
+    cache_limit_mb: float
+
+    @property
+    def tokens(self) -> int:
+        """Returns N."""
+        return self.ids.shape[1]
+
+    @functools.cached_property
+    def bag(self) -> bags.Bag:
+        """The paper's code."""
+        return bags.kronecker_bag(self.table)
+
+    @functools.cached_property
+    def projection(self) -> np.ndarray:
+        """An initial projection (D, d)."""
+        std = self.table.code_dim**-0.5
+        return np.random.default_rng(0).normal(0, std, (self.table.code_dim, self.width)).astype(np.float32)
+
+    @functools.cached_property
+    def grad(self) -> np.ndarray:
+        """The cotangent (N, d)."""
+        return np.random.default_rng(1).normal(0, 1 / self.tokens, (self.tokens, self.width)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that can be timed.
+
+    Attributes:
+      name: one of settings.NAMES.
+      calls: measure -> what to time.
+      result: returns the embeddings (N, d) of the first batch and the gradient (M, d).
+      memory: what it holds, in bytes.
+      least_bytes: measure -> see `least_bytes`.
+      device: "cpu", "gpu" or "tpu".
+    """
+
+    name: str
+    calls: Mapping[str, timing.Call]
+    result: Callable[[], tuple[np.ndarray, np.ndarray]]
+    memory: Mapping[str, Any]
+    least_bytes: Mapping[str, int]
+    device: str
+
+
+def make(name: str, problem: Problem) -> Contender | str:
+    """Returns a contender, or why it cannot take part.
+
+    Args:
+      name: one of settings.NAMES.
+      problem: what to embed.
+    """
+    if name == REFERENCE:
+        return _package(problem) if package.installed() else package.MISSING
+    if name == TABLE:
+        return _table(problem)
+    try:
+        bag = implementations.prepare(problem.bag, name, problem.dtype, problem.cache_limit_mb)
+    except ValueError as error:  # the codes would be too large
+        return str(error)
+    embed = functools.partial(implementations.product, dtype=problem.dtype)
+    return _jax(name, problem, embed, problem.projection, bag, least_bytes(problem))
+
+
+def least_bytes(problem: Problem, table: bool = False) -> dict[str, int]:
+    """Returns the bytes that must move between memory and processor at least, by measure, however it is computed.
+
+    What a stage takes in is read once and what it gives back is written once; nothing in between is counted.
+
+        forward   ids, the bytes and lengths of the distinct ids, the rows of the matrix that the result depends on
+                  (all D of a projection, because of the shift; of a table the distinct ids'), and the embeddings
+        gradient  that, the cotangent, and the gradient, M rows
+        update    that, and seven times M rows: gradient, matrix and both moments in, matrix and moments out
+
+    Args:
+      problem: what is embedded; the mean over its batches.
+      table: for a learned table instead of a projection.
+    """
+    distinct = round(np.mean([len(np.unique(ids)) for ids in problem.ids]))
+    matrix_rows = len(problem.table.lengths) if table else problem.table.code_dim
+    rows_read = distinct if table else matrix_rows
+    row = FLOAT_BYTES * problem.width
+    code = 0 if table else distinct * (problem.table.pos_dim + problem.bag.lengths.itemsize)
+    forward = problem.tokens * problem.ids.itemsize + code + rows_read * row + problem.tokens * row
+    gradient = forward + problem.tokens * row + matrix_rows * row
+    return dict(zip(MEASURES, (forward, gradient, gradient + 7 * matrix_rows * row), strict=True))
+
+
+def _table(problem: Problem) -> Contender:
+    vocab = len(problem.table.lengths)
+    layer = nn.Embed(vocab, problem.width)
+
+    def embed(table_Vd, bag, ids_N):
+        del bag
+        return layer.apply({"params": {"embedding": table_Vd}}, ids_N)
+
+    table_Vd = np.random.default_rng(0).normal(0, 0.02, (vocab, problem.width)).astype(np.float32)
+    return _jax(TABLE, problem, embed, table_Vd, None, least_bytes(problem, table=True))
+
+
+def _jax(
+    name: str,
+    problem: Problem,
+    embed: Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array],
+    matrix_Md: np.ndarray,
+    bag: bags.Bag | None,
+    least: Mapping[str, int],
+) -> Contender:
+    tx = optimizer.make_optimizer(problem.config)
+    leaf = TABLE if bag is None else "projection"  # the optimizer knows matrices by name
+
+    def gradient(matrix_Md, bag, ids_N, grad_Nd):
+        out_Nd, pullback = jax.vjp(lambda matrix: embed(matrix, bag, ids_N), matrix_Md)
+        return out_Nd, pullback(grad_Nd)[0]
+
+    def update(params, opt_state, bag, ids_N, grad_Nd):
+        out_Nd, grad_Md = gradient(params[accounting.INPUT][leaf], bag, ids_N, grad_Nd)
+        updates, opt_state = tx.update({accounting.INPUT: {leaf: grad_Md}}, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, out_Nd
+
+    matrix, bag, grad = jax.device_put((matrix_Md, jax.tree.map(jnp.asarray, bag), problem.grad))
+    ids = [jnp.asarray(batch) for batch in problem.ids]
+    params = {accounting.INPUT: {leaf: jnp.array(matrix_Md)}}  # a copy of its own, as it is donated
+    state = params, tx.init(params)
+    forwards = jax.jit(embed).lower(matrix, bag, ids[0]).compile()
+    gradients = jax.jit(gradient).lower(matrix, bag, ids[0], grad).compile()
+    updates = jax.jit(update, donate_argnums=(0, 1)).lower(*state, bag, ids[0], grad).compile()
+
+    def forward_call(number: int) -> None:
+        jax.block_until_ready(forwards(matrix, bag, ids[number % len(ids)]))
+
+    def gradient_call(number: int) -> None:
+        jax.block_until_ready(gradients(matrix, bag, ids[number % len(ids)], grad))
+
+    def update_call(number: int) -> None:
+        nonlocal state
+        *state, out_Nd = updates(*state, bag, ids[number % len(ids)], grad)
+        jax.block_until_ready((state, out_Nd))
+
+    compiled = dict(zip(MEASURES, (forwards, gradients, updates), strict=True))
+    return Contender(
+        name,
+        dict(zip(MEASURES, (forward_call, gradient_call, update_call), strict=True)),
+        lambda: jax.device_get(gradients(matrix, bag, ids[0], grad)),
+        {measure: timing.memory(program) for measure, program in compiled.items()},
+        least,
+        jax.default_backend(),
+    )
+
+
+def _package(problem: Problem) -> Contender:
+    layer = package.Layer(problem.table, problem.projection, problem.config.train, jax.default_backend() == "gpu")
+    ids = [layer.to_device(batch) for batch in problem.ids]
+    grad = layer.to_device(problem.grad)
+    calls = {
+        "forward": lambda number: layer.forward(ids[number % len(ids)]),
+        "gradient": lambda number: layer.gradient(ids[number % len(ids)], grad),
+        "update": lambda number: layer.update(ids[number % len(ids)], grad),
+    }
+    memory = {}
+    if layer.device == "cpu":
+        memory["update"] = package.peak_memory(problem.table, problem.width, problem.config.train, problem.ids[0])
+
+    def result() -> tuple[np.ndarray, np.ndarray]:
+        out, grad_Dd = layer.gradient(ids[0], grad)
+        return out.cpu().numpy(), grad_Dd.cpu().numpy()
+
+    return Contender(REFERENCE, calls, result, memory, least_bytes(problem), layer.device.replace("cuda", "gpu"))

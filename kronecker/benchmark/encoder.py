@@ -1,0 +1,188 @@
+"""The encoder's benchmark: what the input side of a model costs, in every way it can be computed."""
+
+import dataclasses
+import gc
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from kronecker import codec, config, implementations
+from kronecker.benchmark import contenders, text, timing
+from kronecker.benchmark.settings import REFERENCE, TABLE, Setting
+from kronecker.training import progress
+
+BATCHES = 4  # of ids, in turn; equal rounds have equal batches
+SEQUENCE = 256  # ids in a row that come from one place of the text
+TRIAD = "memory bandwidth"
+# Largest difference from the first contender, over the largest value: above it one of the two is wrong.
+AGREE = {"float32": 1e-4, "bfloat16": 3e-2}
+
+
+def run(
+    settings: Sequence[Setting],
+    base: ml_collections.ConfigDict,
+    dtype: str,
+    cache_limit_mb: float,
+    rounds: int,
+    seconds: float,
+    report: Callable[[dict[str, Any]], None] = lambda setting: None,
+) -> dict[str, Any]:
+    """Returns the numbers of all settings, ready for JSON.
+
+    Args:
+      settings: one after another; within one, all contenders take turns.
+      base: a config with the group `data` and a tokenizer; its optimizer is the one that is timed.
+      dtype: of the operands where an implementation multiplies matrices.
+      cache_limit_mb: the most that the codes of "cached" may take.
+      rounds: as in `timing.interleave`.
+      seconds: likewise.
+      report: called with the numbers of each setting when it is finished.
+
+    Raises:
+      ValueError: if text or tokenizer do not fit a setting.
+      FloatingPointError: if two contenders do not agree.
+    """
+    resolved = config.resolve(base)
+    texts: dict[str, text.Text] = {}
+    done = []
+    for i, setting in enumerate(settings, 1):
+        spec = setting.tokenizer or base.tokenizer
+        if spec not in texts:
+            print(f"reading text for {spec}", file=sys.stderr)
+            texts[spec] = text.read(spec, base.data)
+        name = f"setting {i}/{len(settings)}"
+        problem = _problem(setting, texts[spec], resolved, dtype, cache_limit_mb)
+        with progress.ProgressLine(name, rounds, 0) as line:
+            done.append(_run_one(setting, problem, texts[spec], rounds, seconds, line.show))
+        report(done[-1])
+        gc.collect()
+    result = {"benchmark": "encoder", "dtype": dtype, "settings": done}
+    return result | {"verdicts": verdicts(done)}
+
+
+def verdicts(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what became of the targets: two cores, GPT-2's ids, 8,192 tokens, d = 768."""
+    told = []
+    for setting in settings:
+        if (setting["tokens"], setting["d"], setting["tokenizer"]) != (8192, 768, "gpt2"):
+            continue
+        where = f"P = {setting['P']}"
+        ratios, auto = setting["ratios"], setting["auto"]
+        target = {16: 50, 32: 25}.get(setting["P"])
+        if target and "reference_over_auto_gradient" in ratios:
+            found = ratios["reference_over_auto_gradient"]
+            what = f"{where}: forward + gradient, the reference's time over {auto}'s"
+            told.append({"what": what, "at_least": target, **found, "reached": found["of_medians"] >= target})
+        if "auto_over_table_update" in ratios:
+            found = ratios["auto_over_table_update"]
+            what = f"{where}: forward + gradient + update, {auto}'s time over flax.linen.Embed's"
+            told.append({"what": what, "at_most": 1.0, **found, "reached": found["of_medians"] <= 1.0})
+    here = jax.default_backend() == "cpu" and os.cpu_count() == 2
+    return [{**verdict, "as_specified": here} for verdict in told]
+
+
+def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[str, float]:
+    """Returns each product's largest difference from the first one's, over the largest value, in value or gradient.
+
+    Args:
+      entrants: a learned table among them is left out.
+      dtype: of the problem.
+
+    Raises:
+      FloatingPointError: if a difference is above AGREE.
+    """
+    products = [entrant for entrant in entrants if entrant.name != TABLE]
+    first, found = None, {}
+    for entrant in products:
+        result = entrant.result()
+        first = first or result
+        error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(result, first, strict=True))
+        if not error <= AGREE[dtype]:
+            raise FloatingPointError(
+                f"{entrant.name} and {products[0].name} differ by {error:.1e} of the largest entry, more than "
+                f"{AGREE[dtype]:.0e}: one of them is wrong, and its time means nothing"
+            )
+        found[entrant.name] = error
+    return found
+
+
+def _problem(
+    setting: Setting, read: text.Text, base: ml_collections.ConfigDict, dtype: str, cache_limit_mb: float
+) -> contenders.Problem:
+    filled = config.with_vocabulary(base.copy_and_resolve_references(), read.tokenizer.vocab_size)
+    table = codec.byte_table(read.tokenizer.token_bytes, setting.P, filled.model.padded_vocab)
+    length = min(SEQUENCE, setting.tokens)
+    ids = read.batches(BATCHES, -(-setting.tokens // length), length).reshape(BATCHES, -1)[:, : setting.tokens]
+    return contenders.Problem(table, np.ascontiguousarray(ids), setting.d, dtype, filled, cache_limit_mb)
+
+
+def _run_one(
+    setting: Setting,
+    problem: contenders.Problem,
+    read: text.Text,
+    rounds: int,
+    seconds: float,
+    show: Callable[[int, str], None],
+) -> dict[str, Any]:
+    entrants, refused = [], {}
+    for name in setting.names:
+        show(0, f"compiling {name}")
+        made = contenders.make(name, problem)
+        if isinstance(made, str):
+            refused[name] = made
+        else:
+            entrants.append(made)
+    errors = disagreements(entrants, problem.dtype)
+    cases = {(entrant.name, measure): call for entrant in entrants for measure, call in entrant.calls.items()}
+    triad, triad_bytes = timing.triad()
+    samples = timing.interleave({**cases, TRIAD: triad}, rounds, seconds, show)
+    bandwidth = triad_bytes / samples[TRIAD].median
+    vocab = len(problem.table.lengths)
+    auto = implementations.choose(jax.default_backend(), setting.tokens, vocab)
+    rows = []
+    for entrant in entrants:
+        measured = {}
+        for measure, least in entrant.least_bytes.items():
+            own = samples[entrant.name, measure]
+            share = least / own.median / bandwidth
+            measured[measure] = {**own.summary(), "least_bytes": least, "bandwidth_share": share}
+        rows.append(
+            {
+                "name": entrant.name,
+                "device": entrant.device,
+                "difference": errors.get(entrant.name),
+                "measures": measured,
+                "memory": dict(entrant.memory),
+            }
+        )
+    return {
+        "tokens": setting.tokens,
+        "d": setting.d,
+        "P": setting.P,
+        "vocab": vocab,
+        "tokenizer": read.tokenizer.spec,
+        "source": read.source,
+        "distinct_ids": round(float(np.mean([len(np.unique(ids)) for ids in problem.ids]))),
+        "mean_length": float(problem.table.lengths[problem.ids].mean()),
+        "auto": auto,
+        "bandwidth": {"bytes": triad_bytes, "bytes_per_second": bandwidth, **samples[TRIAD].summary()},
+        "contenders": rows,
+        "refused": refused,
+        "ratios": _ratios(samples, auto),
+    }
+
+
+def _ratios(samples: dict[Any, timing.Samples], auto: str) -> dict[str, dict[str, float]]:
+    """Returns the ratios that verdicts and rules rest on, of those whose two sides were timed."""
+    wanted = {}
+    for measure in contenders.MEASURES:
+        wanted[f"auto_over_table_{measure}"] = (auto, measure), (TABLE, measure)
+        wanted[f"reference_over_auto_{measure}"] = (REFERENCE, measure), (auto, measure)
+        wanted[f"induced_over_bag_{measure}"] = ("induced", measure), ("bag", measure)
+    there = {name: pair for name, pair in wanted.items() if all(side in samples for side in pair)}
+    return {name: dataclasses.asdict(timing.ratio(samples[a], samples[b])) for name, (a, b) in there.items()}

@@ -1,0 +1,133 @@
+"""The paper author's package, `kronecker-embeddings` on PyTorch, as a contender; nothing here needs it installed."""
+
+import concurrent.futures
+import importlib
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import re
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from kronecker import codec, reference
+
+MISSING = "not installed: make reference"
+DISTRIBUTIONS = ("kronecker-embeddings", "torch")
+_HIGHEST = pathlib.Path("/proc/self/clear_refs")  # "5" forgets how large the process was
+
+
+def installed() -> bool:
+    """Returns whether the package and PyTorch can be imported."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "kronecker_embeddings"))
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of the package and of PyTorch; None where they are not installed."""
+    return {name: importlib.metadata.version(name) if installed() else None for name in DISTRIBUTIONS}
+
+
+class Layer:
+    """The package's layer in its dynamic mode, on a table's bytes, with PyTorch's own AdamW.
+
+    It runs on the GPU if JAX and PyTorch both do, else on the CPU with a thread a core.
+    """
+
+    def __init__(
+        self, table: codec.ByteTable, projection_Dd: np.ndarray, train: ml_collections.ConfigDict, on_gpu: bool
+    ) -> None:
+        """Makes the layer.
+
+        Args:
+          table: the vocabulary's bytes.
+          projection_Dd: W.
+          train: the config's group of that name, for the optimizer.
+          on_gpu: whether JAX runs on one.
+        """
+        self._torch = torch = importlib.import_module("torch")
+        package = importlib.import_module("kronecker_embeddings")
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        self.device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
+        vocab, pos_dim = table.bytes.shape
+        self._layer = package.KroneckerEmbedding(
+            vocab,
+            projection_Dd.shape[1],
+            pos_dim=pos_dim,
+            byte_buffer=torch.from_numpy(table.bytes),
+            length_buffer=torch.from_numpy(table.lengths.astype(np.int16)),
+        )
+        state = reference.state_dict_from_projection(projection_Dd)
+        self._layer.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        self._layer.to(self.device)
+        self._clip = train.clip
+        self._adamw = torch.optim.AdamW(
+            self._layer.parameters(),
+            lr=train.lr,
+            betas=(train.beta1, train.beta2),
+            eps=train.eps,
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+
+    def to_device(self, array: np.ndarray) -> Any:
+        """Returns a tensor."""
+        return self._torch.from_numpy(np.array(array)).to(self.device)
+
+    def forward(self, ids: Any) -> None:
+        """Embeds, with no graph kept."""
+        with self._torch.no_grad():
+            self._layer(ids)
+        self._wait()
+
+    def gradient(self, ids: Any, grad: Any) -> tuple[Any, Any]:
+        """Returns the embeddings and the gradient of W, transposed as ours is."""
+        self._adamw.zero_grad(set_to_none=True)
+        out = self._layer(ids)
+        out.backward(grad)
+        self._wait()
+        return out.detach(), self._layer.projection.weight.grad.T
+
+    def update(self, ids: Any, grad: Any) -> None:
+        """Embeds, differentiates, clips as training does and takes a step of AdamW."""
+        self.gradient(ids, grad)
+        if self._clip:
+            self._torch.nn.utils.clip_grad_norm_(self._layer.parameters(), self._clip)
+        self._adamw.step()
+        self._wait()
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            self._torch.cuda.synchronize()
+
+
+def peak_memory(
+    table: codec.ByteTable, width: int, train: ml_collections.ConfigDict, ids: np.ndarray
+) -> dict[str, int] | None:
+    """Returns by how many bytes a process of its own grows while the layer takes one update; None off Linux.
+
+    Libraries, the layer, its optimizer's state and its arguments are there before: this is what one update needs beside
+    them, as the resident memory at its highest.
+    """
+    if not _HIGHEST.exists():
+        return None
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return {"temporaries": pool.submit(_growth, table, width, train.to_dict(), ids).result()}
+
+
+def _growth(table: codec.ByteTable, width: int, train: dict[str, Any], ids: np.ndarray) -> int:
+    projection_Dd = np.zeros((table.code_dim, width), np.float32)
+    layer = Layer(table, projection_Dd, ml_collections.ConfigDict(train), on_gpu=False)
+    grad = layer.to_device(np.ones((*ids.shape, width), np.float32))
+    layer.update(layer.to_device(ids[:1]), grad[:1])  # the optimizer's state and the libraries' own pools
+    _HIGHEST.write_text("5")
+    before = _resident_bytes("VmRSS")
+    layer.update(layer.to_device(ids), grad)
+    return _resident_bytes("VmHWM") - before
+
+
+def _resident_bytes(line: str) -> int:
+    (found,) = re.findall(rf"^{line}:\s*(\d+) kB$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found) * 1024

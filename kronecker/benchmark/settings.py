@@ -1,0 +1,65 @@
+"""What the encoder's benchmark can be asked to time; no JAX here, so that a refused flag need not wait for it."""
+
+import dataclasses
+
+from kronecker import config
+
+TABLE, REFERENCE = "table", "reference"
+NAMES = (*config.ALLOWED["embedding.implementation"][1:], TABLE, REFERENCE)  # "auto" is the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One problem to time.
+
+    Attributes:
+      tokens: N, embedded at a time.
+      d: the model's width.
+      P: byte positions.
+      tokenizer: as in configs/base.py; "": the one of --tokenizer.
+      only: contenders, joined by "+"; "": all.
+    """
+
+    tokens: int = 8192
+    d: int = 768
+    P: int = 16
+    tokenizer: str = ""
+    only: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Returns the contenders."""
+        return tuple(self.only.split("+")) if self.only else NAMES
+
+
+_FEW = "bag+induced+table"
+SETTINGS = (
+    Setting(),
+    Setting(P=32),
+    Setting(tokens=1024, d=256),
+    *(Setting(tokens, 256, 16, "", _FEW) for tokens in (256, 65536, 131072)),
+    *(Setting(tokens, 256, 16, "bpe:8192", _FEW) for tokens in (4096, 8192, 16384)),
+)
+
+
+def parse(argument: str) -> Setting:
+    """Returns the setting of "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table"; what is left out is the default.
+
+    Raises:
+      ValueError: if a key is not known, a number is not one, or there is no such contender.
+    """
+    known = {field.name: field.type for field in dataclasses.fields(Setting)}
+    values = {}
+    for item in argument.split(","):
+        key, equals, value = item.partition("=")
+        if key not in known or not equals or (known[key] is int and not (value.isdecimal() and int(value))):
+            raise ValueError(
+                f"--setting={argument}: cannot read {item!r}; write "
+                "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table, each part where it is not the default"
+            )
+        values[key] = known[key](value)
+    setting = Setting(**values)
+    for name in setting.names:
+        if name not in NAMES:
+            raise ValueError(f"--setting={argument}: there is no contender {name!r}; only= takes {', '.join(NAMES)}")
+    return setting

@@ -1,0 +1,123 @@
+"""The benchmark of whole training steps: what an arm's input embedding costs where it counts."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from kronecker import accounting, build, config, sharding
+from kronecker.benchmark import text, timing
+from kronecker.training import progress
+from kronecker.training import step as steps
+
+BATCHES = 4  # of ids, in turn; all arms have the same one in a round
+BASELINE = "table_untied"
+
+
+def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: str = BASELINE) -> dict[str, Any]:
+    """Returns the numbers of all arms' training steps, ready for JSON.
+
+    Each arm keeps a state of its own, donated from step to step as in training, on all devices that there are.
+
+    Args:
+      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
+      rounds: as in `timing.interleave`.
+      baseline: the arm that the others are compared with.
+
+    Raises:
+      ValueError: if a config cannot work, or the text is too short.
+      FloatingPointError: if a loss is not finite.
+    """
+    if baseline not in arms:
+        raise ValueError(f"the arms are {', '.join(arms)}; {baseline}, which they are compared with, is missing")
+    mesh = sharding.make_mesh()
+    resolved = {name: config.resolve(c, mesh.size) for name, c in arms.items()}
+    first = resolved[baseline]
+    t = first.train
+    read = text.read(first.tokenizer, first.data)
+    ids = read.batches(BATCHES, t.batch, t.sequence + 1)
+    batches = [sharding.to_devices(batch, mesh) for batch in ids]
+    entrants = {}
+    for name, c in resolved.items():
+        print(f"compiling {name}", file=sys.stderr)
+        entrants[name] = _Arm(config.with_vocabulary(c, read.tokenizer.vocab_size), read, mesh, batches)
+    with progress.ProgressLine("steps", rounds, 0) as line:
+        samples = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)
+    rows = []
+    for name, arm in entrants.items():
+        if not math.isfinite(arm.loss):
+            raise FloatingPointError(f"{name}: the loss is {arm.loss}, and the time of such a step means nothing")
+        against = dataclasses.asdict(timing.ratio(samples[name], samples[baseline]))
+        speed = t.batch * t.sequence / samples[name].median
+        rows.append(
+            {"name": name, **arm.facts, "tokens_per_second": speed, "ratio": against, **samples[name].summary()}
+        )
+    result = {
+        "benchmark": "step",
+        "baseline": baseline,
+        "batch": t.batch,
+        "sequence": t.sequence,
+        "dtype": first.model.dtype,
+        "tokenizer": read.tokenizer.spec,
+        "source": read.source,
+        "vocab": rows[0]["vocab"],
+        "arms": rows,
+    }
+    return result | {"verdicts": verdicts(result)}
+
+
+def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns what became of the target: no arm that is a bag is slower than the untied table, within the spread.
+
+    Reached means that the lower quartile of the ratios of single rounds is at most 1.
+    """
+    return [
+        {
+            "what": f"{row['name']}: one step, its time over {result['baseline']}'s",
+            "at_most": 1.0,
+            **row["ratio"],
+            "reached": row["ratio"]["low"] <= 1.0,
+        }
+        for row in result["arms"]
+        if row["implementation"]
+    ]
+
+
+class _Arm:
+    """An arm in training."""
+
+    def __init__(
+        self, c: ml_collections.ConfigDict, read: text.Text, mesh: jax.sharding.Mesh, batches: list[jax.Array]
+    ) -> None:
+        built = build.build(c, read.tokenizer.token_bytes, mesh)
+        whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+        self._bag = sharding.replicate(built.bag, mesh)
+        init = jax.jit(lambda bag: steps.init_state(built.model, bag, c), out_shardings=whole)
+        self._state = init(self._bag)
+        self._weights = jax.jit(lambda: jnp.ones((c.train.batch, c.train.sequence)), out_shardings=split)()
+        self._batches = batches
+        update = jax.jit(
+            steps.make_train_step(built.model, c),
+            in_shardings=(whole, whole, split, split),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        )
+        self._update = update.lower(self._state, self._bag, batches[0], self._weights).compile()
+        self.loss = math.nan
+        self.facts = {
+            "implementation": built.bag.implementation if built.bag else None,
+            "params": accounting.count(self._state.params),
+            "memory": timing.memory(self._update),
+            "vocab": c.model.padded_vocab,
+        }
+
+    def step(self, number: int) -> None:
+        """Takes one step and waits for all of it."""
+        tokens = self._batches[number % len(self._batches)]
+        self._state, metrics = jax.block_until_ready(self._update(self._state, self._bag, tokens, self._weights))
+        self.loss = float(metrics.loss)

@@ -1,0 +1,125 @@
+"""What a benchmark prints: a table a setting, then the verdicts."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+from rich import box, console, measure, table
+
+from kronecker import implementations
+from kronecker.benchmark import contenders, settings
+
+HEADERS = {"forward": "forward\nms", "gradient": "+ gradient\nms", "update": "+ AdamW\nms"}
+
+
+def show_setting(setting: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+    """Prints the numbers of one setting of the encoder's benchmark."""
+    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    rows.add_column("contender", vertical="bottom")
+    for header in (*HEADERS.values(), "rounds", "share of\nbandwidth, %", "temporary\nMB"):
+        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    for row in setting["contenders"]:
+        measured = [row["measures"][name] for name in contenders.MEASURES]
+        held = row["memory"].get("update")
+        rows.add_row(
+            row["name"] + (" (auto)" if row["name"] == setting["auto"] else ""),
+            *(_spread(one) for one in measured),
+            "/".join(str(len(one["rounds"])) for one in measured),
+            "/".join(f"{100 * one['bandwidth_share']:.2g}" for one in measured),
+            f"{held['temporaries'] / 1e6:,.1f}" if held else "not measured",
+        )
+    for name in setting["refused"]:
+        rows.add_row(name, left_out(name))
+    bandwidth = setting["bandwidth"]["bytes_per_second"] / 1e9
+    _print(
+        file,
+        f"\n{title(setting)}\n{setting['distinct_ids']:,} distinct ids a batch, {setting['mean_length']:.2f} bytes a "
+        f"token, {setting['source']}; memory bandwidth {bandwidth:.1f} GB/s",
+        rows,
+        *(f"{name}: {reason}" for name, reason in setting["refused"].items()),
+        *_fastest(setting),
+    )
+
+
+def show_steps(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+    """Prints the numbers of the benchmark of training steps."""
+    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    headers = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles", "memory\nMB")
+    rows.add_column("arm", vertical="bottom")
+    rows.add_column("product", vertical="bottom")
+    for header in headers:
+        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    for row in result["arms"]:
+        against = row["ratio"]
+        rows.add_row(
+            row["name"],
+            row["implementation"] or "",
+            _spread(row),
+            str(len(row["rounds"])),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{against['median']:.3f}",
+            f"{against['low']:.3f} to {against['high']:.3f}",
+            f"{row['memory']['total'] / 1e6:,.0f}",
+        )
+    _print(file, f"\n{step_title(result)}", rows)
+
+
+def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdout) -> None:
+    """Prints one line a target."""
+    for verdict in verdicts:
+        reached = "reached" if verdict["reached"] else "not reached"
+        target = f"at least {verdict['at_least']}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
+        elsewhere = "" if verdict.get("as_specified", True) else "; set for two CPU cores, which these are not"
+        _print(
+            file,
+            f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round, quartiles "
+            f"{verdict['low']:.3g} to {verdict['high']:.3g}); target {target}{elsewhere}",
+        )
+
+
+def left_out(name: str) -> str:
+    """Returns the word for a contender that was not timed."""
+    return "not installed" if name == settings.REFERENCE else "refused"
+
+
+def title(setting: Mapping[str, Any]) -> str:
+    """Returns the one line that names a setting."""
+    return (
+        f"{setting['tokens']:,} tokens, d = {setting['d']}, V = {setting['vocab']:,} ({setting['tokenizer']}), "
+        f"P = {setting['P']}"
+    )
+
+
+def step_title(result: Mapping[str, Any]) -> str:
+    """Returns the one line that names what the steps were."""
+    return (
+        f"{result['size']}, {result['batch']} x {result['sequence']} tokens, V = {result['vocab']:,} "
+        f"({result['tokenizer']}), {result['dtype']}, {result['source']}"
+    )
+
+
+def _fastest(setting: Mapping[str, Any]) -> Iterable[str]:
+    """Returns the line that says whether `auto` chose well."""
+    times = {row["name"]: row["measures"]["update"]["median_seconds"] for row in setting["contenders"]}
+    ours = {name: seconds for name, seconds in times.items() if name in implementations.IMPLEMENTATIONS}
+    if setting["auto"] in ours and len(ours) > 1:
+        best = min(ours, key=ours.get)
+        yield f"auto is {setting['auto']}, {ours[setting['auto']] / ours[best]:.2f} times the fastest's, {best}'s, time"
+
+
+def _spread(one: Mapping[str, Any]) -> str:
+    return f"{_ms(one['median_seconds'])} ({_ms(one['low'])}–{_ms(one['high'])})"
+
+
+def _ms(seconds: float) -> str:
+    ms = 1e3 * seconds
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
+
+
+def _print(file: TextIO, *parts: str | table.Table) -> None:
+    screen = console.Console(file=file, highlight=False, markup=False)
+    for part in parts:
+        if isinstance(part, table.Table):  # a cut number is worse than a wrapped line
+            natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), part).maximum
+            screen.width = max(screen.width, natural)
+        screen.print(part, soft_wrap=isinstance(part, str))

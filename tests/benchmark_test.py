@@ -1,0 +1,250 @@
+"""The benchmarks: fair turns, honest files, refusals, and the command line."""
+
+import dataclasses
+import json
+import math
+import statistics
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kronecker import codec, config
+from kronecker.benchmark import contenders, encoder, package, settings, step, text, timing
+
+ROOT = Path(__file__).parents[1]
+TEXT = "text:kronecker/**/*.py"
+ROUNDS = 5
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "scripts/benchmark.py", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def finished(file: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    done = benchmark(*arguments, f"--data={TEXT}", f"--rounds={ROUNDS}", f"--out={file}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text()), done.stdout
+
+
+def problem(tokens: int = 40, table: codec.ByteTable | None = None) -> contenders.Problem:
+    table = table or codec.byte_table([b"a", b"bc", b"def", b"", None], 4)
+    ids = np.arange(2 * tokens, dtype=np.int32).reshape(2, tokens) % len(table.lengths)
+    return contenders.Problem(table, ids, 8, "float32", config.resolve(base_config()), 1024)
+
+
+def base_config() -> Any:
+    return config.load(str(ROOT / "configs" / "base.py"))
+
+
+# Two small settings of the real command: all kinds of contenders, codes over the limit, and a trained tokenizer.
+@pytest.fixture(scope="module")
+def encoder_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], str, Path]]:
+    file = tmp_path_factory.mktemp("benchmark") / "encoder.json"
+    small = (
+        "tokens=128,d=16,P=4,only=cached+bag+table+reference",
+        "tokens=64,d=8,P=4,tokenizer=bpe:300,only=bag+induced",
+    )
+    arguments = [f"--setting={setting}" for setting in small]
+    result, printed = finished(file, "encoder", *arguments, "--cache_limit_mb=100", "--seconds=1")
+    yield result, printed, file
+
+
+@pytest.fixture(scope="module")
+def step_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], str, Path]]:
+    file = tmp_path_factory.mktemp("benchmark") / "step.json"
+    small = ("--size=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied,kronecker")
+    result, printed = finished(file, "step", *small)
+    yield result, printed, file
+
+
+def assert_true_summary(one: dict[str, Any]) -> None:
+    assert len(one["seconds"]) == len(one["rounds"]) >= timing.LEAST_ROUNDS
+    assert min(one["seconds"]) > 0
+    assert one["median_seconds"] == pytest.approx(statistics.median(one["seconds"]))
+    assert one["low"] <= one["median_seconds"] <= one["high"]
+
+
+@pytest.mark.slow
+def test_the_encoders_file_holds_every_sample_of_every_contender(encoder_run):
+    result, _, _ = encoder_run
+    first, second = result["settings"]
+    there = {settings.REFERENCE} if package.installed() else set()
+    assert {row["name"] for row in first["contenders"]} == {"bag", "table"} | there
+    assert {row["name"] for row in second["contenders"]} == {"bag", "induced"}
+    for setting in result["settings"]:
+        assert_true_summary(setting["bandwidth"])
+        for row in setting["contenders"]:
+            assert set(row["measures"]) == set(contenders.MEASURES)
+            for one in row["measures"].values():
+                assert_true_summary(one)
+                share = one["least_bytes"] / one["median_seconds"] / setting["bandwidth"]["bytes_per_second"]
+                assert one["bandwidth_share"] == pytest.approx(share)
+
+
+@pytest.mark.slow
+def test_the_encoders_ratios_are_those_of_its_medians(encoder_run):
+    result, _, _ = encoder_run
+    for setting, (above, below) in zip(result["settings"], [("auto", "table"), ("induced", "bag")], strict=True):
+        median = {
+            (row["name"], measure): one["median_seconds"]
+            for row in setting["contenders"]
+            for measure, one in row["measures"].items()
+        }
+        median |= {("auto", measure): median[setting["auto"], measure] for measure in contenders.MEASURES}
+        for measure in contenders.MEASURES:
+            found = setting["ratios"][f"{above}_over_{below}_{measure}"]
+            assert found["of_medians"] == pytest.approx(median[above, measure] / median[below, measure])
+            assert found["low"] <= found["median"] <= found["high"]
+
+
+@pytest.mark.slow
+def test_codes_above_the_limit_are_listed_as_refused_with_their_size(encoder_run):
+    result, printed, _ = encoder_run
+    size_mb = round(50_304 * 4 * 256 * 4 / 1e6)
+    assert f"{size_mb:,} MB" in result["settings"][0]["refused"]["cached"]
+    assert f"{size_mb:,} MB" in printed
+    assert "refused" in printed
+
+
+@pytest.mark.slow
+def test_a_benchmark_says_what_it_ran_on(encoder_run, step_run):
+    for result, printed, _ in (encoder_run, step_run):
+        machine = result["machine"]
+        assert {"jax", "jaxlib", "flax", "torch", "kronecker-embeddings"} <= set(machine["versions"])
+        assert machine["cores"] >= 1
+        assert machine["devices"]
+        assert machine["command"][0] == "scripts/benchmark.py"
+        assert f"jax {machine['versions']['jax']}" in printed
+
+
+@pytest.mark.slow
+def test_the_figure_beside_the_file_is_a_picture(encoder_run, step_run):
+    for _, printed, file in (encoder_run, step_run):
+        assert ElementTree.parse(file.with_suffix(".svg")).getroot().tag.endswith("svg")
+        assert str(file.with_suffix(".svg")) in printed
+
+
+@pytest.mark.slow
+def test_the_steps_file_compares_each_arm_with_the_baseline_round_by_round(step_run):
+    result, printed, _ = step_run
+    arms = {row["name"]: row for row in result["arms"]}
+    assert set(arms) == {"table_untied", "kronecker"}
+    base = arms["table_untied"]
+    for row in arms.values():
+        assert_true_summary(row)
+        assert len(row["seconds"]) == ROUNDS
+        ratios = [own / other for own, other in zip(row["seconds"], base["seconds"], strict=True)]
+        assert row["ratio"]["median"] == pytest.approx(statistics.median(ratios))
+        assert row["ratio"]["of_medians"] == pytest.approx(row["median_seconds"] / base["median_seconds"])
+        assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["median_seconds"])
+        assert row["memory"]["total"] > 0
+        assert row["name"] in printed
+    assert base["ratio"]["median"] == 1
+    (verdict,) = result["verdicts"]
+    assert verdict["reached"] == (arms["kronecker"]["ratio"]["low"] <= 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say which benchmark: encoder or step"),
+        (["encode"], "say which benchmark: encoder or step, got 'encode'"),
+        (["encoder", "step"], "say which benchmark"),
+        (["encoder", "--round=3"], "Did you mean: rounds"),
+        (["encoder", "--rounds=4"], "--rounds=4"),
+        (["encoder", "--size=nano"], "--size belongs to `benchmark.py step`"),
+        (["step", "--setting=d=8"], "--setting belongs to `benchmark.py encoder`"),
+        (["encoder", "--setting=token=8"], "cannot read 'token=8'; write tokens=8192"),
+        (["encoder", "--setting=tokens=0"], "cannot read 'tokens=0'"),
+        (["encoder", "--setting=only=bags"], "there is no contender 'bags'; only= takes cached"),
+        (["encoder", "--out=numbers"], "a benchmark's file ends in .json; write --out=numbers.json"),
+        (["encoder", "--data=nothing"], "data.source is 'nothing'; allowed: stdlib"),
+        (["step", "--size=huge"], "size is 'huge'; known: 124m"),
+        (["step", "--arms=table"], "arm is 'table'; known: "),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: str):
+    done = benchmark(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_case_takes_its_turn_in_every_round_in_varied_order():
+    log: list[tuple[int, str]] = []
+    cases = {name: lambda number, name=name: log.append((number, name)) for name in "abc"}
+    samples = timing.interleave(cases, rounds=8, seconds=math.inf)
+    timed = log[2 * len(cases) :]  # after two warm-up calls each
+    orders = [tuple(name for number, name in timed if number == r) for r in range(8)]
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+    assert len(set(orders)) > 1
+    assert all(own.rounds == tuple(range(8)) for own in samples.values())
+
+
+def test_a_slow_case_takes_part_in_five_rounds_spread_over_the_run():
+    samples = timing.interleave({"slow": lambda _: None, "b": lambda _: None}, rounds=30, seconds=0.0)
+    assert samples["slow"].rounds == (5, 11, 17, 23, 29)
+
+
+def test_a_ratio_pairs_the_rounds_that_both_took_part_in():
+    fast = timing.Samples((0, 1, 2, 3), (1.0, 2.0, 1.0, 1.0))
+    slow = timing.Samples((1, 3), (6.0, 5.0))
+    found = timing.ratio(slow, fast)
+    assert (found.median, found.rounds) == (4.0, 2)
+    assert found.of_medians == 5.5
+
+
+def test_cases_that_share_no_round_are_not_compared():
+    with pytest.raises(ValueError, match="share no round"):
+        timing.ratio(timing.Samples((0,), (1.0,)), timing.Samples((1,), (1.0,)))
+
+
+def test_steps_are_not_timed_without_the_arm_they_are_compared_with():
+    with pytest.raises(ValueError, match="the arms are kronecker; table_untied, which"):
+        step.run({"kronecker": base_config()}, ROUNDS)
+
+
+def test_the_least_bytes_are_counted_as_documented():
+    asked = problem(tokens=40)
+    rows, d, n, distinct = 4 * 256, 8, 40, 5
+    least = contenders.least_bytes(asked)
+    forward = 4 * n + distinct * (4 + 2) + 4 * d * (rows + n)
+    assert least == {
+        "forward": forward,
+        "gradient": forward + 4 * d * (n + rows),
+        "update": forward + 4 * d * (n + 8 * rows),
+    }
+    table = contenders.least_bytes(asked, table=True)
+    assert table["forward"] == 4 * n + 4 * d * (distinct + n)
+
+
+def test_products_that_disagree_are_not_timed():
+    asked = problem()
+    right = contenders.make("onthefly", asked)
+    assert encoder.disagreements([right, contenders.make("bag", asked)], "float32")["bag"] < 1e-4
+    halved = dataclasses.replace(asked)
+    halved.__dict__["bag"] = asked.bag.replace(scale=asked.bag.scale / 2)
+    broken = contenders.make("bag", halved)
+    with pytest.raises(FloatingPointError, match="one of them is wrong"):
+        encoder.disagreements([right, broken], "float32")
+
+
+def test_batches_are_different_pieces_of_the_text():
+    data = base_config().data
+    data.source = f"text:{ROOT}/kronecker/*.py"
+    read = text.read("bpe:300", data)
+    batches = read.batches(3, 4, 32)
+    assert batches.shape == (3, 4, 32)
+    assert len({row.tobytes() for row in batches.reshape(-1, 32)}) == 12
+    assert read.ids.max() < read.tokenizer.vocab_size
+    with pytest.raises(ValueError, match="choose more text or smaller batches"):
+        read.batches(3, 4000, 128)
