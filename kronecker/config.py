@@ -131,7 +131,7 @@ def resolve(config: ml_collections.ConfigDict, devices: int = 1) -> ml_collectio
     Raises:
       ValueError: one message that lists every unknown enum, value out of range and inconsistent pair.
     """
-    c = ml_collections.ConfigDict(config)
+    c = config.copy_and_resolve_references()
     faults = [*_value_faults(flat(c)), *_pair_faults(c, devices)]
     if faults:
         raise ValueError("; ".join(faults))
@@ -153,7 +153,7 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
     Raises:
       ValueError: if model.vocab_size was set and is not the tokenizer's.
     """
-    c = ml_collections.ConfigDict(config)
+    c = config.copy_and_resolve_references()
     if c.model.vocab_size not in (0, vocab_size):
         raise ValueError(
             f"model.vocab_size is {c.model.vocab_size:,} but tokenizer {c.tokenizer} has {vocab_size:,} ids; "

@@ -185,3 +185,10 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for golden_name in GOLDEN_CONFIGS:
         (GOLDEN / f"{golden_name}.json").write_text(golden_text(golden_name))
+
+
+def test_resolving_leaves_the_config_that_it_is_given_alone():
+    c = base.get_config()
+    before = config.to_json(c)
+    config.with_vocabulary(config.resolve(c), 1000)
+    assert config.to_json(c) == before

@@ -83,7 +83,7 @@ def verdicts(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             what = f"{where}: forward + gradient + update, {auto}'s time over flax.linen.Embed's"
             told.append({"what": what, "at_most": 1.0, **found, "reached": found["of_medians"] <= 1.0})
     here = jax.default_backend() == "cpu" and os.cpu_count() == 2
-    return [{**verdict, "as_specified": here} for verdict in told]
+    return [{**verdict, "set_for": "two CPU cores", "as_specified": here} for verdict in told]
 
 
 def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[str, float]:

@@ -69,7 +69,7 @@ def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdo
     for verdict in verdicts:
         reached = "reached" if verdict["reached"] else "not reached"
         target = f"at least {verdict['at_least']}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
-        elsewhere = "" if verdict.get("as_specified", True) else "; set for two CPU cores, which these are not"
+        elsewhere = "" if verdict["as_specified"] else f", which was set for {verdict['set_for']}"
         _print(
             file,
             f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round, quartiles "
