@@ -116,6 +116,15 @@ def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarra
     return unit * inverse, -np.sqrt(length) / code_dim * inverse
 
 
+def sharing(bag: Bag) -> int:
+    """Returns how many ids share all their cells with another, ids without any left out."""
+    used_VK = np.arange(bag.slots) < np.asarray(bag.lengths)[:, None]
+    slots_K = np.arange(bag.slots) * bag.slot_stride
+    cells_VK = np.where(used_VK, np.asarray(bag.symbols, np.int64) * bag.symbol_stride + slots_K, -1)
+    _, count = np.unique(np.sort(cells_VK[np.asarray(bag.lengths) > 0], axis=1), axis=0, return_counts=True)
+    return int(count[count > 1].sum())
+
+
 def dense_code(bag: Bag, ids: np.ndarray) -> np.ndarray:
     """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: what products are tested against."""
     code = np.zeros((len(ids), bag.rows))

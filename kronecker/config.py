@@ -151,7 +151,7 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
     """Returns a copy of a resolved config with the model's vocabulary filled in from the tokenizer's.
 
     Raises:
-      ValueError: if model.vocab_size was set and is not the tokenizer's.
+      ValueError: if model.vocab_size was set and is not the tokenizer's, or the rank of a factorized table is not low.
     """
     c = config.copy_and_resolve_references()
     if c.model.vocab_size not in (0, vocab_size):
@@ -164,6 +164,12 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
     if c.embedding.kind == "factorized" and not c.embedding.rank:
         projection = codec.CHAR_DIM * c.embedding.pos_dim * c.model.d_model
         c.embedding.rank = max(1, round(projection / (c.model.padded_vocab + c.model.d_model)))
+    full = min(c.model.padded_vocab, c.model.d_model)
+    if c.embedding.kind == "factorized" and c.embedding.rank >= full:
+        raise ValueError(
+            f"embedding.rank is {c.embedding.rank}, no low rank for a table of {c.model.padded_vocab:,} x "
+            f"{c.model.d_model}; set it below {full}, or a smaller embedding.pos_dim whose projection it matches"
+        )
     return c
 
 
@@ -245,6 +251,8 @@ def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
         yield f"embedding.kind=head_tail needs embedding.truncation=head_tail, got {c.embedding.truncation}"
     if c.embedding.kind == "hash_ngram" and c.embedding.norm != "length":
         yield f"embedding.kind=hash_ngram needs embedding.norm=length, got {c.embedding.norm}: grams may share a cell"
+    if c.embedding.rank and c.embedding.kind != "factorized":
+        yield f"embedding.rank is {c.embedding.rank}, which kind {c.embedding.kind} does not have; leave it at 0"
     if t.steps and t.warmup_steps >= t.steps:
         yield f"train.warmup_steps is {t.warmup_steps}, not below train.steps {t.steps}; lower it or train longer"
     if c.checkpoint.keep_every % max(1, c.checkpoint.every):

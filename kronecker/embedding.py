@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from kronecker import bag as bags
-from kronecker import implementations
+from kronecker import implementations, kernels
 
 
 class TableEmbed(nn.Module):
@@ -72,7 +72,7 @@ class FactorizedEmbed(nn.Module):
         normal = nn.initializers.normal
         table_Vr = self.param("table", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
         up_rd = self.param("up", normal(self.rank**-0.5), (self.rank, self.features), self.param_dtype)
-        x_BTd = jnp.matmul(table_Vr[ids_BT].astype(self.dtype), up_rd.astype(self.dtype))
+        x_BTd = kernels.multiply(table_Vr[ids_BT], up_rd.astype(jnp.float32), jnp.dtype(self.dtype))
         return x_BTd.astype(self.param_dtype)
 
 

@@ -40,7 +40,7 @@ def product(
     Args:
       projection_Dd: W, shape (bag.rows, d).
       bag: the arm's cells and weights, prepared for its implementation.
-      ids: integer token ids of any shape.
+      ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
       dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds.
       mesh: splits the first axis of `ids` over its data axis: each device embeds its own tokens, and one sum of the
         gradients of W is all that the devices exchange.  None: one device, or a first axis that cannot be split.
@@ -52,7 +52,7 @@ def product(
         raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows; this code has {bag.rows:,} cells")
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
     embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
-    if mesh is not None and ids.shape[0] % mesh.shape[sharding.DATA] == 0:
+    if mesh is not None and ids.ndim and ids.shape[0] % mesh.shape[sharding.DATA] == 0:
         # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
         whole, split = PartitionSpec(), PartitionSpec(sharding.DATA)
         embed = jax.shard_map(embed, mesh=mesh, in_specs=(whole, whole, split), out_specs=split, check_vma=False)
@@ -127,7 +127,9 @@ def prepare(
 
 
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids.reshape(-1), dtype)
+    ids_N = ids.reshape(-1).astype(jnp.int32)
+    ids_N = jnp.clip(jnp.where(ids_N < 0, ids_N + bag.vocab, ids_N), 0, bag.vocab - 1)
+    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype)
     return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
 
 

@@ -41,11 +41,24 @@ def head_tail_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
 def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
     """Returns the Kronecker bag with the bytes of each id replaced by pseudo-random ones; lengths stay.
 
-    The byte at position p of id v is mix(mix(v) + p) mod 256: the id decides it, whatever the token spells.
+    Try t at the byte at position p of id v is mix(mix(mix(v) + t) + p) mod 256; an id whose bytes an earlier id of its
+    length has tries again, so that identity is not lost with spelling.  Ids of one byte get all 256 in the order of
+    mix(v), and again from the first where there are more of them.
     """
-    ids_V1 = mix(np.arange(len(table.lengths), dtype=np.uint64))[:, None]
-    bytes_VP = (mix(ids_V1 + np.arange(table.pos_dim, dtype=np.uint64)) % codec.CHAR_DIM).astype(np.uint8)
-    bytes_VP[np.arange(table.pos_dim) >= table.lengths[:, None]] = 0
+    bytes_VP = np.zeros(table.bytes.shape, np.uint8)
+    for length in range(1, table.pos_dim + 1):
+        ids = np.flatnonzero(table.lengths == length).astype(np.uint64)
+        if length == 1:
+            bytes_VP[ids[np.argsort(mix(ids))], 0] = np.arange(len(ids)) % codec.CHAR_DIM
+            continue
+        positions, attempt = np.arange(length, dtype=np.uint64), np.zeros(len(ids), np.uint64)
+        taken = np.arange(len(ids))
+        while taken.size:
+            drawn = mix(mix(mix(ids[taken]) + attempt[taken])[:, None] + positions) % np.uint64(codec.CHAR_DIM)
+            bytes_VP[ids[taken], :length] = drawn
+            _, first = np.unique(bytes_VP[ids, :length], axis=0, return_index=True)
+            taken = np.setdiff1d(np.arange(len(ids)), first)
+            attempt[taken] += np.uint64(1)
     return bags.kronecker_bag(table, norm).replace(symbols=bytes_VP)
 
 

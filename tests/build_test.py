@@ -18,8 +18,11 @@ def resolved(**embedding) -> ml_collections.ConfigDict:
     return config.with_vocabulary(config.resolve(c), len(TOKENS))
 
 
-def test_auto_on_a_cpu_is_the_bag():
-    assert build.build(resolved(), TOKENS).bag.implementation == "bag"
+@pytest.mark.parametrize(("sequence", "name"), [(64, "bag"), (96, "induced")])
+def test_auto_on_a_cpu_induces_the_table_from_two_vocabularies_of_tokens_on(sequence: int, name: str):
+    c = resolved()
+    c.train.batch, c.train.sequence = 8, sequence  # V is 384
+    assert build.build(c, TOKENS).bag.implementation == name
 
 
 @pytest.mark.parametrize("name", ["cached", "onthefly", "onehot", "induced"])

@@ -127,6 +127,14 @@ def test_ids_may_have_any_shape(small_table: codec.ByteTable, implementation: st
 
 
 @EVERY_IMPLEMENTATION
+def test_ids_out_of_range_are_those_of_a_table(small_table: codec.ByteTable, implementation: str):
+    weights = jax.random.normal(jax.random.key(0), (small_table.code_dim, WIDTH))
+    bag, last = kronecker(small_table, implementation), len(small_table.lengths) - 1
+    out = implementations.product(weights, bag, np.array([-1, last + 1, last + 9, -3, 5]))
+    np.testing.assert_allclose(out, implementations.product(weights, bag, np.array([last, last, last, last - 2, 5])))
+
+
+@EVERY_IMPLEMENTATION
 def test_no_token_at_all_gives_an_empty_result_and_no_gradient(small_table: codec.ByteTable, implementation: str):
     weights, none = jnp.ones((small_table.code_dim, WIDTH)), np.zeros((0, 4), np.int32)
     out, gradient = value_and_gradient(weights, kronecker(small_table, implementation), none, jnp.zeros((0, 4, WIDTH)))

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from kronecker import bag as bags
-from kronecker import codec, implementations, selfcheck, tokenizers
+from kronecker import codec, implementations, kernels, selfcheck, tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +48,44 @@ def test_a_product_of_other_data_is_refused(table: codec.ByteTable, wrong):
 
 
 def test_a_wrong_gradient_is_refused(table: codec.ByteTable, monkeypatch: pytest.MonkeyPatch):
-    @jax.custom_vjp
-    def loses_repeats(table_Md: jax.Array, index_N: jax.Array) -> jax.Array:
-        return table_Md[index_N]
+    exact = kernels.sum_merged
 
-    def forward(table_Md, index_N):
-        return table_Md[index_N], (index_N, table_Md.shape)
+    @jax.custom_vjp
+    def loses_repeats(weights_Dd: jax.Array, bag: bags.Bag, groups: kernels.Groups) -> jax.Array:
+        return exact(weights_Dd, bag, groups)
+
+    def forward(weights_Dd, bag, groups):
+        return exact(weights_Dd, bag, groups), (weights_Dd, bag, groups)
 
     def backward(saved, grad_Nd):
-        index_N, shape = saved
-        return jnp.zeros(shape).at[index_N].set(grad_Nd), None  # a scatter that keeps one update of many
+        weights_Dd, bag, groups = saved
+        once_N1 = (
+            jnp.zeros((len(grad_Nd), 1)).at[groups.tokens.at[groups.starts].get(mode="fill")].set(1.0, mode="drop")
+        )
+        _, pullback = jax.vjp(lambda w: exact(w, bag, groups), weights_Dd)
+        return pullback(grad_Nd * once_N1)[0], None, None  # one token of each id, as a scatter that loses updates
 
     loses_repeats.defvjp(forward, backward)
-    monkeypatch.setattr(implementations, "_look_up", loses_repeats)
+    monkeypatch.setattr(kernels, "sum_merged", loses_repeats)
     with pytest.raises(FloatingPointError, match=r"the gradient of embedding\.implementation=bag is off by"):
         check(bags.kronecker_bag(table), table)
+
+
+def test_a_small_error_of_the_scale_is_refused_under_bfloat16_too(table: codec.ByteTable):
+    for implementation in ("bag", "onehot"):
+        bag = implementations.prepare(bags.kronecker_bag(table), implementation)
+        with pytest.raises(FloatingPointError, match="is off by"):
+            check(bag.replace(scale=bag.scale * 1.01), table, "bfloat16")
+
+
+def test_a_wrong_induced_table_is_refused(table: codec.ByteTable):
+    bag = implementations.prepare(bags.kronecker_bag(table), "bag", induced_head=True)
+    with pytest.raises(FloatingPointError, match="is off by"):
+        check(bag.replace(order=np.roll(bag.order, 7)), table)
+
+
+def test_the_longest_ids_are_among_those_checked():
+    table = codec.byte_table([bytes(range(length)) for length in range(97)], 96)
+    bag = bags.kronecker_bag(table)
+    with pytest.raises(FloatingPointError, match="the value of"):
+        check(bag.replace(scale=np.where(np.arange(97) > 95, 2, 1) * bag.scale), table)

@@ -18,6 +18,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kronecker import accounting, build, codec, selfcheck, sharding, tokenizers
+from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
 from kronecker.training import checkpoint, evaluation, metrics, progress, rundir, throughput
@@ -84,7 +85,10 @@ class _Trainer:
             batches = self._train_batches(start)
             label = f"{c.embedding.arm} seed {c.seed}"
             if self.arm.codes and self.lead:
-                print(f"{label}  {codec.summary(self.arm.codes)}", file=sys.stderr)
+                # A byte table says what the Kronecker code cannot tell apart; the other bags have other cells.
+                shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
+                codes = codec.summary(self.arm.codes) if c.embedding.kind == "kronecker" else shared
+                print(f"{label}  {codes}", file=sys.stderr)
                 print(f"{label}  {build.product_line(self.arm, c, self.mesh)}", file=sys.stderr)
             with progress.ProgressLine(label, last, start) as line, _Log(self, start) as log:
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.

@@ -33,6 +33,8 @@ FREE_ON_RESUME = (
     "checkpoint.",
     "data.folder",
     "data.workers",
+    "embedding.cache_limit_mb",
+    "embedding.implementation",
     "eval.batch",
     "eval.every",
     "log.",
