@@ -32,12 +32,12 @@ def test_help_shows_a_full_example_and_every_flag(script: str):
         (["--config=configs/demo.py", "--config.model.layerz=3"], "config.model.layerz: there is no such key; did you"),
         (["--config=configs/demo.py", "--config.model.layers=three"], "--config.model.layers=three"),
         (["--config=configs/nope.py"], "configs/nope.py: no such file; configs/ holds"),
-        (["--config=configs/demo.py:arm=tables"], "arm is 'tables'; known: kronecker"),
+        (["--config=configs/demo.py:arm=tables"], "arm is 'tables'; known: factorized"),
         (["--config=configs/demo.py", "--workdirs=x"], "Did you mean: workdir"),
         (["--config=configs/demo.py"], "--workdir is missing; for example"),
         (["--workdir=x"], "--config is missing; for example"),
         (["--config=configs/demo.py", "--workdir=x", "configs/gpt2.py"], "unexpected argument 'configs/gpt2.py'"),
-        (["--config=configs/demo.py", "--workdir=x", "--config.embedding.kind=tabel"], "allowed: table, kronecker"),
+        (["--config=configs/demo.py", "--workdir=x", "--config.embedding.kind=tabel"], "allowed: table, factorized"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: str):
