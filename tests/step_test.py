@@ -21,6 +21,7 @@ def resolved(arm: str = "kronecker", **overrides) -> ml_collections.ConfigDict:
         "model.context": 8,
         "model.vocab_multiple": 32,
         "embedding.pos_dim": 4,
+        "embedding.rank": 4 if arm == "factorized" else 0,
         "train.sequence": 8,
         "train.batch": 8,
         "train.steps": 20,
@@ -96,7 +97,9 @@ def test_decay_acts_on_matrices_alone_and_on_every_arms_input_matrix(arm: str):
         if decays
     }
     body = {f"blocks/{name}/kernel" for name in ("attention/qkv", "attention/out", "up", "down")} | {"positions"}
-    own = {"embed/table"} if c.embedding.kind == "table" else {"embed/projection"}
+    own = {"table": {"embed/table"}, "factorized": {"embed/table", "embed/up"}}.get(
+        c.embedding.kind, {"embed/projection"}
+    )
     assert decayed == body | own | (set() if c.model.tie_head else {"head"})
 
 
