@@ -10,6 +10,8 @@ Every bag arm is the one product of `implementations.py`; an arm differs in its 
 Shapes: N tokens, V vocabulary, K slots of a bag, D rows of the projection W, d model width.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,9 +70,17 @@ class Bag(struct.PyTreeNode):
           lengths_N: slots in use; fewer than the ids' own cut them short.
         """
         slots_K = jnp.arange(self.slots)
-        symbols_NK = jnp.asarray(self.symbols)[ids_N].astype(jnp.int32)
-        cells_NK = symbols_NK * self.symbol_stride + slots_K * self.slot_stride
+        cells_NK = self._cell(jnp.asarray(self.symbols)[ids_N].astype(jnp.int32), slots_K)
         return jnp.where(slots_K < lengths_N[:, None], cells_NK, self.rows)
+
+    def host_cells(self, ids_N: np.ndarray) -> np.ndarray:
+        """Returns `cells` of whole ids, int64 (N, K), by numpy: what checks a device must not run on it."""
+        slots_K = np.arange(self.slots)
+        cells_NK = self._cell(np.asarray(self.symbols)[ids_N].astype(np.int64), slots_K)
+        return np.where(slots_K < np.asarray(self.lengths)[ids_N][:, None], cells_NK, self.rows)
+
+    def _cell(self, symbol: Any, slot: Any) -> Any:
+        return symbol * self.symbol_stride + slot * self.slot_stride
 
 
 def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
@@ -118,21 +128,27 @@ def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarra
 
 def sharing(bag: Bag) -> int:
     """Returns how many ids share all their cells with another, ids without any left out."""
-    used_VK = np.arange(bag.slots) < np.asarray(bag.lengths)[:, None]
-    slots_K = np.arange(bag.slots) * bag.slot_stride
-    cells_VK = np.where(used_VK, np.asarray(bag.symbols, np.int64) * bag.symbol_stride + slots_K, -1)
-    _, count = np.unique(np.sort(cells_VK[np.asarray(bag.lengths) > 0], axis=1), axis=0, return_counts=True)
-    return int(count[count > 1].sum())
+    return int((shared_code(bag) >= 0).sum())
+
+
+def shared_code(bag: Bag) -> np.ndarray:
+    """Returns int32 (V,), a number that ids with all cells in common share; -1 for an id that shares none with another."""
+    lengths_V = np.asarray(bag.lengths)
+    used = np.flatnonzero(lengths_V)
+    cells_NK = np.sort(bag.host_cells(used), axis=1)
+    _, group_N, count = np.unique(cells_NK, axis=0, return_inverse=True, return_counts=True)
+    group_N = group_N.reshape(-1)
+    shared_V = np.full(bag.vocab, -1, np.int32)
+    shared_V[used] = np.where(count[group_N] > 1, group_N, -1)
+    return shared_V
 
 
 def dense_code(bag: Bag, ids: np.ndarray) -> np.ndarray:
     """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: what products are tested against."""
     code = np.zeros((len(ids), bag.rows))
-    for row, token_id in enumerate(ids):
+    for row, (token_id, cells) in enumerate(zip(ids, bag.host_cells(ids), strict=True)):
         length = int(bag.lengths[token_id])
-        slots = np.arange(length)
-        cells = np.asarray(bag.symbols[token_id, :length], np.int64) * bag.symbol_stride + slots * bag.slot_stride
-        np.add.at(code[row], cells, bag.scale[length])
+        np.add.at(code[row], cells[:length], bag.scale[length])
         if bag.shift is not None:
             code[row] += bag.shift[length]
     return code

@@ -238,14 +238,15 @@ def test_the_printed_table_is_plain_whole_and_aligned(tmp_path: Path):
     write_pairs(tmp_path, [-0.031, -0.029, -0.03])
     write_pairs(tmp_path, [0.1, 0.12, 0.11], arm="kronecker_unit")
     text = io.StringIO()
-    tables.show(comparison(tmp_path), text)
+    tables.show(comparison(tmp_path), file=text)
     lines = text.getvalue().splitlines()
-    rows = {line.split()[0]: line for line in lines[3:6]}
+    verdicts, costs = ({line.split()[0]: line for line in lines[first : first + 3]} for first in (3, 10))
     assert "\x1b" not in text.getvalue()
     assert "…" not in text.getvalue()
-    assert list(rows) == ["table_untied", "kronecker", "kronecker_unit"]
-    assert rows["kronecker"].split()[-3:] == ["-0.0300", "0.0025", "better"]
-    assert rows["kronecker"].index("0.0025") == rows["kronecker_unit"].index("0.0248")
+    assert list(verdicts) == list(costs) == ["table_untied", "kronecker", "kronecker_unit"]
+    assert verdicts["kronecker"].split()[3:] == ["-0.0300", "0.0025", "0.0033", "1.14", "better"]
+    assert verdicts["kronecker"].index("0.0025") == verdicts["kronecker_unit"].index("0.0248")
+    assert costs["kronecker"].split()[1:7] == ["524k", "809k", "1.05M", "2.38M", "5,100", "1.50"]
     assert max(map(len, map(str.rstrip, lines))) <= 100
 
 

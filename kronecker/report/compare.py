@@ -11,14 +11,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-from scipy import special
-
-from kronecker.report import runs
+from kronecker.report import reach, runs, statistics
 
 BASELINE = "table_untied"
-CONFIDENCE = 0.95
-BETTER, WORSE, NOT_RESOLVED = "better", "worse", "not resolved"
+
+RunKey = tuple[str, int]  # an arm's name within a comparison, and a seed
 
 # What a pair is there to compare.
 COMPARED = ("embedding.", "model.tie_head")
@@ -35,52 +32,30 @@ PER_SEED = ("seed", "body_init_sha256")
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
-    """Paired differences of final validation losses in nats per token, arm minus baseline: below zero, the arm won.
-
-    Attributes:
-      seeds: (n,), rising.
-      values: (n,), one difference a seed.
-    """
-
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over seeds."""
-        return math.fsum(self.values) / len(self.values)
-
-    @property
-    def half(self) -> float | None:
-        """Half the width of the 95 % t interval of the mean; None with one seed, which has no interval."""
-        n = len(self.values)
-        if n == 1:
-            return None
-        quantile = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)  # scipy.stats.t.ppf, without its second of import
-        return float(quantile * np.std(self.values, ddof=1) / math.sqrt(n))
-
-    @property
-    def verdict(self) -> str:
-        """`better` or `worse` where the interval excludes zero, else `not resolved`."""
-        if self.half is None or abs(self.mean) <= self.half:
-            return NOT_RESOLVED
-        return BETTER if self.mean < 0 else WORSE
-
-
-@dataclasses.dataclass(frozen=True)
 class Arm:
     """The runs of one arm and how they compare with the baseline's.
 
     Attributes:
       name: the arm, and its settings where the compared runs hold several versions of it.
       runs: one a seed, by rising seed.
-      difference: None for the baseline itself.
+      difference: of final validation losses, arm minus baseline; None for the baseline itself.
+      reaches: when the better run of each pair reached the other's final loss; empty for the baseline itself.
     """
 
     name: str
     runs: tuple[runs.Run, ...]
-    difference: Difference | None
+    difference: statistics.Difference | None
+    reaches: tuple[reach.Reach | None, ...] = ()
+
+    @property
+    def reach_factor(self) -> float | None:
+        """How many times fewer steps the arm needs for the baseline's final loss: geometric mean over seeds.
+
+        Below 1 it needs more; None for the baseline and for runs that were evaluated only at their end.
+        """
+        if not self.reaches or None in self.reaches:
+            return None
+        return math.exp(math.fsum(math.log(reached.factor) for reached in self.reaches) / len(self.reaches))
 
     def mean(self, key: str) -> float:
         """Returns the mean over seeds of a number in result.json."""
@@ -129,7 +104,7 @@ def compare(found: Sequence[runs.Run], baseline: str = BASELINE) -> Comparison:
     chosen = {name: tuple(of_seed[seed] for seed in sorted(seeds)) for name, of_seed in by_name.items()}
     partners = chosen.pop(baseline)
     _require_equal(partners, ignoring=PER_SEED)
-    others = [Arm(name, members, _difference(members, partners)) for name, members in chosen.items()]
+    others = [_paired(name, members, partners) for name, members in chosen.items()]
     return Comparison(
         Arm(baseline, partners, None),
         tuple(sorted(others, key=lambda arm: arm.difference.mean)),
@@ -141,7 +116,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     """Returns everything that compare knows, for a file; losses in nats per token."""
     return {
         "baseline": comparison.baseline.name,
-        "confidence": CONFIDENCE,
+        "confidence": statistics.CONFIDENCE,
+        "power": statistics.POWER,
         "seeds_left_out": comparison.left_out,
         "arms": {arm.name: _arm_json(arm) for arm in comparison.arms},
     }
@@ -151,21 +127,19 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     def per_seed(key: str) -> dict[str, Any]:
         return {"mean": arm.mean(key), "per_seed": [run.result[key] for run in arm.runs]}
 
-    difference = arm.difference
     return {
         "seeds": [run.seed for run in arm.runs],
         "runs": [str(run.folder) for run in arm.runs],
         "validation_loss": per_seed("validation_loss"),
         "validation_bits_per_byte": per_seed("validation_bits_per_byte"),
         "tokens_per_second": per_seed("tokens_per_second"),
+        "peak_memory_bytes": per_seed("peak_memory_bytes"),
+        "clip_share": per_seed("clip_share"),
         "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
-        "difference": difference
-        and {
-            "seeds": difference.seeds,
-            "per_seed": difference.values,
-            "mean": difference.mean,
-            "half_interval": difference.half,
-            "verdict": difference.verdict,
+        "difference": arm.difference and statistics.to_json(arm.difference),
+        "reach": {
+            "mean_factor": arm.reach_factor,
+            "per_seed": [reached and dataclasses.asdict(reached) for reached in arm.reaches],
         },
     }
 
@@ -186,14 +160,15 @@ def _by_name_and_seed(found: Iterable[runs.Run]) -> dict[str, dict[int, runs.Run
     return groups
 
 
-def _difference(members: Sequence[runs.Run], partners: Sequence[runs.Run]) -> Difference:
-    pairs = list(zip(partners, members, strict=True))
-    for pair in pairs:
-        _require_equal(pair)
-    return Difference(
-        seeds=tuple(run.seed for _, run in pairs),
-        values=tuple(run.result["validation_loss"] - partner.result["validation_loss"] for partner, run in pairs),
+def _paired(name: str, members: tuple[runs.Run, ...], partners: Sequence[runs.Run]) -> Arm:
+    pairs = list(zip(members, partners, strict=True))
+    for run, partner in pairs:
+        _require_equal((partner, run))
+    difference = statistics.Difference(
+        seeds=tuple(run.seed for run in members),
+        values=tuple(run.result["validation_loss"] - partner.result["validation_loss"] for run, partner in pairs),
     )
+    return Arm(name, members, difference, tuple(reach.reach(run, partner) for run, partner in pairs))
 
 
 def _require_equal(found: Iterable[runs.Run], ignoring: tuple[str, ...] = ()) -> None:

@@ -1,7 +1,7 @@
-"""The report's figures: each a picture for the page, and the numbers it draws for a CSV file beside it.
+"""The report's figures of whole runs: verdicts, curves over training, speed.
 
-An arm has one colour and one line style in every figure.  A curve is the mean over seeds, its band reaches from the
-lowest seed to the highest.
+A figure is a picture for the page and the numbers that it draws for a CSV file beside it.  An arm has one colour and
+one line style in every figure.  A curve is the mean over seeds, its band reaches from the lowest seed to the highest.
 """
 
 import csv
@@ -119,6 +119,7 @@ class Figure:
       caption: how to read it.
       svg: the picture, a whole SVG document.
       numbers: the table that it draws, header first.
+      wide: wants the page's whole width.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Figure:
     caption: str
     svg: str
     numbers: tuple[tuple[str, ...], ...]
+    wide: bool = False
 
     @property
     def csv(self) -> str:
@@ -153,11 +155,16 @@ class Curve:
 
 
 def draw(comparison: compare.Comparison) -> list[Figure]:
-    """Returns every figure that the runs have numbers for: verdicts, speed, then curves, which go in twos."""
+    """Returns what training came to: the verdicts, then curves over training, which go in twos."""
     with mpl.rc_context(plot.LOOK):
-        figures = [_draw_verdicts(comparison), _draw_speed(comparison)]
-        figures += [_draw_panel(comparison, panel) for panel in PANELS]
+        figures = [_draw_verdicts(comparison), *(_draw_panel(comparison, panel) for panel in PANELS)]
     return [drawn for drawn in figures if drawn]
+
+
+def draw_speed(comparison: compare.Comparison) -> Figure:
+    """Returns training tokens a second, by arm."""
+    with mpl.rc_context(plot.LOOK):
+        return _draw_speed(comparison)
 
 
 def curves(comparison: compare.Comparison, panel: Panel) -> list[Curve]:

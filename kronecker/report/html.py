@@ -2,15 +2,16 @@
 
 import base64
 import collections
+import dataclasses
 import html
 import os
 import re
 import shlex
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kronecker.report import compare, figures, runs, tables
+from kronecker.report import breakdown, breakdown_figures, collisions, compare, figures, runs, statistics, tables
 
 STYLE = """
 :root { color-scheme: light; }
@@ -27,7 +28,7 @@ a { color: #00558c; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e6e6e6; }
 th { font-size: .85rem; line-height: 1.25; font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #1a1a1a; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+th.left, td.left { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; font-weight: 600; position: sticky; left: 0; background: #fff; }
 .better { color: #00664a; font-weight: 600; }
 .worse { color: #a34700; font-weight: 600; }
@@ -39,6 +40,8 @@ section { min-width: 0; }
 section h2 { margin-top: .75rem; }
 figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; }
+.wide figure { max-width: none; margin: 0 0 2rem; overflow-x: auto; }
+.wide figure img { width: auto; max-width: max(100%, 46rem); }
 figcaption { font-size: .875rem; line-height: 1.45; color: #444; margin-top: .35rem; }
 figcaption a { white-space: nowrap; }
 pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; line-height: 1.5; }
@@ -51,22 +54,46 @@ pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; 
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Sections:
+    """What a page shows beside its tables.
+
+    Attributes:
+      curves: figures of whole runs.
+      breakdowns: figures of losses by token; empty without token losses.
+      damages: what collisions cost; likewise.
+      speed: the figure that goes with the costs.
+    """
+
+    curves: Sequence[figures.Figure]
+    breakdowns: Sequence[figures.Figure]
+    damages: Sequence[collisions.Damage]
+    speed: figures.Figure
+
+
 def write(comparison: compare.Comparison, page: Path, title: str) -> None:
-    """Writes the page, and its figures' numbers into a folder of the same name without ".html" beside it.
+    """Writes the page, and each figure as SVG with its numbers as CSV into a folder of the page's name beside it.
 
     The page is written last and by rename: a page that stands has all its numbers.
 
     Raises:
-      ValueError: if `page` does not end in .html.
+      ValueError: if `page` does not end in .html, or token losses are of another checkpoint than the results.
     """
     if page.suffix != ".html":
         raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
     numbers = page.with_suffix("")
     numbers.mkdir(parents=True, exist_ok=True)
-    drawn = figures.draw(comparison)
-    for drawing in drawn:
+    losses = breakdown.read_all(comparison)
+    sections = Sections(
+        curves=figures.draw(comparison),
+        breakdowns=breakdown_figures.draw(comparison, breakdown.break_down(comparison, losses)),
+        damages=collisions.damage(comparison, losses),
+        speed=figures.draw_speed(comparison),
+    )
+    for drawing in (*sections.curves, *sections.breakdowns, sections.speed):
         write_text(numbers / f"{drawing.name}.csv", drawing.csv)
-    write_text(page, render(comparison, drawn, title, numbers.name))
+        write_text(numbers / f"{drawing.name}.svg", drawing.svg)
+    write_text(page, render(comparison, sections, title, numbers.name))
 
 
 def write_text(file: Path, text: str) -> None:
@@ -76,12 +103,12 @@ def write_text(file: Path, text: str) -> None:
     temporary.replace(file)
 
 
-def render(comparison: compare.Comparison, drawn: Iterable[figures.Figure], title: str, numbers: str) -> str:
+def render(comparison: compare.Comparison, sections: Sections, title: str, numbers: str) -> str:
     """Returns the page.
 
     Args:
       comparison: what to report.
-      drawn: its figures.
+      sections: its figures and what token losses say.
       title: of the page.
       numbers: where the CSV files are, relative to the page.
     """
@@ -95,7 +122,7 @@ def render(comparison: compare.Comparison, drawn: Iterable[figures.Figure], titl
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
-{_verdict_table(comparison)}
+{_table(tables.verdicts(comparison))}
 {_list(tables.sentences(comparison))}
 <div class="columns">
 <section>
@@ -107,11 +134,15 @@ def render(comparison: compare.Comparison, drawn: Iterable[figures.Figure], titl
 {_list(_limits(comparison))}
 </section>
 </div>
+<h2>Training</h2>
+<div class="columns">
+{"".join(_figure(drawing, numbers) for drawing in sections.curves)}</div>
+{_by_token(comparison, sections, numbers)}
+<h2>Costs</h2>
+{_table(tables.costs(comparison))}
+{_figure(sections.speed, numbers)}
 <h2>Conditions</h2>
 {_conditions(comparison)}
-<h2>Figures</h2>
-<div class="columns">
-{"".join(_figure(drawing, numbers) for drawing in drawn)}</div>
 <h2>Commands</h2>
 <pre>{html.escape(_commands(comparison))}</pre>
 </body>
@@ -119,17 +150,50 @@ def render(comparison: compare.Comparison, drawn: Iterable[figures.Figure], titl
 """
 
 
-def _verdict_table(comparison: compare.Comparison) -> str:
-    head = "".join(f"<th>{html.escape(header).replace(chr(10), '<br>')}</th>" for header in tables.HEADERS)
-    rows = []
-    for arm, *numbers, verdict in tables.cells(comparison):
-        data = "".join(f"<td>{_typeset(number)}</td>" for number in numbers)
-        rows.append(f'<tr><td>{html.escape(arm)}</td>{data}<td class="{verdict.split()[0]}">{verdict}</td></tr>\n')
+def _table(told: tables.Table) -> str:
+    side = [' class="left"' if header in told.left else "" for header in told.headers]
+
+    def cell(text: str, column: int) -> str:
+        verdict = text in (statistics.BETTER, statistics.WORSE)
+        mark = f' class="left {text}"' if verdict else side[column]
+        return f"<td{mark}>{_typeset(text)}</td>"
+
+    head = "".join(
+        f"<th{left}>{html.escape(header).replace(chr(10), '<br>')}</th>"
+        for header, left in zip(told.headers, side, strict=True)
+    )
+    rows = "".join(f"<tr>{''.join(cell(text, i) for i, text in enumerate(row))}</tr>\n" for row in told.rows)
     return f"""<div class="scroll"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
-{"".join(rows)}</tbody>
+{rows}</tbody>
 </table></div>"""
+
+
+def _by_token(comparison: compare.Comparison, sections: Sections, numbers: str) -> str:
+    if not sections.breakdowns:
+        folders = dict.fromkeys(str(run.folder.parent) for run in comparison.runs)
+        return f"""<h2>By token</h2>
+<p>Losses by frequency, length and script of a token need every held-out token's loss:
+<code>python scripts/token_losses.py {html.escape(shlex.join(folders))}</code>, then this report again.</p>"""
+    drawn = "".join(_figure(drawing, numbers) for drawing in sections.breakdowns)
+    return f"""<h2>By token</h2>
+<p>On every held-out token, by the model at the end of each run. With this many groups some intervals exclude zero by
+chance: one in twenty does where there is nothing to see.</p>
+<div class="wide">
+{drawn}</div>
+{_collisions(comparison, sections.damages)}"""
+
+
+def _collisions(comparison: compare.Comparison, damages: Sequence[collisions.Damage]) -> str:
+    if not damages:
+        return ""
+    return f"""<h3>What colliding codes cost</h3>
+{_table(tables.collision_costs(damages))}
+<p>Ids whose codes are equal look the same to the model. Damage: how much more an arm loses to
+{html.escape(comparison.baseline.name)} on the token after such an input than after inputs with a code of their own,
+matched by length in bytes, frequency in the training text (powers of two) and whether they begin with a space. In all:
+damage times the share of such inputs, in nats per held-out token.</p>"""
 
 
 def _how_to_read(comparison: compare.Comparison) -> str:
@@ -141,7 +205,11 @@ what they share. It is in nats per token: below zero, the arm is better; −0.01
 1 % more probability, on geometric average.</p>
 <p>With two seeds or more, ± is half the 95 % t interval of the mean difference. An interval that lies wholly below zero
 reads <em>better</em>, wholly above zero <em>worse</em>; anything else is <em>not resolved</em>, which does not mean
-equal. Bits per byte divide the same loss by the bytes of the text, and so compare across tokenizers.</p>"""
+equal. Resolvable is the true difference that as many seeds with this spread would resolve four times in five. Bits per
+byte divide the same loss by the bytes of the text, and so compare across tokenizers.</p>
+<p>Sooner × says how many times fewer steps the arm needs for {baseline}'s final loss; below 1 it needs more: there
+{baseline} reaches the arm's final loss in that share of its own steps. The schedule was made for the whole length, so
+a run planned to be that short would end lower; the paper's factor, 1.43, was read off in this way too.</p>"""
 
 
 def _limits(comparison: compare.Comparison) -> list[str]:
@@ -152,7 +220,7 @@ def _limits(comparison: compare.Comparison) -> list[str]:
         f"Nothing about each arm at its best: all share one peak learning rate, {first.config['train.lr']:g}, "
         "which may suit one arm better than another.",
     ]
-    resolved = [arm for arm in comparison.others if arm.difference.verdict != compare.NOT_RESOLVED]
+    resolved = [arm for arm in comparison.others if arm.difference.verdict != statistics.NOT_RESOLVED]
     if len(resolved) > 1:
         told.append("Not that all verdicts hold at once: each 95 % interval misses one time in twenty on its own.")
     totals = {run.params["total"] for run in comparison.runs}

@@ -27,6 +27,7 @@ STYLES = {
 MORE_STYLES = tuple(itertools.product((SOLID, DASHED, DOTTED, DASHDOT), (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)))
 
 WIDTH, HEIGHT, ROW_HEIGHT = 5.8, 3.7, 0.45  # inches
+PANEL_WIDTH, GROUP_HEIGHT, PANELS_A_ROW = 1.95, 0.24, 5  # inches, of figures with a panel an arm
 LETTER = 0.088  # inches, the mean width of a letter
 LABEL_GAP = 0.07  # of the axes' height, between two labels
 LOOK = {
@@ -52,7 +53,11 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Returns the positions nearest to `wanted` (least squares) that keep its order and stand `gap` apart."""
+    """Returns the positions nearest to `wanted` (least squares) that keep its order and stand `gap` apart.
+
+    All lie in [0, 1] if that has room for them, else they begin at 0.
+    """
+    highest = max(0.0, 1 - gap * (len(wanted) - 1))
     order = np.argsort(wanted, kind="stable")
     blocks: list[list[float]] = []  # neighbours that touch share one shift, the mean of what each would like
     for rank, index in enumerate(order):
@@ -62,7 +67,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     shifts = [float(np.mean(block)) for block in blocks for _ in block]
     placed = [0.0] * len(wanted)
     for rank, index in enumerate(order):
-        placed[index] = shifts[rank] + rank * gap
+        placed[index] = min(max(shifts[rank], 0.0), highest) + rank * gap
     return placed
 
 
@@ -122,6 +127,36 @@ def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.A
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return paper, ax
+
+
+def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, list[axes.Axes]]:
+    """Returns an empty figure with one panel a name: the groups as rows, the horizontal axis shared.
+
+    Args:
+      names: of the panels, their titles.
+      groups: of the rows, the first at the top; row i is centred on y = i.
+    """
+    left, right, top, bottom, gap = LETTER * max(map(len, groups)) + 0.45, 0.15, 0.35, 0.6, 0.55
+    deep, across = -(-len(names) // PANELS_A_ROW), min(len(names), PANELS_A_ROW)
+    panel_height = GROUP_HEIGHT * len(groups) + 0.1
+    width = left + across * PANEL_WIDTH + right
+    height = top + deep * panel_height + (deep - 1) * gap + bottom
+    paper = figure.Figure((width, height))
+    grid = paper.subplots(deep, across, sharex=True, sharey=True, squeeze=False)
+    paper.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height, wspace=0.08, hspace=gap / panel_height
+    )
+    drawn = grid.ravel()[: len(names)]
+    for unused in grid.ravel()[len(names) :]:
+        unused.remove()
+    for ax, name in zip(drawn, names, strict=True):
+        ax.set_title(name, fontsize=10.5, loc="left")
+        ax.set_yticks(range(len(groups)), groups)
+        ax.set_ylim(len(groups) - 0.4, -0.6)
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(3))
+        ax.tick_params(axis="y", length=0)
+        ax.tick_params(axis="x", labelbottom=True)
+    return paper, list(drawn)
 
 
 def svg(paper: figure.Figure) -> str:

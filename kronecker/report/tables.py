@@ -1,47 +1,94 @@
-"""The verdict table and the sentences that go with it, for the terminal and the page."""
+"""The tables of verdicts and costs, and the sentences that go with them, for the terminal and the page."""
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich import box, console, measure, table
 
-from kronecker.report import compare
+from kronecker.report import collisions, compare, statistics
 
-HEADERS = (
-    "arm",
-    "nats/\ntoken",
-    "bits/\nbyte",
-    "input\nparams",
-    "body\nparams",
-    "head\nparams",
-    "total\nparams",
-    "tokens\n/s",
-    "paired\ndiff.",
-    "± 95 %",
-    "verdict",
-)
-LEFT_ALIGNED = ("arm", "verdict")
 NARROWEST = 100
+PARAMETER_GROUPS = ("input", "body", "head", "total")
 
 
-def cells(comparison: compare.Comparison) -> list[tuple[str, ...]]:
-    """Returns the text of the verdict table, one tuple an arm in the order of HEADERS, the baseline first."""
-    return [_row(arm) for arm in comparison.arms]
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+      title: what it says.
+      headers: of its columns; a line break where one may be wanted.
+      rows: one tuple an arm, the baseline first.
+      left: headers whose columns are aligned left; all others hold numbers.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: tuple[str, ...]
 
 
-def show(comparison: compare.Comparison, file: TextIO = sys.stdout) -> None:
-    """Prints the verdict table and what it says in words; plain text where `file` is not a terminal."""
-    verdicts = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
-    for header in HEADERS:
-        left = header in LEFT_ALIGNED
-        verdicts.add_column(header, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
-    for row in cells(comparison):
-        verdicts.add_row(*row)
+def verdicts(comparison: compare.Comparison) -> Table:
+    """Returns who won by how much, and what these seeds could have seen."""
+    headers = (
+        "arm",
+        "nats/\ntoken",
+        "bits/\nbyte",
+        "paired\ndiff.",
+        "± 95 %",
+        "resolv-\nable",
+        "sooner\n×",
+        "verdict",
+    )
+    return Table("Verdicts", headers, tuple(_verdict_row(arm) for arm in comparison.arms), ("arm", "verdict"))
+
+
+def costs(comparison: compare.Comparison) -> Table:
+    """Returns what each arm costs: parameters by group, speed, memory, clipped steps."""
+    headers = (
+        "arm",
+        *(f"{group}\nparams" for group in PARAMETER_GROUPS),
+        "tokens\n/s",
+        "peak\nmemory",
+        "clipped\nsteps",
+    )
+    return Table("Costs", headers, tuple(_cost_row(arm) for arm in comparison.arms), ("arm",))
+
+
+def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
+    """Returns what ids that share a code cost each arm that has some."""
+    headers = (
+        "arm",
+        "ids sharing\na code",
+        "share of\ninputs",
+        "matched",
+        "damage\nnats",
+        "± 95 %",
+        "in all\nnats/token",
+        "verdict",
+    )
+    return Table("Collisions", headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
+
+
+def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO = sys.stdout) -> None:
+    """Prints the tables and what they say in words; plain text where `file` is not a terminal."""
     screen = console.Console(file=file, highlight=False, markup=False)
-    # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
-    natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), verdicts).maximum
-    screen.width = max(NARROWEST if not screen.is_terminal else screen.width, natural)
-    screen.print(verdicts)
+    for told in (verdicts(comparison), costs(comparison), *([collision_costs(damages)] if damages else [])):
+        printed = table.Table(
+            box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
+        )
+        for header in told.headers:
+            left = header in told.left
+            printed.add_column(header, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
+        for row in told.rows:
+            printed.add_row(*row)
+        # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
+        natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), printed).maximum
+        screen.width = max(NARROWEST if not screen.is_terminal else screen.width, natural)
+        screen.print(printed)
+        screen.print()
     for sentence in sentences(comparison):
         screen.print(sentence)
 
@@ -70,19 +117,39 @@ def signed(number: float) -> str:
     return f"{number:+.4f}"
 
 
-def _row(arm: compare.Arm) -> tuple[str, ...]:
-    difference = arm.difference
-    params = arm.runs[0].params
+def _verdict_row(arm: compare.Arm) -> tuple[str, ...]:
+    difference, factor = arm.difference, arm.reach_factor
+    resolved = difference and difference.half is not None
     return (
         arm.name,
         f"{arm.mean('validation_loss'):.4f}",
         f"{arm.mean('validation_bits_per_byte'):.4f}",
-        *(count(params[group]) for group in ("input", "body", "head", "total")),
-        f"{arm.mean('tokens_per_second'):,.0f}",
         signed(difference.mean) if difference else "",
-        "" if not difference or difference.half is None else f"{difference.half:.4f}",
+        f"{difference.half:.4f}" if resolved else "",
+        f"{difference.resolvable:.4f}" if resolved else "",
+        "" if factor is None else f"{factor:.2f}",
         difference.verdict if difference else "baseline",
     )
+
+
+def _cost_row(arm: compare.Arm) -> tuple[str, ...]:
+    params = arm.runs[0].params
+    return (
+        arm.name,
+        *(count(params[group]) for group in PARAMETER_GROUPS),
+        f"{arm.mean('tokens_per_second'):,.0f}",
+        f"{arm.mean('peak_memory_bytes') / 1e9:.2f} GB",
+        f"{100 * arm.mean('clip_share'):.1f} %",
+    )
+
+
+def _collision_row(found: collisions.Damage) -> tuple[str, ...]:
+    counted = (found.arm, f"{found.ids:,}", f"{100 * found.share:.2f} %", f"{100 * found.matched:.0f} %")
+    difference = found.difference
+    if difference is None:
+        return (*counted, "", "", "", "no match")
+    half = "" if difference.half is None else f"{difference.half:.4f}"
+    return (*counted, signed(difference.mean), half, signed(found.total), difference.verdict)
 
 
 def _sentence(arm: compare.Arm, baseline: str) -> str:
@@ -91,11 +158,11 @@ def _sentence(arm: compare.Arm, baseline: str) -> str:
     gap = f"{abs(difference.mean):.4f} nats/token {direction} {baseline}"
     if difference.half is None:
         return f"{arm.name}: not resolved; its one seed ended {gap}."
-    low, high = difference.mean - difference.half, difference.mean + difference.half
+    low, high = difference.interval
     per_seed = ", ".join(
         f"{seed}: {signed(value)}" for seed, value in zip(difference.seeds, difference.values, strict=True)
     )
     interval = f"95 % interval {signed(low)} to {signed(high)}; per seed {per_seed}"
-    if difference.verdict == compare.NOT_RESOLVED:
+    if difference.verdict == statistics.NOT_RESOLVED:
         return f"{arm.name}: not resolved; on average {gap}, but the interval holds zero ({interval})."
     return f"{arm.name}: {difference.verdict}, on average {gap} ({interval})."

@@ -4,6 +4,7 @@
     env.json        versions, commit, devices      metrics.jsonl  one object a line
     checkpoints/    orbax                          result.json    written last: the run is complete
 
+and token_losses.npz, which token_losses.py adds to a complete run.
 Everything downstream reads these files alone.
 """
 
@@ -25,6 +26,7 @@ from kronecker import config as configs
 from kronecker.data import lock
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
+TOKEN_LOSSES = "token_losses.npz"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 # Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond

@@ -1,0 +1,222 @@
+"""Where an arm wins and loses: paired differences over groups of held-out tokens.
+
+The groups are of the token that is predicted, or of the one before it, the last that the input embedding saw.  A
+group's difference is the mean over its tokens of the arm's loss minus the baseline's, one value a seed.
+
+Reads token_losses.npz, which scripts/token_losses.py adds to a finished run.
+
+Shapes: N held-out predictions, V vocabulary, G groups.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kronecker.report import compare, runs, statistics
+from kronecker.training import rundir
+
+TokenLosses = Mapping[str, np.ndarray]
+
+LEAST_TOKENS = 200  # a smaller group says more about its tokens than about an arm
+DECILES = 10
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 33)  # the first length of each group, in bytes
+SPECIAL = "special"
+
+
+@dataclasses.dataclass(frozen=True)
+class Breakdown:
+    """Paired differences of every arm in every group.
+
+    Attributes:
+      name: stem of its CSV file.
+      title: what it shows.
+      caption: how to read it.
+      axis: what a group is, with its unit.
+      groups: (G,), their names, in order.
+      tokens: (G,), held-out tokens in each.
+      baseline: (G,), the baseline's loss, mean over seeds, nats/token.
+      differences: arm -> (G,).
+    """
+
+    name: str
+    title: str
+    caption: str
+    axis: str
+    groups: tuple[str, ...]
+    tokens: tuple[int, ...]
+    baseline: tuple[float, ...]
+    differences: Mapping[str, tuple[statistics.Difference, ...]]
+
+
+def read(run: runs.Run) -> TokenLosses | None:
+    """Returns the arrays of a run's token_losses.npz (`training.token_losses` says which), or None if it has none.
+
+    Raises:
+      ValueError: if they are of another checkpoint or of other data than the run's result.
+    """
+    file = run.folder / rundir.TOKEN_LOSSES
+    if not file.exists():
+        return None
+    with file.open("rb") as opened, np.load(opened) as arrays:
+        losses = {name: arrays[name] for name in arrays.files}
+    of_run = run.result["step"], run.result["data_fingerprint"]
+    if (int(losses["step"]), str(losses["data_fingerprint"])) != of_run:
+        raise ValueError(
+            f"{file}: of another checkpoint or other data than {rundir.RESULT}; "
+            f"write it again: python scripts/token_losses.py --again {run.folder}"
+        )
+    return losses
+
+
+def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
+    """Returns (arm, seed) -> token losses of every run of a comparison; empty if one of them has none."""
+    losses = {(arm.name, run.seed): read(run) for arm in comparison.arms for run in arm.runs}
+    return {} if None in losses.values() else losses
+
+
+def break_down(comparison: compare.Comparison, losses: Mapping[compare.RunKey, TokenLosses]) -> list[Breakdown]:
+    """Returns every breakdown in which at least two groups have LEAST_TOKENS tokens; none without token losses."""
+    if not losses or not comparison.others:
+        return []
+    facts = losses[comparison.baseline.name, comparison.baseline.runs[0].seed]
+    made = [_over_groups(comparison, losses, grouping, grouping.of_token(facts)) for grouping in GROUPINGS]
+    return [breakdown for breakdown in made if len(breakdown.groups) > 1]
+
+
+def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
+    """Returns everything that the breakdowns hold, for a file; losses in nats per token."""
+    return {
+        made.name: {
+            "groups": made.groups,
+            "tokens": made.tokens,
+            "baseline_loss": made.baseline,
+            "differences": {
+                arm: [statistics.to_json(one) for one in of_arm] for arm, of_arm in made.differences.items()
+            },
+        }
+        for made in breakdowns
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """A way to group held-out tokens.
+
+    Attributes:
+      name: as in Breakdown.
+      title: as in Breakdown.
+      caption: as in Breakdown.
+      axis: as in Breakdown.
+      ids: "targets" or "inputs": which of a prediction's two tokens decides.
+      of_ids: token losses -> names of all groups in order, and the group of each id (V,).
+    """
+
+    name: str
+    title: str
+    caption: str
+    axis: str
+    ids: str
+    of_ids: Callable[[TokenLosses], tuple[list[str], np.ndarray]]
+
+    def of_token(self, facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+        """Returns the names of all groups, and the group of each held-out token (N,)."""
+        names, of_id = self.of_ids(facts)
+        return names, of_id[facts[self.ids]]
+
+
+def by_frequency(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+    """Returns ten groups of ids, each about a tenth of the training text's tokens; the most frequent ids are first.
+
+    An id belongs where the middle of its own share lies, so no id is split and one id may fill more than a decile.
+    """
+    count_V = facts["train_count"]
+    order = np.argsort(-count_V, kind="stable")
+    ends = np.cumsum(count_V[order])
+    middle = (ends - count_V[order] / 2) / max(ends[-1], 1)
+    decile_V = np.empty(len(count_V), np.int64)
+    decile_V[order] = np.minimum((DECILES * middle).astype(np.int64), DECILES - 1)
+    return [str(i + 1) for i in range(DECILES)], decile_V
+
+
+def by_length(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+    """Returns groups of ids by their raw bytes; special tokens are a group of their own."""
+    ends = [*(first - 1 for first in LENGTHS[1:]), None]
+    names = [
+        f"{first}+" if end is None else f"{first}" if first == end else f"{first}\N{EN DASH}{end}"
+        for first, end in zip(LENGTHS, ends, strict=True)
+    ]
+    group_V = np.searchsorted(LENGTHS, facts["bytes"], side="right") - 1
+    return [*names, SPECIAL], np.where(facts["special"] | (group_V < 0), len(names), group_V)
+
+
+def by_script(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+    """Returns groups of ids by script, as `coverage.script` names it; special tokens are a group of their own."""
+    names = facts["scripts"].tolist()
+    return [*names, SPECIAL], np.where(facts["special"], len(names), facts["script"])
+
+
+_FREQUENCY = (
+    "Ids sorted by their number in the training text, most frequent first, and cut into ten groups that hold about a "
+    "tenth of it each."
+)
+_TARGET, _INPUT = "Of the token that is predicted.", "Of the token before the predicted one: the embedding's own part."
+GROUPINGS = (
+    Grouping(
+        "target_frequency",
+        "By frequency of the predicted token",
+        f"{_TARGET} {_FREQUENCY}",
+        "frequency decile (1: most frequent)",
+        "targets",
+        by_frequency,
+    ),
+    Grouping(
+        "input_frequency",
+        "By frequency of the input token",
+        f"{_INPUT} {_FREQUENCY}",
+        "frequency decile (1: most frequent)",
+        "inputs",
+        by_frequency,
+    ),
+    Grouping("target_length", "By length of the predicted token", _TARGET, "bytes", "targets", by_length),
+    Grouping("input_length", "By length of the input token", _INPUT, "bytes", "inputs", by_length),
+    Grouping("target_script", "By script of the predicted token", _TARGET, "script", "targets", by_script),
+    Grouping("input_script", "By script of the input token", _INPUT, "script", "inputs", by_script),
+)
+
+
+def _over_groups(
+    comparison: compare.Comparison,
+    losses: Mapping[compare.RunKey, TokenLosses],
+    grouping: Grouping,
+    groups: tuple[Sequence[str], np.ndarray],
+) -> Breakdown:
+    names, group_N = groups
+    tokens_G = np.bincount(group_N, minlength=len(names))
+    shown = np.flatnonzero(tokens_G >= LEAST_TOKENS)
+
+    def means(arm: compare.Arm) -> np.ndarray:
+        sums = [
+            np.bincount(group_N, weights=losses[arm.name, run.seed]["nats"], minlength=len(names)) for run in arm.runs
+        ]
+        return np.stack(sums)[:, shown] / tokens_G[shown]
+
+    baseline = means(comparison.baseline)
+    seeds = tuple(run.seed for run in comparison.baseline.runs)
+    differences = {
+        arm.name: tuple(
+            statistics.Difference(seeds, tuple(of_group)) for of_group in (means(arm) - baseline).T.tolist()
+        )
+        for arm in comparison.others
+    }
+    return Breakdown(
+        grouping.name,
+        grouping.title,
+        grouping.caption,
+        grouping.axis,
+        tuple(names[i] for i in shown),
+        tuple(tokens_G[shown].tolist()),
+        tuple(baseline.mean(axis=0).tolist()),
+        differences,
+    )

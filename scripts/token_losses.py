@@ -1,0 +1,39 @@
+"""Writes the loss of every held-out token of finished runs, for the report's breakdowns.
+
+  python scripts/token_losses.py runs/demo
+  python scripts/token_losses.py runs/demo/table_untied-seed0 runs/demo/kronecker-seed0
+  python scripts/token_losses.py --again runs/demo
+
+Each argument is a run's folder or a folder of runs.  Every run gets token_losses.npz: each held-out token's loss, the
+tokens, and what is known of each id (frequency in the training text, bytes, script, shared code).  Runs that have the
+file are skipped.  scripts/report.py then shows losses by frequency, length and script, and what colliding codes cost.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from kronecker import cli
+
+_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs that have the file.")
+
+
+def main(folders: Sequence[str]) -> None:
+    """Evaluates what is missing, and says what it found."""
+    from kronecker.report import runs  # after the flags: --help should not wait for JAX
+    from kronecker.training import rundir, token_losses
+
+    if not folders:
+        raise ValueError("no runs given; for example: python scripts/token_losses.py runs/demo")
+    found = runs.find(folders)
+    due = [folder for folder in found if _AGAIN.value or not (folder / rundir.TOKEN_LOSSES).exists()]
+    for number, folder in enumerate(due, 1):
+        print(f"[{number}/{len(due)}] {folder}", end="", file=sys.stderr, flush=True)
+        arrays = token_losses.write(folder)
+        print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
+    print(f"token losses: {len(due)} written, {len(found) - len(due)} there before")
+
+
+if __name__ == "__main__":
+    cli.run(main, positional=True)
