@@ -20,6 +20,7 @@ TPU := .venv/tpu/ready
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
+	@$(BIN)/python scripts/token_losses.py $(RUNS)
 	@$(BIN)/python scripts/compare.py $(RUNS)
 	@$(BIN)/python scripts/report.py $(RUNS) --out=$(RUNS)/report.html
 

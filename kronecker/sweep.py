@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import ml_collections
 from etils import epath
 from rich import box, console, table
 
@@ -59,14 +60,16 @@ class Outcome:
       name: its name.
       state: finished, skipped (it was finished before), failed, or stopped (by a signal to the sweep).
       seconds: wall time spent on it now.
-      loss: its final validation loss in nats per token, if it has one.
+      train_loss: its last logged training loss in nats per token, if it has finished.
+      validation_loss: its final validation loss, likewise.
       exit_code: of the child; negative: the signal that ended it.  None if there was no child.
     """
 
     name: str
     state: str
     seconds: float = 0.0
-    loss: float | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
     exit_code: int | None = None
 
 
@@ -81,33 +84,49 @@ def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train
       train: the training script.
 
     Raises:
-      ValueError: if there is no sweep, a key is unknown or set twice, two runs would share a name, a run's config
-        cannot work, or a run's folder holds a run of another config.
+      ValueError: as `expand` does, or if a run's folder holds a run of another config.
+    """
+    planned = []
+    for name, (settings, resolved) in expand(config, seeds, overrides).items():
+        folder = out / name
+        _check_folder(folder, resolved)
+        flags = (f"--config.{key}={value}" for key, value in settings.items())
+        command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
+        planned.append(Planned(name, folder, command))
+    return planned
+
+
+def expand(
+    config: str, seeds: int | None, overrides: Mapping[str, Any]
+) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
+    """Returns of each run of a config's sweep, by its name, the keys that it sets and its resolved config.
+
+    Args:
+      config: "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`.
+      seeds: handed to `sweep`; None: as many as it yields unasked.
+      overrides: dotted keys that every run gets on top.
+
+    Raises:
+      ValueError: if there is no sweep, a key is unknown or set twice, two runs would share a name, or a run's config
+        cannot work.
     """
     path = config.partition(":")[0]
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise ValueError(f"--seeds={seeds}: a sweep takes at least one seed")
     module = configs.load_module(path)
     if not hasattr(module, "sweep"):
         raise ValueError(f"--config={config}: {path} has no sweep(); add, for example: {EXAMPLE}")
-    settings = list(module.sweep(seeds))
+    settings = list(module.sweep() if seeds is None else module.sweep(seeds))
     if not settings:
-        raise ValueError(f"--config={config}: sweep({seeds}) of {path} yields no runs")
+        raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no runs")
     for setting in settings:
         _check_setting(path, setting, overrides)
     names = _names(settings)
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice:
         raise ValueError(f"--config={config}: sweep() of {path} yields {twice} twice; let the two differ in a key")
-    planned = []
-    for name, setting in zip(names, settings, strict=True):
-        folder = out / name
-        everything = {**setting, **overrides}
-        _check_config(config, name, everything, folder)
-        flags = (f"--config.{key}={value}" for key, value in everything.items())
-        command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
-        planned.append(Planned(name, folder, command))
-    return planned
+    everything = ({**setting, **overrides} for setting in settings)
+    return {name: (keys, _resolved(config, name, keys)) for name, keys in zip(names, everything, strict=True)}
 
 
 def describe(planned: Sequence[Planned]) -> str:
@@ -130,7 +149,7 @@ def execute(planned: Sequence[Planned], out: Path) -> int:
         for number, run in enumerate(planned, 1):
             if run.state == "finished":
                 print(f"{_header(number, planned)} (finished before)", flush=True)
-                outcomes.append(Outcome(run.name, "skipped", loss=_final_loss(run)))
+                outcomes.append(Outcome(run.name, "skipped", **_losses(run)))
                 continue
             print(_header(number, planned), flush=True)
             outcomes.append(_run(run, children, lock))
@@ -194,23 +213,25 @@ def _run(run: Planned, children: _Children, lock: int) -> Outcome:
     code = children.run(run.command, lock)
     finished = run.state == "finished"
     state = "finished" if finished else "stopped" if children.stopped_by else "failed"
-    return Outcome(run.name, state, time.monotonic() - start, _final_loss(run) if finished else None, code)
+    losses = _losses(run) if finished else {}
+    return Outcome(run.name, state, time.monotonic() - start, exit_code=code, **losses)
 
 
-def _final_loss(run: Planned) -> float:
-    return runs.read_json(epath.Path(run.folder), rundir.RESULT)["validation_loss"]
+def _losses(run: Planned) -> dict[str, float]:
+    result = runs.read_json(epath.Path(run.folder), rundir.RESULT)
+    return {name: result[name] for name in ("train_loss", "validation_loss")}
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
     summary = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     summary.add_column("run", overflow="fold")
     summary.add_column("state")
-    for header in ("seconds", "final loss", "exit code"):
+    for header in ("seconds", "train loss", "val. loss", "exit code"):
         summary.add_column(header, justify="right")
     for outcome in outcomes:
-        loss = "" if outcome.loss is None else f"{outcome.loss:.4f}"
+        losses = ("" if loss is None else f"{loss:.4f}" for loss in (outcome.train_loss, outcome.validation_loss))
         code = "" if outcome.exit_code is None else str(outcome.exit_code)
-        summary.add_row(outcome.name, outcome.state, f"{outcome.seconds:.0f}", loss, code)
+        summary.add_row(outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code)
     console.Console(highlight=False, markup=False).print(summary)
 
 
@@ -228,15 +249,18 @@ def _check_setting(path: str, setting: Mapping[str, Any], overrides: Mapping[str
             raise ValueError(f"--config.{key}: sweep() of {path} sets {key} itself; change it there")
 
 
-def _check_config(config: str, name: str, settings: Mapping[str, Any], folder: Path) -> None:
+def _resolved(config: str, name: str, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
     c = configs.load(config)
     for key in settings:
         configs.check_key(c, key)
     try:
         c.update_from_flattened_dict(settings)
-        resolved = configs.resolve(c)
+        return configs.resolve(c)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _check_folder(folder: Path, resolved: ml_collections.ConfigDict) -> None:
     if runs.is_run(epath.Path(folder)):
         vocabulary = runs.read_json(epath.Path(folder), rundir.CONFIG)["model"]["vocab_size"]
         rundir.check_same_run(epath.Path(folder), configs.with_vocabulary(resolved, vocabulary))
@@ -244,8 +268,9 @@ def _check_config(config: str, name: str, settings: Mapping[str, Any], folder: P
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     names = []
+    unset = dict.fromkeys(key for setting in settings for key in setting)
     for setting in settings:
-        alike = [other for other in settings if other[ARM] == setting[ARM]]
+        alike = [unset | other for other in settings if other[ARM] == setting[ARM]]
         keys = [key for key in runs.varying(alike) if key != SEED]
         parts = [setting[ARM], *(f"{key.rpartition('.')[2]}{setting[key]}" for key in keys if key in setting)]
         names.append(re.sub(r"[^\w.+-]", "_", "-".join([*parts, f"seed{setting[SEED]}"])))

@@ -7,6 +7,8 @@
 --config.KEY=VALUE sets a key in every run, as in train.py; a key that sweep() sets itself is refused.  Each run gets
 the folder OUT/ARM-seedN, with the other keys that vary within an arm in between.  A failed run does not stop the
 others; the exit code is 0 if all are finished, 1 if one failed, 2 for bad input.  The same command resumes a sweep.
+A sweep ends in a table of last training losses and final validation losses, in nats per token.  The cost that --dry_run
+shows is that of all runs, finished ones included.
 """
 
 from pathlib import Path
@@ -19,7 +21,7 @@ from kronecker import cli
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a function sweep(seeds).")
 _OUT = flags.DEFINE_string("out", None, "The folder that gets a folder for each run.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds sweep(seeds) is asked for.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs, their state and their commands.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs, their state, their commands and what they cost.")
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -31,10 +33,15 @@ def main() -> int:
     if not _OUT.value:
         raise ValueError("--out is missing; for example --out=runs/demo")
     flag = flags.FLAGS["config"]
-    out, overrides = Path(_OUT.value), config_flags.get_override_values(flag)
-    planned = sweep.plan(config_flags.get_config_filename(flag), out, _SEEDS.value, overrides, TRAIN)
+    config, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
+    out, seeds = Path(_OUT.value), _SEEDS.value
+    planned = sweep.plan(config, out, seeds, overrides, TRAIN)
     if _DRY_RUN.value:
-        print(sweep.describe(planned))
+        print(sweep.describe(planned), flush=True)
+        from kronecker import cost  # imports JAX, for which the list need not wait
+
+        resolved = [run for _, run in sweep.expand(config, seeds, overrides).values()]
+        print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
         return 0
     return sweep.execute(planned, out)
 

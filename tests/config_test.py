@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_collections
 import pytest
 
 from configs import arms, base, sizes
 from kronecker import config
+from kronecker.training import rundir
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "def get_config(" in path.read_text())
@@ -54,9 +56,11 @@ def test_two_arms_differ_in_the_embedding_and_the_tie_alone():
     assert {key for key in differing if not key.startswith("embedding.")} == {"model.tie_head"}
 
 
-def test_json_round_trips():
+def test_a_resolved_config_survives_its_file(tmp_path: Path):
     resolved = config.resolve(base.get_config())
-    assert config.flat(config.from_json(config.to_json(resolved))) == config.flat(resolved)
+    rundir.write_json(tmp_path / rundir.CONFIG, resolved.to_dict())
+    saved = ml_collections.ConfigDict(rundir.read_json(tmp_path / rundir.CONFIG))
+    assert config.flat(saved) == config.flat(resolved)
 
 
 def test_the_papers_budget_is_the_papers():

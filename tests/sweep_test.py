@@ -30,7 +30,7 @@ folder.mkdir(parents=True, exist_ok=True)
 while not (folder.parent / "go").exists():
     time.sleep(0.02)
 (folder / "config.json").write_text("{}")
-(folder / "result.json").write_text(json.dumps({"validation_loss": 1.25}))
+(folder / "result.json").write_text(json.dumps({"train_loss": 1.5, "validation_loss": 1.25}))
 """
 # A sweep over such children in a process of its own, as scripts/sweep.py has one.
 SWEEP = f"""
@@ -114,6 +114,16 @@ def test_keys_that_vary_within_an_arm_are_in_the_name(tmp_path: Path):
     assert names == ["table_untied-seed0", "kronecker-pos_dim8-seed0", "kronecker-pos_dim16-seed0"]
 
 
+def test_a_key_that_only_some_runs_of_an_arm_set_is_in_the_names_of_those(tmp_path: Path):
+    config = write_config(
+        tmp_path,
+        "def sweep(seeds):\n"
+        "    yield {'embedding.arm': 'kronecker', 'seed': 0}\n"
+        "    yield {'embedding.arm': 'kronecker', 'embedding.byte_source': 'decode', 'seed': 0}\n",
+    )
+    assert [run.name for run in plan(config, tmp_path)] == ["kronecker-seed0", "kronecker-byte_sourcedecode-seed0"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -163,8 +173,10 @@ def test_a_listing_shows_state_and_command_and_writes_nothing(tmp_path: Path):
     done = script("scripts/sweep.py", *flags)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    assert re.fullmatch(r"  4 runs x 614k tokens = 2\.46M tokens, \S+ FLOPs, under 0\.01 H100 hours", lines.pop())
+    assert lines.pop().startswith("cost (H100 hours: training alone")
     assert lines[0] == f"[1/4] table_untied-seed0 -> {tmp_path}/out/table_untied-seed0 (finished)"
-    assert re.findall(r"\((\w+)\)", done.stdout) == ["finished", "new", "begun", "new"]
+    assert re.findall(r"\((\w+)\)", "\n".join(lines)) == ["finished", "new", "begun", "new"]
     assert lines[5].startswith("    python train.py --config=configs/demo.py --config.embedding.arm=kronecker ")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -180,8 +192,9 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told_in_the_end(
     out = capfd.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[-3:]}
     assert (rows["bad"][0], rows["bad"][-1]) == ("failed", "3")
-    assert (rows["good"][0], *rows["good"][2:]) == ("finished", "1.2500", "0")
-    assert rows["before"] == ["skipped", "0", "4.5000"]
+    assert (rows["good"][0], *rows["good"][2:]) == ("finished", "1.5000", "1.2500", "0")
+    trained = json.loads((tmp_path / "before" / "result.json").read_text())["train_loss"]
+    assert rows["before"] == ["skipped", "0", f"{trained:.4f}", "4.5000"]
     assert f"[2/3] good -> {tmp_path}/good" in out
     assert f"[3/3] before -> {tmp_path}/before (finished before)" in out
 

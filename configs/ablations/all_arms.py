@@ -1,0 +1,34 @@
+"""Every arm at one size: where spelling helps, and what of it is tying, scale, low rank or hashing.
+
+README lists the ten arms.  With setting=study this is configs/study.py.
+
+Expected: the paper has two of them, table_tied and kronecker, .083 +- .007 nats apart at 124m (section 6.6); of the
+other eight it has none.
+
+Cost of three seeds, as --dry_run prints it:
+  setting=paper  30 runs x 2.5B tokens = 75B tokens, 6.41e19 FLOPs, 45 H100 hours
+  setting=gpu    30 runs x 60M tokens = 1.8B tokens, 3.49e17 FLOPs, 0.245 H100 hours
+  setting=study  30 runs x 1.5M tokens = 45M tokens, 5.31e14 FLOPs, under 0.01 H100 hours
+
+  python scripts/sweep.py --config=configs/ablations/all_arms.py --out=runs/all_arms --seeds=3
+  python scripts/report.py runs/all_arms
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from configs import arms, settings
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    return settings.from_arg(arg)
+
+
+def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
+    """Yields the runs, one seed after another."""
+    for seed in range(seeds):
+        for arm in arms.ARMS.values():
+            yield arm | {"seed": seed}

@@ -1,0 +1,36 @@
+"""The bytes behind a code: the vocabulary's own (raw), or what its decoder prints (decode), as in the author's package.
+
+A decoder turns every token that is a part of a character into U+FFFD.  Of GPT-2's ids 384 then share a code at P = 16,
+255 of them a single one; with their own bytes 44 do (`python scripts/codec_report.py gpt2 --byte_source=decode`).
+Nearly all are parts of characters beyond ASCII, so English text meets few of them.
+
+Expected: the paper has none; with that package, its numbers would belong to `decode`.
+
+Cost of three seeds, as --dry_run prints it:
+  setting=paper  9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours
+  setting=gpu    9 runs x 60M tokens = 540M tokens, 1.05e17 FLOPs, 0.0735 H100 hours
+  setting=study  9 runs x 1.5M tokens = 13.5M tokens, 1.59e14 FLOPs, under 0.01 H100 hours
+
+  python scripts/sweep.py --config=configs/ablations/byte_source.py --out=runs/byte_source --seeds=3
+  python scripts/report.py runs/byte_source
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from configs import arms, settings
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    return settings.from_arg(arg)
+
+
+def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
+    """Yields the runs, one seed after another; `kronecker` as it is has the raw bytes."""
+    for seed in range(seeds):
+        yield arms.ARMS["table_untied"] | {"seed": seed}
+        yield arms.ARMS["kronecker"] | {"seed": seed}
+        yield arms.ARMS["kronecker"] | {"embedding.byte_source": "decode", "seed": seed}

@@ -1,0 +1,38 @@
+"""What it costs that tokens share a code: kronecker at P = 6 and 4, beside the study's own arms at P = 16.
+
+Of the 8,192 ids of the study's BPE 1,799 share a code at P = 6 and 4,740 at P = 4; at P = 16 none do
+(`python scripts/codec_report.py tokenizers:FOLDER/tokenizer.json --pos_dim=4,6,16`, the folder of prepared data).  The
+model cannot tell the ids of such a group apart where it reads one, so the loss falls on the token AFTER it: the token
+that is predicted may itself have a code of its own.
+
+Expected: the paper has none.
+
+Cost of three seeds, as --dry_run prints it:
+  setting=study  6 runs x 1.5M tokens = 9.01M tokens, 1.06e14 FLOPs, under 0.01 H100 hours
+
+  python scripts/sweep.py --config=configs/ablations/collisions.py --out=runs/collisions --seeds=3
+  python scripts/report.py runs/study runs/collisions
+
+The study's runs (configs/study.py) are the other half of each pair, so there is no other setting.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from configs import arms, settings
+
+POS_DIMS = (6, 4)
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the study's config; argument: setting (study)."""
+    return settings.from_arg(arg, "study")
+
+
+def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
+    """Yields the runs, one seed after another."""
+    for seed in range(seeds):
+        for pos_dim in POS_DIMS:
+            yield arms.ARMS["kronecker"] | {"embedding.pos_dim": pos_dim, "seed": seed}

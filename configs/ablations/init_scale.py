@@ -1,0 +1,44 @@
+"""The initial scale of the input, in both main arms: .3, 1, 3 and 10 times its own, and the other arm's.
+
+A table starts at a standard deviation of .02 and a Kronecker embedding at 1; the position table that either is added to
+starts at .02.  Where both arms are best at the same scale, and as good as each other there, the published difference is
+one of scale.  The arm table_std1 is the table at 1.
+
+Expected: the paper has table at .02 and Kronecker at 1 alone.  It reports that over training the table's standard
+deviation grows by about 30 % and the projection's stays (section 6.6).
+
+Cost of three seeds, as --dry_run prints it:
+  setting=paper  30 runs x 2.5B tokens = 75B tokens, 6.41e19 FLOPs, 45 H100 hours
+  setting=gpu    30 runs x 60M tokens = 1.8B tokens, 3.49e17 FLOPs, 0.245 H100 hours
+  setting=study  30 runs x 1.5M tokens = 45M tokens, 5.31e14 FLOPs, under 0.01 H100 hours
+
+  python scripts/sweep.py --config=configs/ablations/init_scale.py --out=runs/init_scale --seeds=3
+  python scripts/report.py runs/init_scale --baseline='table_untied init_std=0.02'
+
+An init_std of kronecker in the tables is the projection's: its embedding starts at 64 times that, as D = 4,096.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from configs import arms, settings
+
+TABLE_STDS = (0.006, 0.02, 0.06, 0.2)
+KRONECKER_STDS = (0.02, 0.3, 1.0, 3.0, 10.0)
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    return settings.from_arg(arg)
+
+
+def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
+    """Yields the runs, one seed after another."""
+    for seed in range(seeds):
+        for std in TABLE_STDS:
+            yield arms.ARMS["table_untied"] | {"embedding.init_std": std, "seed": seed}
+        yield arms.ARMS["table_std1"] | {"seed": seed}
+        for std in KRONECKER_STDS:
+            yield arms.kronecker_at(std) | {"seed": seed}

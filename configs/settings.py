@@ -1,0 +1,39 @@
+"""What an ablation runs in: text, vocabulary, size, length and schedule.  Its arms are the ablation's own.
+
+  setting  is the config file                 which is
+  paper    configs/ablations/paper.py         124m on FineWeb-Edu, GPT-2's vocabulary, 2.5B tokens a run
+  gpu      configs/gpu_study.py               tiny on FineWeb-Edu, GPT-2's vocabulary, 60M tokens a run
+  study    configs/study.py                   nano on English prose, a BPE of 8,192 ids: two CPU cores
+
+Seeds count from 0 in every ablation.  Runs of one setting that two ablations have in common have one name, so two that
+get the same --out train those once, for example the table_untied that each of them is paired with.
+"""
+
+import ml_collections
+
+from configs import base, gpu_study, study
+from configs.ablations import paper
+
+SETTINGS = {"paper": paper.get_config, "gpu": gpu_study.get_config, "study": study.get_config}
+
+
+def get(name: str, *allowed: str) -> ml_collections.ConfigDict:
+    """Returns the config of a setting.
+
+    Args:
+      name: a key of SETTINGS.
+      *allowed: the settings that an ablation makes sense in; none: all.
+
+    Raises:
+      ValueError: if it is not one of them.
+    """
+    known = allowed or tuple(SETTINGS)
+    if name not in known:
+        raise ValueError(f"setting is {name!r}; this config has: {', '.join(known)}")
+    return SETTINGS[name]()
+
+
+def from_arg(arg: str | None, *allowed: str) -> ml_collections.ConfigDict:
+    """Returns the config of the `setting=NAME` after a config file's colon; the first allowed one if there is none."""
+    option = base.parse_arg(arg, setting=(allowed or tuple(SETTINGS))[0])
+    return get(option.setting, *allowed)
