@@ -132,7 +132,7 @@ def sharing(bag: Bag) -> int:
 
 
 def shared_code(bag: Bag) -> np.ndarray:
-    """Returns int32 (V,), a number that ids with all cells in common share; -1 for an id that shares none with another."""
+    """Returns int32 (V,): one number for the ids that share all their cells, -1 for an id whose cells are its own."""
     lengths_V = np.asarray(bag.lengths)
     used = np.flatnonzero(lengths_V)
     cells_NK = np.sort(bag.host_cells(used), axis=1)

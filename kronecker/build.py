@@ -38,18 +38,16 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     Raises:
       ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb.
     """
-    names = [field.name for field in dataclasses.fields(transformer.Shape)]
-    shape = transformer.Shape(**{name: config.model[name] for name in names})
+    c, shape = config.embedding, transformer.Shape.of(config.model)
     common = {
         "features": shape.d_model,
-        "init_std": config.embedding.init_std,
+        "init_std": c.init_std,
         "dtype": shape.dtype,
         "param_dtype": shape.param_dtype,
     }
-    if config.embedding.kind == "table":
+    if c.kind == "table":
         embed = embedding.TableEmbed(vocab=shape.padded_vocab, **common)
         return Arm(transformer.Transformer(shape, embed), None, None)
-    c = config.embedding
     if c.kind == "factorized":
         embed = embedding.FactorizedEmbed(vocab=shape.padded_vocab, rank=c.rank, **common)
         return Arm(transformer.Transformer(shape, embed), None, None)
@@ -67,11 +65,14 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
     """Returns the bag of embedding.kind `kind`, not yet prepared for an implementation."""
-    if kind == "kronecker":
-        return bags.kronecker_bag(codes, norm)
-    if kind == "hash_ngram":
+    if kind == "hash_ngram":  # has one norm
         return rivals.hash_ngram_bag(codes)
-    return {"head_tail": rivals.head_tail_bag, "random_code": rivals.random_code_bag}[kind](codes, norm)
+    makers = {
+        "kronecker": bags.kronecker_bag,
+        "head_tail": rivals.head_tail_bag,
+        "random_code": rivals.random_code_bag,
+    }
+    return makers[kind](codes, norm)
 
 
 def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Configs: load a file, resolve what is derived, reject what cannot work, write and read JSON."""
+"""Configs: load a file, resolve what is derived, reject what cannot work, write JSON."""
 
 import contextlib
 import difflib
@@ -174,13 +174,8 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-    """Returns the config as indented JSON; `from_json` reads it back."""
+    """Returns the config as indented JSON."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
-
-
-def from_json(text: str) -> ml_collections.ConfigDict:
-    """Returns the locked config that `to_json` wrote."""
-    return ml_collections.ConfigDict(json.loads(text)).lock()
 
 
 @contextlib.contextmanager

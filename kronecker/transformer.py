@@ -7,9 +7,11 @@ Shapes: B batch, T time, V padded vocabulary, d model width, H heads, h head wid
 """
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from flax import linen as nn
 
 from kronecker import bag as bags
@@ -37,6 +39,11 @@ class Shape:
     attention: str = "auto"
     scan_layers: bool = False
     remat: bool = False
+
+    @classmethod
+    def of(cls, model: ml_collections.ConfigDict) -> Self:
+        """Returns the shape that the group `model` of a config with its vocabulary describes."""
+        return cls(**{field.name: model[field.name] for field in dataclasses.fields(cls)})
 
     def linear(self, features: int | tuple[int, ...], std: float, name: str, axis: int | tuple[int, ...] = -1):
         """Returns a linear layer of the model's types with a N(0, std^2) kernel."""

@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from flax import linen as nn
 
-from kronecker import accounting, codec, implementations
 from kronecker import bag as bags
+from kronecker import codec, implementations
 from kronecker.benchmark import package, timing
 from kronecker.benchmark.settings import REFERENCE, TABLE
-from kronecker.training import optimizer
+from kronecker.training import input_side
 
 MEASURES = ("forward", "gradient", "update")
 FLOAT_BYTES = 4  # of a parameter, an embedding, a gradient
@@ -149,30 +148,18 @@ def _table(problem: Problem) -> Contender:
 def _jax(
     name: str,
     problem: Problem,
-    embed: Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array],
+    embed: input_side.Embed,
     matrix_Md: np.ndarray,
     bag: bags.Bag | None,
     least: Mapping[str, int],
 ) -> Contender:
-    tx = optimizer.make_optimizer(problem.config)
-    leaf = TABLE if bag is None else "projection"  # the optimizer knows matrices by name
-
-    def gradient(matrix_Md, bag, ids_N, grad_Nd):
-        out_Nd, pullback = jax.vjp(lambda matrix: embed(matrix, bag, ids_N), matrix_Md)
-        return out_Nd, pullback(grad_Nd)[0]
-
-    def update(params, opt_state, bag, ids_N, grad_Nd):
-        out_Nd, grad_Md = gradient(params[accounting.INPUT][leaf], bag, ids_N, grad_Nd)
-        updates, opt_state = tx.update({accounting.INPUT: {leaf: grad_Md}}, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, out_Nd
-
+    side = input_side.make_input_side(embed, "table" if bag is None else "projection", problem.config)
     matrix, bag, grad = jax.device_put((matrix_Md, jax.tree.map(jnp.asarray, bag), problem.grad))
     ids = [jnp.asarray(batch) for batch in problem.ids]
-    params = {accounting.INPUT: {leaf: jnp.array(matrix_Md)}}  # a copy of its own, as it is donated
-    state = params, tx.init(params)
-    forwards = jax.jit(embed).lower(matrix, bag, ids[0]).compile()
-    gradients = jax.jit(gradient).lower(matrix, bag, ids[0], grad).compile()
-    updates = jax.jit(update, donate_argnums=(0, 1)).lower(*state, bag, ids[0], grad).compile()
+    state = side.init(jnp.array(matrix_Md))  # a copy of its own, as it is donated
+    forwards = jax.jit(side.forward).lower(matrix, bag, ids[0]).compile()
+    gradients = jax.jit(side.gradient).lower(matrix, bag, ids[0], grad).compile()
+    updates = jax.jit(side.update, donate_argnums=(0, 1)).lower(*state, bag, ids[0], grad).compile()
 
     def forward_call(number: int) -> None:
         jax.block_until_ready(forwards(matrix, bag, ids[number % len(ids)]))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from kronecker import accounting, build, config, sharding
@@ -98,19 +97,10 @@ class _Arm:
         self, c: ml_collections.ConfigDict, read: text.Text, mesh: jax.sharding.Mesh, batches: list[jax.Array]
     ) -> None:
         built = build.build(c, read.tokenizer.token_bytes, mesh)
-        whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
-        self._bag = sharding.replicate(built.bag, mesh)
-        init = jax.jit(lambda bag: steps.init_state(built.model, bag, c), out_shardings=whole)
-        self._state = init(self._bag)
-        self._weights = jax.jit(lambda: jnp.ones((c.train.batch, c.train.sequence)), out_shardings=split)()
         self._batches = batches
-        update = jax.jit(
-            steps.make_train_step(built.model, c),
-            in_shardings=(whole, whole, split, split),
-            out_shardings=(whole, whole),
-            donate_argnums=0,
-        )
-        self._update = update.lower(self._state, self._bag, batches[0], self._weights).compile()
+        self._bag = sharding.replicate(built.bag, mesh)
+        self._state = steps.init_on_mesh(built.model, self._bag, c, mesh)
+        self._update, self._weights = steps.compile_train_step(built.model, self._bag, c, self._state, mesh)
         self.loss = math.nan
         self.facts = {
             "implementation": built.bag.implementation if built.bag else None,

@@ -75,11 +75,6 @@ class Tokenizer:
         """Returns V."""
         return len(self.token_bytes)
 
-    @property
-    def ids_without_bytes(self) -> tuple[int, ...]:
-        """Returns the ids below V that no token has."""
-        return tuple(i for i, token in enumerate(self.token_bytes) if token is None)
-
     def encode_batch(self, texts: list[str], num_threads: int = 0) -> list[np.ndarray]:
         """Returns the ids, uint32 (tokens,), of each text; no special id is among them.
 

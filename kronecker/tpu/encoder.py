@@ -8,18 +8,16 @@ Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained 
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
-from kronecker import accounting, codec, implementations, transformer
 from kronecker import bag as bags
+from kronecker import codec, implementations, transformer
 from kronecker.tpu import chips, program
-from kronecker.training import optimizer, throughput
+from kronecker.training import input_side, throughput
 
 TABLE = "table"
 PROGRAMS = ("gradient", "update")
@@ -57,8 +55,7 @@ class Setting:
     @property
     def step_flops(self) -> float:
         """Returns the matrix FLOPs of a training step on as many tokens, by the project's own count."""
-        names = [field.name for field in dataclasses.fields(transformer.Shape)]
-        shape = transformer.Shape(**{name: self.config.model[name] for name in names})
+        shape = transformer.Shape.of(self.config.model)
         return self.tokens * throughput.flops_per_token(shape, self.config.train.sequence)
 
 
@@ -137,29 +134,18 @@ def verdicts(
 def _compile(
     chip: chips.Chip,
     setting: Setting,
-    embed: Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array],
+    embed: input_side.Embed,
     rows: int,
     leaf: str,
     bag: bags.Bag | None,
     passes: int,
 ) -> dict[str, program.Program]:
-    tx = optimizer.make_optimizer(setting.config)
-
-    def gradient(matrix_Md, bag, ids_N, grad_Nd):
-        out_Nd, pullback = jax.vjp(lambda matrix: embed(matrix, bag, ids_N), matrix_Md)
-        return out_Nd, pullback(grad_Nd)[0]
-
-    def update(params, opt_state, bag, ids_N, grad_Nd):
-        out_Nd, grad_Md = gradient(params[accounting.INPUT][leaf], bag, ids_N, grad_Nd)
-        updates, opt_state = tx.update({accounting.INPUT: {leaf: grad_Md}}, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, out_Nd
-
+    side = input_side.make_input_side(embed, leaf, setting.config)
     width = setting.config.model.d_model
     matrix = jax.ShapeDtypeStruct((rows, width), jnp.float32)
     ids, grad = jax.ShapeDtypeStruct((setting.tokens,), jnp.int32), jax.ShapeDtypeStruct((setting.tokens, width), "f4")
-    params = {accounting.INPUT: {leaf: matrix}}
-    state = jax.eval_shape(tx.init, params)
+    state = jax.eval_shape(side.init, matrix)
     return {
-        "gradient": program.compile_for(chip, gradient, (matrix, bag, ids, grad), passes),
-        "update": program.compile_for(chip, update, (params, state, bag, ids, grad), passes, donate=(0, 1)),
+        "gradient": program.compile_for(chip, side.gradient, (matrix, bag, ids, grad), passes),
+        "update": program.compile_for(chip, side.update, (*state, bag, ids, grad), passes, donate=(0, 1)),
     }

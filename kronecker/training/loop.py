@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
@@ -81,7 +80,7 @@ class _Trainer:
         with own, checkpoint.open_manager(self.workdir, c) as manager:
             start = manager.latest_step() or 0
             state = self._initial_state() if not start else self._restored_state(manager)
-            update, weights = self._compile(state)
+            update, weights = steps.compile_train_step(self.arm.model, self.bag, c, state, self.mesh)
             batches = self._train_batches(start)
             label = f"{c.embedding.arm} seed {c.seed}"
             if self.arm.codes and self.lead:
@@ -125,32 +124,15 @@ class _Trainer:
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
 
     def _initial_state(self) -> steps.TrainState:
-        init = jax.jit(
-            lambda bag: steps.init_state(self.arm.model, bag, self.config),
-            out_shardings=sharding.replicated(self.mesh),
-        )
-        state = init(self.bag)
+        state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
         if self.lead:
             params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
             rundir.write_json(self.workdir / rundir.PARAMS, params)
         return state
 
     def _restored_state(self, manager: ocp.CheckpointManager) -> steps.TrainState:
-        like = steps.abstract_state(self.arm.model, self.bag, self.config, sharding.replicated(self.mesh))
+        like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh)
         return checkpoint.restore(manager, like, self.identity)
-
-    def _compile(self, state: steps.TrainState) -> tuple[Any, jax.Array]:
-        t = self.config.train
-        whole, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
-        weights = jax.jit(lambda: jnp.ones((t.batch, t.sequence)), out_shardings=split)()
-        tokens = jax.ShapeDtypeStruct((t.batch, t.sequence + 1), jnp.int32, sharding=split)
-        update = jax.jit(
-            steps.make_train_step(self.arm.model, self.config),
-            in_shardings=(whole, whole, split, split),
-            out_shardings=(whole, whole),
-            donate_argnums=0,
-        )
-        return update.lower(state, self.bag, tokens, weights).compile(), weights
 
     def _train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train

@@ -53,7 +53,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:
-        like = steps.abstract_state(arm.model, arm.bag, config, sharding.replicated(mesh))
+        like = steps.abstract_state(arm.model, arm.bag, config, mesh)
         state = checkpoint.restore(manager, like, identity, step)
     arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
     return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)

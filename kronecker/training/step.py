@@ -1,4 +1,4 @@
-"""One update and one evaluation as pure functions, for `jax.jit` with shardings.
+"""One update and one evaluation as pure functions, and the first state and the update on a mesh.
 
 Losses are sums and counts, in float32, divided once; so micro-batches and devices may hold different numbers of tokens.
 
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
-from kronecker import accounting, transformer
+from kronecker import accounting, sharding, transformer
 from kronecker import bag as bags
 from kronecker.training import optimizer
 
@@ -72,15 +73,21 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
     return TrainState(step=zero, clipped=zero, params=params, opt_state=opt_state)
 
 
-def abstract_state(
-    model: transformer.Transformer,
-    bag: bags.Bag | None,
-    config: ml_collections.ConfigDict,
-    sharding: jax.sharding.Sharding,
+def init_on_mesh(
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns the shapes, types and sharding of the state, to restore a checkpoint into."""
+    """Returns `init_state`'s state, on every device of `mesh`, where `bag` is already."""
+    init = jax.jit(lambda bag: init_state(model, bag, config), out_shardings=sharding.replicated(mesh))
+    return init(bag)
+
+
+def abstract_state(
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
+) -> TrainState:
+    """Returns the shapes, types and sharding of the state on `mesh`, to restore a checkpoint into."""
+    whole = sharding.replicated(mesh)
     shapes = jax.eval_shape(lambda: init_state(model, bag, config))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
 
 
 def token_nats(
@@ -150,6 +157,35 @@ def make_train_step(
         return TrainState(step=state.step + 1, clipped=clipped, params=params, opt_state=opt_state), metrics
 
     return update
+
+
+def compile_train_step(
+    model: transformer.Transformer,
+    bag: bags.Bag | None,
+    config: ml_collections.ConfigDict,
+    state: TrainState,
+    mesh: Mesh,
+) -> tuple[jax.stages.Compiled, jax.Array]:
+    """Returns the compiled update of `make_train_step`, and the weights (B, T) of a batch in which all tokens count.
+
+    Args:
+      model: of the arm.
+      bag: on every device of `mesh`, as the program will get it.
+      config: resolved.
+      state: on every device of `mesh`; the program takes its memory (donates it) at each call.
+      mesh: whose data axis splits tokens and weights; the program takes them so, tokens int32.
+    """
+    batch, sequence = config.train.batch, config.train.sequence
+    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    weights = jax.jit(lambda: jnp.ones((batch, sequence)), out_shardings=split)()
+    tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
+    update = jax.jit(
+        make_train_step(model, config),
+        in_shardings=(whole, whole, split, split),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+    return update.lower(state, bag, tokens, weights).compile(), weights
 
 
 def make_eval_step(

@@ -1,0 +1,63 @@
+"""The input side of a model alone: what it embeds, the gradient of its one trained matrix, and a training update of it.
+
+Pure functions for `jax.jit`; benchmarks time and compile what a training step does to the input embedding.
+
+Shapes: N tokens, M rows of the trained matrix, d model width.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import optax
+
+from kronecker import accounting
+from kronecker import bag as bags
+from kronecker.training import optimizer
+
+Embed = Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array]
+
+
+class InputSide(NamedTuple):
+    """The functions of an input side.
+
+    Attributes:
+      init: (matrix (M, d)) -> (params, opt_state), which `update` takes and may be donated.
+      forward: (matrix (M, d), bag, ids (N,)) -> embeddings (N, d).
+      gradient: (matrix (M, d), bag, ids (N,), cotangent (N, d)) -> (embeddings (N, d), gradient (M, d)).
+      update: (params, opt_state, bag, ids (N,), cotangent (N, d)) -> (params, opt_state, embeddings (N, d)).
+    """
+
+    init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
+    forward: Embed
+    gradient: Callable[[jax.Array, bags.Bag | None, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    update: Callable[
+        [dict[str, Any], Any, bags.Bag | None, jax.Array, jax.Array], tuple[dict[str, Any], Any, jax.Array]
+    ]
+
+
+def make_input_side(embed: Embed, leaf: str, config: ml_collections.ConfigDict) -> InputSide:
+    """Returns the functions of an input side under the optimizer that training uses.
+
+    Args:
+      embed: as `InputSide.forward`.
+      leaf: the name of its matrix among the parameters, by which the optimizer knows it: "table" or "projection".
+      config: resolved.
+    """
+    tx = optimizer.make_optimizer(config)
+
+    def init(matrix_Md):
+        params = {accounting.INPUT: {leaf: matrix_Md}}
+        return params, tx.init(params)
+
+    def gradient(matrix_Md, bag, ids_N, grad_Nd):
+        out_Nd, pullback = jax.vjp(lambda matrix: embed(matrix, bag, ids_N), matrix_Md)
+        return out_Nd, pullback(grad_Nd)[0]
+
+    def update(params, opt_state, bag, ids_N, grad_Nd):
+        out_Nd, grad_Md = gradient(params[accounting.INPUT][leaf], bag, ids_N, grad_Nd)
+        updates, opt_state = tx.update({accounting.INPUT: {leaf: grad_Md}}, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, out_Nd
+
+    return InputSide(init, embed, gradient, update)
