@@ -1,0 +1,166 @@
+"""The geometry of an input embedding before any context: the paper's sections 6.1 to 6.5.
+
+Every function takes arrays, so that it applies to any model's table, to a random one, and to the codes themselves.
+None of these numbers says how well a model works: a random table has the best loose morph@k there is, 1.
+
+Shapes: V vocabulary, d width, k neighbours.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from kronecker.probes import words
+
+UNRELATED_DISTANCE = 0.7  # edit distance over the longer word's length from which two words count as unrelated
+RELATED_DISTANCE = 2  # edits at most between two words of one stem
+STEM = 4  # characters at least that two words of one stem have in common at their beginning
+PAIRS = 20_000  # random pairs whose mean cosine is known to about .002
+PAIR_KINDS = ("same canonical", "one stem", "unrelated")
+
+
+def loose(neighbour_forms: Sequence[str], form: str) -> float:
+    """Returns the share of neighbours whose canonical form is not the probe's; NaN of none.
+
+    Loose morph@k of section 6.1.  It measures escape from a word's own spellings and nothing more: random neighbours
+    score 1.
+    """
+    return float(np.mean([other != form for other in neighbour_forms])) if len(neighbour_forms) else float("nan")
+
+
+def family_means(scores: Mapping[str, float], families: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Returns family -> the mean over its words of `scores`, words without a score left out."""
+    found = {name: [scores[word] for word in members if word in scores] for name, members in families.items()}
+    return {name: float(np.nanmean(values)) if values else float("nan") for name, values in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Anisotropy:
+    """How far a cloud of vectors is from being centred.
+
+    Attributes:
+      mean_cosine: of pairs of two different random ids.
+      mean_norm: length of the mean vector.
+      typical_norm: mean length of a vector, for scale.
+    """
+
+    mean_cosine: float
+    mean_norm: float
+    typical_norm: float
+
+
+def anisotropy(matrix_Vd: np.ndarray, pairs: int = PAIRS, seed: int = 0) -> Anisotropy:
+    """Returns the mean cosine of random pairs of rows and the norm of the mean row; zero rows are left out."""
+    mean_d, norms_V = _mean_and_norms(matrix_Vd)
+    chosen = np.flatnonzero(norms_V)
+    if len(chosen) < 2:
+        return Anisotropy(float("nan"), float(np.linalg.norm(mean_d)), float(norms_V.mean()))
+    left, right = random_pairs(len(chosen), pairs, seed)
+    left, right = chosen[left], chosen[right]
+    cosines = [
+        (_rows(matrix_Vd, left[i:j]) * _rows(matrix_Vd, right[i:j])).sum(axis=1)
+        / norms_V[left[i:j]]
+        / norms_V[right[i:j]]
+        for i, j in itertools.pairwise([*range(0, pairs, 1024), pairs])
+    ]
+    return Anisotropy(
+        float(np.concatenate(cosines).mean()), float(np.linalg.norm(mean_d)), float(norms_V[chosen].mean())
+    )
+
+
+def random_pairs(count: int, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `pairs` pairs of two different numbers below `count`, equally likely, as two arrays."""
+    rng = np.random.default_rng(seed)
+    left = rng.integers(count, size=pairs)
+    return left, (left + rng.integers(1, count, size=pairs)) % count
+
+
+def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns PAIR_KINDS -> pairs of ids, int64 (n, 2), n at most `pairs`: section 6.4's buckets by edit distance.
+
+    Same canonical: two ids of one canonical form.  One stem: different forms that begin with the same STEM characters
+    and are RELATED_DISTANCE edits apart at most.  Unrelated: UNRELATED_DISTANCE of the longer one's length apart at
+    least.  Only forms of letters, STEM or longer, take part.  The paper does not say how it drew its pairs.
+    """
+    rng = np.random.default_rng(seed)
+    of_form: dict[str, list[int]] = {}
+    for token_id, form in enumerate(forms_V):
+        if len(form) >= STEM and form.isalpha():
+            of_form.setdefault(form, []).append(token_id)
+    of_stem: dict[str, list[str]] = {}
+    for form in of_form:
+        of_stem.setdefault(form[:STEM], []).append(form)
+    same = [pair for ids in of_form.values() for pair in itertools.combinations(ids, 2)]
+    stem = [
+        (of_form[a][0], of_form[b][0])
+        for members in of_stem.values()
+        for a, b in itertools.combinations(members, 2)
+        if abs(len(a) - len(b)) <= RELATED_DISTANCE and words.edit_distance(a, b) <= RELATED_DISTANCE
+    ]
+    names = list(of_form)
+    unrelated = []
+    if len(names) > 1:
+        for i, j in zip(*random_pairs(len(names), 2 * pairs, seed), strict=True):
+            a, b = names[i], names[j]
+            if words.edit_distance(a, b) >= UNRELATED_DISTANCE * max(len(a), len(b)):
+                unrelated.append((of_form[a][0], of_form[b][0]))
+    drawn = {}
+    for kind, found in zip(PAIR_KINDS, (same, stem, unrelated), strict=True):
+        ids = np.array(found, np.int64).reshape(-1, 2)
+        drawn[kind] = ids if len(ids) <= pairs else ids[np.sort(rng.choice(len(ids), pairs, replace=False))]
+    return drawn
+
+
+def row_cosines(matrix_Vd: np.ndarray, pairs_N2: np.ndarray) -> np.ndarray:
+    """Returns the raw cosine of each pair of rows, float64 (N,); 0 with a zero row."""
+    left, right = _rows(matrix_Vd, pairs_N2[:, 0]), _rows(matrix_Vd, pairs_N2[:, 1])
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.divide((left * right).sum(axis=1), norms, out=np.zeros(len(norms)), where=norms > 0)
+
+
+def code_cosine(a: bytes, b: bytes) -> float:
+    """Returns the cosine of two codes before z-norm: equal bytes at equal positions over sqrt(L1 L2) (section 2)."""
+    if not a or not b:
+        return 0.0
+    return sum(x == y for x, y in zip(a, b, strict=False)) / (len(a) * len(b)) ** 0.5
+
+
+def jaccard(a: Collection[str], b: Collection[str]) -> float:
+    """Returns the size of the intersection over that of the union of two sets; NaN of two empty ones."""
+    union = set(a) | set(b)
+    return len(set(a) & set(b)) / len(union) if union else float("nan")
+
+
+def stability(neighbour_forms: Mapping[str, Mapping[str, Collection[str]]]) -> float:
+    """Returns the mean Jaccard index of canonical neighbour sets, over probes and pairs of models (section 6.3).
+
+    Args:
+      neighbour_forms: model -> probe -> canonical forms of its neighbours.
+    """
+    found = [
+        jaccard(neighbour_forms[a][probe], neighbour_forms[b][probe])
+        for a, b in itertools.combinations(neighbour_forms, 2)
+        for probe in neighbour_forms[a]
+        if probe in neighbour_forms[b]
+    ]
+    return float(np.nanmean(found)) if found else float("nan")
+
+
+def holds_part(probe: str, neighbour_forms: Sequence[str]) -> bool:
+    """Returns whether a neighbour is part of the probe or the probe of it: section 6.5's test of unseen words."""
+    return any(form and (form in probe or probe in form) for form in neighbour_forms)
+
+
+def _mean_and_norms(matrix_Vd: np.ndarray, block: int = 16_384) -> tuple[np.ndarray, np.ndarray]:
+    total, norms = np.zeros(matrix_Vd.shape[1]), []
+    for start in range(0, len(matrix_Vd), block):
+        rows = np.asarray(matrix_Vd[start : start + block], np.float32)
+        total += rows.sum(axis=0, dtype=np.float64)
+        norms.append(np.linalg.norm(rows, axis=1))
+    return total / len(matrix_Vd), np.concatenate(norms).astype(np.float64)
+
+
+def _rows(matrix_Vd: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(matrix_Vd[ids], np.float64)

@@ -1,0 +1,128 @@
+"""Nearest neighbours over a whole vocabulary, exact, in blocks: of rows of a matrix, or of codes never written out.
+
+Cosines that agree to CLOSE are ties, and a tie goes to the lower id: the order of additions in a matrix product must
+not decide who is a neighbour.  The cosine with a zero vector is 0.
+
+Shapes: Q queries, V vocabulary, d width, P byte positions, k neighbours.
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from kronecker import codec
+
+BLOCK = 16_384  # ids at a time: 0.5 GB of float32 at width 8,192
+CLOSE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The k nearest ids of each query, the nearest first.
+
+    Attributes:
+      ids: int64 (Q, k); -1 where fewer than k ids could be chosen.
+      cosines: float64 (Q, k); NaN there.
+    """
+
+    ids: np.ndarray
+    cosines: np.ndarray
+
+
+class Space(Protocol):
+    """Vectors of a vocabulary's ids, in whatever form gives their cosines with some queries."""
+
+    @property
+    def vocab(self) -> int:
+        """Returns V."""
+        ...
+
+    def cosines(self, start: int, stop: int) -> np.ndarray:
+        """Returns the cosines of every query with the ids start to stop, (Q, stop - start)."""
+        ...
+
+
+class Rows:
+    """Queries against the rows of a matrix, raw or with the vocabulary's mean vector taken from both."""
+
+    def __init__(self, matrix_Vd: np.ndarray, queries_Qd: np.ndarray, mean_d: np.ndarray | None = None) -> None:
+        """Takes a matrix that may be memory-mapped: it is read block by block.
+
+        Args:
+          matrix_Vd: of any float type.
+          queries_Qd: in the matrix's own space, not yet centred.
+          mean_d: what to subtract from rows and queries; None: nothing.
+        """
+        self._matrix, self._mean = matrix_Vd, mean_d
+        self._queries = _unit(self._centred(queries_Qd))
+
+    @property
+    def vocab(self) -> int:
+        """Returns V."""
+        return len(self._matrix)
+
+    def cosines(self, start: int, stop: int) -> np.ndarray:
+        """Returns the cosines of every query with the rows start to stop, (Q, stop - start)."""
+        return self._queries @ _unit(self._centred(self._matrix[start:stop])).T
+
+    def _centred(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, np.float32)
+        return rows if self._mean is None else rows - self._mean.astype(np.float32)
+
+
+class Codes:
+    """Queries, any byte strings, against the Kronecker codes of a vocabulary: cosine = equal bytes / sqrt(L1 L2).
+
+    The code before its z-norm and without a projection; D = 256 P coordinates are never written out.
+    """
+
+    def __init__(self, table: codec.ByteTable, queries: Sequence[bytes]) -> None:
+        """Cuts the queries to P bytes as `codec.truncate` does by default."""
+        self._table = table
+        self._queries = codec.byte_table(list(queries), table.pos_dim)
+
+    @property
+    def vocab(self) -> int:
+        """Returns V."""
+        return len(self._table.lengths)
+
+    def cosines(self, start: int, stop: int) -> np.ndarray:
+        """Returns the cosines of every query with the codes start to stop, (Q, stop - start)."""
+        lengths_N = self._table.lengths[start:stop]
+        used_NP = np.arange(self._table.pos_dim) < lengths_N[:, None]
+        found = np.zeros((len(self._queries.lengths), stop - start))
+        for row, (query_P, length) in enumerate(zip(self._queries.bytes, self._queries.lengths, strict=True)):
+            both = (self._table.bytes[start:stop, :length] == query_P[:length]) & used_NP[:, :length]
+            found[row] = both.sum(axis=1) / np.sqrt(np.maximum(lengths_N * int(length), 1))
+        return found
+
+
+def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> Neighbours:
+    """Returns the k nearest ids of each query of `space`, the highest cosine first.
+
+    Args:
+      space: the vectors and the queries.
+      k: neighbours wanted.
+      exclude: of each query, the ids that do not count, such as its own; empty: none.
+    """
+    ids = scores = None
+    for start in range(0, space.vocab, BLOCK):
+        stop = min(start + BLOCK, space.vocab)
+        found = np.round(np.asarray(space.cosines(start, stop), np.float64) / CLOSE) * CLOSE
+        for row, unwanted in enumerate(exclude):
+            inside = [i - start for i in unwanted if start <= i < stop]
+            found[row, inside] = -np.inf
+        block_ids = np.broadcast_to(np.arange(start, stop), found.shape)
+        if ids is not None:
+            found, block_ids = np.hstack([scores, found]), np.hstack([ids, block_ids])
+        order = np.argsort(-found, axis=1, kind="stable")[:, :k]
+        ids, scores = np.take_along_axis(block_ids, order, 1), np.take_along_axis(found, order, 1)
+    missing = ~np.isfinite(scores)
+    return Neighbours(np.where(missing, -1, ids), np.where(missing, np.nan, scores))
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)

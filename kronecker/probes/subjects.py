@@ -1,0 +1,113 @@
+"""What geometry is measured on: the rows of a learned table, or the codes of a vocabulary without any model.
+
+Both answer the same questions, so that one probe serves both.  A word is asked for as it stands, without a space in
+front: a table answers with the mean of its tokens' rows, a code with the word's own bytes, as the paper does (6.1).
+
+Shapes: V vocabulary, d width, N pairs, k neighbours.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from kronecker import codec, tokenizers
+from kronecker.probes import geometry, neighbours, words
+
+
+class Subject(Protocol):
+    """A vocabulary with a vector for each id.
+
+    Attributes:
+      name: for tables.
+      forms: canonical form of each id, (V,).
+    """
+
+    name: str
+    forms: np.ndarray
+
+    def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
+        """Returns the k nearest ids of each word, ids that are the word itself left out."""
+        ...
+
+    def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
+        """Returns the raw cosine of each pair of ids, (N,)."""
+        ...
+
+    def anisotropy(self) -> geometry.Anisotropy:
+        """Returns how far the vectors are from being centred."""
+        ...
+
+
+class Table:
+    """A learned (or random) embedding table and its tokenizer."""
+
+    def __init__(self, name: str, matrix_Vd: np.ndarray, tokenizer: tokenizers.Tokenizer) -> None:
+        """Takes the matrix and its tokenizer; rows beyond the vocabulary are padding and left out.
+
+        Raises:
+          ValueError: if the tokenizer has more ids than the matrix has rows.
+        """
+        if tokenizer.vocab_size > len(matrix_Vd):
+            raise ValueError(
+                f"{name}: {len(matrix_Vd):,} rows, but {tokenizer.spec} has {tokenizer.vocab_size:,} ids; "
+                "give the tokenizer that the model was made with"
+            )
+        self.name, self._tokenizer = name, tokenizer
+        self._matrix = matrix_Vd[: tokenizer.vocab_size]
+        self.forms = words.canonical_forms(tokenizer.token_bytes)
+
+    def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
+        """Returns the k nearest ids of each word, the tokens of the word itself left out."""
+        tokens = [ids.tolist() for ids in self._tokenizer.encode_batch(list(asked))]
+        queries = np.stack([np.asarray(self._matrix[ids], np.float32).mean(axis=0) for ids in tokens])
+        return neighbours.nearest(neighbours.Rows(self._matrix, queries), k, exclude=tokens)
+
+    def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
+        """Returns the raw cosine of each pair of rows, (N,)."""
+        return geometry.row_cosines(self._matrix, pairs_N2)
+
+    def anisotropy(self) -> geometry.Anisotropy:
+        """Returns how far the rows are from being centred."""
+        return geometry.anisotropy(self._matrix)
+
+
+class Codec:
+    """The Kronecker codes of a tokenizer's vocabulary, before z-norm and projection."""
+
+    def __init__(self, name: str, tokenizer: tokenizers.Tokenizer, pos_dim: int) -> None:
+        """Takes a tokenizer and P."""
+        self.name = name
+        self._bytes = tokenizer.token_bytes
+        self._table = codec.byte_table(tokenizer.token_bytes, pos_dim)
+        self.forms = words.canonical_forms(tokenizer.token_bytes)
+
+    def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
+        """Returns the k nearest ids of each word, ids of the word's own bytes left out."""
+        queries = [word.encode() for word in asked]
+        own = [self._ids_of(query) for query in queries]
+        return neighbours.nearest(neighbours.Codes(self._table, queries), k, exclude=own)
+
+    def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
+        """Returns the cosine of each pair of codes, (N,)."""
+        t = self._table
+        left, right = pairs_N2.T
+        both = np.minimum(t.lengths[left], t.lengths[right])
+        equal = (t.bytes[left] == t.bytes[right]) & (np.arange(t.pos_dim) < both[:, None])
+        norm = np.sqrt(t.lengths[left].astype(np.float64) * t.lengths[right])
+        return np.divide(equal.sum(axis=1), norm, out=np.zeros(len(norm)), where=norm > 0)
+
+    def anisotropy(self) -> geometry.Anisotropy:
+        """Returns how far the codes are from being centred; a code has length 1."""
+        t = self._table
+        chosen = np.flatnonzero(t.lengths)
+        left, right = geometry.random_pairs(len(chosen), geometry.PAIRS, seed=0)
+        cosines = self.pair_cosines(np.stack([chosen[left], chosen[right]], axis=1))
+        mean_D = np.zeros(t.code_dim)
+        row, position = np.nonzero(np.arange(t.pos_dim) < t.lengths[:, None])
+        cells = t.bytes[row, position].astype(np.int64) * t.pos_dim + position
+        np.add.at(mean_D, cells, t.lengths[row] ** -0.5)
+        return geometry.Anisotropy(float(cosines.mean()), float(np.linalg.norm(mean_D / len(chosen))), 1.0)
+
+    def _ids_of(self, query: bytes) -> Collection[int]:
+        return [i for i, token in enumerate(self._bytes) if token == query]
