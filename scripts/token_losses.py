@@ -27,6 +27,8 @@ def main(folders: Sequence[str]) -> None:
     if not folders:
         raise ValueError("no runs given; for example: python scripts/token_losses.py runs/demo")
     found = runs.find(folders)
+    for folder in found:
+        runs.require_finished(folder)
     due = [folder for folder in found if _AGAIN.value or not (folder / rundir.TOKEN_LOSSES).exists()]
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", end="", file=sys.stderr, flush=True)

@@ -60,13 +60,13 @@ class Sections:
 
     Attributes:
       curves: figures of whole runs.
-      breakdowns: figures of losses by token; empty without token losses.
-      damages: what collisions cost; likewise.
+      breakdowns: figures of losses by token; None without token losses.
+      damages: what collisions cost; empty without token losses.
       speed: the figure that goes with the costs.
     """
 
     curves: Sequence[figures.Figure]
-    breakdowns: Sequence[figures.Figure]
+    breakdowns: Sequence[figures.Figure] | None
     damages: Sequence[collisions.Damage]
     speed: figures.Figure
 
@@ -81,16 +81,16 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     """
     if page.suffix != ".html":
         raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
+    losses = breakdown.read_all(comparison)
     numbers = page.with_suffix("")
     numbers.mkdir(parents=True, exist_ok=True)
-    losses = breakdown.read_all(comparison)
     sections = Sections(
         curves=figures.draw(comparison),
-        breakdowns=breakdown_figures.draw(comparison, breakdown.break_down(comparison, losses)),
+        breakdowns=breakdown_figures.draw(comparison, breakdown.break_down(comparison, losses)) if losses else None,
         damages=collisions.damage(comparison, losses),
         speed=figures.draw_speed(comparison),
     )
-    for drawing in (*sections.curves, *sections.breakdowns, sections.speed):
+    for drawing in (*sections.curves, *(sections.breakdowns or ()), sections.speed):
         write_text(numbers / f"{drawing.name}.csv", drawing.csv)
         write_text(numbers / f"{drawing.name}.svg", drawing.svg)
     write_text(page, render(comparison, sections, title, numbers.name))
@@ -171,11 +171,16 @@ def _table(told: tables.Table) -> str:
 
 
 def _by_token(comparison: compare.Comparison, sections: Sections, numbers: str) -> str:
-    if not sections.breakdowns:
+    if not comparison.others:
+        return ""
+    if sections.breakdowns is None:
         folders = dict.fromkeys(str(run.folder.parent) for run in comparison.runs)
         return f"""<h2>By token</h2>
 <p>Losses by frequency, length and script of a token need every held-out token's loss:
 <code>python scripts/token_losses.py {html.escape(shlex.join(folders))}</code>, then this report again.</p>"""
+    if not sections.breakdowns:
+        return f"""<h2>By token</h2>
+<p>The held-out text is too short: no two groups of its tokens hold {breakdown.LEAST_TOKENS} each.</p>"""
     drawn = "".join(_figure(drawing, numbers) for drawing in sections.breakdowns)
     return f"""<h2>By token</h2>
 <p>On every held-out token, by the model at the end of each run. With this many groups some intervals exclude zero by

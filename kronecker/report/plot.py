@@ -24,7 +24,11 @@ STYLES = {
     "head_tail": (BLUE, DOTTED),
 }
 # For arms that are not named above, such as several settings of one arm.
-MORE_STYLES = tuple(itertools.product((SOLID, DASHED, DOTTED, DASHDOT), (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)))
+MORE_STYLES = tuple(
+    (colour, line)
+    for line in (SOLID, DASHED, DOTTED, DASHDOT)
+    for colour in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+)
 
 WIDTH, HEIGHT, ROW_HEIGHT = 5.8, 3.7, 0.45  # inches
 PANEL_WIDTH, GROUP_HEIGHT, PANELS_A_ROW = 1.95, 0.24, 5  # inches, of figures with a panel an arm

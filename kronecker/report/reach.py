@@ -33,12 +33,13 @@ class Reach:
 def reach(run: runs.Run, partner: runs.Run) -> Reach | None:
     """Returns when the better of an arm's run and the baseline's run of the same seed reached the other's final loss.
 
-    None where the better run was evaluated at its end alone (eval.every=0): then nobody knows.
+    None where nobody knows: the better run was evaluated at its end alone (eval.every=0), or its first evaluation was
+    there already, as of a run whose partner ended where it began.
     """
     ahead = run.result["validation_loss"] <= partner.result["validation_loss"]
     better, worse = (run, partner) if ahead else (partner, run)
     curve, target = better.validation, worse.result["validation_loss"]
-    if len(curve["step"]) < 2:
+    if len(curve["step"]) < 2 or curve["loss"][0] <= target:
         return None
     tokens, steps = _first_below(curve, target, "tokens"), _first_below(curve, target, "step")
     share = steps / better.result["step"]
@@ -48,7 +49,5 @@ def reach(run: runs.Run, partner: runs.Run) -> Reach | None:
 def _first_below(curve: dict[str, np.ndarray], target: float, column: str) -> float:
     loss, at = curve["loss"], curve[column]
     i = int(np.argmax(loss <= target))  # the last evaluation is the final loss, so there is one
-    if i == 0:
-        return float(at[0])
     share = (loss[i - 1] - target) / (loss[i - 1] - loss[i])
     return float(at[i - 1] + share * (at[i] - at[i - 1]))

@@ -92,6 +92,15 @@ def is_finished(folder: epath.Path) -> bool:
     return (folder / rundir.RESULT).exists()
 
 
+def require_finished(folder: epath.Path) -> None:
+    """Raises a ValueError if the run in `folder` is not complete."""
+    if not is_finished(folder):
+        raise ValueError(
+            f"{folder}: the run has not finished (no {rundir.RESULT}); run its command again, it goes on, "
+            "or leave the folder out"
+        )
+
+
 def read(folder: epath.Path) -> Run:
     """Returns the finished run in `folder`.
 
@@ -99,11 +108,7 @@ def read(folder: epath.Path) -> Run:
       FileNotFoundError: if one of a run's files is missing.
       ValueError: if the run has not finished or diverged, or a file is not what a run writes.
     """
-    if not is_finished(folder):
-        raise ValueError(
-            f"{folder}: the run has not finished (no {rundir.RESULT}); run its command again, it goes on, "
-            "or leave the folder out"
-        )
+    require_finished(folder)
     result = read_json(folder, rundir.RESULT)
     if not math.isfinite(result["validation_loss"]):
         raise ValueError(
