@@ -256,7 +256,13 @@ def collide(
 
 # Ids 0 and 1 share a code and are unlike most others in one way; 2 is their like, 3 is not.
 @pytest.mark.parametrize(
-    "confounder", [{"bytes": [9, 9, 9, 2]}, {"train_count": [4, 7, 5, 900]}, {"after_space": [True, True, True, False]}]
+    "confounder",
+    [
+        {"bytes": [9, 9, 9, 2]},
+        {"train_count": [4, 7, 5, 900]},
+        {"after_space": [True, True, True, False]},
+        {"script": [1, 1, 1, 0]},
+    ],
 )
 def test_planted_damage_is_recovered_though_the_arm_does_worse_on_all_such_tokens(
     tmp_path: Path, confounder: dict[str, list]
@@ -267,7 +273,7 @@ def test_planted_damage_is_recovered_though_the_arm_does_worse_on_all_such_token
     (found,) = damages(tmp_path)
     assert found.difference.values == pytest.approx((0.125,), abs=1e-12)
     assert (found.arm, found.ids, found.tokens, found.share, found.matched) == ("kronecker", 2, 200, 0.2, 1.0)
-    assert found.total == pytest.approx(0.125 * 0.2)
+    assert found.spread == pytest.approx(0.125 * 0.2)
 
 
 def test_no_damage_is_found_where_only_length_and_frequency_set_collided_inputs_apart(tmp_path: Path):
@@ -323,8 +329,8 @@ def test_controls_are_as_frequent_within_a_power_of_two(tmp_path: Path, count: t
 def test_damage_that_nothing_matches_is_no_number_and_the_table_says_so(tmp_path: Path):
     facts = vocabulary(2, bytes=[1, 2], code_group=[8, -1])
     found = damages(collide(tmp_path, facts, np.repeat([0, 1], [50, 150]), [0.25, 0.125]))
-    assert (found[0].difference, found[0].total, found[0].matched) == (None, None, 0.0)
-    assert tables.collision_costs(found).rows == (("kronecker", "1", "25.00 %", "0 %", "", "", "", "no match"),)
+    assert (found[0].difference, found[0].spread, found[0].matched) == (None, None, 0.0)
+    assert tables.collision_costs(found).rows == (("kronecker", "1", "25.00 %", "0 %", "", "", "", "", "no match"),)
 
 
 def test_colliding_ids_that_the_held_out_text_never_has_cost_nothing_that_can_be_measured(tmp_path: Path):
@@ -355,6 +361,26 @@ def test_every_seed_has_its_own_damage_and_pairs_with_its_own_baseline(tmp_path:
     assert found.difference.values == pytest.approx((0.125, 0.5, -0.25))
 
 
+@pytest.mark.parametrize(("planted", "verdict"), [(0.0, "not resolved"), (1.0, "worse")])
+def test_quirks_of_single_ids_are_no_damage_however_many_seeds_repeat_them(
+    tmp_path: Path, planted: float, verdict: str
+):
+    rng = np.random.default_rng(3)
+    facts = vocabulary(60, code_group=[1] * 6 + [-1] * 54)
+    quirk = rng.integers(-16, 17, 60) / 16
+    quirk[:6] += 0.25 - quirk[:6].mean()  # the six collide and happen to be .25 harder, in every seed
+    for seed in range(3):
+        effect = quirk + planted * (np.arange(60) < 6) + seed / 64
+        collide(tmp_path / f"{seed}", facts, np.repeat(np.arange(60), 40), effect.tolist(), luck=seed)
+        for arm in ("table_untied", "kronecker"):
+            run = write_run(tmp_path / "all" / f"{arm}-{seed}", arm, seed, 4.0)
+            (tmp_path / f"{seed}" / arm / "token_losses.npz").rename(run / "token_losses.npz")
+    (found,) = damages(tmp_path / "all")
+    assert found.difference.verdict == "worse"  # over seeds alone both would be
+    assert found.verdict == verdict
+    assert 0.3 < found.placebo < 0.9  # the mean of 6 of 60 such quirks has a standard deviation of about .24
+
+
 def test_an_arm_whose_codes_are_all_its_own_is_not_in_the_table(swept: Path):
     assert [found.arm for found in damages(swept)] == ["kronecker"]
 
@@ -363,7 +389,7 @@ def test_the_table_of_collisions_holds_the_numbers(tmp_path: Path):
     facts = vocabulary(4, bytes=[1, 1, 2, 2], code_group=[8, -1, 9, -1])
     inputs = np.repeat([0, 1, 2], [60, 120, 20])
     told = tables.collision_costs(damages(collide(tmp_path, facts, inputs, [0.625, 0.5, 0.0, 0.0])))
-    assert told.rows == (("kronecker", "2", "40.00 %", "75 %", "+0.1250", "", "+0.0500", "not resolved"),)
+    assert told.rows == (("kronecker", "2", "40.00 %", "75 %", "+0.1250", "", "0.1250", "+0.0500", "not resolved"),)
 
 
 # Files.
@@ -391,6 +417,17 @@ def test_token_losses_of_another_checkpoint_or_other_data_are_refused_in_one_lin
     assert line.startswith(f"error: {tmp_path}/kronecker/token_losses.npz: of another checkpoint or other data")
     assert line.endswith(f"python scripts/token_losses.py --again {tmp_path}/kronecker")
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("report")]
+
+
+@pytest.mark.parametrize("left", [0, 3, 200])
+def test_token_losses_that_were_cut_are_refused_in_one_line(tmp_path: Path, left: int):
+    facts = vocabulary(2, bytes=[1, 2])
+    nats = {"table_untied": np.full(500, 4.0), "kronecker": np.full(500, 3.0)}
+    write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
+    file = tmp_path / "kronecker" / "token_losses.npz"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(ValueError, match="token_losses.npz: damaged .* --again"):
+        breakdown.read_all(comparison(tmp_path))
 
 
 # The page.

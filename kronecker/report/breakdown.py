@@ -9,6 +9,7 @@ Shapes: N held-out predictions, V vocabulary, G groups.
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,14 +60,14 @@ def read(run: runs.Run) -> TokenLosses | None:
     file = run.folder / rundir.TOKEN_LOSSES
     if not file.exists():
         return None
-    with file.open("rb") as opened, np.load(opened) as arrays:
-        losses = {name: arrays[name] for name in arrays.files}
+    try:
+        with file.open("rb") as opened, np.load(opened) as arrays:
+            losses = {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: damaged ({error}); {_write_again(run)}") from error
     of_run = run.result["step"], run.result["data_fingerprint"]
     if (int(losses["step"]), str(losses["data_fingerprint"])) != of_run:
-        raise ValueError(
-            f"{file}: of another checkpoint or other data than {rundir.RESULT}; "
-            f"write it again: python scripts/token_losses.py --again {run.folder}"
-        )
+        raise ValueError(f"{file}: of another checkpoint or other data than {rundir.RESULT}; {_write_again(run)}")
     return losses
 
 
@@ -83,6 +84,10 @@ def break_down(comparison: compare.Comparison, losses: Mapping[compare.RunKey, T
     facts = losses[comparison.baseline.name, comparison.baseline.runs[0].seed]
     made = [_over_groups(comparison, losses, grouping, grouping.of_token(facts)) for grouping in GROUPINGS]
     return [breakdown for breakdown in made if len(breakdown.groups) > 1]
+
+
+def _write_again(run: runs.Run) -> str:
+    return f"write it again: python scripts/token_losses.py --again {run.folder}"
 
 
 def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def by_script(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
 
 _FREQUENCY = (
     "Ids sorted by their number in the training text, most frequent first, and cut into ten groups that hold about a "
-    "tenth of it each."
+    "tenth of it each; an id with more than that stays whole and leaves a neighbouring group emptier or empty."
 )
 _TARGET, _INPUT = "Of the token that is predicted.", "Of the token before the predicted one: the embedding's own part."
 GROUPINGS = (

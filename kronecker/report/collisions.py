@@ -2,10 +2,14 @@
 
 An arm's difference to the baseline, which tells all ids apart, is taken at every held-out token.  Its mean after inputs
 that share their code is compared with its mean after inputs whose code is their own, within strata of equal length in
-bytes, equal order of magnitude (base 2) of their number in the training text, and whether they begin with a space.
+bytes, script, order of magnitude (base 2) of their number in the training text, and whether they begin with a space.
 The strata are weighted by their number of collided inputs; those without enough of either kind are left out.
 
-Shapes: N held-out predictions, V vocabulary, S strata.
+Seeds share their ids, so an interval over seeds alone would call any quirk of the few ids that collide a damage.  The
+placebo says how large such quirks are: the same estimate after the label "shares its code" was dealt out anew, at
+random, among the ids of each stratum.
+
+Shapes: N held-out predictions, V vocabulary, S strata, n seeds.
 """
 
 import dataclasses
@@ -17,6 +21,7 @@ import numpy as np
 from kronecker.report import breakdown, compare, statistics
 
 LEAST_OF_A_KIND = 20  # predictions after collided, and after other inputs, for a stratum to count
+PLACEBOS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Damage:
       tokens: held-out tokens after such an id.
       share: of all held-out tokens.
       matched: share of `tokens` that lie in strata with controls.
-      difference: extra nats per token after a collided input, arm against baseline, collided against matched inputs;
-        None where no stratum has enough of both.
+      difference: extra nats on the token after a collided input, arm against baseline, collided against matched
+        inputs, one value a seed; None where no stratum has enough of both.
+      placebo: what 95 % of the placebos' means stay below, in size; None likewise.
     """
 
     arm: str
@@ -39,11 +45,20 @@ class Damage:
     share: float
     matched: float
     difference: statistics.Difference | None
+    placebo: float | None
 
     @property
-    def total(self) -> float | None:
-        """Nats per held-out token that collisions cost the arm in all: damage times the share of collided inputs."""
+    def spread(self) -> float | None:
+        """The damage, of next tokens alone, spread over all held-out tokens: nats per token."""
         return self.difference and self.difference.mean * self.share
+
+    @property
+    def verdict(self) -> str:
+        """The difference's, where the mean is beyond the placebos too; else `not resolved`, or `no match`."""
+        if self.difference is None:
+            return "no match"
+        beyond = abs(self.difference.mean) > self.placebo
+        return self.difference.verdict if beyond else statistics.NOT_RESOLVED
 
 
 def damage(comparison: compare.Comparison, losses: Mapping[compare.RunKey, breakdown.TokenLosses]) -> list[Damage]:
@@ -63,7 +78,9 @@ def to_json(damages: Sequence[Damage]) -> dict[str, Any]:
             "share": found.share,
             "matched": found.matched,
             "damage": found.difference and statistics.to_json(found.difference),
-            "nats_per_token_in_all": found.total,
+            "placebo_95": found.placebo,
+            "nats_over_all_tokens": found.spread,
+            "verdict": found.verdict,
         }
         for found in damages
     }
@@ -73,38 +90,87 @@ def _damage(
     comparison: compare.Comparison, losses: Mapping[compare.RunKey, breakdown.TokenLosses], arm: compare.Arm
 ) -> Damage:
     facts = losses[arm.name, arm.runs[0].seed]
-    collided_V = facts["code_group"] >= 0
-    coded_V = (facts["bytes"] > 0) & ~facts["special"]
     inputs_N = facts["inputs"]
-    collided_N = (collided_V & coded_V)[inputs_N]
-    control_N = (~collided_V & coded_V)[inputs_N]
-    stratum_N = _strata(facts)[inputs_N]
-    strata = int(stratum_N.max(initial=0)) + 1
-    collided_S = np.bincount(stratum_N[collided_N], minlength=strata)
-    control_S = np.bincount(stratum_N[control_N], minlength=strata)
-    used_S = (collided_S >= LEAST_OF_A_KIND) & (control_S >= LEAST_OF_A_KIND)
-    values = []
-    for run, partner in zip(arm.runs, comparison.baseline.runs, strict=True):
-        delta_N = losses[arm.name, run.seed]["nats"] - losses[comparison.baseline.name, partner.seed]["nats"]
-
-        def mean(chosen_N: np.ndarray, count_S: np.ndarray, delta_N: np.ndarray = delta_N) -> np.ndarray:
-            return np.bincount(stratum_N[chosen_N], delta_N[chosen_N], strata)[used_S] / count_S[used_S]
-
-        if used_S.any():
-            excess_S = mean(collided_N, collided_S) - mean(control_N, control_S)
-            values.append(float(np.average(excess_S, weights=collided_S[used_S])))
-    tokens = int(collided_N.sum())
+    coded_V = (facts["bytes"] > 0) & ~facts["special"]
+    collided_V = coded_V & (facts["code_group"] >= 0)
+    of_input = _Inputs(
+        np.bincount(inputs_N, minlength=len(coded_V)) * coded_V,
+        np.stack([_sums(losses, comparison.baseline.name, arm, run.seed, len(coded_V)) for run in arm.runs]),
+        _strata(facts),
+    )
+    estimate = of_input.excess(collided_V)
+    tokens = int(of_input.counts[collided_V].sum())
     return Damage(
         arm=arm.name,
-        ids=int((collided_V & coded_V).sum()),
+        ids=int(collided_V.sum()),
         tokens=tokens,
         share=tokens / len(inputs_N),
-        matched=float(collided_S[used_S].sum() / tokens) if tokens else 0.0,
-        difference=statistics.Difference(tuple(run.seed for run in arm.runs), tuple(values)) if values else None,
+        matched=of_input.matched(collided_V),
+        difference=None
+        if estimate is None
+        else statistics.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist())),
+        placebo=None if estimate is None else _placebo(of_input, collided_V),
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Inputs:
+    """Of each id as an input: how often (V,), the sums of differences after it (n, V), and its stratum (V,)."""
+
+    counts: np.ndarray
+    sums: np.ndarray
+    strata: np.ndarray
+
+    def excess(self, collided_V: np.ndarray) -> np.ndarray | None:
+        """Returns the mean difference after collided inputs minus that after matched ones, (n,)."""
+        collided_S, control_S, used_S = self._counts(collided_V)
+        if not used_S.any():
+            return None
+        means_nS = [
+            self._in_strata(self.sums * kind_V)[:, used_S] / count_S[used_S]
+            for kind_V, count_S in ((collided_V, collided_S), (~collided_V, control_S))
+        ]
+        return np.average(means_nS[0] - means_nS[1], axis=1, weights=collided_S[used_S])
+
+    def matched(self, collided_V: np.ndarray) -> float:
+        """Returns the share of collided inputs that lie in strata with controls."""
+        collided_S, _, used_S = self._counts(collided_V)
+        return float(collided_S[used_S].sum() / max(collided_S.sum(), 1))
+
+    def _counts(self, collided_V: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        collided_S, control_S = self._in_strata(np.stack([self.counts * collided_V, self.counts * ~collided_V]))
+        return collided_S, control_S, np.minimum(collided_S, control_S) >= LEAST_OF_A_KIND
+
+    def _in_strata(self, values_nV: np.ndarray) -> np.ndarray:
+        width = int(self.strata.max()) + 1
+        return np.stack([np.bincount(self.strata, values_V, width) for values_V in values_nV])
+
+
+def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
+    """Deals the label out anew among the ids of each stratum that occur as inputs, PLACEBOS times."""
+    seen = np.flatnonzero(of_input.counts)
+    among = _Inputs(of_input.counts[seen], of_input.sums[:, seen].mean(axis=0)[None], of_input.strata[seen])
+    label, stratum = collided_V[seen], among.strata
+    by_stratum = np.argsort(stratum, kind="stable")
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(PLACEBOS):
+        dealt = np.empty_like(label)
+        dealt[np.lexsort((rng.random(len(stratum)), stratum))] = label[by_stratum]
+        excess = among.excess(dealt)
+        if excess is not None:
+            means.append(abs(excess[0]))
+    return float(np.quantile(means, statistics.CONFIDENCE)) if means else None
+
+
+def _sums(
+    losses: Mapping[compare.RunKey, breakdown.TokenLosses], baseline: str, arm: compare.Arm, seed: int, vocab: int
+) -> np.ndarray:
+    own, partner = losses[arm.name, seed], losses[baseline, seed]
+    return np.bincount(own["inputs"], own["nats"].astype(np.float64) - partner["nats"], vocab)
 
 
 def _strata(facts: breakdown.TokenLosses) -> np.ndarray:
     magnitude_V = np.log2(np.maximum(facts["train_count"], 1)).astype(np.int64)
-    keys = np.stack([facts["bytes"], magnitude_V, facts["after_space"]], axis=1)
+    keys = np.stack([facts["bytes"], facts["script"], magnitude_V, facts["after_space"]], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)

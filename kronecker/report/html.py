@@ -197,8 +197,11 @@ def _collisions(comparison: compare.Comparison, damages: Sequence[collisions.Dam
 {_table(tables.collision_costs(damages))}
 <p>Ids whose codes are equal look the same to the model. Damage: how much more an arm loses to
 {html.escape(comparison.baseline.name)} on the token after such an input than after inputs with a code of their own,
-matched by length in bytes, frequency in the training text (powers of two) and whether they begin with a space. In all:
-damage times the share of such inputs, in nats per held-out token.</p>"""
+matched by length in bytes, script, frequency in the training text (powers of two) and whether they begin with a space.
+Over all tokens: damage times the share of such inputs, in nats per held-out token; later tokens, which read the input
+too, are not in it. The interval is over seeds, which share their ids. The placebo is what 95 % of such estimates stay
+below after the label was dealt out at random among the ids of a stratum: a damage within it may be a quirk of the ids,
+and is not resolved.</p>"""
 
 
 def _how_to_read(comparison: compare.Comparison) -> str:

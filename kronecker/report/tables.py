@@ -66,7 +66,8 @@ def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
         "matched",
         "damage\nnats",
         "± 95 %",
-        "in all\nnats/token",
+        "placebo\n95 %",
+        "over all\ntokens",
         "verdict",
     )
     return Table("Collisions", headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
@@ -147,9 +148,10 @@ def _collision_row(found: collisions.Damage) -> tuple[str, ...]:
     counted = (found.arm, f"{found.ids:,}", f"{100 * found.share:.2f} %", f"{100 * found.matched:.0f} %")
     difference = found.difference
     if difference is None:
-        return (*counted, "", "", "", "no match")
+        return (*counted, "", "", "", "", found.verdict)
     half = "" if difference.half is None else f"{difference.half:.4f}"
-    return (*counted, signed(difference.mean), half, signed(found.total), difference.verdict)
+    placebo = f"{found.placebo:.4f}"
+    return (*counted, signed(difference.mean), half, placebo, signed(found.spread), found.verdict)
 
 
 def _sentence(arm: compare.Arm, baseline: str) -> str:
