@@ -426,7 +426,7 @@ def test_token_losses_that_were_cut_are_refused_in_one_line(tmp_path: Path, left
     write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
     file = tmp_path / "kronecker" / "token_losses.npz"
     file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(ValueError, match="token_losses.npz: damaged .* --again"):
+    with pytest.raises(ValueError, match=r"token_losses\.npz: damaged .* --again"):
         breakdown.read_all(comparison(tmp_path))
 
 

@@ -17,6 +17,21 @@ GEOMETRY_FAMILIES = {
     "tion": ("nation", "station", "action", "rotation", "creation"),
 }
 
+# Section 6.8: six families of eight.  A neighbour has the root where its canonical form contains it.
+LAYERED_ROOTS = {"run": "run", "compute": "comput", "nation": "nation", "code": "cod", "act": "act", "build": "build"}
+LAYERED_FAMILIES = {
+    "run": ("run", "runs", "running", "runner", "runners", "ran", "rerun", "outrun"),
+    "compute": (
+        *("compute", "computes", "computed", "computing", "computer", "computers", "computation", "computational"),
+    ),
+    "nation": (
+        *("nation", "nations", "national", "nationally", "nationalism", "nationality", "nationwide", "international"),
+    ),
+    "code": ("code", "codes", "coded", "coding", "coder", "coders", "decode", "encode"),
+    "act": ("act", "acts", "acted", "acting", "actor", "action", "active", "activity"),
+    "build": ("build", "builds", "built", "building", "buildings", "builder", "builders", "rebuild"),
+}
+
 
 def canonical(token: bytes) -> str:
     """Returns a token in lower case without white space and punctuation at its ends; what is not UTF-8 as U+FFFD."""
