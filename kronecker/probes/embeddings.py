@@ -1,0 +1,129 @@
+"""Input-embedding matrices of other models: out of a safetensors checkpoint, or drawn at random.
+
+Of a checkpoint only the embedding tensor is read, through a memory map, whatever else the files hold.
+
+Shapes: V vocabulary, d width.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# Where the decoders that people publish keep their input embedding, the usual name first.
+TENSOR_NAMES = (
+    "model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "gpt_neox.embed_in.weight",
+    "embed_tokens.weight",
+)
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedding:
+    """A matrix and what its rows stand for.
+
+    Attributes:
+      name: for tables.
+      matrix: (V, d), any float type; may be memory-mapped.
+      source: where it came from.
+    """
+
+    name: str
+    matrix: np.ndarray
+    source: str
+
+
+def gaussian(vocab: int, width: int, seed: int = 0) -> Embedding:
+    """Returns a table of independent standard normal numbers: what every metric is to be held against."""
+    matrix = np.random.default_rng(seed).standard_normal((vocab, width), dtype=np.float32)
+    return Embedding("random", matrix, f"N(0, 1), seed {seed}")
+
+
+def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> Embedding:
+    """Returns the input embedding of a checkpoint on this machine.
+
+    Args:
+      location: a .safetensors file, or a folder that holds model.safetensors or its shards with their index.
+      tensor: its name; empty: the first of TENSOR_NAMES that is there.
+
+    Raises:
+      FileNotFoundError: if there is no such checkpoint.
+      ValueError: if a file is damaged, the tensor is missing, or it is no float matrix.
+    """
+    path = pathlib.Path(location)
+    if path.is_dir():
+        index = path / INDEX
+        if index.exists():
+            where = json.loads(index.read_text())["weight_map"]
+            name = _choose(tensor, where, str(path))
+            file = path / where[name]
+        else:
+            file, name = path / SINGLE, tensor
+    else:
+        file, name = path, tensor
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist; give a .safetensors file or a folder with {SINGLE} or {INDEX}")
+    with file.open("rb") as opened:
+
+        def read(start: int, stop: int) -> bytes:
+            opened.seek(start)
+            return opened.read(stop - start)
+
+        begin, entry = locate(read, name, str(file))
+    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+    if file.stat().st_size < begin + math.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError(f"{file} is cut short; download it again")
+    matrix = np.memmap(file, dtype, "r", begin, shape)
+    return Embedding(path.name, matrix, f"{path}: {entry['name']}")
+
+
+def locate(read: Callable[[int, int], bytes], tensor: str, source: str) -> tuple[int, Mapping[str, Any]]:
+    """Returns where a tensor's bytes begin in a safetensors file, and its entry of the header with its name.
+
+    Args:
+      read: bytes start to stop of the file.
+      tensor: its name; empty: the first of TENSOR_NAMES that is there.
+      source: for messages.
+
+    Raises:
+      ValueError: if the header is damaged, the tensor is missing, or it is no float matrix.
+    """
+    size = int.from_bytes(read(0, 8), "little")
+    if not 0 < size <= LARGEST_HEADER:
+        raise ValueError(f"{source} is not a safetensors file: its header would have {size:,} bytes")
+    try:
+        header = json.loads(read(8, 8 + size))
+    except ValueError as error:
+        raise ValueError(f"{source} is not a whole safetensors file: {error}") from None
+    name = _choose(tensor, header, source)
+    entry = header[name]
+    if entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:
+        raise ValueError(
+            f"{source}: {name} is {entry['dtype']} of shape {entry['shape']}; "
+            f"an embedding is a matrix of {', '.join(DTYPES)}"
+        )
+    return 8 + size + entry["data_offsets"][0], {**entry, "name": name}
+
+
+def _choose(tensor: str, names: Mapping[str, Any], source: str) -> str:
+    wanted = (tensor,) if tensor else TENSOR_NAMES
+    found = next((name for name in wanted if name in names), None)
+    if found is None:
+        near = sorted(name for name in names if "emb" in name or "wte" in name)
+        raise ValueError(
+            f"{source}: no tensor {' or '.join(wanted)}; name it with --tensor"
+            + (f", for example {', '.join(near[:3])}" if near else "")
+        )
+    return found
