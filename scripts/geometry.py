@@ -1,0 +1,70 @@
+"""Prints the geometry of input embeddings: of codes alone, of runs' tables, of published models, of a random table.
+
+  python scripts/geometry.py gpt2 tiktoken:cl100k_base.tiktoken
+  python scripts/geometry.py gpt2 --runs=runs/demo/kronecker-seed0,runs/demo/table_untied-seed0
+  python scripts/geometry.py gpt2 --tables=models/gpt2@gpt2,models/qwen3@tokenizers:models/qwen3/tokenizer.json
+
+Each argument is a tokenizer as in config.tokenizer, whose vocabulary's codes are measured without any model; a random
+table of the first one's size is always there.  --tables names checkpoints, a .safetensors file or a folder with one or
+with shards, each with its tokenizer behind an @; nothing but the embedding tensor is read.  Words are asked for without
+a space in front.  --json writes every table under documented keys (kronecker/probes/result.py).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from kronecker import cli
+
+_RUNS = flags.DEFINE_list("runs", [], "Folders of runs whose input embedding is measured too.")
+_TABLES = flags.DEFINE_list("tables", [], "CHECKPOINT@TOKENIZER, for each published model to measure.")
+_TENSOR = flags.DEFINE_string("tensor", "", "The embedding tensor's name, where a checkpoint has an unusual one.")
+_POS_DIM = flags.DEFINE_integer("pos_dim", 32, "P of the codes; 32 is the paper's.", lower_bound=1)
+_K = flags.DEFINE_integer("k", 5, "Neighbours of a word.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "Also write the tables to this file.")
+
+RANDOM_WIDTH = 768
+
+
+def main(specs: Sequence[str]) -> None:
+    """Prints the tables."""
+    from kronecker import tokenizers  # after the flags: --help should not wait for JAX
+    from kronecker.probes import embeddings, result, subjects, survey
+    from kronecker.report.html import write_text
+
+    if not specs and not _RUNS.value and not _TABLES.value:
+        raise ValueError("nothing to measure; for example: python scripts/geometry.py gpt2")
+    loaded = {spec: tokenizers.load(spec) for spec in specs}
+    found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, _POS_DIM.value) for tokenizer in loaded.values()]
+    for path in _RUNS.value:
+        found.append(_of_run(path))
+    for entry in _TABLES.value:
+        checkpoint, at, spec = entry.rpartition("@")
+        if not at:
+            raise ValueError(f"--tables={entry}: write CHECKPOINT@TOKENIZER, for example models/gpt2@gpt2")
+        embedding = embeddings.from_safetensors(checkpoint, _TENSOR.value)
+        found.append(subjects.Table(embedding.name, embedding.matrix, tokenizers.load(spec)))
+    if loaded:
+        first = next(iter(loaded.values()))
+        found.append(subjects.Table("random", embeddings.gaussian(first.vocab_size, RANDOM_WIDTH).matrix, first))
+    results = survey.survey(
+        found, {"P of the codes": str(_POS_DIM.value), "words": "without a space in front"}, _K.value
+    )
+    result.show(results)
+    if _JSON.value:
+        write_text(Path(_JSON.value), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
+
+
+def _of_run(path: str):
+    from kronecker.probes import layered, subjects
+    from kronecker.training import restore
+
+    run = restore.open_run(path)
+    _, table = next(layered.spaces(run.arm, run.params, ()))
+    return subjects.Table(Path(path).name, table, run.tokenizer)
+
+
+if __name__ == "__main__":
+    cli.run(main, positional=True)
