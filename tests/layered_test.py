@@ -1,11 +1,14 @@
 """The layered probe: its scores by hand, and its spaces against the model itself."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from kronecker import accounting, bag, build, codec, embedding, transformer
+from kronecker import accounting, bag, build, codec, embedding, tokenizers, transformer
 from kronecker.probes import layered, words
+from kronecker.training import restore
 
 SHAPE = transformer.Shape(layers=3, heads=2, d_model=16, context=8, vocab_size=1100, padded_vocab=1152)
 FAMILIES, ROOTS = {"run": ("run", "ran")}, {"run": "run"}
@@ -77,3 +80,21 @@ def test_spaces_are_what_the_model_computes_for_each_token_alone(make, layers: t
 def test_a_block_that_the_model_does_not_have_is_refused():
     with pytest.raises(ValueError, match="--layers=3: the model has blocks 0 to 2"):
         next(layered.spaces(table_arm(), {}, (0, 3)))
+
+
+def test_the_table_has_every_space_family_and_the_words_of_one_token_apart():
+    gpt2 = tokenizers.load("gpt2")
+    shape = dataclasses.replace(SHAPE, vocab_size=gpt2.vocab_size, padded_vocab=50_304)
+    arm = build.Arm(transformer.Transformer(shape, embedding.TableEmbed(50_304, 16, init_std=1.0)), None, None)
+    params = jax.jit(arm.model.init)(jax.random.key(1), np.zeros((1, 1), np.int32))["params"]
+    run = restore.Restored(None, None, gpt2, arm, params, 0, None)
+    every, single = layered.measure({"x": run}, layers=(1,), k=5)
+    assert [one.name for one in (every, single)] == ["layered", "layered_single"]
+    assert [row[:4] for row in every.rows[:7]] == [("x", "E_raw", family, 8) for family in words.LAYERED_FAMILIES] + [
+        ("x", "E_raw", "all", 48)
+    ]
+    assert [row[1] for row in every.rows[6::7]] == ["E_raw", "E_post", "L1"]
+    one_token = {word: len(gpt2.encode_batch([word])[0]) == 1 for f in words.LAYERED_FAMILIES.values() for word in f}
+    assert single.rows[6][3] == sum(one_token.values())
+    assert every.rows[6][4:] == pytest.approx(np.mean([row[4:] for row in every.rows[:6]], axis=0))
+    assert dict(zip(every.columns, every.paper[0], strict=True))["root"] == 0.302
