@@ -38,6 +38,6 @@ def _overrides(name: str, tie_head: bool = False, **embedding: object) -> dict[s
 ARMS = {name: _overrides(name, **keys) for name, keys in ARMS.items()}
 
 
-def kronecker_at(std: float, pos_dim: int = 16) -> dict[str, object]:
-    """Returns `kronecker` whose embeddings start at the standard deviation `std`: its projection at std / sqrt(D)."""
-    return ARMS["kronecker"] | {"embedding.pos_dim": pos_dim, "embedding.init_std": std / (256 * pos_dim) ** 0.5}
+def kronecker_at(std: float) -> dict[str, object]:
+    """Returns `kronecker`, at P = 16, whose embeddings start at the standard deviation `std`: W at std / sqrt(D)."""
+    return ARMS["kronecker"] | {"embedding.pos_dim": 16, "embedding.init_std": std / (256 * 16) ** 0.5}

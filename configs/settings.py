@@ -5,8 +5,8 @@
   gpu      configs/gpu_study.py               tiny on FineWeb-Edu, GPT-2's vocabulary, 60M tokens a run
   study    configs/study.py                   nano on English prose, a BPE of 8,192 ids: two CPU cores
 
-Seeds count from 0 in every ablation.  Runs of one setting that two ablations have in common have one name, so two that
-get the same --out train those once, for example the table_untied that each of them is paired with.
+Seeds count from 0 in every ablation.  An arm as it is, such as the table_untied that most of them are paired with, has
+one name in the ablations that do not vary its own keys, so that two of them that get one --out train it once.
 """
 
 import ml_collections

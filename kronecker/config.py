@@ -9,7 +9,7 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -143,7 +143,7 @@ def resolve(config: ml_collections.ConfigDict, devices: int = 1) -> ml_collectio
     c.train.warmup_tokens = c.train.warmup_steps * tokens_a_step
     c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
     if not c.embedding.init_std:
-        c.embedding.init_std = 0.02 if c.embedding.kind in TABLES else (codec.CHAR_DIM * c.embedding.pos_dim) ** -0.5
+        c.embedding.init_std = derived_init_std(flat(c))
     return c
 
 
@@ -171,6 +171,13 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
             f"{c.model.d_model}; set it below {full}, or a smaller embedding.pos_dim whose projection it matches"
         )
     return c
+
+
+def derived_init_std(values: Mapping[str, Any]) -> float:
+    """Returns the initial std of an input matrix where embedding.init_std is 0; `values`: dotted key -> value."""
+    if values["embedding.kind"] in TABLES:
+        return 0.02
+    return (codec.CHAR_DIM * values["embedding.pos_dim"]) ** -0.5
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

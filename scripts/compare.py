@@ -15,6 +15,7 @@ cost.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,16 +29,20 @@ _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.
 
 def main(folders: Sequence[str]) -> None:
     """Prints the verdict table."""
-    from kronecker.report import breakdown, collisions, compare, runs, tables  # --help should not wait for SciPy
+    # After the flags: --help should not wait for SciPy.
+    from kronecker.report import breakdown, collisions, compare, runs, tables, token_losses
     from kronecker.report.html import write_text
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")
     comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value)
-    losses = breakdown.read_all(comparison)
+    losses = token_losses.read_all(comparison)
     damages = collisions.damage(comparison, losses)
     tables.show(comparison, damages)
     if _JSON.value:
+        lacking = token_losses.missing(comparison)
+        if lacking:
+            print(f"no losses by token: run scripts/token_losses.py for {', '.join(lacking)}", file=sys.stderr)
         content = compare.to_json(comparison) | {
             "by_token": breakdown.to_json(breakdown.break_down(comparison, losses)),
             "collisions": collisions.to_json(damages),

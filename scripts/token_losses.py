@@ -5,8 +5,9 @@
   python scripts/token_losses.py --again runs/demo
 
 Each argument is a run's folder or a folder of runs.  Every run gets token_losses.npz: each held-out token's loss, the
-tokens, and what is known of each id (frequency in the training text, bytes, script, shared code).  Runs that have the
-file are skipped.  scripts/report.py then shows losses by frequency, length and script, and what colliding codes cost.
+tokens, and what is known of each id (frequency in the training text, bytes, script, shared code).  Runs whose
+file is of their end are skipped.  scripts/report.py then shows losses by frequency, length and script, and what
+colliding codes cost.
 """
 
 import sys
@@ -16,25 +17,35 @@ from absl import flags
 
 from kronecker import cli
 
-_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs that have the file.")
+_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose file is there and right.")
 
 
 def main(folders: Sequence[str]) -> None:
     """Evaluates what is missing, and says what it found."""
     from kronecker.report import runs  # after the flags: --help should not wait for JAX
-    from kronecker.training import rundir, token_losses
+    from kronecker.training import token_losses
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/token_losses.py runs/demo")
     found = runs.find(folders)
     for folder in found:
         runs.require_finished(folder)
-    due = [folder for folder in found if _AGAIN.value or not (folder / rundir.TOKEN_LOSSES).exists()]
+    due = [folder for folder in found if _AGAIN.value or not _is_current(folder)]
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", end="", file=sys.stderr, flush=True)
         arrays = token_losses.write(folder)
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
     print(f"token losses: {len(due)} written, {len(found) - len(due)} there before")
+
+
+def _is_current(folder) -> bool:
+    from kronecker.report import runs, token_losses
+
+    try:
+        return token_losses.read(runs.read(folder)) is not None
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return False
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import base64
 import collections
 import csv
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_folders import LINES, STEPS_A_LINE, write_run
+from run_folders import LINES, STEPS_A_LINE, write_json, write_run
 
-from kronecker.report import breakdown, collisions, compare, html, runs, tables
+from kronecker.report import breakdown, collisions, compare, html, runs, tables, token_losses
 
 ROOT = Path(__file__).parents[1]
 STEP, FINGERPRINT = LINES * STEPS_A_LINE, "d" * 64  # of every run that write_run writes
@@ -40,9 +41,11 @@ def vocabulary(ids: int, **columns: Any) -> dict[str, np.ndarray]:
 
 
 def write_losses(folder: Path, facts: dict[str, np.ndarray], **arrays: Any) -> None:
-    """Writes a run's token_losses.npz."""
+    """Writes a run's token_losses.npz, and their mean as the run's final loss."""
     of_run = {"step": np.array(STEP), "data_fingerprint": np.array(FINGERPRINT)}
     np.savez_compressed(folder / "token_losses.npz", **(facts | of_run | arrays))
+    result = json.loads((folder / "result.json").read_text())
+    write_json(folder / "result.json", result | {"validation_loss": float(arrays["nats"].mean(dtype=np.float64))})
 
 
 def comparison(folder: Path) -> compare.Comparison:
@@ -51,7 +54,7 @@ def comparison(folder: Path) -> compare.Comparison:
 
 def broken_down(folder: Path) -> dict[str, breakdown.Breakdown]:
     compared = comparison(folder)
-    return {made.name: made for made in breakdown.break_down(compared, breakdown.read_all(compared))}
+    return {made.name: made for made in breakdown.break_down(compared, token_losses.read_all(compared))}
 
 
 def write_pair(
@@ -241,7 +244,7 @@ def test_a_breakdown_with_one_group_is_none(tmp_path: Path):
 
 def damages(folder: Path) -> list[collisions.Damage]:
     compared = comparison(folder)
-    return collisions.damage(compared, breakdown.read_all(compared))
+    return collisions.damage(compared, token_losses.read_all(compared))
 
 
 def collide(
@@ -355,7 +358,8 @@ def test_every_seed_has_its_own_damage_and_pairs_with_its_own_baseline(tmp_path:
         collide(tmp_path / f"{seed}", facts, inputs, [damage + seed, seed], luck=seed)
         for arm in ("table_untied", "kronecker"):
             run = write_run(tmp_path / "all" / f"{arm}-{seed}", arm, seed, 4.0)
-            (tmp_path / f"{seed}" / arm / "token_losses.npz").rename(run / "token_losses.npz")
+            for name in ("token_losses.npz", "result.json"):
+                (tmp_path / f"{seed}" / arm / name).rename(run / name)
     (found,) = damages(tmp_path / "all")
     assert found.difference.seeds == (0, 1, 2)
     assert found.difference.values == pytest.approx((0.125, 0.5, -0.25))
@@ -374,7 +378,8 @@ def test_quirks_of_single_ids_are_no_damage_however_many_seeds_repeat_them(
         collide(tmp_path / f"{seed}", facts, np.repeat(np.arange(60), 40), effect.tolist(), luck=seed)
         for arm in ("table_untied", "kronecker"):
             run = write_run(tmp_path / "all" / f"{arm}-{seed}", arm, seed, 4.0)
-            (tmp_path / f"{seed}" / arm / "token_losses.npz").rename(run / "token_losses.npz")
+            for name in ("token_losses.npz", "result.json"):
+                (tmp_path / f"{seed}" / arm / name).rename(run / name)
     (found,) = damages(tmp_path / "all")
     assert found.difference.verdict == "worse"  # over seeds alone both would be
     assert found.verdict == verdict
@@ -396,7 +401,7 @@ def test_the_table_of_collisions_holds_the_numbers(tmp_path: Path):
 
 
 def test_a_run_without_the_file_has_no_token_losses(tmp_path: Path):
-    assert breakdown.read(runs.read(runs.find([write_run(tmp_path / "run", "kronecker", 0, 4.0)])[0])) is None
+    assert token_losses.read(runs.read(runs.find([write_run(tmp_path / "run", "kronecker", 0, 4.0)])[0])) is None
 
 
 @pytest.mark.parametrize(
@@ -427,7 +432,44 @@ def test_token_losses_that_were_cut_are_refused_in_one_line(tmp_path: Path, left
     file = tmp_path / "kronecker" / "token_losses.npz"
     file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(ValueError, match=r"token_losses\.npz: damaged .* --again"):
-        breakdown.read_all(comparison(tmp_path))
+        token_losses.read_all(comparison(tmp_path))
+
+
+def test_token_losses_of_a_run_that_stood_in_the_folder_before_are_refused(tmp_path: Path):
+    facts = vocabulary(2, bytes=[1, 2])
+    nats = {"table_untied": np.full(500, 4.0), "kronecker": np.full(500, 3.0)}
+    write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
+    result = tmp_path / "kronecker" / "result.json"
+    write_json(result, json.loads(result.read_text()) | {"validation_loss": 3.01})
+    with pytest.raises(ValueError, match=r"3\.0000 nats/token on the tokens whose loss is 3\.0100 .* of another run"):
+        token_losses.read_all(comparison(tmp_path))
+
+
+def test_the_mean_is_checked_over_the_tokens_of_the_final_evaluation(tmp_path: Path):
+    run = write_run(tmp_path / "run", "kronecker", 0, 2.0, {"eval.sequences": 2})
+    nats = np.r_[np.full(2 * 128, 2.0), np.full(1000, 7.0)]
+    tokens = {"nats": nats, "inputs": np.zeros(len(nats), int), "targets": np.zeros(len(nats), int)}
+    write_losses(run, vocabulary(1), **tokens)
+    result = json.loads((run / "result.json").read_text())
+    write_json(run / "result.json", result | {"validation_loss": 2.0})
+    assert token_losses.read(runs.read(runs.find([run])[0])) is not None
+
+
+def test_runs_that_predicted_other_tokens_are_refused(tmp_path: Path):
+    facts = vocabulary(2, bytes=[1, 2])
+    nats = {"table_untied": np.full(500, 4.0), "kronecker": np.full(500, 3.0)}
+    write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
+    tokens = {"nats": nats["kronecker"], "inputs": np.ones(500, int), "targets": np.zeros(500, int)}
+    write_losses(tmp_path / "kronecker", facts, **tokens)
+    with pytest.raises(ValueError, match="of other tokens than the other runs'"):
+        token_losses.read_all(comparison(tmp_path))
+
+
+def test_what_follows_a_special_token_is_no_control(tmp_path: Path):
+    """The arm differs after the end-of-text id alone, which has the length and the count of ids that collide."""
+    facts = vocabulary(3, bytes=[5, 5, 5], special=[False, False, True], code_group=[8, -1, -1])
+    (found,) = damages(collide(tmp_path, facts, np.repeat([0, 1, 2], [50, 50, 50]), [0.0, 0.0, 4.0]))
+    assert found.difference.values == (0.0,)
 
 
 # The page.
@@ -542,7 +584,8 @@ def test_a_run_without_token_losses_leaves_all_breakdowns_out_and_the_page_says_
     for (arm, seed), _ in random_sweep()[2].items():
         run = write_run(folder / f"{arm}-seed{seed}", arm, seed, 4.5)
         if (arm, seed) != ("kronecker_unit", 1):
-            (run / "token_losses.npz").write_bytes((swept / run.name / "token_losses.npz").read_bytes())
+            for name in ("token_losses.npz", "result.json"):
+                (run / name).write_bytes((swept / run.name / name).read_bytes())
     html.write(comparison(folder), folder / "report.html", "x")
     page = (folder / "report.html").read_text()
     assert f"<code>python scripts/token_losses.py &#x27;{folder}&#x27;</code>" in page

@@ -269,3 +269,36 @@ def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path, name: str):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path}/missing: no such folder; give run folders, or a folder that holds them\n"
     assert "no runs given; for example: python" in script(name).stderr
+
+
+def test_how_a_product_is_computed_makes_no_version_of_an_arm(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01])
+    write_run(tmp_path / "k1", "kronecker", 1, 4.0, {"embedding.implementation": "bag"})
+    write_run(tmp_path / "t1", "table_untied", 1, 4.1, {"mesh.cpu_devices": 4})
+    compared = comparison(tmp_path)
+    assert [(arm.name, len(arm.runs)) for arm in compared.arms] == [("table_untied", 2), ("kronecker", 2)]
+
+
+def test_versions_with_other_pos_dims_are_not_named_by_the_scale_that_follows_from_it(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01])
+    write_run(tmp_path / "p8", "kronecker", 0, 4.0, {"embedding.pos_dim": 8})
+    write_run(tmp_path / "small", "kronecker", 0, 4.2, {"embedding.init_std": 0.0003125})
+    assert [arm.name for arm in comparison(tmp_path).others] == [
+        "kronecker init_std=derived pos_dim=8",
+        "kronecker init_std=0.0003125 pos_dim=16",
+        "kronecker init_std=derived pos_dim=16",
+    ]
+
+
+def test_two_runs_of_one_arm_and_seed_that_are_no_twins_are_refused_with_their_difference(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01])
+    write_run(tmp_path / "fast", "kronecker", 0, 4.0, {"train.lr": 0.002})
+    with pytest.raises(ValueError, match=r"cannot be compared: train\.lr is 0\.0.* against 0\.0"):
+        comparison(tmp_path)
+
+
+def test_the_settings_that_differ_are_a_table(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01])
+    told = tables.settings(comparison(tmp_path))
+    assert told.headers[:2] == ("arm", "kind")
+    assert [row[1] for row in told.rows] == ["table", "kronecker"]

@@ -12,8 +12,7 @@ from kronecker.report import compare, reach, runs, tables
 
 STEPS = LINES * STEPS_A_LINE
 TOKENS_A_UPDATE = 1000
-# Loss at steps 0, 100, 200, 400, the last four of which lie on no straight line.
-STEPS_EVALUATED, CURVE = (0, 100, 200, 400), (10.0, 6.0, 4.0, 3.0)
+STEPS_EVALUATED, CURVE = (0, 100, 200, 300, 400), (10.0, 6.0, 4.0, 3.5, 3.0)
 
 
 def run(losses: Sequence[float], steps: Sequence[int] = STEPS_EVALUATED) -> runs.Run:
@@ -37,7 +36,7 @@ def ending_at(loss: float) -> runs.Run:
     ("target", "steps"),
     [
         (5.0, 150.0),  # half-way from 6 at step 100 to 4 at step 200
-        (3.25, 350.0),  # three quarters of the way from 4 at step 200 to 3 at step 400
+        (3.25, 350.0),  # half-way from 3.5 at step 300 to 3 at step 400
         (8.0, 50.0),  # half-way from the first evaluation to the second
         (4.0, 200.0),  # an evaluation's own loss
         (3.0, 400.0),  # the same final loss
@@ -58,17 +57,22 @@ class TestOfAStraightLineBetweenEvaluations:
         assert (found.steps, found.tokens) == (pytest.approx(steps), pytest.approx(1000 * steps))
 
 
-def test_the_first_passing_counts_where_the_loss_rises_again():
-    found = reach.reach(run((10.0, 4.0, 6.0, 3.0)), ending_at(5.5))
-    assert found.steps == pytest.approx(75.0)  # 4.5 of the 6 nats between steps 0 and 100
+def test_the_last_passing_counts_where_the_loss_rises_again():
+    found = reach.reach(run((10.0, 4.0, 6.0, 3.5, 3.0)), ending_at(5.5))
+    assert found.steps == pytest.approx(220.0)  # .5 of the 2.5 nats between steps 200 and 300
 
 
 def test_the_first_evaluation_of_a_plateau_at_the_other_loss_counts():
-    assert reach.reach(run((10.0, 4.0, 4.0, 3.0)), ending_at(4.0)).steps == pytest.approx(100.0)
+    assert reach.reach(run((10.0, 4.0, 4.0, 3.5, 3.0)), ending_at(4.0)).steps == pytest.approx(100.0)
 
 
 def test_a_run_that_was_evaluated_only_at_its_end_tells_nothing():
-    assert reach.reach(run((3.0,), (400,)), run(CURVE)) is None
+    assert reach.reach(run((2.0,), (400,)), run(CURVE)) is None
+
+
+def test_evaluations_too_far_apart_tell_nothing():
+    assert reach.reach(run((10.0, 6.0, 3.0), (0, 200, 400)), ending_at(7.0)) is None
+    assert reach.reach(run((10.0, 6.0, 3.0), (0, 100, 400)), ending_at(7.0)).steps == pytest.approx(75.0)
 
 
 def test_it_is_the_better_run_whose_evaluations_matter():
@@ -92,9 +96,12 @@ def write_evaluations(folder: Path, *evaluations: tuple[int, float]) -> None:
 
 
 def write_curve(folder: Path, arm: str, seed: int, middle: float, last: float) -> None:
-    """Writes a run evaluated at its start, its middle and its end."""
+    """Writes a run evaluated at every fifth of a half, on straight lines from 9 to `middle` to `last`."""
     written = write_run(folder / f"{arm}-seed{seed}", arm, seed, last)
-    write_evaluations(written, (0, 9.0), (STEPS // 2, middle), (STEPS, last))
+    steps = range(0, STEPS + 1, STEPS // 10)
+    write_evaluations(
+        written, *((at, float(np.interp(at, (0, STEPS / 2, STEPS), (9.0, middle, last)))) for at in steps)
+    )
 
 
 def comparison(folder: Path) -> compare.Comparison:

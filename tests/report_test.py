@@ -110,6 +110,8 @@ def test_the_verdict_table_holds_what_compare_prints(page: Page):
         *["kronecker", "4.5850", "2.2925", "−0.0300", "0.0000", "0.0000", "1.14", "better"],
     ]
     row = page.cells.index("kronecker", row + 1)
+    assert page.cells[row : row + 5] == ["kronecker", "2 of 2", "539k", "263", "1.14, 1.14"]
+    row = page.cells.index("kronecker", row + 1)
     assert page.cells[row : row + 8] == [
         *["kronecker", "524k", "809k", "1.05M", "2.38M", "5,050", "1.50 GB", "10.4\xa0%"],
     ]
@@ -224,6 +226,28 @@ def test_a_page_with_another_suffix_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ValueError, match=r"report: a page ends in \.html; write --out=.*report\.html"):
         html.write(comparison(tmp_path / "runs"), tmp_path / "report", "x")
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
+
+
+def test_names_however_long_leave_the_figures_their_axes(tmp_path: Path):
+    write_run(tmp_path / "table", "table_untied", 0, 4.6)
+    for number in range(7):
+        settings = {"embedding.pos_dim": 8 * (number + 1), "embedding.lr_mult": 1 + number / 7}
+        settings |= {
+            "embedding.init_std": 0.001 * (number + 1),
+            "embedding.truncation": "head" if number else "head_raw",
+        }
+        write_run(
+            tmp_path / f"k{number}", "kronecker", 0, 4.5 + number / 100, settings | {"embedding.arm": "kronecker_$x^{"}
+        )
+    compared = comparison(tmp_path)
+    longest = max(len(arm.name) for arm in compared.arms)
+    assert longest > 60
+    for drawn in figures.draw(compared):
+        width = float(ET.fromstring(drawn.svg).get("width").removesuffix("pt")) / 72
+        assert width >= plot.LEAST_WIDTH + plot.LETTER * longest
+    html.write(compared, tmp_path / "report.html", "Long")
+    paper, axes = plot.panels([arm.name for arm in compared.others], ["1", "2"])
+    assert axes[0].get_position().width * paper.get_figwidth() >= plot.LETTER * longest * 0.9
 
 
 def test_every_arm_looks_different_and_named_arms_always_the_same():

@@ -15,6 +15,7 @@ import pytest
 from kronecker import codec, tokenizers
 from kronecker.data import rows
 from kronecker.report import breakdown, collisions, compare, runs
+from kronecker.report import token_losses as read_losses
 from kronecker.training import token_losses
 
 pytestmark = pytest.mark.slow  # two real trainings
@@ -248,7 +249,7 @@ def test_code_groups_are_the_codecs_collisions(swept: Path):
 
 def test_the_report_reads_what_the_command_wrote(swept: Path):
     compared = compare.compare([runs.read(run) for run in runs.find([swept])])
-    read = breakdown.read_all(compared)
+    read = read_losses.read_all(compared)
     assert "target_length" in {made.name for made in breakdown.break_down(compared, read)}
     (damage,) = collisions.damage(compared, read)
     table = codec.byte_table(tokenizers.load("gpt2").token_bytes, POS_DIM)

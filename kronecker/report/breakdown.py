@@ -3,22 +3,16 @@
 The groups are of the token that is predicted, or of the one before it, the last that the input embedding saw.  A
 group's difference is the mean over its tokens of the arm's loss minus the baseline's, one value a seed.
 
-Reads token_losses.npz, which scripts/token_losses.py adds to a finished run.
-
 Shapes: N held-out predictions, V vocabulary, G groups.
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kronecker.report import compare, runs, statistics
-from kronecker.training import rundir
-
-TokenLosses = Mapping[str, np.ndarray]
+from kronecker.report import compare, statistics, token_losses
 
 LEAST_TOKENS = 200  # a smaller group says more about its tokens than about an arm
 DECILES = 10
@@ -51,43 +45,15 @@ class Breakdown:
     differences: Mapping[str, tuple[statistics.Difference, ...]]
 
 
-def read(run: runs.Run) -> TokenLosses | None:
-    """Returns the arrays of a run's token_losses.npz (`training.token_losses` says which), or None if it has none.
-
-    Raises:
-      ValueError: if they are of another checkpoint or of other data than the run's result.
-    """
-    file = run.folder / rundir.TOKEN_LOSSES
-    if not file.exists():
-        return None
-    try:
-        with file.open("rb") as opened, np.load(opened) as arrays:
-            losses = {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file}: damaged ({error}); {_write_again(run)}") from error
-    of_run = run.result["step"], run.result["data_fingerprint"]
-    if (int(losses["step"]), str(losses["data_fingerprint"])) != of_run:
-        raise ValueError(f"{file}: of another checkpoint or other data than {rundir.RESULT}; {_write_again(run)}")
-    return losses
-
-
-def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
-    """Returns (arm, seed) -> token losses of every run of a comparison; empty if one of them has none."""
-    losses = {(arm.name, run.seed): read(run) for arm in comparison.arms for run in arm.runs}
-    return {} if None in losses.values() else losses
-
-
-def break_down(comparison: compare.Comparison, losses: Mapping[compare.RunKey, TokenLosses]) -> list[Breakdown]:
+def break_down(
+    comparison: compare.Comparison, losses: Mapping[compare.RunKey, token_losses.TokenLosses]
+) -> list[Breakdown]:
     """Returns every breakdown in which at least two groups have LEAST_TOKENS tokens; none without token losses."""
     if not losses or not comparison.others:
         return []
     facts = losses[comparison.baseline.name, comparison.baseline.runs[0].seed]
     made = [_over_groups(comparison, losses, grouping, grouping.of_token(facts)) for grouping in GROUPINGS]
     return [breakdown for breakdown in made if len(breakdown.groups) > 1]
-
-
-def _write_again(run: runs.Run) -> str:
-    return f"write it again: python scripts/token_losses.py --again {run.folder}"
 
 
 def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
@@ -123,15 +89,15 @@ class Grouping:
     caption: str
     axis: str
     ids: str
-    of_ids: Callable[[TokenLosses], tuple[list[str], np.ndarray]]
+    of_ids: Callable[[token_losses.TokenLosses], tuple[list[str], np.ndarray]]
 
-    def of_token(self, facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+    def of_token(self, facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
         """Returns the names of all groups, and the group of each held-out token (N,)."""
         names, of_id = self.of_ids(facts)
         return names, of_id[facts[self.ids]]
 
 
-def by_frequency(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+def by_frequency(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns ten groups of ids, each about a tenth of the training text's tokens; the most frequent ids are first.
 
     An id belongs where the middle of its own share lies, so no id is split and one id may fill more than a decile.
@@ -145,7 +111,7 @@ def by_frequency(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
     return [str(i + 1) for i in range(DECILES)], decile_V
 
 
-def by_length(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+def by_length(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns groups of ids by their raw bytes; special tokens are a group of their own."""
     ends = [*(first - 1 for first in LENGTHS[1:]), None]
     names = [
@@ -156,7 +122,7 @@ def by_length(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
     return [*names, SPECIAL], np.where(facts["special"] | (group_V < 0), len(names), group_V)
 
 
-def by_script(facts: TokenLosses) -> tuple[list[str], np.ndarray]:
+def by_script(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns groups of ids by script, as `coverage.script` names it; special tokens are a group of their own."""
     names = facts["scripts"].tolist()
     return [*names, SPECIAL], np.where(facts["special"], len(names), facts["script"])
@@ -193,7 +159,7 @@ GROUPINGS = (
 
 def _over_groups(
     comparison: compare.Comparison,
-    losses: Mapping[compare.RunKey, TokenLosses],
+    losses: Mapping[compare.RunKey, token_losses.TokenLosses],
     grouping: Grouping,
     groups: tuple[Sequence[str], np.ndarray],
 ) -> Breakdown:

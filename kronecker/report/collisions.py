@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kronecker.report import breakdown, compare, statistics
+from kronecker.report import compare, statistics, token_losses
 
 LEAST_OF_A_KIND = 20  # predictions after collided, and after other inputs, for a stratum to count
 PLACEBOS = 1000
@@ -49,7 +49,10 @@ class Damage:
 
     @property
     def spread(self) -> float | None:
-        """The damage, of next tokens alone, spread over all held-out tokens: nats per token."""
+        """The damage, of next tokens alone, over all held-out tokens: nats per token.
+
+        Inputs without a match are taken to be like the others.
+        """
         return self.difference and self.difference.mean * self.share
 
     @property
@@ -61,7 +64,7 @@ class Damage:
         return self.difference.verdict if beyond else statistics.NOT_RESOLVED
 
 
-def damage(comparison: compare.Comparison, losses: Mapping[compare.RunKey, breakdown.TokenLosses]) -> list[Damage]:
+def damage(comparison: compare.Comparison, losses: Mapping[compare.RunKey, token_losses.TokenLosses]) -> list[Damage]:
     """Returns the damage of each arm that has ids which share a code; none without token losses."""
     if not losses:
         return []
@@ -87,7 +90,7 @@ def to_json(damages: Sequence[Damage]) -> dict[str, Any]:
 
 
 def _damage(
-    comparison: compare.Comparison, losses: Mapping[compare.RunKey, breakdown.TokenLosses], arm: compare.Arm
+    comparison: compare.Comparison, losses: Mapping[compare.RunKey, token_losses.TokenLosses], arm: compare.Arm
 ) -> Damage:
     facts = losses[arm.name, arm.runs[0].seed]
     inputs_N = facts["inputs"]
@@ -95,7 +98,7 @@ def _damage(
     collided_V = coded_V & (facts["code_group"] >= 0)
     of_input = _Inputs(
         np.bincount(inputs_N, minlength=len(coded_V)) * coded_V,
-        np.stack([_sums(losses, comparison.baseline.name, arm, run.seed, len(coded_V)) for run in arm.runs]),
+        np.stack([_sums(losses, comparison.baseline.name, arm, run.seed, coded_V) for run in arm.runs]),
         _strata(facts),
     )
     estimate = of_input.excess(collided_V)
@@ -164,13 +167,17 @@ def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
 
 
 def _sums(
-    losses: Mapping[compare.RunKey, breakdown.TokenLosses], baseline: str, arm: compare.Arm, seed: int, vocab: int
+    losses: Mapping[compare.RunKey, token_losses.TokenLosses],
+    baseline: str,
+    arm: compare.Arm,
+    seed: int,
+    coded_V: np.ndarray,
 ) -> np.ndarray:
     own, partner = losses[arm.name, seed], losses[baseline, seed]
-    return np.bincount(own["inputs"], own["nats"].astype(np.float64) - partner["nats"], vocab)
+    return np.bincount(own["inputs"], own["nats"].astype(np.float64) - partner["nats"], len(coded_V)) * coded_V
 
 
-def _strata(facts: breakdown.TokenLosses) -> np.ndarray:
+def _strata(facts: token_losses.TokenLosses) -> np.ndarray:
     magnitude_V = np.log2(np.maximum(facts["train_count"], 1)).astype(np.int64)
     keys = np.stack([facts["bytes"], facts["script"], magnitude_V, facts["after_space"]], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kronecker import config as configs
 from kronecker.report import reach, runs, statistics
 
 BASELINE = "table_untied"
@@ -26,6 +27,11 @@ NO_INFLUENCE = {
     "checkpoint.": "saving does not touch the state",
     "eval.every": "evaluating does not touch the state, and the last step is always evaluated",
     "log.": "reporting does not touch the state",
+    "embedding.implementation": "how the product is computed: the same numbers but for rounding",
+    "embedding.cache_limit_mb": "likewise",
+    "mesh.": "where it is computed: likewise",
+    "model.remat": "likewise",
+    "model.scan_layers": "likewise",
 }
 # Equal within a pair, but not from one pair to the next.
 PER_SEED = ("seed", "body_init_sha256")
@@ -150,14 +156,29 @@ def _by_name_and_seed(found: Iterable[runs.Run]) -> dict[str, dict[int, runs.Run
         of_arm[run.arm].append(run)
     groups = collections.defaultdict(dict)
     for arm, versions in of_arm.items():
-        settings = [{key: value for key, value in run.config.items() if _within(key, COMPARED)} for run in versions]
-        keys = runs.varying(settings)
-        for run in versions:
-            name = " ".join([arm, *(f"{key.rpartition('.')[2]}={run.config[key]}" for key in keys)])
+        told = [settings(run) for run in versions]
+        keys = runs.varying(told)
+        for run, own in zip(versions, told, strict=True):
+            name = " ".join([arm, *(f"{key}={own[key]}" for key in keys)])
             twin = groups[name].setdefault(run.seed, run)
             if twin is not run:
+                _require_equal((twin, run))
                 raise ValueError(f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; leave one out")
     return groups
+
+
+def settings(run: runs.Run) -> dict[str, str]:
+    """Returns what a pair is there to compare, by the last part of each key; a derived scale is told as `derived`.
+
+    Each P has its own derived scale, which says nothing beside P.
+    """
+    compared = {k: v for k, v in run.config.items() if _within(k, COMPARED) and not _within(k, NO_INFLUENCE)}
+    told = {
+        key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in compared.items()
+    }
+    if run.config["embedding.init_std"] == configs.derived_init_std(run.config):
+        told["init_std"] = "derived"
+    return told
 
 
 def _paired(name: str, members: tuple[runs.Run, ...], partners: Sequence[runs.Run]) -> Arm:

@@ -243,9 +243,8 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
     numbers = []
     for row, arm in enumerate(comparison.others):
         difference, colour = arm.difference, style[arm.name][0]
-        interval = ()
-        if difference.half is not None:
-            interval = (difference.mean - difference.half, difference.mean + difference.half)
+        interval = difference.interval or ()
+        if interval:
             ax.plot(interval, (row, row), color=colour, linewidth=2.4, solid_capstyle="butt")
         ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
         ax.plot(difference.mean, row, "D", color=colour, markersize=6.5, gid=arm.name)

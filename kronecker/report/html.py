@@ -11,7 +11,17 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kronecker.report import breakdown, breakdown_figures, collisions, compare, figures, runs, statistics, tables
+from kronecker.report import (
+    breakdown,
+    breakdown_figures,
+    collisions,
+    compare,
+    figures,
+    runs,
+    statistics,
+    tables,
+    token_losses,
+)
 
 STYLE = """
 :root { color-scheme: light; }
@@ -81,7 +91,7 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     """
     if page.suffix != ".html":
         raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
-    losses = breakdown.read_all(comparison)
+    losses = token_losses.read_all(comparison)
     numbers = page.with_suffix("")
     numbers.mkdir(parents=True, exist_ok=True)
     sections = Sections(
@@ -137,12 +147,14 @@ def render(comparison: compare.Comparison, sections: Sections, title: str, numbe
 <h2>Training</h2>
 <div class="columns">
 {"".join(_figure(drawing, numbers) for drawing in sections.curves)}</div>
+{_reaches(comparison)}
 {_by_token(comparison, sections, numbers)}
 <h2>Costs</h2>
 {_table(tables.costs(comparison))}
 {_figure(sections.speed, numbers)}
 <h2>Conditions</h2>
 {_conditions(comparison)}
+{_table(tables.settings(comparison)) if comparison.others else ""}
 <h2>Commands</h2>
 <pre>{html.escape(_commands(comparison))}</pre>
 </body>
@@ -170,6 +182,16 @@ def _table(told: tables.Table) -> str:
 </table></div>"""
 
 
+def _reaches(comparison: compare.Comparison) -> str:
+    told = tables.reaches(comparison)
+    if not told.rows:
+        return ""
+    return f"""<h3>Who got there sooner</h3>
+{_table(told)}
+<p>Tokens and steps that the better run of a pair, the arm's where it is ahead, had seen when its validation loss fell
+below the other's final loss for good; the factor is explained above.</p>"""
+
+
 def _by_token(comparison: compare.Comparison, sections: Sections, numbers: str) -> str:
     if not comparison.others:
         return ""
@@ -182,9 +204,11 @@ def _by_token(comparison: compare.Comparison, sections: Sections, numbers: str) 
         return f"""<h2>By token</h2>
 <p>The held-out text is too short: no two groups of its tokens hold {breakdown.LEAST_TOKENS} each.</p>"""
     drawn = "".join(_figure(drawing, numbers) for drawing in sections.breakdowns)
+    evaluated = comparison.baseline.runs[0].config["eval.sequences"]
+    first = f", the verdicts above on the first {evaluated:,} sequences of it" if evaluated else ""
     return f"""<h2>By token</h2>
-<p>On every held-out token, by the model at the end of each run. With this many groups some intervals exclude zero by
-chance: one in twenty does where there is nothing to see.</p>
+<p>On the whole held-out text{first}, by the model at the end of each run. With this many groups some
+intervals exclude zero by chance: one in twenty does where there is nothing to see.</p>
 <div class="wide">
 {drawn}</div>
 {_collisions(comparison, sections.damages)}"""
@@ -198,10 +222,10 @@ def _collisions(comparison: compare.Comparison, damages: Sequence[collisions.Dam
 <p>Ids whose codes are equal look the same to the model. Damage: how much more an arm loses to
 {html.escape(comparison.baseline.name)} on the token after such an input than after inputs with a code of their own,
 matched by length in bytes, script, frequency in the training text (powers of two) and whether they begin with a space.
-Over all tokens: damage times the share of such inputs, in nats per held-out token; later tokens, which read the input
-too, are not in it. The interval is over seeds, which share their ids. The placebo is what 95 % of such estimates stay
-below after the label was dealt out at random among the ids of a stratum: a damage within it may be a quirk of the ids,
-and is not resolved.</p>"""
+Over all tokens: damage times the share of such inputs, those without a match taken to be like the others; later
+tokens, which read the input too, are not in it. The interval is over seeds, which share their ids. The placebo is what
+95 % of such estimates stay below after the label was dealt out at random among the ids of a stratum: a damage within
+it may be a quirk of the ids, and is not resolved.</p>"""
 
 
 def _how_to_read(comparison: compare.Comparison) -> str:
@@ -222,11 +246,13 @@ a run planned to be that short would end lower; the paper's factor, 1.43, was re
 
 def _limits(comparison: compare.Comparison) -> list[str]:
     first = comparison.baseline.runs[0]
+    multipliers = {run.config["embedding.lr_mult"] for run in comparison.runs}
     told = [
         f"Nothing about larger models, longer training or other text: this is {_model(first)}, "
         f"{tables.count(first.result['tokens'])} training tokens of {first.config['data.source']}.",
         f"Nothing about each arm at its best: all share one peak learning rate, {first.config['train.lr']:g}, "
-        "which may suit one arm better than another.",
+        + ("times a multiplier for the input; " if len(multipliers) > 1 else "")
+        + "which may suit one arm better than another.",
     ]
     resolved = [arm for arm in comparison.others if arm.difference.verdict != statistics.NOT_RESOLVED]
     if len(resolved) > 1:

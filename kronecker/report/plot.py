@@ -31,7 +31,8 @@ MORE_STYLES = tuple(
 )
 
 WIDTH, HEIGHT, ROW_HEIGHT = 5.8, 3.7, 0.45  # inches
-PANEL_WIDTH, GROUP_HEIGHT, PANELS_A_ROW = 1.95, 0.24, 5  # inches, of figures with a panel an arm
+LEAST_WIDTH = 2.6  # inches, of axes beside long names
+PANEL_WIDTH, GROUP_HEIGHT, PANELS_WIDTH = 1.95, 0.24, 9.75  # inches, of figures with a panel an arm
 LETTER = 0.088  # inches, the mean width of a letter
 LABEL_GAP = 0.07  # of the axes' height, between two labels
 LOOK = {
@@ -42,6 +43,7 @@ LOOK = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # a name may hold a dollar sign
     "grid.color": "#e3e3e3",
     "lines.linewidth": 1.8,
     "svg.fonttype": "path",  # looks the same where the font is missing
@@ -113,11 +115,15 @@ def ink(colour: str) -> tuple[float, float, float]:
 
 
 def sheet(height: float, left: float, right: float, top: float = 0.12) -> tuple[figure.Figure, axes.Axes]:
-    """Returns an empty figure, WIDTH wide, and its axes; all sizes in inches, `left` to `top` the margins."""
+    """Returns an empty figure and its axes; all sizes in inches, `left` to `top` the margins.
+
+    It is WIDTH wide, or wider where long names in the margins would leave the axes less than LEAST_WIDTH.
+    """
     bottom = 0.6
-    paper = figure.Figure((WIDTH, height))
-    width = WIDTH - left - right
-    return paper, paper.add_axes((left / WIDTH, bottom / height, width / WIDTH, (height - bottom - top) / height))
+    width = max(WIDTH, left + LEAST_WIDTH + right)
+    paper = figure.Figure((width, height))
+    inner = width - left - right
+    return paper, paper.add_axes((left / width, bottom / height, inner / width, (height - bottom - top) / height))
 
 
 def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.Axes]:
@@ -141,9 +147,11 @@ def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, 
       groups: of the rows, the first at the top; row i is centred on y = i.
     """
     left, right, top, bottom, gap = LETTER * max(map(len, groups)) + 0.45, 0.15, 0.35, 0.6, 0.55
-    deep, across = -(-len(names) // PANELS_A_ROW), min(len(names), PANELS_A_ROW)
+    panel_width = max(PANEL_WIDTH, LETTER * max(map(len, names)) + 0.1)  # room for its title
+    across = min(len(names), max(1, int(PANELS_WIDTH / panel_width)))
+    deep = -(-len(names) // across)
     panel_height = GROUP_HEIGHT * len(groups) + 0.1
-    width = left + across * PANEL_WIDTH + right
+    width = left + across * panel_width + right
     height = top + deep * panel_height + (deep - 1) * gap + bottom
     paper = figure.Figure((width, height))
     grid = paper.subplots(deep, across, sharex=True, sharey=True, squeeze=False)

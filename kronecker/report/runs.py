@@ -110,7 +110,8 @@ def read(folder: epath.Path) -> Run:
     """
     require_finished(folder)
     result = read_json(folder, rundir.RESULT)
-    if not math.isfinite(result["validation_loss"]):
+    loss = result["validation_loss"]
+    if not isinstance(loss, int | float) or not math.isfinite(loss):
         raise ValueError(
             f"{folder}: validation_loss is {result['validation_loss']} in {rundir.RESULT}; the run diverged, "
             "train it again with a lower train.lr or leave the folder out"

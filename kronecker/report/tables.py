@@ -1,13 +1,14 @@
 """The tables of verdicts and costs, and the sentences that go with them, for the terminal and the page."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 from rich import box, console, measure, table
 
-from kronecker.report import collisions, compare, statistics
+from kronecker.report import collisions, compare, runs, statistics
 
 NARROWEST = 100
 PARAMETER_GROUPS = ("input", "body", "head", "total")
@@ -18,13 +19,11 @@ class Table:
     """A table of text.
 
     Attributes:
-      title: what it says.
       headers: of its columns; a line break where one may be wanted.
-      rows: one tuple an arm, the baseline first.
+      rows: one tuple a row.
       left: headers whose columns are aligned left; all others hold numbers.
     """
 
-    title: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: tuple[str, ...]
@@ -42,7 +41,7 @@ def verdicts(comparison: compare.Comparison) -> Table:
         "sooner\n×",
         "verdict",
     )
-    return Table("Verdicts", headers, tuple(_verdict_row(arm) for arm in comparison.arms), ("arm", "verdict"))
+    return Table(headers, tuple(_verdict_row(arm) for arm in comparison.arms), ("arm", "verdict"))
 
 
 def costs(comparison: compare.Comparison) -> Table:
@@ -54,7 +53,22 @@ def costs(comparison: compare.Comparison) -> Table:
         "peak\nmemory",
         "clipped\nsteps",
     )
-    return Table("Costs", headers, tuple(_cost_row(arm) for arm in comparison.arms), ("arm",))
+    return Table(headers, tuple(_cost_row(arm) for arm in comparison.arms), ("arm",))
+
+
+def reaches(comparison: compare.Comparison) -> Table:
+    """Returns where the better run of each pair reached the other's final loss: tokens and steps, mean over seeds."""
+    headers = ("arm", "ahead in\nseeds", "tokens", "steps", "sooner ×\nby seed")
+    rows = [_reach_row(arm) for arm in comparison.others]
+    return Table(headers, tuple(row for row in rows if row), ("arm",))
+
+
+def settings(comparison: compare.Comparison) -> Table:
+    """Returns what the arms set differently of what a pair is there to compare."""
+    told = [compare.settings(arm.runs[0]) for arm in comparison.arms]
+    keys = [key for key in runs.varying(told) if key != "arm"]
+    rows = [(arm.name, *(own[key] for key in keys)) for arm, own in zip(comparison.arms, told, strict=True)]
+    return Table(("arm", *keys), tuple(rows), ("arm", *keys))
 
 
 def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
@@ -70,13 +84,16 @@ def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
         "over all\ntokens",
         "verdict",
     )
-    return Table("Collisions", headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
+    return Table(headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
 
 
 def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO = sys.stdout) -> None:
     """Prints the tables and what they say in words; plain text where `file` is not a terminal."""
     screen = console.Console(file=file, highlight=False, markup=False)
-    for told in (verdicts(comparison), costs(comparison), *([collision_costs(damages)] if damages else [])):
+    shown = [verdicts(comparison), costs(comparison), reaches(comparison)]
+    for told in [*shown, collision_costs(damages)]:
+        if not told.rows:
+            continue
         printed = table.Table(
             box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
         )
@@ -98,7 +115,7 @@ def sentences(comparison: compare.Comparison) -> list[str]:
     """Returns the verdicts in plain words, one sentence an arm, and what the seeds leave open."""
     told = [_sentence(arm, comparison.baseline.name) for arm in comparison.others]
     if any(arm.difference.half is None for arm in comparison.others):
-        told.append("One seed has no interval, so nothing is resolved: train at least three (SEEDS=3).")
+        told.append("One seed has no interval, so nothing is resolved: train at least three (make pair SEEDS=3).")
     if comparison.left_out:
         left_out = ", ".join(map(str, comparison.left_out))
         told.append(f"Only seeds that every arm has finished are compared; left out: {left_out}.")
@@ -142,6 +159,16 @@ def _cost_row(arm: compare.Arm) -> tuple[str, ...]:
         f"{arm.mean('peak_memory_bytes') / 1e9:.2f} GB",
         f"{100 * arm.mean('clip_share'):.1f} %",
     )
+
+
+def _reach_row(arm: compare.Arm) -> tuple[str, ...] | None:
+    known = [reached for reached in arm.reaches if reached]
+    if not known:
+        return None
+    tokens, steps = (math.fsum(getattr(one, what) for one in known) / len(known) for what in ("tokens", "steps"))
+    factors = ", ".join("?" if one is None else f"{one.factor:.2f}" for one in arm.reaches)
+    ahead = f"{sum(one.arm_ahead for one in known)} of {len(known)}"
+    return (arm.name, ahead, count(tokens), f"{steps:,.0f}", factors)
 
 
 def _collision_row(found: collisions.Damage) -> tuple[str, ...]:

@@ -158,6 +158,7 @@ class _Trainer:
             "params": rundir.read_json(self.workdir / rundir.PARAMS),
         }
         if self.lead:
+            (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of a run that stood here before
             rundir.write_json(self.workdir / rundir.RESULT, result)
         return result
 
