@@ -146,7 +146,7 @@ def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, 
       names: of the panels, their titles.
       groups: of the rows, the first at the top; row i is centred on y = i.
     """
-    left, right, top, bottom, gap = LETTER * max(map(len, groups)) + 0.45, 0.15, 0.35, 0.6, 0.55
+    left, right, top, bottom, gap = LETTER * max(map(len, groups)) + 0.45, 0.25, 0.35, 0.6, 0.55
     panel_width = max(PANEL_WIDTH, LETTER * max(map(len, names)) + 0.1)  # room for its title
     across = min(len(names), max(1, int(PANELS_WIDTH / panel_width)))
     deep = -(-len(names) // across)
