@@ -1,4 +1,4 @@
-"""The study on two CPU cores: every arm, three seeds, real English prose.  results/README.md says what came out.
+"""The study on two CPU cores: every arm, three seeds, real English prose.
 
 Size nano, a byte-level BPE of 8,192 tokens trained on the text, 1.5M tokens a run.  All arms share one schedule.  Its
 peak learning rate is the one of .001, .002, .004 and .008 with the lowest training loss, mean of table_untied and
@@ -6,6 +6,7 @@ kronecker, on a seed and a length (400,000 tokens) that the study does not use.
 
   python scripts/sweep.py --config=configs/study.py --out=runs/study --seeds=3 \
       --config.data.source=jsonl:prose.jsonl.xz
+  python scripts/token_losses.py runs/study
   python scripts/report.py runs/study
 
 prose.jsonl.xz stands for JSON lines of {"text": ..., "split": "train" or "validation"}.  Cost: 30 runs of about six
