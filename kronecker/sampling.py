@@ -3,6 +3,7 @@
 Shapes: T time, V vocabulary.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,73 +11,117 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kronecker import build
+from kronecker import bag as bags
+from kronecker import build, transformer
 
 SHORTEST_WINDOW = 32
 
 
-def sample(
-    arm: build.Arm,
-    params: dict[str, Any],
-    prompt: Sequence[int],
-    *,
-    new_tokens: int,
-    temperature: float = 0.7,
-    top_p: float = 0.9,
-    seed: int = 42,
-    stop: int | None = None,
-) -> Iterator[int]:
-    """Returns an iterator of up to `new_tokens` ids that follow `prompt`, each as it is drawn.
+class Sampler:
+    """Draws texts from one model, which it compiles once for all of them.
 
-    Beyond the model's context the oldest ids are forgotten.  Windows are padded to powers of two, so that a text of any
+    Keys and values of a text so far are cached, so that each id drawn costs one position.  Positions are learned and
+    absolute: beyond the model's context the oldest ids are forgotten, every other id moves, and nothing cached holds.
+    From there on, or without a cache, each id costs a window, which is padded to a power of two so that a text of any
     length compiles a handful of programs.
 
-    Args:
-      arm: the model and its bag.
-      params: its parameters.
-      prompt: at least one token id.
-      new_tokens: ids to draw.
-      temperature: of the softmax; 0 takes the most likely id.
-      top_p: only the most likely ids that together reach this probability can be drawn; 1: all.
-      seed: of the draws.
-      stop: the id after which to stop, which is not yielded.
-
-    Raises:
-      ValueError: if the prompt is empty or an option is out of range.
+    The two ways add the same numbers in another order.  In float32 they draw one text, unless two ids are as likely as
+    each other to its last digits; where the model computes in bfloat16, texts may part.
     """
-    if not prompt:
-        raise ValueError("the prompt is empty; give at least one token")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature is {temperature} (at least 0) and top_p is {top_p} (in (0, 1])")
-    return _sample(*build.with_table(arm, params), list(prompt), new_tokens, temperature, top_p, seed, stop)
+
+    def __init__(self, arm: build.Arm, params: dict[str, Any], cache: bool = True) -> None:
+        """Takes a model.
+
+        Args:
+          arm: the model and its bag.
+          params: its parameters.
+          cache: whether to keep keys and values.
+        """
+        self._arm, self._params = build.with_table(arm, params)
+        self._cache = cache
+        self._whole = jax.jit(functools.partial(_after_whole, self._arm.model))
+        self._part = jax.jit(functools.partial(_after_part, self._arm.model), donate_argnums=2)
+
+    def sample(
+        self,
+        prompt: Sequence[int],
+        *,
+        new_tokens: int,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        seed: int = 42,
+        stop: int | None = None,
+    ) -> Iterator[int]:
+        """Returns an iterator of up to `new_tokens` ids that follow `prompt`, each as it is drawn.
+
+        Args:
+          prompt: at least one token id.
+          new_tokens: ids to draw.
+          temperature: of the softmax; 0 takes the most likely id.
+          top_p: only the most likely ids that together reach this probability can be drawn; 1: all.
+          seed: of the draws.
+          stop: the id after which to stop, which is not yielded.
+
+        Raises:
+          ValueError: if the prompt is empty or an option is out of range.
+        """
+        if not len(prompt):
+            raise ValueError("the prompt is empty; give at least one token")
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise ValueError(f"temperature is {temperature} (at least 0) and top_p is {top_p} (in (0, 1])")
+        return self._sample(list(prompt), new_tokens, temperature, top_p, seed, stop)
+
+    def _sample(
+        self, ids: list[int], new_tokens: int, temperature: float, top_p: float, seed: int, stop: int | None
+    ) -> Iterator[int]:
+        context = self._arm.model.shape.context
+        cache, cached = {}, 0
+        for i in range(new_tokens):
+            if self._cache and len(ids) <= context:
+                part = ids[cached:]
+                window_T = np.array(part, np.int32) if len(part) == 1 else _window(part, context)
+                logits_V, cache = self._part(self._params, self._arm.bag, cache, window_T, cached, len(part))
+                cached = len(ids)
+            else:
+                recent = ids[-context:]
+                logits_V = self._whole(self._params, self._arm.bag, _window(recent, context), len(recent))
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            token = int(_draw_compiled(logits_V, key, temperature, top_p))
+            if token == stop:
+                return
+            ids.append(token)
+            yield token
 
 
-def _sample(
-    arm: build.Arm,
-    params: dict[str, Any],
-    ids: list[int],
-    new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    stop: int | None,
+def sample(
+    arm: build.Arm, params: dict[str, Any], prompt: Sequence[int], *, cache: bool = True, **options: Any
 ) -> Iterator[int]:
-    context = arm.model.shape.context
+    """Returns what `Sampler(arm, params, cache).sample(prompt, **options)` does: for a single text."""
+    return Sampler(arm, params, cache).sample(prompt, **options)
 
-    @jax.jit
-    def draw(params, bag, window_T, length, key):
-        logits_V = arm.model.apply({"params": params}, window_T[None], bag)[0, length - 1]
-        return _draw(logits_V, key, temperature, top_p)
 
-    for i in range(new_tokens):
-        recent = ids[-context:]
-        window = np.zeros(min(context, _power_of_two(len(recent))), np.int32)
-        window[: len(recent)] = recent
-        token = int(draw(params, arm.bag, window, len(recent), jax.random.fold_in(jax.random.key(seed), i)))
-        if token == stop:
-            return
-        ids.append(token)
-        yield token
+def _after_whole(
+    model: transformer.Transformer, params: dict[str, Any], bag: bags.Bag | None, window_T: jax.Array, length: jax.Array
+) -> jax.Array:
+    """Returns the logits (V,) after the first `length` ids of a window."""
+    return model.apply({"params": params}, window_T[None], bag)[0, length - 1]
+
+
+def _after_part(
+    model: transformer.Transformer,
+    params: dict[str, Any],
+    bag: bags.Bag | None,
+    cache: dict[str, Any],
+    window_T: jax.Array,
+    start: jax.Array,
+    length: jax.Array,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns the logits (V,) after `length` more ids from position `start` on, and the cache with these in it.
+
+    What the padding behind them leaves in the cache is not seen before it is overwritten.
+    """
+    logits_BTV, cache = model.apply({"params": params} | cache, window_T[None], bag, start=start, mutable=["cache"])
+    return logits_BTV[0, length - 1], cache
 
 
 def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
@@ -86,6 +131,15 @@ def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float)
     probability_V = jax.nn.softmax(logits_V[order_V] / temperature)
     before_V = jnp.cumsum(probability_V) - probability_V  # the most likely id is always kept
     return order_V[jax.random.categorical(key, jnp.where(before_V < top_p, jnp.log(probability_V), -jnp.inf))]
+
+
+_draw_compiled = jax.jit(_draw, static_argnums=(2, 3))
+
+
+def _window(ids: Sequence[int], context: int) -> np.ndarray:
+    window_T = np.zeros(min(context, _power_of_two(len(ids))), np.int32)
+    window_T[: len(ids)] = ids
+    return window_T
 
 
 def _power_of_two(length: int) -> int:

@@ -3,7 +3,9 @@
 Every parameter outside `embed` has the same name, shape and initial value whatever the input embedding is: Linen keys
 the init RNG by module path, so two arms with one seed start from one body.
 
-Shapes: B batch, T time, V padded vocabulary, d model width, H heads, h head width, N layers.
+A text can also be fed in parts: the collection "cache" then holds the keys and values of what came before.
+
+Shapes: B batch, T time, C context, V padded vocabulary, d model width, H heads, h head width, N layers.
 """
 
 import dataclasses
@@ -79,14 +81,26 @@ class Attention(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x_BTd: jax.Array) -> jax.Array:
-        """Returns the attention's output, (B, T, d)."""
+    def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> jax.Array:
+        """Returns the attention's output, (B, T, d); `start` as the decoder's."""
         s = self.shape
         qkv_BT3Hh = s.linear((3, s.heads, s.d_model // s.heads), INIT_STD, "qkv")(x_BTd)
         q_BTHh, k_BTHh, v_BTHh = (qkv_BT3Hh[:, :, i] for i in range(3))
-        implementation = None if s.attention == "auto" else s.attention
-        y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTHh, v_BTHh, is_causal=True, implementation=implementation)
+        if start is None:
+            implementation = None if s.attention == "auto" else s.attention
+            y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTHh, v_BTHh, is_causal=True, implementation=implementation)
+        else:
+            k_BCHh, v_BCHh = self._remember("keys", k_BTHh, start), self._remember("values", v_BTHh, start)
+            seen_TC = jnp.arange(s.context) <= start + jnp.arange(x_BTd.shape[1])[:, None]
+            y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BCHh, v_BCHh, mask=seen_TC[None, None])
         return s.linear(s.d_model, s.residual_std, "out", axis=(-2, -1))(y_BTHh)
+
+    def _remember(self, name: str, new_BTHh: jax.Array, start: jax.Array) -> jax.Array:
+        """Returns what the cache holds, (B, C, H, h), with `new_BTHh` written into it from position `start` on."""
+        batch, _, *heads = new_BTHh.shape
+        kept = self.variable("cache", name, jnp.zeros, (batch, self.shape.context, *heads), new_BTHh.dtype)
+        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new_BTHh, start, axis=1)
+        return kept.value
 
 
 class Block(nn.Module):
@@ -96,11 +110,11 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x_BTd: jax.Array, _: None = None) -> tuple[jax.Array, None]:
+    def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> tuple[jax.Array, None]:
         """Returns the residual stream after the block, and nothing else: the carry of a scan over layers."""
         s = self.shape
         dropout = nn.Dropout(s.dropout, deterministic=not self.train)
-        x_BTd += dropout(Attention(s, name="attention")(s.norm("attention_norm")(x_BTd)))
+        x_BTd += dropout(Attention(s, name="attention")(s.norm("attention_norm")(x_BTd), start))
         hidden_BTf = jax.nn.gelu(s.linear(4 * s.d_model, INIT_STD, "up")(s.norm("mlp_norm")(x_BTd)), approximate=True)
         return x_BTd + dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf)), None
 
@@ -117,30 +131,41 @@ class Transformer(nn.Module):
     embed: embedding.TableEmbed | embedding.FactorizedEmbed | embedding.BagEmbed
 
     @nn.compact
-    def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        bag: bags.Bag | None = None,
+        train: bool = False,
+        start: jax.Array | None = None,
+    ) -> jax.Array:
         """Returns float32 logits (B, T, V); those of padded vocabulary entries are -inf.
 
         Args:
           ids_BT: token ids.
           bag: the arm's bag, an argument so that it is never compiled into the program; None for a table.
           train: whether dropout is on, which needs an RNG named "dropout".
+          start: None: `ids_BT` are whole texts.  Else their part from this position on, up to the context at most:
+            "cache", a mutable collection that the first part makes, holds what came before, and the part is added.
         """
         s = self.shape
-        positions_Td = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
+        positions_Cd = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
         # The residual stream is float32 under every compute type: bfloat16 is 50 times coarser around an embedding of
         # std 1 than around one of .02, which would handicap one arm of a pair.
-        x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + positions_Td[: ids_BT.shape[1]].astype(jnp.float32)
+        time = ids_BT.shape[1]
+        at_Td = positions_Cd[:time] if start is None else jax.lax.dynamic_slice_in_dim(positions_Cd, start, time)
+        x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + at_Td.astype(jnp.float32)
         x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
         block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
         # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.
         blocks = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
             length=s.layers,
             unroll=1 if s.scan_layers else s.layers,
         )
-        x_BTd, _ = blocks(s, train, name="blocks")(x_BTd, None)
+        x_BTd, _ = blocks(s, train, name="blocks")(x_BTd, start)
         x_BTd = s.norm("final_norm")(x_BTd)
         if s.tie_head:
             logits_BTV = self.embed.attend(x_BTd, bag)

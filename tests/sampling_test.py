@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kronecker import build, embedding, sampling, transformer
+from configs import arms, base
+from kronecker import build, config, embedding, sampling, transformer
 
 SHAPE = transformer.Shape(layers=1, heads=2, d_model=16, context=40, vocab_size=50, padded_vocab=64)
 
@@ -23,8 +24,24 @@ def params(arm: build.Arm) -> dict:
     return params | {"head": params["head"] * 50}
 
 
+TOKENS = [bytes([value]) for value in range(40)] + [b"ab", b"abc", None, b"", b"ba", b"bab", b"cc", b"c", b"dd", b"e"]
+
+
 def draw(arm: build.Arm, params: dict, prompt: list[int], **options) -> list[int]:
     return list(sampling.sample(arm, params, prompt, **({"new_tokens": 12} | options)))
+
+
+def confident(name: str, **model) -> tuple[build.Arm, dict]:
+    """Returns an arm with a body of large random parameters, whose predictions are far from uniform."""
+    c = base.apply(base.get_config(), arms.ARMS[name])
+    c.model.update({"layers": 2, "heads": 2, "d_model": 16, "context": 40, "vocab_multiple": 64} | model)
+    c.train.sequence, c.embedding.pos_dim = 40, 8
+    c = config.with_vocabulary(config.resolve(c), len(TOKENS))
+    arm = build.build(c, TOKENS)
+    params = jax.jit(arm.model.init)(jax.random.key(0), np.zeros((1, 4), np.int32), arm.bag)["params"]
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    noisy = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), params)
+    return arm, noisy | {"embed": params["embed"]}
 
 
 def test_one_seed_is_one_text_and_another_seed_another(arm: build.Arm, params: dict):
@@ -66,6 +83,51 @@ def test_the_stop_token_ends_the_text_and_is_not_part_of_it(arm: build.Arm, para
     text = draw(arm, params, [7], temperature=0.0)
     stop = text[4]
     assert draw(arm, params, [7], temperature=0.0, stop=stop) == list(itertools.takewhile(lambda t: t != stop, text))
+
+
+@pytest.mark.parametrize("name", ["table_untied", "table_tied", "kronecker", "kronecker_tied"])
+def test_one_text_is_drawn_with_a_cache_and_without_up_to_the_context_and_beyond(name: str):
+    samplers = [sampling.Sampler(*confident(name), cache) for cache in (True, False)]
+    for prompt in ([3], [*range(38)], [*range(49)]):
+        for options in ({"temperature": 0.0}, {"temperature": 1.0, "top_p": 0.95, "seed": 5}):
+            cached, plain = (list(sampler.sample(prompt, new_tokens=45, **options)) for sampler in samplers)
+            assert cached == plain
+            assert len(plain) == 45
+            assert options["temperature"] == 0 or len(set(plain)) > 5
+
+
+@pytest.mark.parametrize("model", [{}, {"scan_layers": True, "remat": True}, {"bias": False}])
+def test_a_text_in_parts_has_the_logits_of_the_whole(model: dict):
+    arm, params = confident("kronecker", **model)
+    ids = np.random.default_rng(0).integers(0, 50, (2, 40))
+    apply = jax.jit(arm.model.apply, static_argnames="mutable")
+    whole = apply({"params": params}, ids, arm.bag)
+    variables, parts = {"params": params}, []
+    for start, stop in itertools.pairwise([0, 20, 21, 40]):
+        part, cache = apply(variables, ids[:, start:stop], arm.bag, start=start, mutable=("cache",))
+        variables = {"params": params} | cache
+        parts.append(part)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-5)
+    assert {leaf.shape for leaf in jax.tree.leaves(cache)} == {(2, 2, 40, 2, 8)}  # layers, B, context, heads, width
+
+
+def test_an_id_drawn_costs_one_position(arm: build.Arm, params: dict, monkeypatch: pytest.MonkeyPatch):
+    widths = []
+    original = sampling._after_part
+
+    def watched(model, params, bag, cache, window_T, start, length):
+        widths.append(window_T.shape)
+        return original(model, params, bag, cache, window_T, start, length)
+
+    monkeypatch.setattr(sampling, "_after_part", watched)
+    draw(arm, params, [1, 2, 3])
+    assert widths == [(32,), (1,)]  # each once, when it is compiled
+
+
+def test_a_sampler_draws_many_texts(arm: build.Arm, params: dict):
+    sampler = sampling.Sampler(arm, params)
+    for prompt in ([1], [2, 3], [1]):
+        assert list(sampler.sample(prompt, new_tokens=12)) == draw(arm, params, prompt)
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}])

@@ -1,0 +1,242 @@
+"""How models go on from words, misspellings and strings that they have never seen: the paper's section 6.12.
+
+normal        a word in each slot of a prompt
+misspelled    the word with a typo
+novel         a string that is no word, in tokens, as any text
+forced        the same string as one position: an arm with a code embeds its bytes.  A table cannot; it is given the
+              string in tokens, which is `novel` again
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from kronecker import sampling
+from kronecker.probes import continuations, paired, unseen
+from kronecker.probes.result import Result
+from kronecker.training import restore
+
+SOURCE = "6.12"
+CONDITIONS = NORMAL, MISSPELLED, NOVEL, FORCED = "normal", "misspelled", "novel", "forced"
+AS_TOKENS, AS_BYTES = "tokens", "one position"
+PAPER = (
+    ("table, tied", MISSPELLED, AS_TOKENS, 20, 2, None, None),
+    ("Kronecker", MISSPELLED, AS_TOKENS, 20, 5, None, None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A prompt and its continuation.
+
+    Attributes:
+      condition: one of CONDITIONS.
+      given: how the strings in the slots were given, AS_TOKENS or AS_BYTES.
+      prompt: as text.
+      continuation: as text, U+FFFD for what is not UTF-8.
+      tokens: of the continuation.
+      degenerate: whether it goes in circles.
+      echo: whether a string from the prompt's slots occurs in it.
+    """
+
+    condition: str
+    given: str
+    prompt: str
+    continuation: str
+    tokens: int
+    degenerate: bool
+    echo: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a run wrote.
+
+    Attributes:
+      name: arm and seed.
+      conditions: what it was measured on.
+      texts: one a prompt for each of CONDITIONS, in that order.
+    """
+
+    name: str
+    conditions: dict[str, str]
+    texts: tuple[Text, ...]
+
+    def of(self, condition: str) -> list[Text]:
+        """Returns the texts of one condition, in the order of the prompts."""
+        return [text for text in self.texts if text.condition == condition]
+
+
+def measure(
+    run: restore.Restored,
+    templates: Sequence[continuations.Template],
+    *,
+    new_tokens: int = 30,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    seed: int = 42,
+    typo_seed: int = 0,
+    cache: bool = True,
+) -> Measured:
+    """Returns a run's continuations of every prompt under every condition; the settings are the paper's.
+
+    A prompt begins with the end-of-text id, as a document does in training, and a continuation ends before one.  Prompt
+    i draws from `seed` + i under every condition.
+
+    Args:
+      run: whose parameters write.
+      templates: prompts with slots.
+      new_tokens: the longest continuation.
+      temperature: of the softmax; 0 takes the most likely id.
+      top_p: only the most likely ids that together reach this probability can be drawn.
+      seed: of the draws.
+      typo_seed: of the misspellings.
+      cache: whether the sampler keeps keys and values; the texts are the same (see sampling.Sampler).
+
+    Raises:
+      ValueError: if there are no prompts, or an option is out of range.
+    """
+    if not templates:
+        raise ValueError("there are no prompts; give at least one")
+    tokenizer, arm, ids_of = run.tokenizer, run.arm, {}
+    around = [template.around(tokenizer) for template in templates]
+    if unseen.can_embed(arm):
+        strings = list(dict.fromkeys(string for _, of_slots in around for string in of_slots))
+        token_bytes = tokenizer.bytes_from(run.config.embedding.byte_source)
+        arm, ids = unseen.extend(arm, run.config, token_bytes, strings)
+        ids_of = dict(zip(strings, ids, strict=True))
+    sampler = sampling.Sampler(arm, run.params, cache)
+
+    def write(place: int, condition: str, prompt: str, strings: Sequence[bytes], ids: Sequence[int]) -> Text:
+        drawn = list(
+            sampler.sample(
+                [tokenizer.eot_id, *ids],
+                new_tokens=new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed + place,
+                stop=tokenizer.eot_id,
+            )
+        )
+        continuation = tokenizer.decode(drawn)
+        return Text(
+            condition,
+            AS_BYTES if condition == FORCED else AS_TOKENS,
+            prompt,
+            continuation.decode(errors="replace"),
+            len(drawn),
+            continuations.degenerate(drawn),
+            continuations.echoes(continuation, strings),
+        )
+
+    texts = []
+    in_slots = {
+        NORMAL: [template.words for template in templates],
+        MISSPELLED: [template.misspelled(typo_seed) for template in templates],
+        NOVEL: [template.novel for template in templates],
+    }
+    for condition, strings_of in in_slots.items():
+        prompts = [template.filled(strings) for template, strings in zip(templates, strings_of, strict=True)]
+        for place, ids in enumerate(tokenizer.encode_batch(prompts)):
+            strings = [string.encode() for string in strings_of[place]]
+            texts.append(write(place, condition, prompts[place], strings, ids.tolist()))
+    if not ids_of:
+        texts += [dataclasses.replace(text, condition=FORCED) for text in texts if text.condition == NOVEL]
+    else:
+        for place, (template, (parts, strings)) in enumerate(zip(templates, around, strict=True)):
+            ids = list(parts[0])
+            for string, part in zip(strings, parts[1:], strict=True):
+                ids += [ids_of[string], *part]
+            prompt = template.filled([f"⟨{string}⟩" for string in template.novel])
+            texts.append(write(place, FORCED, prompt, strings, ids))
+    name = f"{run.config.embedding.arm}-seed{run.config.seed}"
+    conditions = {
+        "prompts": f"{len(templates):,}, up to {new_tokens:,} new tokens, T = {temperature:g}, top-p {top_p:g}",
+        "seed": f"{seed}",
+        "tokenizer": tokenizer.name,
+        name: f"step {run.step:,}, {run.step * run.config.train.batch * run.config.train.sequence:,} training tokens",
+    }
+    return Measured(name, conditions, tuple(texts))
+
+
+def describe(*runs: Measured) -> list[Result]:
+    """Returns what each run's continuations look like under each condition, and the continuations themselves."""
+    rows, listed = [], []
+    for run in runs:
+        for condition in CONDITIONS:
+            texts = run.of(condition)
+            flagged, echoed = (sum(getattr(text, field) for text in texts) for field in ("degenerate", "echo"))
+            mean_tokens = float(np.mean([text.tokens for text in texts]))
+            rows.append((run.name, condition, texts[0].given, len(texts), flagged, echoed, mean_tokens))
+            listed += [
+                (run.name, condition, text.prompt, _line(text.continuation), "yes" if text.degenerate else "")
+                for text in texts
+            ]
+    heads = ("arm", "condition", "string given as", "prompts", "flagged", "echoed", "mean tokens")
+    notes = [
+        f"flagged: an n-gram of ids occurs {continuations.FEWEST} times or more and covers more than half of the text "
+        "(our rule: the paper gives none); echoed: the string of a slot occurs in the text.",
+        "The paper's prompts are other ones, and its table is tied to the head.",
+    ]
+    tables = [run.name for run in runs if run.of(FORCED)[0].given == AS_TOKENS]
+    if tables:
+        notes.append(
+            f"{', '.join(tables)}: a table cannot embed a byte string, so `forced` is its plain prompt, `novel`."
+        )
+    conditions = _conditions(runs)
+    return [
+        Result(
+            "generation",
+            "Continuations in circles, and those that use the prompt's word again",
+            SOURCE,
+            conditions,
+            heads,
+            rows,
+            PAPER,
+            notes,
+        ),
+        Result(
+            "generation_texts",
+            "The continuations",
+            SOURCE,
+            conditions,
+            ("arm", "condition", "prompt", "continuation", "flagged"),
+            listed,
+        ),
+    ]
+
+
+def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
+    """Returns what `describe` does and paired statistics of B against A, prompt by prompt.
+
+    Args:
+      a: of the first run, the baseline.
+      b: of the second.
+      seed: of the bootstrap.
+
+    Raises:
+      ValueError: if they were given other prompts.
+    """
+    if [text.prompt for text in a.of(NOVEL)] != [text.prompt for text in b.of(NOVEL)]:
+        raise ValueError(f"{a.name} and {b.name} were given other prompts; measure both on the same ones")
+    rows = []
+    for label, field in (("flagged, share", "degenerate"), ("echoed, share", "echo")):
+        for condition in CONDITIONS:
+            of_a, of_b = (np.array([getattr(text, field) for text in run.of(condition)]) for run in (a, b))
+            rows.append((label, condition, *dataclasses.astuple(paired.compare(of_a, of_b, seed))))
+    columns = ("", "condition", a.name, b.name, "difference", "95 % low", "high", "test", "p")
+    note = f"{b.name} minus {a.name}, prompt by prompt, one text a prompt: other draws and other seeds differ."
+    title = f"Continuations of {b.name} against {a.name}"
+    return [
+        *describe(a, b),
+        Result("generation_paired", title, SOURCE, _conditions((a, b)), columns, rows, (), (note,)),
+    ]
+
+
+def _conditions(runs: Sequence[Measured]) -> dict[str, str]:
+    return {key: value for run in runs for key, value in run.conditions.items()}
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")

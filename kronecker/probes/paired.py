@@ -1,0 +1,108 @@
+"""What two arms' outcomes on the same items show: exact McNemar, Wilcoxon's signed ranks, a bootstrap interval.
+
+Arms are compared item by item, B minus A, because items differ far more than arms do.  Items are all the chance there
+is in these: an interval says nothing about other seeds of the same arms.
+
+Shapes: N items.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+BLOCK = 2**22  # numbers drawn at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One quantity of two arms on the same items.
+
+    Attributes:
+      a: mean of the first arm.
+      b: mean of the second.
+      difference: mean of B - A.
+      low: of the 95 % bootstrap interval of the difference; NaN of one item.
+      high: likewise.
+      test: what `p` is of.
+      p: two-sided.
+    """
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    test: str
+    p: float
+
+
+def compare(a_N: np.ndarray, b_N: np.ndarray, seed: int) -> Comparison:
+    """Returns how B differs from A: by McNemar's test where both are bool, by Wilcoxon's else.
+
+    Args:
+      a_N: an outcome of each item under the first arm, finite.
+      b_N: under the second.
+      seed: of the bootstrap.
+
+    Raises:
+      ValueError: if there are no items, not as many in both, or an outcome is not finite.
+    """
+    a_N, b_N = np.asarray(a_N), np.asarray(b_N)
+    if a_N.shape != b_N.shape or a_N.ndim != 1 or not len(a_N):
+        raise ValueError(
+            f"paired outcomes have shapes {a_N.shape} and {b_N.shape}; give two equal ones, (N,) with N > 0"
+        )
+    difference_N = b_N.astype(np.float64) - a_N.astype(np.float64)
+    if not np.isfinite(difference_N).all():
+        place = int(np.flatnonzero(~np.isfinite(difference_N))[0])
+        raise ValueError(f"outcome {place} is {a_N[place]} and {b_N[place]}; paired statistics need finite numbers")
+    if a_N.dtype == b_N.dtype == bool:
+        test, p = "McNemar", mcnemar(a_N, b_N)
+    else:
+        test, p = "Wilcoxon", wilcoxon(difference_N)
+    low, high = bootstrap(difference_N, seed)
+    return Comparison(float(a_N.mean()), float(b_N.mean()), float(difference_N.mean()), low, high, test, p)
+
+
+def mcnemar(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Returns the exact two-sided p of McNemar's test of two bool outcomes; 1 where no item tells the arms apart.
+
+    Of the items on which the arms differ, each is A's with probability 1/2 if the arms are equal.
+    """
+    only_a, only_b = int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
+    total = only_a + only_b
+    tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**total)
+
+
+def wilcoxon(difference_N: np.ndarray) -> float:
+    """Returns the two-sided p of Wilcoxon's signed-rank test, zero differences left out; 1 where all are zero.
+
+    It asks whether differences are symmetric about zero, not whether their mean is zero: it can differ with an interval
+    of the mean where a few large differences point against many small ones.
+    """
+    nonzero = difference_N[difference_N != 0]
+    if not len(nonzero):
+        return 1.0
+    from scipy import stats  # a second of import
+
+    return float(stats.wilcoxon(nonzero).pvalue)
+
+
+def bootstrap(values_N: np.ndarray, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """Returns the 95 % percentile interval of the mean, items drawn with replacement; NaN of fewer than two items."""
+    count = len(values_N)
+    if count < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    rows = max(1, BLOCK // count)
+    means = [
+        values_N[rng.integers(count, size=(min(rows, resamples - start), count))].mean(axis=1)
+        for start in range(0, resamples, rows)
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return float(low), float(high)

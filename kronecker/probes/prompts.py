@@ -1,0 +1,92 @@
+"""Pairs of a prompt and its misspelling: our own set, and any other from a JSON file.
+
+The paper has 11 categories of 10 and does not name them; the names and the prompts here are ours, 11 categories of 30.
+Only the clean prompts are stored.  Their typos are a function of prompt, operator and seed, so that another seed gives
+another set: how much a result owes to the draw of the typos can then be measured.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from kronecker.probes import typos
+
+CLEAN = pathlib.Path(__file__).parents[1] / "assets" / "prompts.json"
+LISTED = "prompt_pairs"  # the key of the list in the reference's result files
+FIELDS = ("category", "clean", "typo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A prompt and its misspelling.
+
+    Attributes:
+      category: of the prompt.
+      clean: the prompt.
+      typo: the same with a typo.
+      operator: which made the typo; empty where that is not known.
+    """
+
+    category: str
+    clean: str
+    typo: str
+    operator: str = ""
+
+
+def clean_prompts() -> dict[str, list[str]]:
+    """Returns category -> its clean prompts, 11 of 30."""
+    return json.loads(CLEAN.read_text(encoding="utf-8"))
+
+
+def pairs(seed: int = 0) -> list[Pair]:
+    """Returns our 330 pairs; prompt i of a category has operator i modulo 5, so that each is as frequent in each."""
+    operators = list(typos.OPERATORS)
+    return [
+        Pair(category, clean, typos.misspell(clean, operator, seed), operator)
+        for category, prompts in clean_prompts().items()
+        for clean, operator in zip(prompts, operators * (len(prompts) // len(operators) + 1), strict=False)
+    ]
+
+
+def read_pairs(path: str | pathlib.Path) -> list[Pair]:
+    """Returns the pairs of a JSON file: a list of {category, clean, typo}, or an object with it under `prompt_pairs`.
+
+    The second is how the reference's result files hold theirs.  A string `operator` is read too, other keys are not.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it holds something else, or a pair of two equal prompts.
+    """
+    path = pathlib.Path(path)
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if isinstance(listed, dict):
+        listed = listed.get(LISTED)
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"{path}: no prompt pairs; it must hold a list of {{{', '.join(FIELDS)}}}, or one at {LISTED}")
+    return [_pair(entry, f"{path}: pair {i}") for i, entry in enumerate(listed)]
+
+
+def groups(of: Sequence[Pair], field: str) -> dict[str, list[int]]:
+    """Returns each value of `field`, in order of first appearance, -> the places of its pairs; an empty one is none."""
+    found: dict[str, list[int]] = {}
+    for place, pair in enumerate(of):
+        if getattr(pair, field):
+            found.setdefault(getattr(pair, field), []).append(place)
+    return found
+
+
+def _pair(entry: Any, where: str) -> Pair:
+    values = [entry.get(field) if isinstance(entry, dict) else None for field in FIELDS]
+    wrong = [field for field, value in zip(FIELDS, values, strict=True) if not isinstance(value, str) or not value]
+    if wrong:
+        raise ValueError(f"{where} has no text as {' and '.join(wrong)}; it must be {{{', '.join(FIELDS)}}}")
+    category, clean, typo = values
+    if clean == typo:
+        raise ValueError(f"{where} has the same text twice, {clean!r}; the typo must differ from the clean prompt")
+    operator = entry.get("operator", "")
+    return Pair(category, clean, typo, operator if isinstance(operator, str) else "")

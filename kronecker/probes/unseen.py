@@ -1,0 +1,89 @@
+"""Byte strings that are no tokens, embedded by an arm whose input is a code: the paper's forced OOV (section 6.12).
+
+The strings become ids behind the padded vocabulary, with a row in the arm's bag as it makes one of any token.
+Parameters stay as they are and so does the head: such an id can stand in a prompt and is never drawn.
+
+Shapes: V vocabulary (padded), N strings.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from flax import struct
+
+from kronecker import bag as bags
+from kronecker import build, codec, embedding
+
+
+class TwoBags(struct.PyTreeNode):
+    """The bags of an arm whose induced table is its head too.
+
+    Attributes:
+      embedded: of the vocabulary and the strings, (V + N, K).
+      head: of the vocabulary, (V, K), prepared for its induced table.
+    """
+
+    embedded: bags.Bag
+    head: bags.Bag
+
+
+class TiedEmbed(embedding.BagEmbed):
+    """A BagEmbed that embeds more ids than its head has."""
+
+    def __call__(self, ids_BT: jax.Array, bag: TwoBags) -> jax.Array:
+        """Returns the embeddings of `ids_BT`, (B, T, d)."""
+        return super().__call__(ids_BT, bag.embedded)
+
+    def attend(self, x_BTd: jax.Array, bag: TwoBags) -> jax.Array:
+        """Returns the float32 logits (B, T, V) of the tied head."""
+        return super().attend(x_BTd, bag.head)
+
+
+def can_embed(arm: build.Arm) -> bool:
+    """Returns whether an arm has a vector for any byte string."""
+    return arm.bag is not None
+
+
+def extend(
+    arm: build.Arm,
+    config: ml_collections.ConfigDict,
+    token_bytes: Sequence[bytes | None],
+    strings: Sequence[bytes],
+) -> tuple[build.Arm, list[int]]:
+    """Returns the arm with `strings` as further ids, and these ids.
+
+    A string is cut to P bytes as a token is; one that is a token's gets that token's very vector.  The exception is
+    random_code, which draws from the id: there a string gets a random code of its length, and nothing of its spelling.
+
+    Args:
+      arm: of a run.
+      config: the run's.
+      token_bytes: of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
+      strings: byte strings, not empty.
+
+    Raises:
+      ValueError: if the arm is a table, a string is empty, or it would change the code of a token.
+    """
+    c, padded = config.embedding, config.model.padded_vocab
+    if not can_embed(arm):
+        raise ValueError(f"arm {c.arm} is a table: it has no vector for a byte string; give an arm with a code")
+    if not all(strings):
+        raise ValueError("an empty byte string has no code; give at least one byte")
+    padding = [None] * (padded - len(token_bytes))
+    codes = codec.byte_table([*token_bytes, *padding, *strings], c.pos_dim, truncation=c.truncation)
+    bag = build.make_bag(codes, c.kind, c.norm)
+    own = (arm.bag.symbols, arm.bag.lengths)
+    if not all(np.array_equal(new[:padded], old) for new, old in zip((bag.symbols, bag.lengths), own, strict=True)):
+        raise ValueError(
+            f"arm {c.arm} would give tokens other codes beside {[s for s in strings if len(s) == 1]}: "
+            "it shares all codes of one byte out; give strings of two bytes or more"
+        )
+    extended = dataclasses.replace(arm, bag=bag, codes=codes)
+    if arm.model.shape.tie_head:
+        fields = [field.name for field in dataclasses.fields(arm.model.embed) if field.name not in ("parent", "name")]
+        embed = TiedEmbed(**{name: getattr(arm.model.embed, name) for name in fields})
+        extended = build.Arm(arm.model.clone(embed=embed), TwoBags(bag, arm.bag), codes)
+    return extended, list(range(padded, padded + len(strings)))
