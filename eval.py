@@ -1,14 +1,17 @@
-r"""Evaluates a run's checkpoint on its held-out text, or lets it write.
+r"""Evaluates a run's checkpoint on its held-out text, lets it write, or runs the paper's probes on it.
 
   python eval.py --workdir=runs/demo/kronecker-seed0
   python eval.py --workdir=runs/demo/kronecker-seed0 --step=50
   python eval.py --workdir=runs/demo/kronecker-seed0 --prompt='def main():' --new_tokens=60 \
       --temperature=0.7 --top_p=0.9 --seed=42
+  python eval.py --workdir=runs/demo/kronecker-seed0 --probes=robustness,layered
 
 The loss covers every held-out token once; bits per byte divides by the bytes of the text that the tokens stand for.
+scripts/probe.py --help says which probes there are; it also takes a pair of runs, and writes what they say.
 """
 
 import codecs
+import pathlib
 
 from absl import flags
 
@@ -21,16 +24,19 @@ _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 100, "Tokens to write.", lower_
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "Of the softmax; 0 takes the most likely token.")
 _TOP_P = flags.DEFINE_float("top_p", 0.9, "Draw from the likeliest tokens that reach this probability; 1: from all.")
 _SEED = flags.DEFINE_integer("seed", 42, "Of the draws: one seed, one text.")
+_PROBES = flags.DEFINE_list("probes", [], "Names of probes to run instead, or all.")
 
 
 def main() -> None:
-    """Prints the loss, or the prompt and what the model makes of it."""
+    """Prints the loss, the prompt and what the model makes of it, or what the probes say."""
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/demo/kronecker-seed0")
     from kronecker.training import restore  # after the flags: --help and bad flags should not wait for JAX
 
     run = restore.open_run(_WORKDIR.value, _STEP.value)
-    if _PROMPT.value is None:
+    if _PROBES.value:
+        _print_probes(run)
+    elif _PROMPT.value is None:
         _print_loss(run)
     else:
         _print_text(run)
@@ -48,6 +54,13 @@ def _print_loss(run) -> None:
         f"{numbers['bits_per_byte']:.4f} bits/byte on {numbers['predicted_tokens']:,} held-out tokens "
         f"({numbers['text_bytes']:,} bytes)"
     )
+
+
+def _print_probes(run) -> None:
+    from kronecker.probes import on_runs, prompts, result
+
+    found = on_runs.run(_PROBES.value, {pathlib.Path(_WORKDIR.value).name: run}, prompts.pairs())
+    result.show([one for one in found if one.name != on_runs.TEXTS])
 
 
 def _print_text(run) -> None:

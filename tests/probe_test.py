@@ -86,6 +86,13 @@ def test_one_run_alone_has_no_paired_statistics(trained: Path):
     assert written[0]["rows"][0][1] == 330
 
 
+def test_eval_runs_probes_too(trained: Path):
+    done = script("eval.py", f"--workdir={trained / 'table_tied'}", "--probes=layered")
+    assert done.returncode == 0, done.stderr
+    assert "Families among the 10 nearest tokens" in done.stdout
+    assert "table_tied" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
