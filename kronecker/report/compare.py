@@ -168,15 +168,17 @@ def _by_name_and_seed(found: Iterable[runs.Run]) -> dict[str, dict[int, runs.Run
 
 
 def settings(run: runs.Run) -> dict[str, str]:
-    """Returns what a pair is there to compare, by the last part of each key; a derived scale is told as `derived`.
+    """Returns what a pair is there to compare, by the last part of each key.
 
-    Each P has its own derived scale, which says nothing beside P.
+    A projection's derived scale is told as `derived`: each P has its own, which says nothing beside P.
     """
     compared = {k: v for k, v in run.config.items() if _within(k, COMPARED) and not _within(k, NO_INFLUENCE)}
     told = {
         key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in compared.items()
     }
-    if run.config["embedding.init_std"] == configs.derived_init_std(run.config):
+    if run.config["embedding.kind"] not in configs.TABLES and (
+        run.config["embedding.init_std"] == configs.derived_init_std(run.config)
+    ):
         told["init_std"] = "derived"
     return told
 
