@@ -1,5 +1,6 @@
 """A probe's result: one schema, printed whole."""
 
+import dataclasses
 import io
 import json
 
@@ -16,6 +17,7 @@ RESULT = result.Result(
     rows=(("kronecker", "E_raw", 0.9671, 48), ("table", "E_raw", None, 12_345)),
     paper=(("kronecker", "E_raw", 0.967, 48),),
     notes=("A random table scores 1.",),
+    paper_conditions={"model": "GPT-2 124M", "seeds": "1"},
 )
 
 
@@ -26,8 +28,20 @@ def test_a_row_with_a_cell_too_few_is_refused():
 
 def test_the_file_holds_everything_under_documented_keys():
     written = json.loads(json.dumps(result.to_json(RESULT)))
-    assert list(written) == ["name", "title", "source", "conditions", "columns", "rows", "paper", "notes"]
+    assert list(written) == ["name", "title", "source", "conditions", "columns", "rows", "paper", "notes", "paper_conditions"]
     assert written["rows"][1] == ["table", "E_raw", None, 12_345]
+
+
+def test_conditions_that_are_not_the_papers_are_told_from_both_sides():
+    assert result.differences(RESULT) == {
+        "model": ("4 x 128", "GPT-2 124M"),
+        "seeds": ("", "1"),
+        "tokenizer": ("gpt2", ""),
+    }
+
+
+def test_without_numbers_of_the_paper_there_is_nothing_to_differ_from():
+    assert not result.differences(dataclasses.replace(RESULT, paper=()))
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,13 @@ class Result:
       name: stem of files, and the key by which others find it.
       title: what it says, with its unit.
       source: where the paper has it, e.g. "6.8, Table 10"; empty: the paper does not have it.
-      conditions: what it was measured on: model, tokens, seeds, tokenizer, ...
+      conditions: what it was measured on: model, training, seeds, tokenizer, ...
       columns: of the rows, the first ones say what a row is of.
       rows: what was measured; None where a cell does not apply.
       paper: the paper's rows, same columns; empty where it gives none.
-      notes: what the numbers do not show, and where the conditions differ from the paper's.
+      notes: what the numbers do not show.
+      paper_conditions: what the paper's rows were measured on, under the keys of `conditions` where there is one;
+        `differences` compares the two.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Result:
     rows: Sequence[Sequence[Cell]]
     paper: Sequence[Sequence[Cell]] = ()
     notes: Sequence[str] = ()
+    paper_conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wrong = [row for row in (*self.rows, *self.paper) if len(row) != len(self.columns)]
@@ -45,6 +48,13 @@ class Result:
 def to_json(result: Result) -> dict[str, Any]:
     """Returns the result for a file; every probe's file has these keys."""
     return dataclasses.asdict(result)
+
+
+def differences(result: Result) -> dict[str, tuple[str, str]]:
+    """Returns condition -> (here, in the paper) wherever the two are not the same; a side that does not say is empty."""
+    keys = [*result.paper_conditions, *(key for key in result.conditions if key not in result.paper_conditions)]
+    both = {key: (result.conditions.get(key, ""), result.paper_conditions.get(key, "")) for key in keys}
+    return {key: (here, there) for key, (here, there) in both.items() if here != there} if result.paper else {}
 
 
 def text(cell: Cell) -> str:
