@@ -8,7 +8,7 @@ of the five, add rates beyond it.  The rate of configs/study.py was chosen so, a
 Expected: the paper has none; its learning rate is not known.
 
 Cost of one seed, as --dry_run prints it:
-  setting=study  10 runs x 401k tokens = 4.01M tokens, 4.74e13 FLOPs, under 0.01 H100 hours
+  setting=study  10 runs x 400k tokens = 4M tokens, 4.72e13 FLOPs, under 0.01 H100 hours
   setting=gpu    10 runs x 12M tokens = 120M tokens, 2.33e16 FLOPs, 0.0164 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/learning_rate.py --out=runs/learning_rate --seeds=1
