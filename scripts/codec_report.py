@@ -51,7 +51,7 @@ def main(specs: Sequence[str]) -> None:
         for pos_dim in _positions()
     ]
     if _JSON.value:  # first: whoever reads the report may close the pipe
-        from kronecker.report.html import write_text
+        from kronecker.report.page import write_text
 
         write_text(Path(_JSON.value), json.dumps(coverage.to_json(found), indent=2, ensure_ascii=False) + "\n")
     coverage.show(found)

@@ -31,7 +31,7 @@ def main(folders: Sequence[str]) -> None:
     """Prints the verdict table."""
     # After the flags: --help should not wait for SciPy.
     from kronecker.report import breakdown, collisions, compare, runs, tables, token_losses
-    from kronecker.report.html import write_text
+    from kronecker.report.page import write_text
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")

@@ -68,7 +68,7 @@ def _encoder() -> int:
         raise ValueError(f"--json={_JSON.value}: there is no folder {Path(_JSON.value).parent}")
 
     from kronecker import codec, implementations, tokenizers  # after the flags: --help should not wait for JAX
-    from kronecker.report.html import write_text
+    from kronecker.report.page import write_text
     from kronecker.tpu import chips, encoder, report, tables
 
     token_bytes = tokenizers.load(_TOKENIZER.value).token_bytes

@@ -32,7 +32,7 @@ def main(specs: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker import tokenizers  # after the flags: --help should not wait for JAX
     from kronecker.probes import embeddings, result, subjects, survey
-    from kronecker.report.html import write_text
+    from kronecker.report.page import write_text
 
     if not specs and not _RUNS.value and not _TABLES.value:
         raise ValueError("nothing to measure; for example: python scripts/geometry.py gpt2")

@@ -27,7 +27,7 @@ _JSON = flags.DEFINE_string("json", None, "Also write every table to this file."
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker.probes import on_runs, prompts, result  # after the flags: --help should not wait for JAX
-    from kronecker.report.html import write_text
+    from kronecker.report.page import write_text
     from kronecker.training import restore
 
     if len(folders) not in (1, 2):

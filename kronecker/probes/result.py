@@ -51,7 +51,7 @@ def to_json(result: Result) -> dict[str, Any]:
 
 
 def differences(result: Result) -> dict[str, tuple[str, str]]:
-    """Returns condition -> (here, in the paper) wherever the two are not the same; a side that does not say is empty."""
+    """Returns condition -> (here, in the paper) where the two are not the same; a side that does not say is empty."""
     keys = [*result.paper_conditions, *(key for key in result.conditions if key not in result.paper_conditions)]
     both = {key: (result.conditions.get(key, ""), result.paper_conditions.get(key, "")) for key in keys}
     return {key: (here, there) for key, (here, there) in both.items() if here != there} if result.paper else {}

@@ -1,13 +1,9 @@
 """The report: one page that needs nothing else, and a folder of CSV files with the numbers of its figures."""
 
-import base64
 import collections
 import dataclasses
 import html
-import os
-import re
 import shlex
-import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,46 +18,7 @@ from kronecker.report import (
     tables,
     token_losses,
 )
-
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 76rem; background: #fff; color: #1a1a1a;
-       font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .75rem; }
-h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .6rem; border-top: 1px solid #d8d8d8; }
-h3 { font-size: 1rem; margin: 0 0 .4rem; }
-p, li { max-width: 50rem; }
-ul { padding-left: 1.2rem; }
-li { margin: .2rem 0; }
-a { color: #00558c; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e6e6e6; }
-th { font-size: .85rem; line-height: 1.25; font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #1a1a1a; }
-th.left, td.left { text-align: left; }
-th:first-child, td:first-child { padding-left: 0; font-weight: 600; position: sticky; left: 0; background: #fff; }
-.better { color: #00664a; font-weight: 600; }
-.worse { color: #a34700; font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0; }
-dt { font-weight: 600; }
-dd { margin: 0; overflow-wrap: anywhere; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr)); gap: 2rem 2.5rem; }
-section { min-width: 0; }
-section h2 { margin-top: .75rem; }
-figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; }
-figure img { display: block; width: 100%; height: auto; }
-.wide figure { max-width: none; margin: 0 0 2rem; overflow-x: auto; }
-.wide figure img { width: auto; max-width: max(100%, 46rem); }
-figcaption { font-size: .875rem; line-height: 1.45; color: #444; margin-top: .35rem; }
-figcaption a { white-space: nowrap; }
-pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; line-height: 1.5; }
-@media (max-width: 40rem) {
-  body { padding: 1rem .9rem 2rem; }
-  dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .5rem; }
-}
-@media print { body { max-width: none; font-size: 10pt; } pre { white-space: pre-wrap; } }
-"""
+from kronecker.report import page as pages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,28 +46,16 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     Raises:
       ValueError: if `page` does not end in .html, or token losses are of another checkpoint than the results.
     """
-    if page.suffix != ".html":
-        raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
     losses = token_losses.read_all(comparison)
-    numbers = page.with_suffix("")
-    numbers.mkdir(parents=True, exist_ok=True)
+    numbers = pages.folder_of(page)
     sections = Sections(
         curves=figures.draw(comparison),
         breakdowns=breakdown_figures.draw(comparison, breakdown.break_down(comparison, losses)) if losses else None,
         damages=collisions.damage(comparison, losses),
         speed=figures.draw_speed(comparison),
     )
-    for drawing in (*sections.curves, *(sections.breakdowns or ()), sections.speed):
-        write_text(numbers / f"{drawing.name}.csv", drawing.csv)
-        write_text(numbers / f"{drawing.name}.svg", drawing.svg)
-    write_text(page, render(comparison, sections, title, numbers.name))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file by rename, so that it is whole or not there."""
-    temporary = file.with_name(f"{file.name}.tmp{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    pages.write_figures(numbers, (*sections.curves, *(sections.breakdowns or ()), sections.speed))
+    pages.write_text(page, render(comparison, sections, title, numbers.name))
 
 
 def render(comparison: compare.Comparison, sections: Sections, title: str, numbers: str) -> str:
@@ -122,18 +67,8 @@ def render(comparison: compare.Comparison, sections: Sections, title: str, numbe
       title: of the page.
       numbers: where the CSV files are, relative to the page.
     """
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-{_table(tables.verdicts(comparison))}
-{_list(tables.sentences(comparison))}
+    body = f"""{pages.table(tables.verdicts(comparison))}
+{pages.bullets(tables.sentences(comparison))}
 <div class="columns">
 <section>
 <h2>How to read this</h2>
@@ -141,45 +76,23 @@ def render(comparison: compare.Comparison, sections: Sections, title: str, numbe
 </section>
 <section>
 <h2>What cannot be concluded</h2>
-{_list(_limits(comparison))}
+{pages.bullets(_limits(comparison))}
 </section>
 </div>
 <h2>Training</h2>
 <div class="columns">
-{"".join(_figure(drawing, numbers) for drawing in sections.curves)}</div>
+{"".join(pages.figure(drawing, numbers) for drawing in sections.curves)}</div>
 {_reaches(comparison)}
 {_by_token(comparison, sections, numbers)}
 <h2>Costs</h2>
-{_table(tables.costs(comparison))}
-{_figure(sections.speed, numbers)}
+{pages.table(tables.costs(comparison))}
+{pages.figure(sections.speed, numbers)}
 <h2>Conditions</h2>
 {_conditions(comparison)}
-{_table(tables.settings(comparison)) if comparison.others else ""}
+{pages.table(tables.settings(comparison)) if comparison.others else ""}
 <h2>Commands</h2>
-<pre>{html.escape(_commands(comparison))}</pre>
-</body>
-</html>
-"""
-
-
-def _table(told: tables.Table) -> str:
-    side = [' class="left"' if header in told.left else "" for header in told.headers]
-
-    def cell(text: str, column: int) -> str:
-        verdict = text in (statistics.BETTER, statistics.WORSE)
-        mark = f' class="left {text}"' if verdict else side[column]
-        return f"<td{mark}>{_typeset(text)}</td>"
-
-    head = "".join(
-        f"<th{left}>{html.escape(header).replace(chr(10), '<br>')}</th>"
-        for header, left in zip(told.headers, side, strict=True)
-    )
-    rows = "".join(f"<tr>{''.join(cell(text, i) for i, text in enumerate(row))}</tr>\n" for row in told.rows)
-    return f"""<div class="scroll"><table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{rows}</tbody>
-</table></div>"""
+<pre>{html.escape(_commands(comparison))}</pre>"""
+    return pages.document(title, body)
 
 
 def _reaches(comparison: compare.Comparison) -> str:
@@ -187,7 +100,7 @@ def _reaches(comparison: compare.Comparison) -> str:
     if not told.rows:
         return ""
     return f"""<h3>Who got there sooner</h3>
-{_table(told)}
+{pages.table(told)}
 <p>Tokens and steps that the better run of a pair, the arm's where it is ahead, had seen when its validation loss fell
 below the other's final loss for good; the factor is explained above.</p>"""
 
@@ -203,7 +116,7 @@ def _by_token(comparison: compare.Comparison, sections: Sections, numbers: str) 
     if not sections.breakdowns:
         return f"""<h2>By token</h2>
 <p>The held-out text is too short: no two groups of its tokens hold {breakdown.LEAST_TOKENS} each.</p>"""
-    drawn = "".join(_figure(drawing, numbers) for drawing in sections.breakdowns)
+    drawn = "".join(pages.figure(drawing, numbers) for drawing in sections.breakdowns)
     evaluated = comparison.baseline.runs[0].config["eval.sequences"]
     first = f", the verdicts above on the first {evaluated:,} sequences of it" if evaluated else ""
     return f"""<h2>By token</h2>
@@ -218,7 +131,7 @@ def _collisions(comparison: compare.Comparison, damages: Sequence[collisions.Dam
     if not damages:
         return ""
     return f"""<h3>What colliding codes cost</h3>
-{_table(tables.collision_costs(damages))}
+{pages.table(tables.collision_costs(damages))}
 <p>Ids whose codes are equal look the same to the model. Damage: how much more an arm loses to
 {html.escape(comparison.baseline.name)} on the token after such an input than after inputs with a code of their own,
 matched by length in bytes, script, frequency in the training text (powers of two) and whether they begin with a space.
@@ -282,8 +195,7 @@ def _conditions(comparison: compare.Comparison) -> str:
         "Commit": _each(run.env["commit"] or "not in a git checkout" for run in comparison.runs),
         "Started": _each(run.env["started"][:10] for run in comparison.runs) + " (UTC)",
     }
-    items = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>\n" for name, text in facts.items())
-    return f"<dl>\n{items}</dl>"
+    return pages.facts(facts)
 
 
 def _model(run: runs.Run) -> str:
@@ -307,26 +219,3 @@ def _each(texts: Iterable[str]) -> str:
 
 def _commands(comparison: compare.Comparison) -> str:
     return "\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs)
-
-
-def _figure(drawing: figures.Figure, numbers: str) -> str:
-    picture = base64.b64encode(drawing.svg.encode()).decode()
-    title = html.escape(drawing.title)
-    link = urllib.parse.quote(f"{numbers}/{drawing.name}.csv")  # leaves nothing that HTML would read
-    return f"""<figure id="{drawing.name}">
-<h3>{title}</h3>
-<img alt="{title}; the numbers are in {drawing.name}.csv" src="data:image/svg+xml;base64,{picture}">
-<figcaption>{html.escape(drawing.caption)} <a href="{link}">Numbers (CSV)</a></figcaption>
-</figure>
-"""
-
-
-def _list(texts: Iterable[str]) -> str:
-    items = "".join(f"<li>{_typeset(text)}</li>\n" for text in texts)
-    return f"<ul>\n{items}</ul>" if items else ""
-
-
-def _typeset(text: str) -> str:
-    """Returns `text` for the page, with true minus signs, and percent signs that stay with their number."""
-    signed = re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", html.escape(text))
-    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", signed)
