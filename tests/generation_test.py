@@ -225,11 +225,11 @@ def test_a_forced_prompt_has_one_id_for_each_string(monkeypatch: pytest.MonkeyPa
 
 
 def test_two_runs_are_compared_prompt_by_prompt(measured: list[generation.Measured]):
-    results = {result.name: result for result in generation.compare(*measured[:2])}
-    assert set(results) == {"generation", "generation_texts", "generation_paired"}
-    assert len(results["generation"].rows) == 8
-    assert len(results["generation_texts"].rows) == 16
-    row = results["generation_paired"].rows[0]
+    told, texts = generation.describe(*measured[:2])
+    assert len(told.rows) == 8
+    assert len(texts.rows) == 16
+    (paired,) = generation.compare(*measured[:2])
+    row = paired.rows[0]
     flagged = [np.mean([text.degenerate for text in one.of("normal")]) for one in measured[:2]]
     assert row[:5] == ("flagged, share", "normal", *flagged, flagged[1] - flagged[0])
 

@@ -1,15 +1,17 @@
 """The layered probe: its scores by hand, and its spaces against the model itself."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from kronecker import accounting, bag, build, codec, embedding, tokenizers, transformer
-from kronecker.probes import layered, words
+from kronecker import accounting, bag, build, codec, config, embedding, tokenizers, transformer
+from kronecker.probes import layered, result, words
 from kronecker.training import restore
 
+DEMO = Path(__file__).parents[1] / "configs" / "demo.py"
 SHAPE = transformer.Shape(layers=3, heads=2, d_model=16, context=8, vocab_size=1100, padded_vocab=1152)
 FAMILIES, ROOTS = {"run": ("run", "ran")}, {"run": "run"}
 
@@ -87,7 +89,8 @@ def test_the_table_has_every_space_family_and_the_words_of_one_token_apart():
     shape = dataclasses.replace(SHAPE, vocab_size=gpt2.vocab_size, padded_vocab=50_304)
     arm = build.Arm(transformer.Transformer(shape, embedding.TableEmbed(50_304, 16, init_std=1.0)), None, None)
     params = jax.jit(arm.model.init)(jax.random.key(1), np.zeros((1, 1), np.int32))["params"]
-    run = restore.Restored(None, None, gpt2, arm, params, 0, None)
+    resolved = config.resolve(config.load(str(DEMO)))
+    run = restore.Restored(resolved, None, gpt2, arm, params, 7, None)
     every, single = layered.measure({"x": run}, layers=(1,), k=5)
     assert [one.name for one in (every, single)] == ["layered", "layered_single"]
     assert [row[:4] for row in every.rows[:7]] == [("x", "E_raw", family, 8) for family in words.LAYERED_FAMILIES] + [
@@ -98,3 +101,5 @@ def test_the_table_has_every_space_family_and_the_words_of_one_token_apart():
     assert single.rows[6][3] == sum(one_token.values())
     assert every.rows[6][4:] == pytest.approx(np.mean([row[4:] for row in every.rows[:6]], axis=0))
     assert dict(zip(every.columns, every.paper[0], strict=True))["root"] == 0.302
+    assert result.differences(every)["training"][0] == "7 steps of 2,048 tokens, 14,336 in all"
+    assert not result.differences(single)

@@ -28,7 +28,8 @@ def test_a_row_with_a_cell_too_few_is_refused():
 
 def test_the_file_holds_everything_under_documented_keys():
     written = json.loads(json.dumps(result.to_json(RESULT)))
-    assert list(written) == ["name", "title", "source", "conditions", "columns", "rows", "paper", "notes", "paper_conditions"]
+    assert list(written) == [field.name for field in dataclasses.fields(result.Result)]
+    assert written["paper_conditions"] == {"model": "GPT-2 124M", "seeds": "1"}
     assert written["rows"][1] == ["table", "E_raw", None, 12_345]
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from configs import arms, base
 from kronecker import build, config, tokenizers
-from kronecker.probes import paired, prompts, robustness, shifts
+from kronecker.probes import paired, prompts, result, robustness, shifts
 from kronecker.training import restore
 
 TOKENIZER = tokenizers.load("gpt2")
@@ -220,7 +220,7 @@ def test_a_runs_metrics_are_finite_in_spite_of_the_padded_vocabulary(measured: l
         assert (one.values("kl") > 0).all()
         assert one.values("stable").dtype == bool
     assert measured[0].name == "table_tied-seed0"
-    assert measured[0].conditions["table_tied-seed0"] == "step 7, 3,584 training tokens"
+    assert measured[0].conditions["training"] == "7 steps of 512 tokens, 3,584 in all"
 
 
 def test_tokens_are_counted_without_the_end_of_text_in_front(measured: list[robustness.Measured]):
@@ -234,10 +234,11 @@ def test_tokens_are_counted_without_the_end_of_text_in_front(measured: list[robu
 
 
 def test_two_runs_are_compared_pair_by_pair(measured: list[robustness.Measured]):
-    results = {result.name: result for result in robustness.compare(*measured)}
-    kinds = {"robustness", "robustness_tokens", "robustness_paired", "robustness_categories", "robustness_operators"}
-    assert set(results) == kinds
-    assert [row[0] for row in results["robustness"].rows] == ["table_tied-seed0", "kronecker-seed0"]
+    results = {one.name: one for one in robustness.compare(*measured)}
+    assert set(results) == {"robustness_paired", "robustness_categories", "robustness_operators"}
+    assert [row[0] for row in robustness.describe(*measured)[0].rows] == ["table_tied-seed0", "kronecker-seed0"]
+    differing = result.differences(results["robustness_paired"])
+    assert differing["arms"] == ("table_tied-seed0 against kronecker-seed0", "table, tied, against Kronecker")
     row = results["robustness_paired"].rows[1]
     a, b = (one.values("kl") for one in measured)
     assert row[:4] == ("KL(clean || typo), nats", *map(pytest.approx, (a.mean(), b.mean(), (b - a).mean())))
@@ -248,7 +249,7 @@ def test_two_runs_are_compared_pair_by_pair(measured: list[robustness.Measured])
 
 
 def test_equal_runs_do_not_differ(measured: list[robustness.Measured]):
-    for row in robustness.compare(measured[0], measured[0])[2].rows:
+    for row in robustness.compare(measured[0], measured[0])[0].rows:
         assert row[3:6] == (0, 0, 0)
         assert row[-1] == 1
 
@@ -256,7 +257,7 @@ def test_equal_runs_do_not_differ(measured: list[robustness.Measured]):
 def test_pairs_without_operators_have_no_table_of_them(table: restore.Restored):
     pairs = [prompts.Pair("a", "The enormous lamp", "The enromous lamp")]
     measured = robustness.measure(table, pairs)
-    assert "robustness_operators" not in {result.name for result in robustness.compare(measured, measured)}
+    assert "robustness_operators" not in {one.name for one in robustness.compare(measured, measured)}
 
 
 def test_runs_on_other_prompts_are_not_compared(table: restore.Restored, measured: list[robustness.Measured]):

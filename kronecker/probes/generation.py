@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kronecker import sampling
+from kronecker import config, sampling
+from kronecker.probes import conditions as described
 from kronecker.probes import continuations, paired, unseen
 from kronecker.probes.result import Result
 from kronecker.training import restore
@@ -24,6 +25,11 @@ PAPER = (
     ("table, tied", MISSPELLED, AS_TOKENS, 20, 2, None, None),
     ("Kronecker", MISSPELLED, AS_TOKENS, 20, 5, None, None),
 )
+PAPER_CONDITIONS = described.PAPER | {
+    "prompts": "20, up to 30 new tokens, T = 0.7, top-p 0.9",
+    "seed of the draws": "42",
+    "seeds": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +157,10 @@ def measure(
             prompt = template.filled([f"⟨{string}⟩" for string in template.novel])
             texts.append(write(place, FORCED, prompt, strings, ids))
     name = f"{run.config.embedding.arm}-seed{run.config.seed}"
-    conditions = {
+    conditions = described.of_run(config.flat(run.config), run.step) | {
         "prompts": f"{len(templates):,}, up to {new_tokens:,} new tokens, T = {temperature:g}, top-p {top_p:g}",
-        "seed": f"{seed}",
+        "seed of the draws": str(seed),
         "tokenizer": tokenizer.name,
-        name: f"step {run.step:,}, {run.step * run.config.train.batch * run.config.train.sequence:,} training tokens",
     }
     return Measured(name, conditions, tuple(texts))
 
@@ -177,7 +182,7 @@ def describe(*runs: Measured) -> list[Result]:
     notes = [
         f"flagged: an n-gram of ids occurs {continuations.FEWEST} times or more and covers more than half of the text "
         "(our rule: the paper gives none); echoed: the string of a slot occurs in the text.",
-        "The paper's prompts are other ones, and its table is tied to the head.",
+        "The paper's prompts and its rule for a flag are not published.",
     ]
     tables = [run.name for run in runs if run.of(FORCED)[0].given == AS_TOKENS]
     if tables:
@@ -195,6 +200,7 @@ def describe(*runs: Measured) -> list[Result]:
             rows,
             PAPER,
             notes,
+            PAPER_CONDITIONS,
         ),
         Result(
             "generation_texts",
@@ -208,7 +214,7 @@ def describe(*runs: Measured) -> list[Result]:
 
 
 def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
-    """Returns what `describe` does and paired statistics of B against A, prompt by prompt.
+    """Returns paired statistics of B against A, prompt by prompt.
 
     Args:
       a: of the first run, the baseline.
@@ -228,14 +234,11 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
     columns = ("", "condition", a.name, b.name, "difference", "95 % low", "high", "test", "p")
     note = f"{b.name} minus {a.name}, prompt by prompt, one text a prompt: other draws and other seeds differ."
     title = f"Continuations of {b.name} against {a.name}"
-    return [
-        *describe(a, b),
-        Result("generation_paired", title, SOURCE, _conditions((a, b)), columns, rows, (), (note,)),
-    ]
+    return [Result("generation_paired", title, SOURCE, _conditions((a, b)), columns, rows, (), (note,))]
 
 
 def _conditions(runs: Sequence[Measured]) -> dict[str, str]:
-    return {key: value for run in runs for key, value in run.conditions.items()}
+    return described.merged(run.conditions for run in runs)
 
 
 def _line(text: str) -> str:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kronecker import accounting, build, transformer
-from kronecker.probes import geometry, neighbours, result, words
+from kronecker import accounting, build, config, transformer
+from kronecker.probes import conditions, geometry, neighbours, result, words
 from kronecker.training import restore
 
 E_RAW, E_POST = "E_raw", "E_post"
@@ -31,6 +31,7 @@ PAPER = {
     ("Kronecker", "L1"): (0.967, 0.258, 0.231),
 }
 ALL_FAMILIES = "all"
+ASKED = {"words": "48 in six families", "neighbours": "whole vocabulary, mean-centred cosine"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,7 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
       k: neighbours of a word.
     """
     rows: dict[bool, list[tuple[result.Cell, ...]]] = {False: [], True: []}
+    of_runs = [conditions.of_run(config.flat(run.config), run.step) for run in found.values()]
     for name, run in found.items():
         tokens = _probe_tokens(run)
         forms = words.canonical_forms(run.tokenizer.token_bytes)
@@ -163,14 +165,16 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
             title=f"Families among the {k} nearest tokens, by depth"
             + (", words of one token alone" if single else ", a word by its first token"),
             source="6.8, Table 10",
-            conditions={"words": "48, without a space in front", "neighbours": "whole vocabulary, mean-centred cosine"},
+            conditions=conditions.merged(of_runs) | ASKED,
             columns=("run", "space", "family", "words", *METRICS),
             rows=of_kind,
             paper=() if single else [(arm, space, ALL_FAMILIES, 48, *shares) for (arm, space), shares in PAPER.items()],
             notes=(
-                "Loose is higher the fewer spellings of the word itself are near, root and strict the more relatives. "
+                "Words are asked for without a space in front. Loose is higher the fewer spellings of the word itself "
+                "are near, root and strict the more relatives. "
                 "The paper's words beyond its roots are not known; the lists are ours.",
             ),
+            paper_conditions=conditions.PAPER | ASKED | {"seeds": "1"},
         )
         for single, of_kind in rows.items()
     ]

@@ -1,8 +1,24 @@
-"""Every probe of a checkpoint by its name: of one run, or of a pair with paired statistics."""
+"""Every probe of checkpoints by its name: of one run, or of a run against one or several baselines.
 
-from collections.abc import Callable, Mapping, Sequence
+The last run is compared with each of the others, prompt by prompt.
+"""
 
-from kronecker.probes import continuations, generation, layered, prompts, result, robustness, subjects, survey
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kronecker import config
+from kronecker.probes import (
+    conditions,
+    continuations,
+    generation,
+    layered,
+    prompts,
+    result,
+    robustness,
+    subjects,
+    survey,
+)
 from kronecker.training import restore
 
 Runs = Mapping[str, restore.Restored]
@@ -15,7 +31,7 @@ def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> lis
 
     Args:
       names: of PROBES, or "all".
-      found: name -> run, one or two; of two the first is the baseline of the paired statistics.
+      found: name -> run; of several the last is compared with each of the others.
       pairs: the prompts of the robustness probe.
 
     Raises:
@@ -36,7 +52,8 @@ def _geometry(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]
         tables.append(subjects.Table(name, table_Vd, one.tokenizer))
     first = next(iter(found.values()))
     codes = subjects.Codec("codec", first.tokenizer, first.config.embedding.pos_dim)
-    return survey.survey([*tables, codes], {"P of the codes": str(first.config.embedding.pos_dim)})
+    of_runs = [conditions.of_run(config.flat(one.config), one.step) for one in found.values()]
+    return survey.survey([*tables, codes], conditions.merged(of_runs))
 
 
 def _layered(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
@@ -47,13 +64,23 @@ def _layered(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
 
 def _robustness(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
     measured = [robustness.measure(one, pairs) for one in found.values()]
-    return robustness.compare(*measured) if len(measured) == 2 else robustness.describe(*measured)
+    return [*robustness.describe(*measured), *_against_each(measured, robustness.compare)]
 
 
 def _generation(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
     del pairs
     measured = [generation.measure(one, continuations.templates()) for one in found.values()]
-    return generation.compare(*measured) if len(measured) == 2 else generation.describe(*measured)
+    return [*generation.describe(*measured), *_against_each(measured, generation.compare)]
+
+
+def _against_each(
+    measured: Sequence[Any], compare: Callable[[Any, Any], Sequence[result.Result]]
+) -> Iterator[result.Result]:
+    """Yields the last one's comparison with each of the others; with several, their names tell which."""
+    *baselines, last = measured
+    for baseline in baselines:
+        for one in compare(baseline, last):
+            yield one if len(baselines) == 1 else dataclasses.replace(one, name=f"{one.name}-{baseline.name}")
 
 
 PROBES: dict[str, Callable[[Runs, Sequence[prompts.Pair]], list[result.Result]]] = {

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kronecker import build
+from kronecker import build, config
+from kronecker.probes import conditions as described
 from kronecker.probes import paired, prompts, shifts
 from kronecker.probes.result import Result
 from kronecker.training import restore
@@ -27,6 +28,11 @@ LABELS = {
     "drop": "drop of log p(top-1), nats",
 }
 PAPER = (("table, tied", 110, 0.473, 0.859, 0.857, 1.199), ("Kronecker", 110, 0.555, 0.794, 0.879, 1.058))
+PAPER_CONDITIONS = described.PAPER | {
+    "arms": "table, tied, against Kronecker",
+    "prompts": "110 pairs in 11 categories",
+    "seeds": "1",
+}
 # Kronecker minus table.  The paper has no tests; McNemar's p follows from its published outputs.
 PAPER_PAIRED = tuple(
     (LABELS[metric], a, b, b - a, None, None, "McNemar" if metric == "stable" else None, p)
@@ -78,11 +84,9 @@ def measure(run: restore.Restored, pairs: Sequence[prompts.Pair]) -> Measured:
     conditions = {
         "prompts": f"{len(pairs):,} pairs in {len(prompts.groups(pairs, 'category')):,} categories",
         "tokenizer": run.tokenizer.name,
-        "model": f"{run.config.model.layers} x {run.config.model.d_model}",
     }
+    conditions = described.of_run(config.flat(run.config), run.step) | conditions
     name = f"{run.config.embedding.arm}-seed{run.config.seed}"
-    seen = run.step * run.config.train.batch * run.config.train.sequence
-    conditions[name] = f"step {run.step:,}, {seen:,} training tokens"
     return Measured(name, conditions, tuple(pairs), tuple(measured), counts[::2], counts[1::2])
 
 
@@ -150,8 +154,9 @@ def describe(*runs: Measured) -> list[Result]:
         PAPER,
         (
             "A model that heeds its context little is moved little: read these beside the losses of the runs.",
-            "The paper's prompts are other ones, and its table is tied to the head.",
+            "The paper's prompts are other ones: its own set is not published, and 110 pairs leave intervals wide.",
         ),
+        PAPER_CONDITIONS,
     )
     groups = {"all": list(range(len(first.pairs)))} | prompts.groups(first.pairs, "operator")
     tokens = Result(
@@ -176,7 +181,7 @@ def describe(*runs: Measured) -> list[Result]:
 
 
 def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
-    """Returns what `describe` does and paired statistics of B against A: of all prompts, by category, by operator.
+    """Returns paired statistics of B against A: of all prompts, by category, by operator.
 
     Args:
       a: of the first run, the baseline.
@@ -186,7 +191,8 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
     Raises:
       ValueError: if they were given other prompts or tokenizers, or a metric is not finite.
     """
-    results = describe(a, b)
+    _alike((a, b))
+    results = []
     heads = (a.name, b.name, "difference", "95 % low", "high", "test", "p")
     note = f"{b.name} minus {a.name}, prompt by prompt; the interval is over prompts: other seeds may differ by more."
     several = "One test in twenty comes out below .05 by chance alone: read p with the number of rows in mind."
@@ -211,7 +217,9 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
         if rows:
             title = f"What a typo changes in {b.name} against {a.name}" + (f", by {field}" if field else "")
             columns = ("metric", *((field, "pairs") if field else ()), *heads)
-            results.append(Result(name, title, SOURCE, _conditions((a, b)), columns, rows, paper, notes))
+            results.append(
+                Result(name, title, SOURCE, _conditions((a, b)), columns, rows, paper, notes, PAPER_CONDITIONS)
+            )
     return results
 
 
@@ -226,4 +234,5 @@ def _alike(runs: Sequence[Measured]) -> Measured:
 
 
 def _conditions(runs: Sequence[Measured]) -> dict[str, str]:
-    return {key: value for run in runs for key, value in run.conditions.items()}
+    arms = {"arms": " against ".join(run.name for run in runs)} if len(runs) == 2 else {}
+    return arms | described.merged(run.conditions for run in runs)
