@@ -43,8 +43,11 @@ ABLATIONS = {
     "configs/ablations/pos_dim.py": (7, ALL_SETTINGS),
     "configs/ablations/sizes.py": (3, tuple(f"size={name}" for name in named_sizes.SIZES)),
     "configs/ablations/truncation.py": (7, ALL_SETTINGS),
+    "configs/ablations/twice_the_rate.py": (5, ("setting=study",)),
     "configs/ablations/tying.py": (4, ALL_SETTINGS),
 }
+BESIDE_THE_STUDY = ("configs/ablations/collisions.py", "configs/ablations/twice_the_rate.py")
+RATES_DIFFER = ("configs/ablations/learning_rate.py", "configs/ablations/twice_the_rate.py")
 EACH = [(path, arg) for path, (_, args) in ABLATIONS.items() for arg in args]
 # A file that the user brings, and where a contributor has it.
 FILES = {name: ROOT.parent / "shared" / "tokenizers" / name for name in ("tekken_240911.json", "o200k_base.tiktoken")}
@@ -119,15 +122,15 @@ def test_whole_seeds_come_one_after_another(path: str, arg: str):
 @pytest.mark.parametrize(("path", "arg"), EACH)
 def test_the_runs_of_a_seed_differ_in_the_embedding_and_the_tie_alone(path: str, arg: str):
     runs = runs_of(path, arg)
-    if "collisions" in path:
-        runs |= runs_of("configs/study.py", "")
+    if path in BESIDE_THE_STUDY:
+        runs = {f"study/{name}": run for name, run in runs_of("configs/study.py", "").items()} | runs
     of_seed = collections.defaultdict(list)
     for keys, c in runs.values():
         of_seed[c.seed].append((keys[sweep.ARM], c))
     for members in of_seed.values():
         baseline = next(c for arm, c in members if arm == "table_untied")
         keys = set().union(*(differing(baseline, c) for _, c in members))
-        own = {"train.lr"} if "learning_rate" in path else set()
+        own = {"train.lr"} if path in RATES_DIFFER else set()
         assert {key for key in keys if not key.startswith("embedding.") and key != "model.tie_head"} == own
 
 
@@ -136,7 +139,7 @@ def test_runs_of_one_name_and_setting_are_one_run_in_every_ablation(setting: str
     whole = {"paper": "configs/ablations/paper.py", "gpu": "configs/gpu_study.py", "study": "configs/study.py"}[setting]
     known = runs_of(whole, "")
     for path, arg in EACH:
-        if arg == f"setting={setting}" and "learning_rate" not in path:
+        if arg == f"setting={setting}" and path not in RATES_DIFFER:
             runs = runs_of(path, arg)
             for name in runs.keys() & known.keys():
                 assert not differing(runs[name][1], known[name][1])

@@ -9,7 +9,7 @@ Expected: the paper has none; with that package, its numbers would belong to `de
 Cost of three seeds, as --dry_run prints it:
   setting=paper  9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours
   setting=gpu    9 runs x 60M tokens = 540M tokens, 1.05e17 FLOPs, 0.0735 H100 hours
-  setting=study  9 runs x 1.25M tokens = 11.3M tokens, 1.33e14 FLOPs, under 0.01 H100 hours
+  setting=study  9 runs x 1M tokens = 9M tokens, 1.06e14 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/byte_source.py --out=runs/byte_source --seeds=3
   python scripts/report.py runs/byte_source

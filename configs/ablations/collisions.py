@@ -8,7 +8,7 @@ that is predicted may itself have a code of its own.
 Expected: the paper has none.
 
 Cost of three seeds, as --dry_run prints it:
-  setting=study  6 runs x 1.25M tokens = 7.5M tokens, 8.85e13 FLOPs, under 0.01 H100 hours
+  setting=study  6 runs x 1M tokens = 6M tokens, 7.08e13 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/collisions.py --out=runs/collisions --seeds=3
   python scripts/report.py runs/study runs/collisions

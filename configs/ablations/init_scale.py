@@ -10,7 +10,7 @@ deviation grows by about 30 % and the projection's stays (section 6.6).
 Cost of three seeds, as --dry_run prints it:
   setting=paper  30 runs x 2.5B tokens = 75B tokens, 6.41e19 FLOPs, 45 H100 hours
   setting=gpu    30 runs x 60M tokens = 1.8B tokens, 3.49e17 FLOPs, 0.245 H100 hours
-  setting=study  30 runs x 1.25M tokens = 37.5M tokens, 4.42e14 FLOPs, under 0.01 H100 hours
+  setting=study  30 runs x 1M tokens = 30M tokens, 3.54e14 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/init_scale.py --out=runs/init_scale --seeds=3
   python scripts/report.py runs/init_scale --baseline='table_untied init_std=0.02'

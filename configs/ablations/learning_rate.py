@@ -3,7 +3,7 @@
 A rate that suits one arm alone decides a comparison.  So five rates, table_untied and kronecker at each, fewer tokens
 than the setting's, and a seed that no study uses.  Choose the rate with the lowest mean of the two arms' last TRAINING
 losses, which the sweep prints when it ends; the validation text is for the study alone.  If it is the first or the last
-of the five, add rates beyond it.  The rate of configs/study.py was chosen so, among the first four.
+of the five, add rates beyond it.  The rate of configs/study.py was chosen so.
 
 Expected: the paper has none; its learning rate is not known.
 

@@ -9,7 +9,7 @@ Expected: the paper has none; its learning rates are not known.
 Cost of three seeds, as --dry_run prints it:
   setting=paper  24 runs x 2.5B tokens = 60B tokens, 5.13e19 FLOPs, 36 H100 hours
   setting=gpu    24 runs x 60M tokens = 1.44B tokens, 2.79e17 FLOPs, 0.196 H100 hours
-  setting=study  24 runs x 1.25M tokens = 30M tokens, 3.54e14 FLOPs, under 0.01 H100 hours
+  setting=study  24 runs x 1M tokens = 24M tokens, 2.83e14 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/lr_mult.py --out=runs/lr_mult --seeds=3
   python scripts/report.py runs/lr_mult --baseline='table_untied lr_mult=1.0'

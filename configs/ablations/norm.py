@@ -11,7 +11,7 @@ ended at 4.753 (unit norm, std .016), 4.861 and 4.902 nats (z-norm, std 1), a wi
 Cost of three seeds, as --dry_run prints it:
   setting=paper  15 runs x 2.5B tokens = 37.5B tokens, 3.20e19 FLOPs, 22.5 H100 hours
   setting=gpu    15 runs x 60M tokens = 900M tokens, 1.74e17 FLOPs, 0.123 H100 hours
-  setting=study  15 runs x 1.25M tokens = 18.8M tokens, 2.21e14 FLOPs, under 0.01 H100 hours
+  setting=study  15 runs x 1M tokens = 15M tokens, 1.77e14 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/norm.py --out=runs/norm --seeds=3
   python scripts/report.py runs/norm

@@ -10,7 +10,7 @@ Expected: the paper has none.  It trains P = 16 (section 6.6), names this ablati
 Cost of three seeds, as --dry_run prints it:
   setting=paper  21 runs x 2.5B tokens = 52.5B tokens, 4.49e19 FLOPs, 31.5 H100 hours
   setting=gpu    21 runs x 60M tokens = 1.26B tokens, 2.44e17 FLOPs, 0.172 H100 hours
-  setting=study  21 runs x 1.25M tokens = 26.3M tokens, 3.10e14 FLOPs, under 0.01 H100 hours
+  setting=study  21 runs x 1M tokens = 21M tokens, 2.48e14 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/pos_dim.py --out=runs/pos_dim --seeds=3
   python scripts/report.py runs/pos_dim

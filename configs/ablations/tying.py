@@ -11,7 +11,7 @@ against 4.813 nats at 131,000 ids and 98M tokens) and behind with a small one (4
 Cost of three seeds, as --dry_run prints it:
   setting=paper  12 runs x 2.5B tokens = 30B tokens, 2.56e19 FLOPs, 18 H100 hours
   setting=gpu    12 runs x 60M tokens = 720M tokens, 1.40e17 FLOPs, 0.098 H100 hours
-  setting=study  12 runs x 1.25M tokens = 15M tokens, 1.77e14 FLOPs, under 0.01 H100 hours
+  setting=study  12 runs x 1M tokens = 12M tokens, 1.42e14 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/tying.py --out=runs/tying --seeds=3
   python scripts/report.py runs/tying

@@ -1,0 +1,38 @@
+"""The arms of scale and tying at twice the study's learning rate, beside the study's own runs.
+
+Rates that suit one arm alone decide a comparison, and the two main arms want different ones: on the tuning seed of
+configs/ablations/learning_rate.py a table is best at the study's rate and `kronecker` at twice that.  With these runs
+each arm can stand at the better of the same two rates, which is tuning both alike.
+
+Expected: the paper has none; its learning rates are not known.
+
+Cost of three seeds, as --dry_run prints it:
+  setting=study  15 runs x 1M tokens = 15M tokens, 1.77e14 FLOPs, under 0.01 H100 hours
+
+  python scripts/sweep.py --config=configs/ablations/twice_the_rate.py --out=runs/twice_the_rate --seeds=3
+  python scripts/report.py runs/study runs/twice_the_rate --tuned --baseline='table_untied lr=0.002'
+
+The study's runs (configs/study.py) are the other half of each pair, so there is no other setting.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from configs import arms, settings
+
+RATE = 4e-3  # the study's is 2e-3
+SWEEP_ARMS = ("table_untied", "table_tied", "table_std1", "kronecker", "kronecker_unit")
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the study's config; argument: setting (study)."""
+    return settings.from_arg(arg, "study")
+
+
+def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
+    """Yields the runs, one seed after another."""
+    for seed in range(seeds):
+        for arm in SWEEP_ARMS:
+            yield arms.ARMS[arm] | {"train.lr": RATE, "seed": seed}
