@@ -1,7 +1,7 @@
 """The study on two CPU cores: every arm, three seeds, real English prose.
 
-Size nano, a byte-level BPE of 8,192 tokens trained on the text, 1M tokens a run.  All arms share one schedule.  Its peak
-learning rate is the one of .001, .002, .004, .008 and .016 with the lowest training loss, mean of table_untied and
+Size nano, a byte-level BPE of 8,192 tokens trained on the text, 1M tokens a run.  All arms share one schedule.  Its
+peak learning rate is the one of .001, .002, .004, .008 and .016 with the lowest training loss, mean of table_untied and
 kronecker, on a seed and a length (400,000 tokens) that the study does not use (configs/ablations/learning_rate.py).
 There the table was best at that rate and kronecker at twice it, so configs/ablations/twice_the_rate.py goes with this.
 

@@ -6,7 +6,7 @@
 
 Each argument is a run's folder or a folder of runs; unfinished runs in the latter are named and left out, and so are
 seeds that not every arm has.  Runs that differ in more than the input embedding (data, tokenizer, steps, initial body
-or any other key of the config) are refused, and the difference is shown.
+or any other key of the config) are refused, and the difference is shown.  With --tuned they may differ in train.lr.
 A paired difference is the arm's final validation loss minus the baseline's, in nats per token: below zero, the arm is
 better.  ± is half the 95 % t interval of its mean over seeds, resolvable the difference that as many seeds with this
 spread would resolve four times in five, and "sooner" how many times fewer steps the arm needs for the baseline's final
@@ -23,6 +23,9 @@ from absl import flags
 
 from kronecker import cli
 
+_TUNED = flags.DEFINE_bool(
+    "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
+)
 _BASELINE = flags.DEFINE_string("baseline", "table_untied", "The arm that the others are compared with.")
 _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
 
@@ -35,7 +38,7 @@ def main(folders: Sequence[str]) -> None:
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")
-    comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value)
+    comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value, _TUNED.value)
     losses = token_losses.read_all(comparison)
     damages = collisions.damage(comparison, losses)
     tables.show(comparison, damages)

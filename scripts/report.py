@@ -14,6 +14,9 @@ from absl import flags
 
 from kronecker import cli
 
+_TUNED = flags.DEFINE_bool(
+    "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
+)
 _BASELINE = flags.DEFINE_string("baseline", "table_untied", "The arm that the others are compared with.")
 _OUT = flags.DEFINE_string("out", None, "The page; default: report.html in the first folder.")
 _TITLE = flags.DEFINE_string("title", None, "The page's title; default: from the name of its folder.")
@@ -26,7 +29,7 @@ def main(folders: Sequence[str]) -> None:
     if not folders:
         raise ValueError("no runs given; for example: python scripts/report.py runs/demo")
     page = Path(_OUT.value or Path(folders[0]) / "report.html")
-    comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value)
+    comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value, _TUNED.value)
     html.write(comparison, page, _TITLE.value or f"Paired runs: {page.absolute().parent.name}")
     print(f"report: {page}")
 

@@ -297,6 +297,30 @@ def test_two_runs_of_one_arm_and_seed_that_are_no_twins_are_refused_with_their_d
         comparison(tmp_path)
 
 
+def test_arms_that_were_tuned_each_on_its_own_are_compared_when_that_is_said(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01, -0.02])
+    for seed, loss in enumerate((4.30, 4.32)):
+        write_run(tmp_path / f"fast{seed}", "kronecker", seed, loss, {"train.lr": 0.002})
+    found = [runs.read(folder) for folder in runs.find([tmp_path])]
+    with pytest.raises(ValueError, match=r"train\.lr is .*; --tuned lets train\.lr differ"):
+        compare.compare(found)
+    compared = compare.compare(found, tuned=True)
+    assert [arm.name for arm in compared.arms] == ["table_untied", "kronecker lr=0.002", "kronecker lr=0.001"]
+    partner = {run.seed: run.result["validation_loss"] for run in compared.baseline.runs}
+    assert compared.others[0].difference.values == pytest.approx((4.30 - partner[0], 4.32 - partner[1]))
+    assert "lr" in tables.settings(compared).headers
+
+
+def test_a_rate_is_no_excuse_for_another_difference(tmp_path: Path):
+    write_pairs(tmp_path, [-0.01])
+    write_run(tmp_path / "fast", "table_tied", 0, 4.3, {"train.lr": 0.002, "train.clip": 0.5})
+    found = [runs.read(folder) for folder in runs.find([tmp_path])]
+    for tuned in (False, True):
+        with pytest.raises(ValueError, match=r"train\.clip is 1\.0 against 0\.5") as refused:
+            compare.compare(found, tuned=tuned)
+        assert "--tuned" not in str(refused.value)
+
+
 def test_the_settings_that_differ_are_a_table(tmp_path: Path):
     write_pairs(tmp_path, [-0.01])
     told = tables.settings(comparison(tmp_path))

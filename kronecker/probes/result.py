@@ -50,6 +50,18 @@ def to_json(result: Result) -> dict[str, Any]:
     return dataclasses.asdict(result)
 
 
+def from_json(content: Mapping[str, Any]) -> Result:
+    """Returns the result that `to_json` gave; lists stay lists.
+
+    Raises:
+      ValueError: if it has other keys, or a row of another length.
+    """
+    fields = {field.name for field in dataclasses.fields(Result)}
+    if set(content) != fields:
+        raise ValueError(f"a result has the keys {', '.join(sorted(fields))}; got {', '.join(sorted(content))}")
+    return Result(**content)
+
+
 def differences(result: Result) -> dict[str, tuple[str, str]]:
     """Returns condition -> (here, in the paper) where the two are not the same; a side that does not say is empty."""
     keys = [*result.paper_conditions, *(key for key in result.conditions if key not in result.paper_conditions)]

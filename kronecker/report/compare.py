@@ -20,6 +20,8 @@ RunKey = tuple[str, int]  # an arm's name within a comparison, and a seed
 
 # What a pair is there to compare.
 COMPARED = ("embedding.", "model.tie_head")
+# What may be compared beside that where each arm was tuned on its own, over the same values.
+TUNED = ("train.lr",)
 # Keys (or, with a dot at the end, groups of keys) that two runs of a pair may set differently, and why that is fair.
 NO_INFLUENCE = {
     "data.": "where the text came from; what came out of it is compared by its fingerprint",
@@ -93,14 +95,20 @@ class Comparison:
         return tuple(run for arm in self.arms for run in arm.runs)
 
 
-def compare(found: Sequence[runs.Run], baseline: str = BASELINE) -> Comparison:
+def compare(found: Sequence[runs.Run], baseline: str = BASELINE, tuned: bool = False) -> Comparison:
     """Returns every arm of `found` against `baseline`, paired by seed, over the seeds that all arms have.
+
+    Args:
+      found: the runs.
+      baseline: name of the arm that the others are compared with.
+      tuned: let arms have learning rates of their own, which are then part of their names.
 
     Raises:
       ValueError: if two runs are not a pair (the message names both and shows the difference), the arms have no seed in
         common, or two runs have the same arm, settings and seed.
     """
-    by_name = _by_name_and_seed(found)
+    compared = (*COMPARED, *(TUNED if tuned else ()))
+    by_name = _by_name_and_seed(found, compared)
     if baseline not in by_name:
         raise ValueError(f"--baseline={baseline}: no such arm among these runs; there are: {', '.join(by_name)}")
     seeds = set.intersection(*map(set, by_name.values()))
@@ -109,8 +117,8 @@ def compare(found: Sequence[runs.Run], baseline: str = BASELINE) -> Comparison:
         raise ValueError(f"the arms have no seed in common: {trained}; train the missing runs, or leave an arm out")
     chosen = {name: tuple(of_seed[seed] for seed in sorted(seeds)) for name, of_seed in by_name.items()}
     partners = chosen.pop(baseline)
-    _require_equal(partners, ignoring=PER_SEED)
-    others = [_paired(name, members, partners) for name, members in chosen.items()]
+    _require_equal(partners, compared, ignoring=PER_SEED)
+    others = [_paired(name, members, partners, compared) for name, members in chosen.items()]
     return Comparison(
         Arm(baseline, partners, None),
         tuple(sorted(others, key=lambda arm: arm.difference.mean)),
@@ -150,32 +158,30 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _by_name_and_seed(found: Iterable[runs.Run]) -> dict[str, dict[int, runs.Run]]:
+def _by_name_and_seed(found: Iterable[runs.Run], compared: Sequence[str]) -> dict[str, dict[int, runs.Run]]:
     of_arm = collections.defaultdict(list)
     for run in found:
         of_arm[run.arm].append(run)
     groups = collections.defaultdict(dict)
     for arm, versions in of_arm.items():
-        told = [settings(run) for run in versions]
+        told = [settings(run, compared) for run in versions]
         keys = runs.varying(told)
         for run, own in zip(versions, told, strict=True):
             name = " ".join([arm, *(f"{key}={own[key]}" for key in keys)])
             twin = groups[name].setdefault(run.seed, run)
             if twin is not run:
-                _require_equal((twin, run))
+                _require_equal((twin, run), compared)
                 raise ValueError(f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; leave one out")
     return groups
 
 
-def settings(run: runs.Run) -> dict[str, str]:
+def settings(run: runs.Run, compared: Sequence[str] = COMPARED) -> dict[str, str]:
     """Returns what a pair is there to compare, by the last part of each key.
 
     A projection's derived scale is told as `derived`: each P has its own, which says nothing beside P.
     """
-    compared = {k: v for k, v in run.config.items() if _within(k, COMPARED) and not _within(k, NO_INFLUENCE)}
-    told = {
-        key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in compared.items()
-    }
+    values = {k: v for k, v in run.config.items() if _within(k, compared) and not _within(k, NO_INFLUENCE)}
+    told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
     if run.config["embedding.kind"] not in configs.TABLES and (
         run.config["embedding.init_std"] == configs.derived_init_std(run.config)
     ):
@@ -183,10 +189,10 @@ def settings(run: runs.Run) -> dict[str, str]:
     return told
 
 
-def _paired(name: str, members: tuple[runs.Run, ...], partners: Sequence[runs.Run]) -> Arm:
+def _paired(name: str, members: tuple[runs.Run, ...], partners: Sequence[runs.Run], compared: Sequence[str]) -> Arm:
     pairs = list(zip(members, partners, strict=True))
     for run, partner in pairs:
-        _require_equal((partner, run))
+        _require_equal((partner, run), compared)
     difference = statistics.Difference(
         seeds=tuple(run.seed for run in members),
         values=tuple(run.result["validation_loss"] - partner.result["validation_loss"] for run, partner in pairs),
@@ -194,11 +200,11 @@ def _paired(name: str, members: tuple[runs.Run, ...], partners: Sequence[runs.Ru
     return Arm(name, members, difference, tuple(reach.reach(run, partner) for run, partner in pairs))
 
 
-def _require_equal(found: Iterable[runs.Run], ignoring: tuple[str, ...] = ()) -> None:
+def _require_equal(found: Iterable[runs.Run], compared: Sequence[str], ignoring: tuple[str, ...] = ()) -> None:
     first, *rest = found
-    expected = _shared(first)
+    expected = _shared(first, compared)
     for run in rest:
-        facts = _shared(run)
+        facts = _shared(run, compared)
         differing = [
             f"{key} is {_short(expected.get(key))} against {_short(facts.get(key))}"
             for key in dict.fromkeys([*expected, *facts])
@@ -208,11 +214,19 @@ def _require_equal(found: Iterable[runs.Run], ignoring: tuple[str, ...] = ()) ->
             raise ValueError(
                 f"{first.folder} and {run.folder} cannot be compared: {'; '.join(differing)}; "
                 "only the input embedding may differ"
+                + (
+                    "; --tuned lets train.lr differ where each arm was tuned over the same rates"
+                    * _rate_alone(differing)
+                )
             )
 
 
-def _shared(run: runs.Run) -> dict[str, Any]:
-    config = {key: value for key, value in run.config.items() if not _within(key, (*COMPARED, *NO_INFLUENCE))}
+def _rate_alone(differing: Sequence[str]) -> bool:
+    return all(text.startswith(TUNED) for text in differing)
+
+
+def _shared(run: runs.Run, compared: Sequence[str]) -> dict[str, Any]:
+    config = {key: value for key, value in run.config.items() if not _within(key, (*compared, *NO_INFLUENCE))}
     return config | {
         "data_fingerprint": run.result["data_fingerprint"],
         "tokenizer_fingerprint": run.result["tokenizer_fingerprint"],

@@ -160,10 +160,13 @@ a run planned to be that short would end lower; the paper's factor, 1.43, was re
 def _limits(comparison: compare.Comparison) -> list[str]:
     first = comparison.baseline.runs[0]
     multipliers = {run.config["embedding.lr_mult"] for run in comparison.runs}
+    rates = sorted({run.config["train.lr"] for run in comparison.runs})
+    shared = f"all share one peak learning rate, {rates[0]:g}, "
+    several = f"peak learning rates are {', '.join(f'{rate:g}' for rate in rates)} and no others, "
     told = [
         f"Nothing about larger models, longer training or other text: this is {_model(first)}, "
         f"{tables.count(first.result['tokens'])} training tokens of {first.config['data.source']}.",
-        f"Nothing about each arm at its best: all share one peak learning rate, {first.config['train.lr']:g}, "
+        f"Nothing about each arm at its best: {several if len(rates) > 1 else shared}"
         + ("times a multiplier for the input; " if len(multipliers) > 1 else "")
         + "which may suit one arm better than another.",
     ]
@@ -183,12 +186,13 @@ def _conditions(comparison: compare.Comparison) -> str:
     c, result = first.config, first.result
     data, tokenizer = result["data_fingerprint"][:12], result["tokenizer_fingerprint"][:12]
     batch = f"{c['train.batch']} × {c['train.sequence']} tokens"
+    rates = _each(f"{run.config['train.lr']:g}" for run in comparison.runs)
     facts = {
         "Model": f"{_model(first)}; {c['model.dtype']}",
         "Data": f"{c['data.source']}; fingerprint {data}",
         "Tokenizer": f"{c['tokenizer']}, {c['model.vocab_size']:,} ids; fingerprint {tokenizer}",
         "Training": f"{tables.count(result['tokens'])} tokens: {result['step']:,} steps of {batch}",
-        "Learning rate": f"{c['train.lr']:g} at its peak, {c['train.warmup_steps']:,} steps of warm-up, then a cosine",
+        "Learning rate": f"{rates} at its peak, {c['train.warmup_steps']:,} steps of warm-up, then a cosine",
         "Seeds": _each(", ".join(str(run.seed) for run in arm.runs) for arm in comparison.arms),
         "Device": _each(_devices(run) for run in comparison.runs),
         "Versions": _each(_versions(run) for run in comparison.runs),

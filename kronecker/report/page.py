@@ -117,6 +117,9 @@ def table(told: tables.Table) -> str:
 </table></div>"""
 
 
+LONG_TEXT = 40  # characters from which a cell's text may break into lines
+
+
 def facts(of: Mapping[str, str]) -> str:
     """Returns a list of names and what each is."""
     items = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>\n" for name, text in of.items())

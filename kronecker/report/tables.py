@@ -22,11 +22,13 @@ class Table:
       headers: of its columns; a line break where one may be wanted.
       rows: one tuple a row.
       left: headers whose columns are aligned left; all others hold numbers.
+      quoted: how many of the last rows are the paper's.
     """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: tuple[str, ...]
+    quoted: int = 0
 
 
 def verdicts(comparison: compare.Comparison) -> Table:
@@ -65,7 +67,7 @@ def reaches(comparison: compare.Comparison) -> Table:
 
 def settings(comparison: compare.Comparison) -> Table:
     """Returns what the arms set differently of what a pair is there to compare."""
-    told = [compare.settings(arm.runs[0]) for arm in comparison.arms]
+    told = [compare.settings(arm.runs[0], (*compare.COMPARED, *compare.TUNED)) for arm in comparison.arms]
     keys = [key for key in runs.varying(told) if key != "arm"]
     rows = [(arm.name, *(own[key] for key in keys)) for arm, own in zip(comparison.arms, told, strict=True)]
     return Table(("arm", *keys), tuple(rows), ("arm", *keys))
