@@ -25,8 +25,6 @@ _POS_DIM = flags.DEFINE_integer("pos_dim", 32, "P of the codes; 32 is the paper'
 _K = flags.DEFINE_integer("k", 5, "Neighbours of a word.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "Also write the tables to this file.")
 
-RANDOM_WIDTH = 768
-
 
 def main(specs: Sequence[str]) -> None:
     """Prints the tables."""
@@ -47,11 +45,8 @@ def main(specs: Sequence[str]) -> None:
         embedding = embeddings.from_safetensors(checkpoint, _TENSOR.value)
         found.append(subjects.Table(embedding.name, embedding.matrix, tokenizers.load(spec)))
     if loaded:
-        first = next(iter(loaded.values()))
-        found.append(subjects.Table("random", embeddings.gaussian(first.vocab_size, RANDOM_WIDTH).matrix, first))
-    results = survey.survey(
-        found, {"P of the codes": str(_POS_DIM.value), "words": "without a space in front"}, _K.value
-    )
+        found.append(subjects.random(next(iter(loaded.values()))))
+    results = survey.survey(found, {"P": str(_POS_DIM.value)}, _K.value)
     result.show(results)
     if _JSON.value:
         write_text(Path(_JSON.value), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")

@@ -1,14 +1,16 @@
-"""Runs the paper's probes on the checkpoints of one run, or of a pair with paired statistics.
+r"""Runs the paper's probes on the checkpoints of one run, or of a pair with paired statistics.
 
   python scripts/probe.py runs/demo/kronecker-seed0
-  python scripts/probe.py runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --probes=robustness,layered
-  python scripts/probe.py runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --pairs=typos.json --json=probes.json
+  python scripts/probe.py --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --probes=robustness,layered
+  python scripts/probe.py --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --pairs=typos.json \
+      --json=probes.json --page=probes.html
 
-Of two runs the first is the baseline.  Probes: geometry (of the input embedding, beside the codes alone), layered
-(word families by depth), robustness (one typo in a prompt), generation (normal, misspelled and unseen words).
+Of several runs the last is compared with each of the others; --pair insists on two that compare.py would pair.  Probes:
+geometry (of the input embedding, beside the codes alone), layered (word families by depth), robustness (one typo in a
+prompt), generation (normal, misspelled and unseen words).  Intervals are over prompts: other seeds may differ by more.
 --pairs names a JSON list of {category, clean, typo} to use instead of our 330 pairs, or a result file of the paper
 author's package.  --json also writes every table, the texts of the generation probe among them, under the keys that
-kronecker/probes/result.py documents.  Intervals are over prompts: other seeds may differ by more.
+kronecker/probes/result.py documents.  --page writes them as a page, and each table as CSV into a folder of its name.
 """
 
 import json
@@ -21,6 +23,8 @@ from kronecker import cli
 
 _PROBES = flags.DEFINE_list("probes", ["all"], "Names of probes, or all.")
 _PAIRS = flags.DEFINE_string("pairs", None, "A JSON file with prompt pairs for the robustness probe.")
+_PAIR = flags.DEFINE_bool("pair", False, "Insist on two runs that are a pair.")
+_PAGE = flags.DEFINE_string("page", None, "Also write a page of the tables and figures.")
 _JSON = flags.DEFINE_string("json", None, "Also write every table to this file.")
 
 
@@ -30,16 +34,36 @@ def main(folders: Sequence[str]) -> None:
     from kronecker.report.page import write_text
     from kronecker.training import restore
 
-    if len(folders) not in (1, 2):
-        raise ValueError(f"{len(folders)} runs given; give one, or two that are a pair: scripts/probe.py RUN_A RUN_B")
+    if not folders:
+        raise ValueError("0 runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
+    if _PAIR.value:
+        _require_pair(folders)
     pairs = prompts.read_pairs(_PAIRS.value) if _PAIRS.value else prompts.pairs()
+    on_runs.chosen(_PROBES.value)  # a misspelt name should not wait for the checkpoints
     found = {Path(folder).name: restore.open_run(folder) for folder in folders}
     if len(found) < len(folders):
-        raise ValueError(f"{folders[0]} and {folders[1]} have one name; give runs in folders of different names")
+        raise ValueError(f"two of {', '.join(folders)} have one name; give runs in folders of different names")
     results = on_runs.run(_PROBES.value, found, pairs)
     result.show([one for one in results if one.name != on_runs.TEXTS])
     if _JSON.value:
         write_text(Path(_JSON.value), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
+    if _PAGE.value:
+        from kronecker.report import probe_page
+
+        probe_page.write(results, Path(_PAGE.value), f"Probes of {', '.join(found)}")
+
+
+def _require_pair(folders: Sequence[str]) -> None:
+    from kronecker.report import compare, runs
+
+    if len(folders) != 2:
+        raise ValueError(f"--pair: {len(folders)} runs given; give two: scripts/probe.py --pair RUN_A RUN_B")
+    first, second = (runs.read(folder) for folder in runs.find(folders))
+    if first.seed != second.seed:
+        raise ValueError(
+            f"--pair: {folders[0]} has seed {first.seed}, {folders[1]} seed {second.seed}; a pair shares it"
+        )
+    compare.compare([first, second], compare.names([first, second])[0])
 
 
 if __name__ == "__main__":

@@ -91,15 +91,18 @@ def test_the_table_has_every_space_family_and_the_words_of_one_token_apart():
     params = jax.jit(arm.model.init)(jax.random.key(1), np.zeros((1, 1), np.int32))["params"]
     resolved = config.resolve(config.load(str(DEMO)))
     run = restore.Restored(resolved, None, gpt2, arm, params, 7, None)
-    every, single = layered.measure({"x": run}, layers=(1,), k=5)
-    assert [one.name for one in (every, single)] == ["layered", "layered_single"]
-    assert [row[:4] for row in every.rows[:7]] == [("x", "E_raw", family, 8) for family in words.LAYERED_FAMILIES] + [
-        ("x", "E_raw", "all", 48)
-    ]
-    assert [row[1] for row in every.rows[6::7]] == ["E_raw", "E_post", "L1"]
+    found = {one.name: one for one in layered.measure({"x": run}, layers=(1,), k=5)}
+    assert list(found) == ["layered", "layered_families", "layered_single", "layered_single_families"]
+    every, of_family = found["layered"], found["layered_families"]
+    single = found["layered_single"]
+    assert [row[:4] for row in of_family.rows[:7]] == [
+        ("x", "E_raw", family, 8) for family in words.LAYERED_FAMILIES
+    ] + [("x", "E_raw", "all", 48)]
+    assert [row[1] for row in every.rows] == ["E_raw", "E_post", "L1"]
+    assert every.rows == of_family.rows[6::7]
     one_token = {word: len(gpt2.encode_batch([word])[0]) == 1 for f in words.LAYERED_FAMILIES.values() for word in f}
-    assert single.rows[6][3] == sum(one_token.values())
-    assert every.rows[6][4:] == pytest.approx(np.mean([row[4:] for row in every.rows[:6]], axis=0))
+    assert single.rows[0][3] == sum(one_token.values())
+    assert every.rows[0][4:] == pytest.approx(np.mean([row[4:] for row in of_family.rows[:6]], axis=0))
     assert dict(zip(every.columns, every.paper[0], strict=True))["root"] == 0.302
     assert result.differences(every)["training"][0] == "7 steps of 2,048 tokens, 14,336 in all"
     assert not result.differences(single)

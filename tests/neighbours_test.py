@@ -1,5 +1,8 @@
 """Exact nearest neighbours: against brute force, over block borders, with ties and vectors of nothing."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -64,3 +67,28 @@ def test_codes_of_a_bag_and_of_a_table_are_one():
     table = codec.byte_table(TOKENS, 4)
     made = bag.dense_code(bag.kronecker_bag(table, "length"), np.arange(len(TOKENS)))
     assert neighbours.Codes(table, [b"runs"]).cosines(0, len(TOKENS)) == pytest.approx(made[1:2] @ made.T, abs=1e-12)
+
+
+LARGE = """
+import resource
+
+import numpy as np
+
+from kronecker import codec
+from kronecker.probes import neighbours
+
+rng = np.random.default_rng(0)
+lengths = rng.integers(1, 33, 262_144)
+letters = rng.integers(97, 123, (262_144, 32), dtype=np.uint8)
+tokens = [row[:length].tobytes() for row, length in zip(letters, lengths)]
+queries = tokens[::20_000]
+found = neighbours.nearest(neighbours.Codes(codec.byte_table(tokens, 32), queries), 5)
+assert (found.ids[:, 0] == np.arange(0, 262_144, 20_000)).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+
+
+def test_codes_of_a_large_vocabulary_are_searched_whole_in_less_than_two_gigabytes():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0.05 < float(done.stdout) < 2  # the codes written out are 8.6 GB

@@ -8,15 +8,18 @@ from kronecker.probes import parameters
 @pytest.mark.parametrize(
     ("model", "pos_dim", "table", "projection", "saved"),
     [
-        (parameters.PAPER[0][0], 16, 38_597_376, 3_145_728, "91.85"),
-        (parameters.PAPER[1][0], 32, 536_870_912, 33_554_432, "93.75"),
+        (parameters.GPT2[0], 16, 38_597_376, 3_145_728, "91.85"),
+        (parameters.PUBLISHED[-1], 32, 536_870_912, 33_554_432, "93.75"),
     ],
 )
 def test_the_papers_rows_are_exact(model: parameters.Model, pos_dim: int, table: int, projection: int, saved: str):
     found = parameters.account(model, pos_dim)
     assert (found.table, found.projection) == (table, projection)
     assert f"{100 * found.saved:.2f}" == saved
-    assert model in [row for row, _ in parameters.PAPER]
+    (paper,) = [row for row in parameters.PAPER if row[0] == model.name]
+    assert paper[1:3] == (model.vocab, model.width)
+    assert paper[5:7] == pytest.approx((table, projection), rel=2e-4)  # it rounds the larger size to four digits
+    assert paper[7] == saved
 
 
 def test_a_model_whose_table_was_its_head_grows_by_the_projection():

@@ -46,7 +46,8 @@ def test_without_numbers_of_the_paper_there_is_nothing_to_differ_from():
 
 
 @pytest.mark.parametrize(
-    ("cell", "text"), [(None, ""), (12_345, "12,345"), (0.9671, "0.967"), (-1234.5, "-1,234"), ("E_raw", "E_raw")]
+    ("cell", "text"),
+    [(None, ""), (12_345, "12,345"), (0.9671, "0.967"), (-1234.5, "-1,234"), (-0.0001, "0.000"), ("E_raw", "E_raw")],
 )
 def test_cells_are_as_people_read_them(cell: result.Cell, text: str):
     assert result.text(cell) == text

@@ -39,7 +39,16 @@ def tables(gpt2: tokenizers.Tokenizer) -> dict[str, result.Result]:
 def test_every_table_of_the_paper_is_there_with_its_conditions(tables: dict[str, result.Result]):
     assert list(tables) == ["loose", "anisotropy", "edit_distance", "stability", "byte_pairs", "unseen"]
     assert all(one.source for one in tables.values())
-    assert tables["loose"].conditions == {"P": "32"}
+    assert tables["loose"].conditions == {"P": "32", "embeddings": "codec, table"}
+    assert all(one.paper_conditions for one in tables.values() if one.paper)
+
+
+def test_a_random_table_does_not_weigh_on_the_mean_stability(gpt2: tokenizers.Tokenizer):
+    found = [subjects.Codec("a", gpt2, 32), subjects.Codec("b", gpt2, 16), subjects.random(gpt2, 8)]
+    stability = next(one for one in survey.survey(found, {}, pairs=10) if one.name == "stability")
+    pairs = {row[:2]: row[2] for row in stability.rows[:-1]}
+    assert pairs["a", "random"] < 0.1
+    assert stability.rows[-1][2] == pairs["a", "b"] > 0.5
 
 
 def test_a_neighbour_that_is_the_word_in_another_case_is_not_loose(tables: dict[str, result.Result]):

@@ -37,11 +37,19 @@ def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> lis
     Raises:
       ValueError: if there is no such probe.
     """
+    return [one for name in chosen(names) for one in PROBES[name](found, pairs)]
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """Returns the probes that are meant by `names`, each once.
+
+    Raises:
+      ValueError: if there is no such probe.
+    """
     unknown = [name for name in names if name not in (ALL, *PROBES)]
     if unknown or not names:
         raise ValueError(f"--probes={','.join(names)}: known: {ALL}, {', '.join(PROBES)}")
-    chosen = PROBES if ALL in names else {name: PROBES[name] for name in dict.fromkeys(names)}
-    return [one for probe in chosen.values() for one in probe(found, pairs)]
+    return list(PROBES) if ALL in names else list(dict.fromkeys(names))
 
 
 def _geometry(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
@@ -52,8 +60,11 @@ def _geometry(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]
         tables.append(subjects.Table(name, table_Vd, one.tokenizer))
     first = next(iter(found.values()))
     codes = subjects.Codec("codec", first.tokenizer, first.config.embedding.pos_dim)
-    of_runs = [conditions.of_run(config.flat(one.config), one.step) for one in found.values()]
-    return survey.survey([*tables, codes], conditions.merged(of_runs))
+    of_runs = conditions.merged(conditions.of_run(config.flat(one.config), one.step) for one in found.values())
+    pos_dim = of_runs.pop("P")
+    trained = "; ".join(f"{key} {text}" for key, text in of_runs.items())
+    embeddings = f"{', '.join(found)}: {trained}; codec: the codes of their vocabulary alone"
+    return survey.survey([*tables, codes], {"P": pos_dim, "embeddings": embeddings})
 
 
 def _layered(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:

@@ -32,10 +32,14 @@ PUBLISHED = (
     Model("Qwen3 32B", 151_936, 5120, tied=False),
     Model("DeepSeek V3", 129_280, 7168, tied=False),
     Model("GPT-OSS 120B", 201_088, 2880, tied=False),
+    Model("the paper's frontier size", 131_072, 4096, tied=False),
 )
 COLUMNS = ("model", "V", "d", "tied", "P", "table", "projection", "input saved, %", "head", "both", "change of both")
-# The paper's two rows count the input alone; whether the larger one's table is tied it does not say.
-PAPER = ((Model("paper, 124M", 50_257, 768, tied=True), 16), (Model("paper, frontier", 131_072, 4096, tied=False), 32))
+# The paper's rows count the input alone, the second one in millions: 536.9 and 33.55.
+PAPER = (
+    ("GPT-2 small", 50_257, 768, None, 16, 38_597_376, 3_145_728, "91.85", None, None, None),
+    ("the paper's frontier size", 131_072, 4096, None, 32, 536_900_000, 33_550_000, "93.75", None, None, None),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,19 +76,21 @@ def account(model: Model, pos_dim: int) -> Account:
 
 
 def measure(models: Sequence[Model] = PUBLISHED, pos_dims: Sequence[int] = (16, 32)) -> result.Result:
-    """Returns the table of all models at each P, with the paper's two rows computed by the same rule."""
+    """Returns the table of all models at each P, beside the paper's two rows."""
     return result.Result(
         name="parameters",
         title="Parameters of input and head, with a table and with a Kronecker input",
         source="6.9, Table 11",
-        conditions={"counted": "by formula; the body is the same in both and left out"},
+        conditions={"count": "by formula"},
         columns=COLUMNS,
         rows=[_row(model, pos_dim) for model in models for pos_dim in pos_dims],
-        paper=[_row(model, pos_dim) for model, pos_dim in PAPER],
+        paper=PAPER,
         notes=(
             "The share saved is of the input alone. Where the table was tied to the head, the head stays and the model "
-            "grows by the projection.",
+            "grows by the projection. The body is the same in both and left out. The paper gives its larger size in "
+            "millions.",
         ),
+        paper_conditions={"count": "by formula"},
     )
 
 

@@ -76,7 +76,7 @@ def text(cell: Cell) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
-        return f"{cell:.3f}" if abs(cell) < 100 else f"{cell:,.0f}"
+        return f"{cell:z.3f}" if abs(cell) < 100 else f"{cell:,.0f}"
     return cell
 
 

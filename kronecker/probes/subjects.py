@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from kronecker import codec, tokenizers
-from kronecker.probes import geometry, neighbours, words
+from kronecker.probes import embeddings, geometry, neighbours, words
 
 
 class Subject(Protocol):
@@ -70,6 +70,14 @@ class Table:
     def anisotropy(self) -> geometry.Anisotropy:
         """Returns how far the rows are from being centred."""
         return geometry.anisotropy(self._matrix)
+
+
+RANDOM = "random"
+
+
+def random(tokenizer: tokenizers.Tokenizer, width: int = 768) -> Table:
+    """Returns a random table for a tokenizer's vocabulary: what every metric gives for nothing."""
+    return Table(RANDOM, embeddings.gaussian(tokenizer.vocab_size, width).matrix, tokenizer)
 
 
 class Codec:

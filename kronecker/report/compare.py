@@ -107,7 +107,7 @@ def compare(found: Sequence[runs.Run], baseline: str = BASELINE, tuned: bool = F
       ValueError: if two runs are not a pair (the message names both and shows the difference), the arms have no seed in
         common, or two runs have the same arm, settings and seed.
     """
-    compared = (*COMPARED, *(TUNED if tuned else ()))
+    compared = _compared(tuned)
     by_name = _by_name_and_seed(found, compared)
     if baseline not in by_name:
         raise ValueError(f"--baseline={baseline}: no such arm among these runs; there are: {', '.join(by_name)}")
@@ -124,6 +124,11 @@ def compare(found: Sequence[runs.Run], baseline: str = BASELINE, tuned: bool = F
         tuple(sorted(others, key=lambda arm: arm.difference.mean)),
         tuple(sorted(set().union(*by_name.values()) - seeds)),
     )
+
+
+def names(found: Sequence[runs.Run], tuned: bool = False) -> list[str]:
+    """Returns the names of the arms among `found`, as `compare` gives them, in order of appearance."""
+    return list(_by_name_and_seed(found, _compared(tuned)))
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -211,14 +216,15 @@ def _require_equal(found: Iterable[runs.Run], compared: Sequence[str], ignoring:
             if key not in ignoring and expected.get(key) != facts.get(key)
         ]
         if differing:
+            hint = "; --tuned lets train.lr differ where each arm was tuned over the same rates"
             raise ValueError(
                 f"{first.folder} and {run.folder} cannot be compared: {'; '.join(differing)}; "
-                "only the input embedding may differ"
-                + (
-                    "; --tuned lets train.lr differ where each arm was tuned over the same rates"
-                    * _rate_alone(differing)
-                )
+                f"only the input embedding may differ{hint if _rate_alone(differing) else ''}"
             )
+
+
+def _compared(tuned: bool) -> tuple[str, ...]:
+    return (*COMPARED, *TUNED) if tuned else COMPARED
 
 
 def _rate_alone(differing: Sequence[str]) -> bool:

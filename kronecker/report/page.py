@@ -5,11 +5,12 @@ import html
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kronecker.report import figures, statistics, tables
 
+LONG_TEXT = 44  # characters beyond which a cell's text may break into lines
 STYLE = """
 :root { color-scheme: light; }
 body { margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 76rem; background: #fff; color: #1a1a1a;
@@ -27,6 +28,13 @@ th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-
 th { font-size: .85rem; line-height: 1.25; font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #1a1a1a; }
 th.left, td.left { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; font-weight: 600; position: sticky; left: 0; background: #fff; }
+td.long { white-space: normal; min-width: 16rem; max-width: 30rem; }
+tr.quoted td { background: #eef4fa; }
+tr.quoted td:first-child::before { content: "paper: "; font-weight: 400; color: #00558c; }
+details { margin: .4rem 0 0; }
+summary { cursor: pointer; color: #00558c; }
+.differs { color: #444; font-size: .9rem; }
+.result { margin: 1.5rem 0 2rem; }
 .better { color: #00664a; font-weight: 600; }
 .worse { color: #a34700; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0; }
@@ -103,21 +111,25 @@ def table(told: tables.Table) -> str:
     def cell(text: str, column: int) -> str:
         verdict = text in (statistics.BETTER, statistics.WORSE)
         mark = f' class="left {text}"' if verdict else side[column]
+        if len(text) > LONG_TEXT:
+            mark = ' class="left long"'
         return f"<td{mark}>{typeset(text)}</td>"
+
+    def row(cells: Sequence[str], quoted: bool) -> str:
+        mark = ' class="quoted"' if quoted else ""
+        return f"<tr{mark}>{''.join(cell(text, i) for i, text in enumerate(cells))}</tr>\n"
 
     head = "".join(
         f"<th{left}>{html.escape(header).replace(chr(10), '<br>')}</th>"
         for header, left in zip(told.headers, side, strict=True)
     )
-    rows = "".join(f"<tr>{''.join(cell(text, i) for i, text in enumerate(row))}</tr>\n" for row in told.rows)
+    ours = len(told.rows) - told.quoted
+    rows = "".join(row(cells, i >= ours) for i, cells in enumerate(told.rows))
     return f"""<div class="scroll"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {rows}</tbody>
 </table></div>"""
-
-
-LONG_TEXT = 40  # characters from which a cell's text may break into lines
 
 
 def facts(of: Mapping[str, str]) -> str:
@@ -143,6 +155,12 @@ def bullets(texts: Iterable[str]) -> str:
     """Returns a list of sentences."""
     items = "".join(f"<li>{typeset(text)}</li>\n" for text in texts)
     return f"<ul>\n{items}</ul>" if items else ""
+
+
+def links(anchors: Mapping[str, str]) -> str:
+    """Returns a list of links to places of the page: anchor -> text."""
+    items = "".join(f'<li><a href="#{html.escape(at)}">{html.escape(text)}</a></li>\n' for at, text in anchors.items())
+    return f"<ul>\n{items}</ul>"
 
 
 def typeset(text: str) -> str:

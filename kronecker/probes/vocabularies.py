@@ -1,0 +1,64 @@
+"""What share of vocabularies a code holds whole: the paper's Table 3."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kronecker import coverage, tokenizers
+from kronecker.probes import result
+
+POS_DIMS = tuple(coverage.PAPER_COVERAGE)
+COLLIDING = (16, 32)
+COLUMNS = (
+    "vocabulary",
+    "ordinary tokens",
+    *(f"fit, P = {pos_dim}, %" for pos_dim in POS_DIMS),
+    *(f"share a code, P = {pos_dim}" for pos_dim in COLLIDING),
+)
+
+
+def measure(vocabularies: Sequence[tokenizers.Tokenizer]) -> result.Result:
+    """Returns a row a vocabulary, their mean, and the mean by the count of the author's package.
+
+    Raises:
+      ValueError: if there is no vocabulary.
+    """
+    if not vocabularies:
+        raise ValueError("there are no vocabularies; give at least one tokenizer")
+    rows = [_row(tokenizer) for tokenizer in vocabularies]
+    shares = np.mean([row[2 : 2 + len(POS_DIMS)] for row in rows], axis=0).tolist()
+    shorter = np.mean([_shorter(tokenizer) for tokenizer in vocabularies], axis=0).tolist()
+    none = (None,) * len(COLLIDING)
+    return result.Result(
+        name="coverage",
+        title="Tokens whose bytes fit into a code whole",
+        source="Table 3",
+        conditions={"vocabularies": ", ".join(tokenizer.name for tokenizer in vocabularies)},
+        columns=COLUMNS,
+        rows=[
+            *rows,
+            ("mean", None, *shares, *none),
+            ("mean, tokens of exactly P bytes counted as cut", None, *shorter, *none),
+        ],
+        paper=[("mean", None, *(100 * share for share in coverage.PAPER_COVERAGE.values()), *none)],
+        notes=(
+            "Counted over tokens that have bytes and are not special. The author's package counts a token of exactly P "
+            "bytes as cut; the last of our rows does too. Tokens that share a code have one embedding.",
+        ),
+        paper_conditions={"vocabularies": "Llama 3.2, Qwen3, Gemma 3, DeepSeek V3, GPT-OSS, SmolLM2"},
+    )
+
+
+def _row(tokenizer: tokenizers.Tokenizer) -> tuple[result.Cell, ...]:
+    found = {pos_dim: coverage.cover(tokenizer, pos_dim, examples=0) for pos_dim in POS_DIMS}
+    counts = {pos_dim: one.ordinary for pos_dim, one in found.items()}
+    shares = (100 * counts[pos_dim].coverage for pos_dim in POS_DIMS)
+    colliding = (counts[pos_dim].colliding for pos_dim in COLLIDING)
+    return (tokenizer.name, counts[POS_DIMS[0]].tokens, *shares, *colliding)
+
+
+def _shorter(tokenizer: tokenizers.Tokenizer) -> list[float]:
+    """Returns the shares of ordinary tokens with fewer than P bytes, in percent."""
+    special = set(tokenizer.special_ids)
+    sizes = np.array([len(token) for i, token in enumerate(tokenizer.token_bytes) if token and i not in special])
+    return [100 * float((sizes < pos_dim).mean()) if len(sizes) else float("nan") for pos_dim in POS_DIMS]
