@@ -1,4 +1,5 @@
 # make pair     train the demo's arms on real text and show who won      (SEEDS=3 for an interval; resumes, skips what is done)
+# make reproduce  the paper's tables beside ours, on the runs that make pair trained: one page
 # make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
 # make lint     ruff
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
@@ -16,13 +17,16 @@ READY := .venv/ready
 REFERENCE := .venv/reference
 TPU := .venv/tpu/ready
 
-.PHONY: pair test lint setup reference tpu clean
+.PHONY: pair reproduce test lint setup reference tpu clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
 	@$(BIN)/python scripts/token_losses.py $(RUNS)
 	@$(BIN)/python scripts/compare.py $(RUNS)
 	@$(BIN)/python scripts/report.py $(RUNS) --out=$(RUNS)/report.html
+
+reproduce: setup
+	@$(BIN)/python scripts/report.py $(RUNS) --paper --out=$(RUNS)/paper.html
 
 test: setup
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)

@@ -2,6 +2,7 @@ r"""Times the input side of a model, or whole training steps: all contenders in 
 
   python scripts/benchmark.py encoder
   python scripts/benchmark.py step --size=micro
+  python scripts/benchmark.py runtime
 
 encoder  Every implementation of the product, flax.linen.Embed (table) and the paper author's package (reference; where
          it is installed, `make reference`): forward; forward and gradient; forward, gradient and AdamW update.  Each
@@ -15,12 +16,15 @@ step     The training step of every arm of configs/arms.py at one size of config
 
            python scripts/benchmark.py step --size=124m --batch=16 --sequence=1024 --dtype=bfloat16
 
+runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
+         training step at size nano with P = 32 and a vocabulary padded to 131,072 ids.  Takes three minutes.
+
 How to read it.  A time is the median over rounds, with the 10 % and 90 % quantiles; one round runs everything once, in
 an order drawn anew, so what else the machine does meets all contenders.  Ratios are of medians, and round by round with
 their quartiles.  The share of bandwidth is the time that the least possible memory traffic would take at the speed of
 a += 2 b on large arrays, timed in the same rounds, over the time taken; what fits into caches can be above 100 %.
 Temporary memory is the compiler's number for one update beside arguments and results; for the reference, the growth of
-a process of its own.  Both commands write every sample to a JSON file and a figure beside it.
+a process of its own.  encoder and step write every sample to a JSON file and a figure beside it, runtime its table.
 """
 
 import json
@@ -36,7 +40,9 @@ from kronecker import cli, config
 _DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Whose ids, as in a config; bpe:SIZE is trained on the text.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Operands of matrix products.")
-_ROUNDS = flags.DEFINE_integer("rounds", None, "Times that all is run; default: encoder 30, step 15.", lower_bound=5)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", None, "Times that all is run; default: encoder 30, step 15, runtime 10.", lower_bound=5
+)
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "encoder: of one case; slower ones run in fewer rounds, at least 5.", 0.0)
 _OUT = flags.DEFINE_string("out", None, "The JSON file; default: runs/benchmark/COMMAND.json.")
 _SETTING = flags.DEFINE_multi_string("setting", [], "encoder: what to time, see above; may be repeated.")
@@ -45,7 +51,11 @@ _SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py."
 _ARMS = flags.DEFINE_list("arms", None, "step: arms of configs/arms.py, table_untied among them; default: all.")
 _BATCH = flags.DEFINE_integer("batch", 4, "step: sequences a step.", lower_bound=1)
 _SEQUENCE = flags.DEFINE_integer("sequence", 256, "step: tokens a sequence.", lower_bound=1)
-_OWN = {"encoder": ("seconds", "setting", "cache_limit_mb"), "step": ("size", "arms", "batch", "sequence")}
+_OWN = {
+    "encoder": ("seconds", "setting", "cache_limit_mb"),
+    "step": ("size", "arms", "batch", "sequence"),
+    "runtime": (),
+}
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +63,7 @@ ROOT = Path(__file__).parents[1]
 def main(words: Sequence[str]) -> None:
     """Runs one benchmark, prints it and writes its files."""
     if len(words) != 1 or words[0] not in _OWN:
-        raise ValueError(f"say which benchmark: encoder or step, got {' '.join(words) or 'neither'!r}")
+        raise ValueError(f"say which benchmark: {', '.join(_OWN)}; got {repr(' '.join(words)) if words else 'none'}")
     command = words[0]
     for other, names in _OWN.items():
         for name in names:
@@ -63,10 +73,15 @@ def main(words: Sequence[str]) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: a benchmark's file ends in .json; write --out={out.with_suffix('.json')}")
 
-    run = {"encoder": _encoder, "step": _step}[command]()
+    if command == "runtime":
+        _runtime(out)
+    else:
+        _timed(command, {"encoder": _encoder, "step": _step}[command](), out)
 
+
+def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
     from kronecker.benchmark import figures, machine, tables  # after the flags: --help should not wait for JAX
-    from kronecker.report.html import write_text
+    from kronecker.report.page import write_text
 
     before = machine.facts()
     result = run()
@@ -77,6 +92,19 @@ def main(words: Sequence[str]) -> None:
     write_text(out.with_suffix(".svg"), {"encoder": figures.encoder, "step": figures.steps}[command](result))
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(f"\n{machine.line(before)}\nwritten: {out} and {out.with_suffix('.svg')}")
+
+
+def _runtime(out: Path) -> None:
+    from kronecker.benchmark import runtime
+    from kronecker.probes import result
+    from kronecker.report.page import write_text
+
+    timed = {arm: _config(f"gpt2.py:size=nano,arm={arm}", **{"model.dtype": _DTYPE.value}) for arm in runtime.ARMS}
+    found = runtime.measure(timed, _ROUNDS.value or runtime.ROUNDS)
+    result.show([found])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, json.dumps([result.to_json(found)], indent=1) + "\n")
+    print(f"written: {out}")
 
 
 def _encoder() -> Callable[[], dict[str, Any]]:

@@ -1,10 +1,17 @@
-"""Writes one HTML page about finished runs: verdicts, conditions, curves, and the numbers of each figure as CSV.
+r"""Writes one HTML page about finished runs: verdicts, conditions, curves, and the numbers of each figure as CSV.
 
   python scripts/report.py runs/demo
   python scripts/report.py runs/demo runs/more_seeds --baseline=table_tied --out=runs/all.html --title="Six seeds"
+  python scripts/report.py runs/demo --paper
+  python scripts/report.py runs/study --paper --vocabularies=gpt2,tiktoken:o200k_base.tiktoken --out=runs/paper.html
 
 Each argument is a run's folder or a folder of runs, paired and checked as scripts/compare.py does.  The page needs no
 other file and no network; the CSV files go into a folder beside it (runs/demo/report for runs/demo/report.html).
+
+--paper writes another page, paper.html: every table and figure of the paper that can be measured here, the paper's
+numbers beside ours.  It takes the runs of table_tied and kronecker, and of table_untied where it was trained; probes
+are run on their lowest common seed, and codes are measured of --vocabularies.  What it measures (some minutes) is kept
+in the page's folder and measured again when the runs, the vocabularies or the machine change, or with --again.
 """
 
 from collections.abc import Sequence
@@ -18,20 +25,54 @@ _TUNED = flags.DEFINE_bool(
     "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
 )
 _BASELINE = flags.DEFINE_string("baseline", "table_untied", "The arm that the others are compared with.")
-_OUT = flags.DEFINE_string("out", None, "The page; default: report.html in the first folder.")
+_OUT = flags.DEFINE_string("out", None, "The page; default: report.html or paper.html in the first folder.")
 _TITLE = flags.DEFINE_string("title", None, "The page's title; default: from the name of its folder.")
+
+_PAPER = flags.DEFINE_bool("paper", False, "Write the page of the paper's tables beside ours instead.")
+_VOCABULARIES = flags.DEFINE_list("vocabularies", ["gpt2"], "paper: tokenizers whose codes are measured.")
+_AGAIN = flags.DEFINE_bool("again", False, "paper: measure anew what is there.")
+_ONLY_PAPER, _ONLY_PAIRED = ("vocabularies", "again"), ("baseline", "tuned")
+
+ROOT = Path(__file__).parents[1]
 
 
 def main(folders: Sequence[str]) -> None:
     """Writes the page and prints where it is."""
-    from kronecker.report import compare, html, runs  # after the flags: --help should not wait for Matplotlib
-
     if not folders:
         raise ValueError("no runs given; for example: python scripts/report.py runs/demo")
+    for name in _ONLY_PAIRED if _PAPER.value else _ONLY_PAPER:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} does not go {'with' if _PAPER.value else 'without'} --paper")
+    write = _write_paper if _PAPER.value else _write_report
+    print(f"report: {write(folders)}")
+
+
+def _write_report(folders: Sequence[str]) -> Path:
+    from kronecker.report import compare, html, runs  # after the flags: --help should not wait for Matplotlib
+
     page = Path(_OUT.value or Path(folders[0]) / "report.html")
-    comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value, _TUNED.value)
-    html.write(comparison, page, _TITLE.value or f"Paired runs: {page.absolute().parent.name}")
-    print(f"report: {page}")
+    found = [runs.read(folder) for folder in runs.find(folders)]
+    html.write(
+        compare.compare(found, _BASELINE.value, _TUNED.value),
+        page,
+        _TITLE.value or f"Paired runs: {page.absolute().parent.name}",
+    )
+    return page
+
+
+def _write_paper(folders: Sequence[str]) -> Path:
+    from kronecker import config, reproduction
+    from kronecker.benchmark import runtime
+    from kronecker.report import paper_page, runs, training_claims
+
+    page = Path(_OUT.value or Path(folders[0]) / "paper.html")
+    comparison = training_claims.pair([runs.read(folder) for folder in runs.find(folders)])
+    gpt2 = str(ROOT / "configs" / "gpt2.py")
+    timed = {arm: config.load(f"{gpt2}:size=nano,arm={arm}") for arm in runtime.ARMS}
+    parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)
+    found = reproduction.measure(parts, page.with_suffix(""), _AGAIN.value)
+    paper_page.write(comparison, found, page, _TITLE.value or "The paper's tables, measured here")
+    return page
 
 
 if __name__ == "__main__":

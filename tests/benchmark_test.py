@@ -155,8 +155,9 @@ def test_the_steps_file_compares_each_arm_with_the_baseline_round_by_round(step_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say which benchmark: encoder or step"),
-        (["encode"], "say which benchmark: encoder or step, got 'encode'"),
+        ([], "say which benchmark: encoder, step, runtime; got none"),
+        (["encode"], "say which benchmark: encoder, step, runtime; got 'encode'"),
+        (["runtime", "--size=nano"], "--size belongs to `benchmark.py step`, not to runtime"),
         (["encoder", "step"], "say which benchmark"),
         (["encoder", "--round=3"], "Did you mean: rounds"),
         (["encoder", "--rounds=4"], "--rounds=4"),

@@ -105,6 +105,7 @@ class _Arm:
         self.facts = {
             "implementation": built.bag.implementation if built.bag else None,
             "params": accounting.count(self._state.params),
+            "buffers_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(built.bag)),
             "memory": timing.memory(self._update),
             "vocab": c.model.padded_vocab,
         }

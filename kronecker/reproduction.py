@@ -1,0 +1,123 @@
+"""What of the paper can be measured here, in parts: each a file of results, measured once and kept while it is current.
+
+A part's file holds {"made_of": what it was measured on, "results": [...]}, the results as `probes.result` documents
+them.  It is current while `made_of` is what it would be measured on now; a part that is not is measured again.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kronecker import tokenizers
+from kronecker.benchmark import machine, runtime
+from kronecker.probes import on_runs, parameters, prompts, result, subjects, survey, vocabularies
+from kronecker.report import page, runs
+from kronecker.training import restore
+
+CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
+CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Results that are measured together.
+
+    Attributes:
+      name: stem of their file.
+      what: what is measured, for the one who waits.
+      made_of: what they depend on, ready for JSON.
+      measure: measures them.
+    """
+
+    name: str
+    what: str
+    made_of: Mapping[str, Any]
+    measure: Callable[[], list[result.Result]]
+
+
+def parts(
+    probed: Sequence[runs.Run], specs: Sequence[str], timed: Mapping[str, ml_collections.ConfigDict]
+) -> list[Part]:
+    """Returns all parts.
+
+    Args:
+      probed: runs of one seed; the last is compared with each of the others.
+      specs: tokenizers, as config.tokenizer names them, whose codes are measured without any model.
+      timed: what `benchmark.runtime.measure` takes.
+    """
+    loaded = [tokenizers.load(spec) for spec in specs]
+    losses = {
+        str(run.folder): [run.result[key] for key in ("step", "validation_loss", "data_fingerprint")] for run in probed
+    }
+    return [
+        Part(
+            CODES,
+            f"codes of {', '.join(tokenizer.name for tokenizer in loaded)}",
+            {"vocabularies": [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded]},
+            lambda: _codes(loaded),
+        ),
+        Part(PARAMETERS, "parameters of published models", {}, lambda: [parameters.measure()]),
+        Part(
+            PROBES,
+            f"probes of {', '.join(run.folder.name for run in probed)}",
+            {"runs": losses},
+            lambda: _probes(probed),
+        ),
+        Part(
+            RUNTIME,
+            "training steps with codes kept, codes written on the fly, and a table",
+            {key: machine.facts()[key] for key in ("versions", "devices", "cores", "processor")},
+            lambda: [runtime.measure(timed)],
+        ),
+    ]
+
+
+def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
+    """Returns part -> its results, from its file in `folder` where that is current and `again` does not forbid it.
+
+    Raises:
+      ValueError: if a file is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for number, part in enumerate(wanted, 1):
+        file = folder / f"{part.name}.json"
+        kept = None if again else _kept(file, part)
+        state = "there before" if kept else "measuring"
+        print(f"[{number}/{len(wanted)}] {part.what}: {state}", file=sys.stderr, flush=True)
+        if kept is None:
+            kept = part.measure()
+            content = {"made_of": part.made_of, "results": [result.to_json(one) for one in kept]}
+            page.write_text(file, json.dumps(content, indent=1) + "\n")
+        found[part.name] = kept
+    return found
+
+
+def _kept(file: Path, part: Part) -> list[result.Result] | None:
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["made_of"] != json.loads(json.dumps(part.made_of)):
+            return None
+        return [result.from_json(one) for one in content["results"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: not what this version writes ({error}); delete it, it will be measured again"
+        ) from None
+
+
+def _codes(loaded: Sequence[tokenizers.Tokenizer]) -> list[result.Result]:
+    found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, CODES_POS_DIM) for tokenizer in loaded]
+    told = survey.survey([*found, subjects.random(loaded[0])], {"P": str(CODES_POS_DIM)})
+    return [vocabularies.measure(loaded), *told]
+
+
+def _probes(probed: Sequence[runs.Run]) -> list[result.Result]:
+    opened = {run.folder.name: restore.open_run(run.folder) for run in probed}
+    return on_runs.run([on_runs.ALL], opened, prompts.pairs())
