@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kronecker.probes import conditions
 from kronecker.report import (
     breakdown,
     breakdown_figures,
@@ -164,7 +165,7 @@ def _limits(comparison: compare.Comparison) -> list[str]:
     shared = f"all share one peak learning rate, {rates[0]:g}, "
     several = f"peak learning rates are {', '.join(f'{rate:g}' for rate in rates)} and no others, "
     told = [
-        f"Nothing about larger models, longer training or other text: this is {_model(first)}, "
+        f"Nothing about larger models, longer training or other text: this is {conditions.model(first.config)}, "
         f"{tables.count(first.result['tokens'])} training tokens of {first.config['data.source']}.",
         f"Nothing about each arm at its best: {several if len(rates) > 1 else shared}"
         + ("times a multiplier for the input; " if len(multipliers) > 1 else "")
@@ -188,7 +189,7 @@ def _conditions(comparison: compare.Comparison) -> str:
     batch = f"{c['train.batch']} × {c['train.sequence']} tokens"
     rates = _each(f"{run.config['train.lr']:g}" for run in comparison.runs)
     facts = {
-        "Model": f"{_model(first)}; {c['model.dtype']}",
+        "Model": f"{conditions.model(first.config)}; {c['model.dtype']}",
         "Data": f"{c['data.source']}; fingerprint {data}",
         "Tokenizer": f"{c['tokenizer']}, {c['model.vocab_size']:,} ids; fingerprint {tokenizer}",
         "Training": f"{tables.count(result['tokens'])} tokens: {result['step']:,} steps of {batch}",
@@ -200,11 +201,6 @@ def _conditions(comparison: compare.Comparison) -> str:
         "Started": _each(run.env["started"][:10] for run in comparison.runs) + " (UTC)",
     }
     return pages.facts(facts)
-
-
-def _model(run: runs.Run) -> str:
-    layers, width, heads = (run.config[f"model.{key}"] for key in ("layers", "d_model", "heads"))
-    return f"{layers} layers of width {width} with {heads} heads"
 
 
 def _devices(run: runs.Run) -> str:
