@@ -6,20 +6,23 @@ them.  It is current while `made_of` is what it would be measured on now; a part
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 from kronecker import tokenizers
-from kronecker.benchmark import machine, runtime
+from kronecker.benchmark import machine
 from kronecker.probes import on_runs, parameters, prompts, result, subjects, survey, vocabularies
 from kronecker.report import page, runs
 from kronecker.training import restore
 
 CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
+ALL = "all"
 CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
 
@@ -40,15 +43,14 @@ class Part:
     measure: Callable[[], list[result.Result]]
 
 
-def parts(
-    probed: Sequence[runs.Run], specs: Sequence[str], timed: Mapping[str, ml_collections.ConfigDict]
-) -> list[Part]:
+def parts(probed: Sequence[runs.Run], specs: Sequence[str], benchmark: Sequence[str]) -> list[Part]:
     """Returns all parts.
 
     Args:
       probed: runs of one seed; the last is compared with each of the others.
       specs: tokenizers, as config.tokenizer names them, whose codes are measured without any model.
-      timed: what `benchmark.runtime.measure` takes.
+      benchmark: the command that times codes on the fly and writes its result to the file of its --out=FILE; a process
+        of its own, as it wants one device and the runs may have been trained on several simulated ones.
     """
     loaded = [tokenizers.load(spec) for spec in specs]
     losses = {
@@ -71,10 +73,23 @@ def parts(
         Part(
             RUNTIME,
             "training steps with codes kept, codes written on the fly, and a table",
-            {key: machine.facts()[key] for key in ("versions", "devices", "cores", "processor")},
-            lambda: [runtime.measure(timed)],
+            {"jax": metadata.version("jax"), "processor": machine.processor(), "cores": os.cpu_count()},
+            lambda: _timed(benchmark),
         ),
     ]
+
+
+def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    """Returns the parts of these names, in their order; `all` means all.
+
+    Raises:
+      ValueError: if there is no such part.
+    """
+    by_name = {part.name: part for part in known}
+    unknown = [name for name in names if name not in (*by_name, ALL)]
+    if unknown or not names:
+        raise ValueError(f"--parts={','.join(names)}: known: {ALL}, {', '.join(by_name)}")
+    return list(known) if ALL in names else [part for part in known if part.name in names]
 
 
 def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
@@ -121,3 +136,12 @@ def _codes(loaded: Sequence[tokenizers.Tokenizer]) -> list[result.Result]:
 def _probes(probed: Sequence[runs.Run]) -> list[result.Result]:
     opened = {run.folder.name: restore.open_run(run.folder) for run in probed}
     return on_runs.run([on_runs.ALL], opened, prompts.pairs())
+
+
+def _timed(benchmark: Sequence[str]) -> list[result.Result]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "runtime.json"
+        done = subprocess.run([*benchmark, f"--out={file}"], stdout=subprocess.DEVNULL)  # its table is on the page
+        if done.returncode:
+            raise ValueError(f"{' '.join(benchmark)} ended with exit code {done.returncode}; --parts can leave it out")
+        return [result.from_json(one) for one in json.loads(file.read_text(encoding="utf-8"))]

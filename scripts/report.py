@@ -10,10 +10,12 @@ other file and no network; the CSV files go into a folder beside it (runs/demo/r
 
 --paper writes another page, paper.html: every table and figure of the paper that can be measured here, the paper's
 numbers beside ours.  It takes the runs of table_tied and kronecker, and of table_untied where it was trained; probes
-are run on their lowest common seed, and codes are measured of --vocabularies.  What it measures (some minutes) is kept
-in the page's folder and measured again when the runs, the vocabularies or the machine change, or with --again.
+are run on their lowest common seed, and codes are measured of --vocabularies.  What it measures (some minutes; --parts
+leaves some out) is kept in the page's folder, and measured again when the runs, the vocabularies or the machine change,
+or with --again.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,10 +32,11 @@ _TITLE = flags.DEFINE_string("title", None, "The page's title; default: from the
 
 _PAPER = flags.DEFINE_bool("paper", False, "Write the page of the paper's tables beside ours instead.")
 _VOCABULARIES = flags.DEFINE_list("vocabularies", ["gpt2"], "paper: tokenizers whose codes are measured.")
+_PARTS = flags.DEFINE_list("parts", ["all"], "paper: of codes, parameters, probes and runtime, those to measure.")
 _AGAIN = flags.DEFINE_bool("again", False, "paper: measure anew what is there.")
-_ONLY_PAPER, _ONLY_PAIRED = ("vocabularies", "again"), ("baseline", "tuned")
+_ONLY_PAPER, _ONLY_PAIRED = ("vocabularies", "parts", "again"), ("baseline", "tuned")
 
-ROOT = Path(__file__).parents[1]
+BENCHMARK = Path(__file__).with_name("benchmark.py")
 
 
 def main(folders: Sequence[str]) -> None:
@@ -61,16 +64,14 @@ def _write_report(folders: Sequence[str]) -> Path:
 
 
 def _write_paper(folders: Sequence[str]) -> Path:
-    from kronecker import config, reproduction
-    from kronecker.benchmark import runtime
+    from kronecker import reproduction
     from kronecker.report import paper_page, runs, training_claims
 
     page = Path(_OUT.value or Path(folders[0]) / "paper.html")
     comparison = training_claims.pair([runs.read(folder) for folder in runs.find(folders)])
-    gpt2 = str(ROOT / "configs" / "gpt2.py")
-    timed = {arm: config.load(f"{gpt2}:size=nano,arm={arm}") for arm in runtime.ARMS}
+    timed = [sys.executable, str(BENCHMARK), "runtime"]
     parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)
-    found = reproduction.measure(parts, page.with_suffix(""), _AGAIN.value)
+    found = reproduction.measure(reproduction.chosen(parts, _PARTS.value), page.with_suffix(""), _AGAIN.value)
     paper_page.write(comparison, found, page, _TITLE.value or "The paper's tables, measured here")
     return page
 

@@ -44,6 +44,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def paper_page(trained: Path) -> tuple[subprocess.CompletedProcess, Path]:
+    page = trained / "paper.html"
+    runs = [trained / arm for arm in ARMS]
+    return script("scripts/report.py", "--paper", *runs, "--parts=parameters,probes", f"--out={page}"), page
+
+
+@pytest.fixture(scope="module")
 def probed(trained: Path) -> tuple[str, dict[str, dict]]:
     pairs = trained / "pairs.json"
     listed = [
@@ -53,7 +60,8 @@ def probed(trained: Path) -> tuple[str, dict[str, dict]]:
     ]
     pairs.write_text(json.dumps({"prompt_pairs": listed}))
     runs = [trained / arm for arm in ARMS]
-    done = script("scripts/probe.py", *runs, f"--pairs={pairs}", f"--json={trained / 'probes.json'}")
+    files = (f"--json={trained / 'probes.json'}", f"--page={trained / 'probes.html'}")
+    done = script("scripts/probe.py", "--pair", *runs, f"--pairs={pairs}", *files)
     assert done.returncode == 0, done.stderr
     return done.stdout, {one["name"]: one for one in json.loads((trained / "probes.json").read_text())}
 
@@ -78,6 +86,46 @@ def test_what_is_printed_has_the_papers_numbers_but_not_every_text(probed: tuple
     assert probed[1]["generation_texts"]["title"] not in probed[0]
 
 
+def test_a_pairs_page_has_every_table_and_its_numbers(trained: Path, probed: tuple[str, dict[str, dict]]):
+    text = (trained / "probes.html").read_text()
+    assert all(f'id="{name}"' in text for name in probed[1])
+    assert {f"{name}.csv" for name in probed[1]} <= {file.name for file in (trained / "probes").iterdir()}
+
+
+def test_the_papers_page_is_made_of_runs_and_keeps_what_it_measured(
+    trained: Path, paper_page: tuple[subprocess.CompletedProcess, Path]
+):
+    done, page = paper_page
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"report: {page}\n"
+    assert [line.rpartition(": ")[2] for line in done.stderr.splitlines()[:2]] == ["measuring", "measuring"]
+    written = json.loads((trained / "paper" / "results.json").read_text())
+    assert {"training", "parameters", "layered", "robustness_paired", "generation"} <= {one["name"] for one in written}
+    assert "tied table minus kronecker" in page.read_text()
+    again = script("scripts/report.py", "--paper", *(trained / arm for arm in ARMS), "--parts=probes", f"--out={page}")
+    assert again.stderr.splitlines()[0].endswith("there before")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--paper", "--baseline=x"], "--baseline does not go with --paper"),
+        (["--again"], "--again does not go without --paper"),
+        (["--paper", "--parts=probe"], "--parts=probe: known: all, codes, parameters, probes, runtime"),
+    ],
+)
+def test_a_paper_page_that_cannot_be_is_one_line_and_exit_code_2(trained: Path, flags: list[str], said: str):
+    done = script("scripts/report.py", *(trained / arm for arm in ARMS), *flags)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {said}\n"
+
+
+def test_the_papers_page_needs_its_two_arms(trained: Path):
+    done = script("scripts/report.py", "--paper", trained / "kronecker")
+    assert done.returncode == 2
+    assert "no finished run of table_tied; train it first" in done.stderr
+
+
 def test_one_run_alone_has_no_paired_statistics(trained: Path):
     done = script("scripts/probe.py", trained / "kronecker", "--probes=robustness", f"--json={trained / 'one.json'}")
     assert done.returncode == 0, done.stderr
@@ -97,6 +145,7 @@ def test_eval_runs_probes_too(trained: Path):
     ("arguments", "said"),
     [
         ([], "0 runs given; give one, or two that are a pair"),
+        (["--pair", "nowhere"], "--pair: 1 runs given; give two"),
         (["nowhere"], "--workdir=nowhere: no config.json there"),
         (["nowhere", "--pairs=nothing.json"], "nothing.json"),
     ],

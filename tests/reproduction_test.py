@@ -1,5 +1,8 @@
 """What is measured for the page of the paper's tables: once, and again when what it depends on changes."""
 
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,33 @@ def test_a_part_is_measured_again_when_what_it_is_made_of_changes(
     assert len(counted) == times
     said = capsys.readouterr().err.splitlines()
     assert said == ["[1/1] the probes: measuring", f"[1/1] the probes: {'there before' if times == 1 else 'measuring'}"]
+
+
+def test_parts_are_chosen_by_name_in_their_own_order():
+    known = [reproduction.Part(name, name, {}, list) for name in ("a", "b", "c")]
+    assert reproduction.chosen(known, ["c", "a"]) == [known[0], known[2]]
+    assert reproduction.chosen(known, ["all"]) == known
+    for names, said in ((["d", "a"], "d,a"), ([], "")):
+        with pytest.raises(ValueError, match=f"^--parts={said}: known: all, a, b, c$"):
+            reproduction.chosen(known, names)
+
+
+def test_a_benchmark_that_fails_is_one_line_with_its_exit_code(tmp_path: Path):
+    parts = reproduction.parts([], ["gpt2"], [sys.executable, "-c", "raise SystemExit(3)"])
+    timed = reproduction.chosen(parts, [reproduction.RUNTIME])
+    with pytest.raises(ValueError, match="ended with exit code 3; --parts can leave it out"):
+        reproduction.measure(timed, tmp_path)
+    assert not (tmp_path / "runtime.json").exists()
+
+
+def test_a_benchmarks_result_is_read_from_its_file(tmp_path: Path):
+    written = json.dumps([result.to_json(RESULT)])
+    program = f"import sys; open(sys.argv[1].removeprefix('--out='), 'w').write({written!r})"
+    parts = reproduction.parts([], ["gpt2"], [sys.executable, "-c", program])
+    found = reproduction.measure(reproduction.chosen(parts, [reproduction.RUNTIME]), tmp_path)
+    assert found == {"runtime": [RESULT]}
+    (reproduction_file,) = tmp_path.iterdir()
+    assert json.loads(reproduction_file.read_text())["made_of"]["cores"] == os.cpu_count()
 
 
 @pytest.mark.parametrize("content", ['{"made_of": {}, "results": [{"name": "x"}]}', '{"made_of"', "[]"])

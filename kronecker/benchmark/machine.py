@@ -15,7 +15,7 @@ def facts() -> dict[str, Any]:
     """Returns versions, commit, command, devices, cores, processor and load, ready for JSON."""
     found = rundir.environment()
     versions = found.pop("versions") | package.versions()
-    own = {"versions": versions, "cores": os.cpu_count(), "processor": _processor(), "load_before": load()}
+    own = {"versions": versions, "cores": os.cpu_count(), "processor": processor(), "load_before": load()}
     return found | own
 
 
@@ -38,7 +38,7 @@ def line(found: dict[str, Any]) -> str:
     return f"{found['platform']}, {devices}, {found['cores']} cores, {loads}; Python {found['python']}, {versions}"
 
 
-def _processor() -> str:
+def processor() -> str:
     """Returns the processor's name, as Linux or else Python gives it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import ml_collections
 
-from kronecker import accounting, build, config, sharding
+from kronecker import accounting, build, config, implementations, sharding
 from kronecker.benchmark import text, timing
 from kronecker.training import progress
 from kronecker.training import step as steps
@@ -19,13 +19,35 @@ BASELINE = "table_untied"
 TARGETED = "kronecker"
 
 
+def by_implementation(
+    arms: Mapping[str, ml_collections.ConfigDict], ways: Iterable[str]
+) -> dict[str, ml_collections.ConfigDict]:
+    """Returns the arms, each that has a bag once for each way to compute its product: "kronecker onthefly", ...
+
+    Args:
+      arms: name -> config, not resolved; tables stay as they are.
+      ways: of embedding.implementation; an arm keeps its name under "auto", which is how it trains.
+    """
+    made = {}
+    ways = list(ways)
+    for name, c in arms.items():
+        if c.embedding.kind in config.TABLES:
+            made[name] = c
+            continue
+        for way in ways:
+            own = c.copy_and_resolve_references()
+            own.embedding.implementation = way
+            made[name if way == implementations.AUTO else f"{name} {way}"] = own
+    return made
+
+
 def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: str = BASELINE) -> dict[str, Any]:
     """Returns the numbers of all arms' training steps, ready for JSON.
 
     Each arm keeps a state of its own, donated from step to step as in training, on all devices that there are.
 
     Args:
-      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
+      arms: name -> config, not resolved; they share data, tokenizer, P, batch and sequence.
       rounds: as in `timing.interleave`.
       baseline: the arm that the others are compared with.
 
@@ -66,6 +88,8 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
         "tokenizer": read.tokenizer.spec,
         "source": read.source,
         "vocab": rows[0]["vocab"],
+        "ids": read.tokenizer.vocab_size,
+        "P": first.embedding.pos_dim,
         "arms": rows,
     }
     return result | {"verdicts": verdicts(result)}

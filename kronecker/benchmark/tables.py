@@ -44,7 +44,7 @@ def show_setting(setting: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
 def show_steps(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
     """Prints the numbers of the benchmark of training steps."""
     rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    headers = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles", "memory\nMB")
+    headers = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles", "memory\nMB", "buffers\nMB")
     rows.add_column("arm", vertical="bottom")
     rows.add_column("product", vertical="bottom")
     for header in headers:
@@ -60,6 +60,7 @@ def show_steps(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
             f"{against['median']:.3f}",
             f"{against['low']:.3f} to {against['high']:.3f}",
             f"{row['memory']['total'] / 1e6:,.0f}",
+            f"{row['buffers_bytes'] / 1e6:,.2f}",
         )
     _print(file, f"\n{step_title(result)}", rows)
 
@@ -94,7 +95,7 @@ def step_title(result: Mapping[str, Any]) -> str:
     """Returns the one line that names what the steps were."""
     return (
         f"{result['size']}, {result['batch']} x {result['sequence']} tokens, V = {result['vocab']:,} "
-        f"({result['tokenizer']}), {result['dtype']}, {result['source']}"
+        f"({result['ids']:,} of {result['tokenizer']}), P = {result['P']}, {result['dtype']}, {result['source']}"
     )
 
 
