@@ -1,7 +1,7 @@
 """Local HTML pages as Chromium shows them: what a reader would see, and what goes wrong, as facts to assert on.
 
-It needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver).  Without them tests skip, and with
-KRONECKER_REQUIRE_BROWSER=1, which .ci/run sets, they fail.
+It needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver).  Without them tests skip, or fail
+where KRONECKER_REQUIRE_BROWSER=1, which .ci/run sets.
 """
 
 import base64
@@ -65,15 +65,58 @@ while (walker.nextNode()) {
   if (box.right > width + .5 && !scrolls(parent))
     out.push(`text of ${name(parent)} ends at ${Math.round(box.right)} px: ${text.slice(0, 60)}`);
 }
-return {
-  images: [...document.images].map((image) => [
-    image.alt, image.naturalWidth, image.getBoundingClientRect().width, image.complete, scrolls(image.parentElement)]),
+
+// A sticky column covers what scrolls under it, so a column that is wider than the room beside it is never seen whole.
+const covered = [];
+for (const table of document.querySelectorAll('table')) {
+  const box = table.parentElement, cells = [...table.rows[0]?.cells ?? []];
+  const sticky = cells.filter((cell) => getComputedStyle(cell).position === 'sticky');
+  const room = box.clientWidth - sticky.reduce((sum, cell) => sum + cell.offsetWidth, 0);
+  if (sticky.length && seen(table) && scrolls(box) && box.scrollWidth > box.clientWidth)
+    for (const cell of cells)
+      if (!sticky.includes(cell) && cell.offsetWidth > room + 1)
+        covered.push(`${sticky[0].innerText} | ${cell.innerText}: ${cell.offsetWidth} px in ${room} px`);
+}
+
+const found = {
+  images: [...document.images].map((image) => ({
+    alt: image.alt, natural_width: image.naturalWidth, width: image.getBoundingClientRect().width,
+    complete: image.complete, scrolls: scrolls(image.parentElement), cut: [], overlapping: []})),
   scroll_width: document.documentElement.scrollWidth,
-  smallest_text: texts.reduce((least, one) => one[0] < least[0] ? one : least, [Infinity, '']),
+  smallest_text: texts.sort((one, other) => one[0] - other[0])[0] ?? [0, ''],
   sticking_out: out,
+  covered,
   links: [...document.querySelectorAll('a[href]')].map((link) => [link.getAttribute('href'), link.href]),
   anchors: [...document.querySelectorAll('[id], a[name]')].flatMap((at) => [at.id, at.name]).filter(Boolean),
 };
+
+// A page cannot look into an image, so each SVG is drawn once more as part of the page, where its texts have boxes.
+// Matplotlib draws a text as paths in a group text_N, with the text itself in a comment.
+const words = (text) =>
+  [...text.childNodes].filter((node) => /text|comment/.test(node.nodeName)).map((node) => node.data).join('').trim();
+const drawing = async (image, told) => {
+  const source = await (await fetch(image.src)).text();
+  const host = document.body.appendChild(document.createElement('div'));
+  const svg = new DOMParser().parseFromString(source, 'image/svg+xml').documentElement;
+  host.attachShadow({mode: 'open'}).append(svg);  // ids of one figure are ids of another too
+  const edge = svg.getBoundingClientRect();
+  const texts = [...svg.querySelectorAll('text, g[id^=text_]')].map((one) => ({
+    box: one.getBoundingClientRect(),
+    said: words(one),
+  }));
+  texts.forEach(({box, said}, i) => {
+    const over = [edge.left - box.left, box.right - edge.right, edge.top - box.top, box.bottom - edge.bottom];
+    if (Math.max(...over) > .5) told.cut.push(said);
+    for (const other of texts.slice(i + 1))
+      if (Math.min(box.right, other.box.right) - Math.max(box.left, other.box.left) > 1
+          && Math.min(box.bottom, other.box.bottom) - Math.max(box.top, other.box.top) > 1)
+        told.overlapping.push(`${said} | ${other.said}`);
+  });
+  host.remove();
+};
+const drawn = [...document.images].map((image, i) =>
+  image.naturalWidth && image.src.startsWith('data:image/svg+xml') ? drawing(image, found.images[i]) : null);
+return Promise.all(drawn).then(() => found);
 """
 
 
@@ -87,6 +130,8 @@ class Image:
       width: CSS px that it takes on the page.
       complete: whether the browser is done with it.
       scrolls: whether it stands in a box that scrolls sideways.
+      cut: texts of an SVG that go over its edge.
+      overlapping: pairs of texts of an SVG that share more than a pixel.
     """
 
     alt: str
@@ -94,6 +139,8 @@ class Image:
     width: float
     complete: bool
     scrolls: bool
+    cut: tuple[str, ...] = ()
+    overlapping: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +163,8 @@ class Facts:
       images: in order.
       scroll_width: of the whole document; more than `width` scrolls sideways.
       sticking_out: elements and texts that end right of the screen and are in no box that scrolls.
-      smallest_text: outside images.
+      covered: columns of tables that the sticky ones leave too little room for, however far one scrolls.
+      smallest_text: outside images; of size 0 where there is none.
       dead_links: hrefs to files that do not exist, or to places that the page does not have.
     """
 
@@ -127,6 +175,7 @@ class Facts:
     images: tuple[Image, ...]
     scroll_width: int
     sticking_out: tuple[str, ...]
+    covered: tuple[str, ...]
     smallest_text: Text
     dead_links: tuple[str, ...]
 
@@ -148,9 +197,10 @@ class Browser:
             messages=tuple(f"{line['level']}: {line['message']}" for line in messages),
             requests=requests,
             failed_requests=failed,
-            images=tuple(Image(*image) for image in found["images"]),
+            images=tuple(_image(**image) for image in found["images"]),
             scroll_width=found["scroll_width"],
             sticking_out=tuple(found["sticking_out"]),
+            covered=tuple(found["covered"]),
             smallest_text=Text(*found["smallest_text"]),
             dead_links=tuple(href for href, url in found["links"] if _dead(url, page, found["anchors"])),
         )
@@ -171,8 +221,7 @@ class Browser:
         return written
 
     def _open(self, page: Path, width: int) -> None:
-        phone = width < PHONE
-        screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": phone}
+        screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < PHONE}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         for log in ("browser", "performance"):
             self._driver.get_log(log)  # reading empties it of what the page before said
@@ -191,10 +240,6 @@ class Browser:
                     asked[of["requestId"]] = url
             elif event["method"] == "Network.loadingFailed" and of["requestId"] in asked:
                 failed.append(f"{asked[of['requestId']]}: {of['errorText']}")
-            elif event["method"] == "Network.responseReceived" and of["requestId"] in asked:
-                status = of["response"]["status"]
-                if status >= 400:
-                    failed.append(f"{asked[of['requestId']]}: HTTP {status}")
         return tuple(asked.values()), tuple(failed)
 
 
@@ -225,6 +270,10 @@ def opened() -> Iterator[Browser]:
             yield Browser(driver)
         finally:
             driver.quit()
+
+
+def _image(cut: list[str], overlapping: list[str], **of: Any) -> Image:
+    return Image(cut=tuple(cut), overlapping=tuple(overlapping), **of)
 
 
 def _dead(url: str, page: Path, anchors: list[str]) -> bool:

@@ -257,6 +257,14 @@ def test_every_arm_looks_different_and_named_arms_always_the_same():
     assert plot.styles(["kronecker"]) == {"kronecker": style["kronecker"]}
 
 
+def test_versions_of_an_arm_have_its_colour_and_lines_of_their_own():
+    names = ["table_untied lr=0.002", "kronecker lr=0.002", "kronecker lr=0.004", "head_tail", "kronecker lr=0.008"]
+    style = plot.styles(names)
+    assert len(set(style.values())) == len(names)
+    assert {style[name][0] for name in names[1:]} == {plot.BLUE}
+    assert style["table_untied lr=0.002"] == plot.STYLES["table_untied"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

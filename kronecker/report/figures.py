@@ -257,7 +257,8 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
         at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(text, (0, 1), (6 * side, 3), **at, horizontalalignment="right" if side < 0 else "left")
     ax.margins(x=0.12)
-    ax.set_xlabel(f"final validation loss minus {baseline}'s (nats/token)")
+    label = f"final validation loss minus {baseline}'s (nats/token)"
+    ax.set_xlabel(label, loc="right")  # centred below axes beside long names it would go over the figure's edge
     return Figure(
         "paired_differences",
         "Final paired differences",

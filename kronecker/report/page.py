@@ -8,27 +8,30 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kronecker.report import figures, statistics, tables
+from kronecker.report import figures, plot, statistics, tables
 
-LONG_TEXT = 44  # characters beyond which a cell's text may break into lines
+LEAST_LETTERS = 10  # CSS px, of text in a figure
+LONG_TEXT = 28, 44  # characters beyond which text may break into lines: of the first column's cells, of others
 STYLE = """
 :root { color-scheme: light; }
 body { margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 76rem; background: #fff; color: #1a1a1a;
        font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .75rem; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .6rem; border-top: 1px solid #d8d8d8; }
-h3 { font-size: 1rem; margin: 0 0 .4rem; }
+h3 { font-size: 1rem; margin: 1.75rem 0 .4rem; }
+figure h3 { margin-top: 0; }
+.scroll + figure, dl + .scroll { margin-top: 1.75rem; }
 p, li { max-width: 50rem; }
 ul { padding-left: 1.2rem; }
 li { margin: .2rem 0; }
 a { color: #00558c; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e6e6e6; }
 th { font-size: .85rem; line-height: 1.25; font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #1a1a1a; }
 th.left, td.left { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; font-weight: 600; position: sticky; left: 0; background: #fff; }
-td.long { white-space: normal; min-width: 16rem; max-width: 30rem; }
+td.long { white-space: normal; min-width: 14rem; max-width: 30rem; }
 tr.quoted td { background: #eef4fa; }
 tr.quoted td:first-child::before { content: "paper: "; font-weight: 400; color: #00558c; }
 details { margin: .4rem 0 0; }
@@ -45,13 +48,14 @@ section { min-width: 0; }
 section h2 { margin-top: .75rem; }
 figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; }
-.wide figure { max-width: none; margin: 0 0 2rem; overflow-x: auto; }
+.wide figure { max-width: none; margin: 0 0 2rem; }
 .wide figure img { width: auto; max-width: max(100%, 46rem); }
 figcaption { font-size: .875rem; line-height: 1.45; color: #444; margin-top: .35rem; }
 figcaption a { white-space: nowrap; }
 pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; line-height: 1.5; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 2rem; }
+  th:first-child, td:first-child { position: static; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }
 }
@@ -111,7 +115,7 @@ def table(told: tables.Table) -> str:
     def cell(text: str, column: int) -> str:
         verdict = text in (statistics.BETTER, statistics.WORSE)
         mark = f' class="left {text}"' if verdict else side[column]
-        if len(text) > LONG_TEXT:
+        if len(text) > LONG_TEXT[column > 0]:
             mark = ' class="left long"'
         return f"<td{mark}>{typeset(text)}</td>"
 
@@ -145,10 +149,17 @@ def figure(drawing: figures.Figure, numbers: str) -> str:
     link = urllib.parse.quote(f"{numbers}/{drawing.name}.csv")  # leaves nothing that HTML would read
     return f"""<figure id="{drawing.name}">
 <h3>{title}</h3>
-<img alt="{title}; the numbers are in {drawing.name}.csv" src="data:image/svg+xml;base64,{picture}">
+<div class="scroll"><img alt="{title}; the numbers are in {drawing.name}.csv"
+style="min-width: {_least_width(drawing.svg):.0f}px" src="data:image/svg+xml;base64,{picture}"></div>
 <figcaption>{html.escape(drawing.caption)} <a href="{link}">Numbers (CSV)</a></figcaption>
 </figure>
 """
+
+
+def _least_width(svg: str) -> float:
+    """Returns the CSS px below which a figure's text is too small to read; on a narrower screen it scrolls."""
+    points = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', svg).group(1))
+    return LEAST_LETTERS / plot.LOOK["font.size"] * points
 
 
 def bullets(texts: Iterable[str]) -> str:

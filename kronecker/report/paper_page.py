@@ -157,7 +157,7 @@ directions and not digits.</p>
 
 def _runs(conditions: Mapping[str, str]) -> str:
     told = "{model}; {training}; text {text}, tokenizer {tokenizer}; P = {P}".format_map(conditions)
-    return f"{told}; {conditions['seeds']} seed{'' if conditions['seeds'] == '1' else 's'}"
+    return f"{told}; {conditions['seeds']}\N{NO-BREAK SPACE}seed{'' if conditions['seeds'] == '1' else 's'}"
 
 
 def _section(

@@ -23,12 +23,9 @@ STYLES = {
     "random_code": (GREEN, DOTTED),
     "head_tail": (BLUE, DOTTED),
 }
-# For arms that are not named above, such as several settings of one arm.
-MORE_STYLES = tuple(
-    (colour, line)
-    for line in (SOLID, DASHED, DOTTED, DASHDOT)
-    for colour in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-)
+LINES = (SOLID, DASHED, DOTTED, DASHDOT)
+# For arms that are not named above.
+MORE_STYLES = tuple((colour, line) for line in LINES for colour in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY))
 
 WIDTH, HEIGHT, ROW_HEIGHT = 5.8, 3.7, 0.45  # inches
 LEAST_WIDTH = 2.6  # inches, of axes beside long names
@@ -52,10 +49,18 @@ LOOK = {
 
 
 def styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
-    """Returns the (colour, line style) of each arm; no two of up to two dozen look alike."""
-    taken = [STYLES.get(name) for name in names]
-    free = itertools.cycle(style for style in MORE_STYLES if style not in taken)
-    return {name: STYLES[name] if name in STYLES else next(free) for name in names}
+    """Returns the (colour, line style) of each arm; no two of up to two dozen look alike.
+
+    A version of an arm, whose name goes on with its settings, has the arm's colour where a line style of it is free.
+    """
+    given = {name: STYLES[name] for name in names if name in STYLES}
+    for name in names:
+        if name not in given:
+            own = STYLES.get(name.partition(" ")[0])
+            of_arm = [own, *((own[0], line) for line in LINES)] if own else []
+            given[name] = next((style for style in (*of_arm, *MORE_STYLES) if style not in given.values()), None)
+    free = itertools.cycle(MORE_STYLES)
+    return {name: given[name] or next(free) for name in names}
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
