@@ -20,6 +20,7 @@ from kronecker.benchmark import contenders, encoder, package, settings, step, te
 ROOT = Path(__file__).parents[1]
 TEXT = "text:kronecker/**/*.py"
 ROUNDS = 5
+SIZE, VOCABULARY, P = 30_000, 30_080, 4  # of the steps: more ids than the text has pairs for
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess:
@@ -60,8 +61,8 @@ def encoder_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict
 @pytest.fixture(scope="module")
 def step_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], str, Path]]:
     file = tmp_path_factory.mktemp("benchmark") / "step.json"
-    small = ("--size=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied,kronecker")
-    result, printed = finished(file, "step", *small)
+    small = ("--size=nano", "--batch=2", "--sequence=16", f"--tokenizer=bpe:{SIZE}", "--arms=table_untied,kronecker")
+    result, printed = finished(file, "step", *small, f"--pos_dim={P}", "--implementations=auto,onthefly,cached")
     yield result, printed, file
 
 
@@ -136,7 +137,7 @@ def test_the_figure_beside_the_file_is_a_picture(encoder_run, step_run):
 def test_the_steps_file_compares_each_arm_with_the_baseline_round_by_round(step_run):
     result, printed, _ = step_run
     arms = {row["name"]: row for row in result["arms"]}
-    assert set(arms) == {"table_untied", "kronecker"}
+    assert set(arms) == {"table_untied", "kronecker", "kronecker onthefly", "kronecker cached"}
     base = arms["table_untied"]
     for row in arms.values():
         assert_true_summary(row)
@@ -150,6 +151,35 @@ def test_the_steps_file_compares_each_arm_with_the_baseline_round_by_round(step_
     assert base["ratio"]["median"] == 1
     (verdict,) = result["verdicts"]
     assert verdict["reached"] == (arms["kronecker"]["ratio"]["low"] <= 1)
+
+
+@pytest.mark.slow
+def test_a_trained_vocabulary_is_as_large_as_asked_whatever_the_text_gives(step_run):
+    result, printed, _ = step_run
+    assert result["ids"] < SIZE
+    assert {row["vocab"] for row in result["arms"]} == {result["vocab"]} == {VOCABULARY}
+    assert f"V = {VOCABULARY:,} ({result['ids']:,} of bpe:{SIZE}), P = {P}" in printed
+
+
+@pytest.mark.slow
+def test_steps_say_what_an_input_keeps_beside_its_parameters(step_run):
+    result, _, _ = step_run
+    kept = {row["name"]: (row["implementation"], row["buffers_bytes"]) for row in result["arms"]}
+    bytes_and_lengths = VOCABULARY * (P + 2) + 2 * 4 * (P + 1)  # and A and B by length, float32
+    assert kept == {
+        "table_untied": (None, 0),
+        "kronecker": ("bag", bytes_and_lengths),
+        "kronecker onthefly": ("onthefly", bytes_and_lengths),
+        "kronecker cached": ("cached", bytes_and_lengths + VOCABULARY * 256 * P * 4),
+    }
+
+
+@pytest.mark.slow
+def test_steps_refuse_codes_above_the_limit():
+    small = ("--size=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied,kronecker")
+    done = benchmark("step", *small, f"--data={TEXT}", "--implementations=cached", "--cache_limit_mb=1")
+    assert done.returncode == 2
+    assert "above embedding.cache_limit_mb = 1; raise that" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +200,10 @@ def test_the_steps_file_compares_each_arm_with_the_baseline_round_by_round(step_
         (["encoder", "--data=nothing"], "data.source is 'nothing'; allowed: stdlib"),
         (["step", "--size=huge"], "size is 'huge'; known: 124m"),
         (["step", "--arms=table"], "arm is 'table'; known: "),
+        (["step", "--implementations=bag,dense"], "--implementations=bag,dense: known: auto, cached, onthefly, bag"),
+        (["step", "--implementations="], "--implementations=: known: auto"),
+        (["step", "--pos_dim=0"], "--pos_dim=0"),
+        (["runtime", "--cache_limit_mb=9"], "--cache_limit_mb belongs to `benchmark.py encoder or step`, not to run"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: str):
@@ -212,6 +246,15 @@ def test_cases_that_share_no_round_are_not_compared():
 def test_steps_are_not_timed_without_the_arm_they_are_compared_with():
     with pytest.raises(ValueError, match="the arms are kronecker; table_untied, which"):
         step.run({"kronecker": base_config()}, ROUNDS)
+
+
+def test_arms_with_a_code_are_timed_once_an_implementation_and_tables_once():
+    base = base_config()
+    arms = {"kronecker": base, "table_untied": config.load(f"{ROOT}/configs/gpt2.py:arm=table_untied")}
+    made = step.by_implementation(arms, ["auto", "bag"])
+    ways = {name: c.embedding.implementation for name, c in made.items()}
+    assert ways == {"kronecker": "auto", "kronecker bag": "bag", "table_untied": "auto"}
+    assert base.embedding.implementation == "auto"
 
 
 def test_the_least_bytes_are_counted_as_documented():

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ TARGETED = "kronecker"
 
 
 def by_implementation(
-    arms: Mapping[str, ml_collections.ConfigDict], ways: Iterable[str]
+    arms: Mapping[str, ml_collections.ConfigDict], ways: Sequence[str]
 ) -> dict[str, ml_collections.ConfigDict]:
     """Returns the arms, each that has a bag once for each way to compute its product: "kronecker onthefly", ...
 
@@ -29,15 +29,14 @@ def by_implementation(
       ways: of embedding.implementation; an arm keeps its name under "auto", which is how it trains.
     """
     made = {}
-    ways = list(ways)
     for name, c in arms.items():
         if c.embedding.kind in config.TABLES:
             made[name] = c
             continue
         for way in ways:
-            own = c.copy_and_resolve_references()
-            own.embedding.implementation = way
-            made[name if way == implementations.AUTO else f"{name} {way}"] = own
+            label = name if way == implementations.AUTO else f"{name} {way}"
+            made[label] = c.copy_and_resolve_references()
+            made[label].embedding.implementation = way
     return made
 
 
@@ -129,7 +128,7 @@ class _Arm:
         self.facts = {
             "implementation": built.bag.implementation if built.bag else None,
             "params": accounting.count(self._state.params),
-            "buffers_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(built.bag)),
+            "buffers_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self._bag)),
             "memory": timing.memory(self._update),
             "vocab": c.model.padded_vocab,
         }

@@ -44,10 +44,10 @@ def show_setting(setting: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
 def show_steps(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
     """Prints the numbers of the benchmark of training steps."""
     rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    headers = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles", "memory\nMB", "buffers\nMB")
+    times = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles")
     rows.add_column("arm", vertical="bottom")
     rows.add_column("product", vertical="bottom")
-    for header in headers:
+    for header in (*times, "memory\nMB", "buffers\nMB"):
         rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
     for row in result["arms"]:
         against = row["ratio"]
