@@ -5,6 +5,7 @@ them.  It is current while `made_of` is what it would be measured on now; a part
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from kronecker.training import restore
 
 CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
 ALL = "all"
+ROOT = Path(__file__).parent
 CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
 
@@ -53,6 +55,9 @@ def parts(probed: Sequence[runs.Run], specs: Sequence[str], benchmark: Sequence[
         of its own, as it wants one device and the runs may have been trained on several simulated ones.
     """
     loaded = [tokenizers.load(spec) for spec in specs]
+    names = [tokenizer.name for tokenizer in loaded]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--vocabularies={','.join(specs)}: give at least one tokenizer, and each once, e.g. gpt2")
     losses = {
         str(run.folder): [run.result[key] for key in ("step", "validation_loss", "data_fingerprint")] for run in probed
     }
@@ -60,20 +65,28 @@ def parts(probed: Sequence[runs.Run], specs: Sequence[str], benchmark: Sequence[
         Part(
             CODES,
             f"codes of {', '.join(tokenizer.name for tokenizer in loaded)}",
-            {"vocabularies": [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded]},
+            {
+                "code": _digest("probes"),
+                "vocabularies": [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded],
+            },
             lambda: _codes(loaded),
         ),
-        Part(PARAMETERS, "parameters of published models", {}, lambda: [parameters.measure()]),
+        Part(PARAMETERS, "parameters of published models", {"code": _digest("probes")}, lambda: [parameters.measure()]),
         Part(
             PROBES,
             f"probes of {', '.join(run.folder.name for run in probed)}",
-            {"runs": losses},
+            {"code": _digest("probes", "assets"), "runs": losses},
             lambda: _probes(probed),
         ),
         Part(
             RUNTIME,
             "training steps with codes kept, codes written on the fly, and a table",
-            {"jax": metadata.version("jax"), "processor": machine.processor(), "cores": os.cpu_count()},
+            {
+                "code": _digest("benchmark"),
+                "jax": metadata.version("jax"),
+                "processor": machine.processor(),
+                "cores": os.cpu_count(),
+            },
             lambda: _timed(benchmark),
         ),
     ]
@@ -113,6 +126,12 @@ def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[s
     return found
 
 
+def _digest(*folders: str) -> str:
+    """Returns a fingerprint of what stands in folders of this package: code that measures, and what it asks."""
+    files = sorted(file for name in folders for file in (ROOT / name).iterdir() if file.suffix in (".py", ".json"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _kept(file: Path, part: Part) -> list[result.Result] | None:
     if not file.exists():
         return None
@@ -134,7 +153,7 @@ def _codes(loaded: Sequence[tokenizers.Tokenizer]) -> list[result.Result]:
 
 
 def _probes(probed: Sequence[runs.Run]) -> list[result.Result]:
-    opened = {run.folder.name: restore.open_run(run.folder) for run in probed}
+    opened = {f"{run.arm}-seed{run.seed}": restore.open_run(run.folder) for run in probed}
     return on_runs.run([on_runs.ALL], opened, prompts.pairs())
 
 

@@ -302,7 +302,7 @@ def test_arms_that_were_tuned_each_on_its_own_are_compared_when_that_is_said(tmp
     for seed, loss in enumerate((4.30, 4.32)):
         write_run(tmp_path / f"fast{seed}", "kronecker", seed, loss, {"train.lr": 0.002})
     found = [runs.read(folder) for folder in runs.find([tmp_path])]
-    with pytest.raises(ValueError, match=r"train\.lr is .*; --tuned lets train\.lr differ"):
+    with pytest.raises(ValueError, match=r"train\.lr is .*; compare.py --tuned lets train\.lr differ"):
         compare.compare(found)
     compared = compare.compare(found, tuned=True)
     assert [arm.name for arm in compared.arms] == ["table_untied", "kronecker lr=0.002", "kronecker lr=0.001"]

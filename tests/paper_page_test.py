@@ -177,3 +177,11 @@ def test_results_of_one_name_in_two_parts_are_both_on_the_page(comparison: compa
     paper_page.write(comparison, {"codes": [loose], "probes": [of_runs]}, tmp_path / "paper.html", "x")
     assert Page((tmp_path / "paper.html").read_text()).text.count("Loose of runs") == 1
     assert {"loose.csv", "loose_probes.csv"} <= {file.name for file in (tmp_path / "paper").iterdir()}
+
+
+def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_path: Path):
+    write_runs(tmp_path)
+    write_run(tmp_path / "p8", "kronecker", 0, 4.4, {"embedding.pos_dim": 8})
+    found = [runs.read(folder) for folder in runs.find([tmp_path])]
+    with pytest.raises(ValueError, match="several versions of one arm: kronecker .*; give the runs of one of each"):
+        training_claims.pair(found)

@@ -68,3 +68,9 @@ def test_a_damaged_file_of_a_part_is_named(tmp_path: Path, content: str):
     (tmp_path / "probes.json").write_text(content)
     with pytest.raises(ValueError, match=r"probes\.json: not what this version writes .*; delete it"):
         reproduction.measure([part([])], tmp_path)
+
+
+@pytest.mark.parametrize("specs", [[], ["gpt2", "gpt2"]])
+def test_vocabularies_are_some_and_each_once(specs: list[str]):
+    with pytest.raises(ValueError, match=r"--vocabularies=.*: give at least one tokenizer, and each once"):
+        reproduction.parts([], specs, [])

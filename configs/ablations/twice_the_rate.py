@@ -12,7 +12,8 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/sweep.py --config=configs/ablations/twice_the_rate.py --out=runs/twice_the_rate --seeds=3
   python scripts/report.py runs/study runs/twice_the_rate --tuned --baseline='table_untied lr=0.002'
 
-The study's runs (configs/study.py) are the other half of each pair, so there is no other setting.
+A comparison takes the seeds that all of its arms have.  The study's runs (configs/study.py) are the other half of each
+pair, so there is no other setting.
 """
 
 from collections.abc import Iterator

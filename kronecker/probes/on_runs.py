@@ -74,13 +74,14 @@ def _layered(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
 
 
 def _robustness(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
-    measured = [robustness.measure(one, pairs) for one in found.values()]
+    measured = [dataclasses.replace(robustness.measure(one, pairs), name=name) for name, one in found.items()]
     return [*robustness.describe(*measured), *_against_each(measured, robustness.compare)]
 
 
 def _generation(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
     del pairs
-    measured = [generation.measure(one, continuations.templates()) for one in found.values()]
+    templates = continuations.templates()
+    measured = [dataclasses.replace(generation.measure(one, templates), name=name) for name, one in found.items()]
     return [*generation.describe(*measured), *_against_each(measured, generation.compare)]
 
 

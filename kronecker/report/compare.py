@@ -216,7 +216,7 @@ def _require_equal(found: Iterable[runs.Run], compared: Sequence[str], ignoring:
             if key not in ignoring and expected.get(key) != facts.get(key)
         ]
         if differing:
-            hint = "; --tuned lets train.lr differ where each arm was tuned over the same rates"
+            hint = "; compare.py --tuned lets train.lr differ where each arm was tuned over the same rates"
             raise ValueError(
                 f"{first.folder} and {run.folder} cannot be compared: {'; '.join(differing)}; "
                 f"only the input embedding may differ{hint if _rate_alone(differing) else ''}"
@@ -228,7 +228,7 @@ def _compared(tuned: bool) -> tuple[str, ...]:
 
 
 def _rate_alone(differing: Sequence[str]) -> bool:
-    return all(text.startswith(TUNED) for text in differing)
+    return all(text.startswith(tuple(f"{key} is " for key in TUNED)) for text in differing)
 
 
 def _shared(run: runs.Run, compared: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from kronecker.probes import result
 from kronecker.report import compare, figures, headlines, page, result_figures, results, training_claims
 
-TRAINING = "training"
+TRAINING, PROBES = "training", "probes"
+GEOMETRY = ("loose", "anisotropy", "edit_distance", "stability", "byte_pairs", "unseen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ SECTIONS = (
         "Geometry of codes, without a model (6.1 to 6.5)",
         "Which tokens lie near each other by their bytes alone, and what the same metrics give for a random table.",
         ("codes",),
-        ("loose", "anisotropy", "edit_distance", "stability", "byte_pairs", "unseen"),
+        GEOMETRY,
     ),
     Section(
         "Training (6.6)",
@@ -127,15 +128,17 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
 
 
 def _apart(found: Mapping[str, Sequence[result.Result]]) -> dict[str, list[result.Result]]:
-    """Gives results of one name in several parts the name of their part too, but for the first."""
-    seen: set[str] = set()
-    apart = {}
-    for part, of_part in found.items():
-        apart[part] = [
-            dataclasses.replace(one, name=f"{one.name}_{part}") if one.name in seen else one for one in of_part
+    """Tells the geometry of runs by name from that of codes alone, whether or not the latter is there."""
+    return {
+        part: [
+            dataclasses.replace(one, name=f"{one.name}_{part}") if _is_of_runs(part, one) else one for one in of_part
         ]
-        seen |= {one.name for one in of_part}
-    return apart
+        for part, of_part in found.items()
+    }
+
+
+def _is_of_runs(part: str, one: result.Result) -> bool:
+    return part == PROBES and one.name in GEOMETRY
 
 
 def _body(found: Mapping[str, Sequence[result.Result]], drawn: Mapping[str, figures.Figure], numbers: str) -> str:

@@ -36,7 +36,11 @@ def pair(found: Sequence[runs.Run]) -> compare.Comparison:
             f"the paper compares {TABLE} with {KRONECKER}, and there is no finished run of {' or of '.join(missing)}; "
             f"train it first, for example: make pair"
         )
-    return compare.compare([run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)], TABLE)
+    chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
+    versions = [name for name in compare.names(chosen) if name not in (TABLE, KRONECKER, UNTIED)]
+    if versions:
+        raise ValueError(f"there are several versions of one arm: {', '.join(versions)}; give the runs of one of each")
+    return compare.compare(chosen, TABLE)
 
 
 def probed(comparison: compare.Comparison) -> list[runs.Run]:
