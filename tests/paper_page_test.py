@@ -183,5 +183,5 @@ def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_
     write_runs(tmp_path)
     write_run(tmp_path / "p8", "kronecker", 0, 4.4, {"embedding.pos_dim": 8})
     found = [runs.read(folder) for folder in runs.find([tmp_path])]
-    with pytest.raises(ValueError, match="several versions of one arm: kronecker .*; give the runs of one of each"):
+    with pytest.raises(ValueError, match=r"several versions of one arm: kronecker .*; give the runs of one of each"):
         training_claims.pair(found)
