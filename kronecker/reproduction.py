@@ -19,10 +19,10 @@ from typing import Any
 from kronecker import tokenizers
 from kronecker.benchmark import machine
 from kronecker.probes import on_runs, parameters, prompts, result, subjects, survey, vocabularies
-from kronecker.report import page, runs
+from kronecker.report import page, paper_page, runs
 from kronecker.training import restore
 
-CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
+CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
 ALL = "all"
 ROOT = Path(__file__).parent
 CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
@@ -64,7 +64,7 @@ def parts(probed: Sequence[runs.Run], specs: Sequence[str], benchmark: Sequence[
     return [
         Part(
             CODES,
-            f"codes of {', '.join(tokenizer.name for tokenizer in loaded)}",
+            f"codes of {', '.join(names)}",
             {
                 "code": _digest("probes"),
                 "vocabularies": [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded],

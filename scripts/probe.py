@@ -31,11 +31,13 @@ _JSON = flags.DEFINE_string("json", None, "Also write every table to this file."
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker.probes import on_runs, prompts, result  # after the flags: --help should not wait for JAX
-    from kronecker.report.page import write_text
+    from kronecker.report.page import require_name, write_text
     from kronecker.training import restore
 
     if not folders:
         raise ValueError("0 runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
+    if _PAGE.value:
+        require_name(Path(_PAGE.value))
     if _PAIR.value:
         _require_pair(folders)
     pairs = prompts.read_pairs(_PAIRS.value) if _PAIRS.value else prompts.pairs()

@@ -66,12 +66,13 @@ def _write_report(folders: Sequence[str]) -> Path:
 def _write_paper(folders: Sequence[str]) -> Path:
     from kronecker import reproduction
     from kronecker.report import paper_page, runs, training_claims
+    from kronecker.report.page import folder_of
 
     page = Path(_OUT.value or Path(folders[0]) / "paper.html")
     comparison = training_claims.pair([runs.read(folder) for folder in runs.find(folders)])
     timed = [sys.executable, str(BENCHMARK), "runtime"]
     parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)
-    found = reproduction.measure(reproduction.chosen(parts, _PARTS.value), page.with_suffix(""), _AGAIN.value)
+    found = reproduction.measure(reproduction.chosen(parts, _PARTS.value), folder_of(page), _AGAIN.value)
     paper_page.write(comparison, found, page, _TITLE.value or "The paper's tables, measured here")
     return page
 

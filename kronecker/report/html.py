@@ -47,6 +47,7 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     Raises:
       ValueError: if `page` does not end in .html, or token losses are of another checkpoint than the results.
     """
+    pages.require_name(page)
     losses = token_losses.read_all(comparison)
     numbers = pages.folder_of(page)
     sections = Sections(

@@ -81,14 +81,19 @@ def document(title: str, body: str) -> str:
 """
 
 
+def require_name(page: Path) -> None:
+    """Raises a ValueError if `page` does not end in .html: for callers with work to do before they write it."""
+    if page.suffix != ".html":
+        raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
+
+
 def folder_of(page: Path) -> Path:
     """Returns the folder for what goes with a page, made if it is not there: its own name without the ending.
 
     Raises:
       ValueError: if `page` does not end in .html.
     """
-    if page.suffix != ".html":
-        raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
+    require_name(page)
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

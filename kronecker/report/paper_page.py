@@ -9,8 +9,10 @@ from pathlib import Path
 from kronecker.probes import result
 from kronecker.report import compare, figures, headlines, page, result_figures, results, training_claims
 
-TRAINING, PROBES = "training", "probes"
-GEOMETRY = ("loose", "anisotropy", "edit_distance", "stability", "byte_pairs", "unseen")
+TRAINING = "training"
+PARTS = CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
+BYTE_PAIRS = "byte_pairs"
+GEOMETRY = ("loose", "anisotropy", "edit_distance", "stability", BYTE_PAIRS, "unseen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +38,13 @@ SECTIONS = (
     Section(
         "What a code holds of a vocabulary (Table 3)",
         "A token longer than P bytes is cut, and tokens that become equal share one embedding.",
-        ("codes",),
+        (CODES,),
         ("coverage",),
     ),
     Section(
         "Geometry of codes, without a model (6.1 to 6.5)",
         "Which tokens lie near each other by their bytes alone, and what the same metrics give for a random table.",
-        ("codes",),
+        (CODES,),
         GEOMETRY,
     ),
     Section(
@@ -57,7 +59,7 @@ SECTIONS = (
         "Word families by depth (6.8)",
         "Each token alone at position 0: which share of a word's nearest tokens are its relatives, in the input "
         "embedding and after each of the first blocks.",
-        ("probes",),
+        (PROBES,),
         ("layered",),
         ("families_by_depth",),
     ),
@@ -65,32 +67,32 @@ SECTIONS = (
         "Geometry of the trained inputs",
         "The same metrics as above on the input embeddings of the runs. The paper measures public models instead, "
         "whose weights this page does not fetch; scripts/geometry.py reads them from a folder.",
-        ("probes",),
-        ("loose", "anisotropy", "edit_distance", "stability", "unseen"),
+        (PROBES,),
+        tuple(name for name in GEOMETRY if name != BYTE_PAIRS),  # which need no run
     ),
     Section(
         "Parameters (6.9)",
         "What the projection saves of the input, and what the model has then gained or lost with its head.",
-        ("parameters",),
+        (PARAMETERS,),
         ("parameters",),
     ),
     Section(
         "One typo in a prompt (6.11)",
         "How far a misspelling moves what the model predicts next.",
-        ("probes",),
+        (PROBES,),
         ("robustness",),
         ("typos_by_category",),
     ),
     Section(
         "Writing on from words never seen (6.12)",
         "Normal and misspelled prompts, a new word in tokens, and the same word forced into one position as bytes.",
-        ("probes",),
+        (PROBES,),
         ("generation",),
     ),
     Section(
         "The cost of writing codes on the fly (section 4)",
         "Memory that the input keeps beside its parameters, and time of a whole training step.",
-        ("runtime",),
+        (RUNTIME,),
         ("runtime",),
     ),
 )
@@ -119,8 +121,7 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     everything = [one for of_part in found.values() for one in of_part]
     drawn = {one.name: one for one in (*figures.draw(comparison), *result_figures.draw(everything))}
     page.write_figures(numbers, [drawn[name] for section in SECTIONS for name in section.figures if name in drawn])
-    for one in everything:
-        page.write_text(numbers / f"{one.name}.csv", results.numbers(one))
+    results.write_numbers(numbers, everything)
     content = [result.to_json(one) for one in everything]
     page.write_text(numbers / "results.json", json.dumps(content, indent=1) + "\n")
     body = _body(found, drawn, numbers.name)

@@ -16,8 +16,7 @@ def write(found: Sequence[result.Result], file: Path, title: str) -> None:
     numbers = page.folder_of(file)
     drawn = result_figures.draw(found)
     page.write_figures(numbers, drawn)
-    for one in found:
-        page.write_text(numbers / f"{one.name}.csv", results.numbers(one))
+    results.write_numbers(numbers, found)
     pictures = "".join(page.figure(one, numbers.name) for one in drawn)
     told = "".join(results.section(one, numbers.name) for one in found)
     page.write_text(file, page.document(title, f'<div class="wide">{pictures}</div>\n{told}'))

@@ -3,7 +3,8 @@
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from kronecker.probes import result
 from kronecker.report import page, tables
@@ -64,6 +65,12 @@ def statement(one: result.Result) -> str:
     told = [f"Not the paper's {_listed(known)}: compare directions, not digits." if known else ""]
     told.append(f"The paper does not say its {_listed(unknown)}." if unknown else "")
     return " ".join(filter(None, told)) or SAME
+
+
+def write_numbers(folder: Path, found: Iterable[result.Result]) -> None:
+    """Writes each result as CSV."""
+    for one in found:
+        page.write_text(folder / f"{one.name}.csv", numbers(one))
 
 
 def numbers(one: result.Result) -> str:
