@@ -185,3 +185,10 @@ def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_
     found = [runs.read(folder) for folder in runs.find([tmp_path])]
     with pytest.raises(ValueError, match=r"several versions of one arm: kronecker .*; give the runs of one of each"):
         training_claims.pair(found)
+
+
+def test_a_time_that_noise_drowns_is_told_with_its_quartiles():
+    columns = ("arm", "input", "buffers, MB", "over cached, %", "its low", "its high")
+    rows = [("kronecker", "cached", 4299.4, None, None, None), ("kronecker", "onthefly", 4.4567, 16.23, -15.29, 21.28)]
+    told = headlines.table({"runtime": result.Result("runtime", "x", "4", {}, columns, rows)})
+    assert [row[3] for row in told.rows[-2:]] == ["4.46", "16.2 (-15.3 to 21.3)"]
