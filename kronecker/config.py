@@ -25,7 +25,7 @@ ALLOWED = {
     "embedding.implementation": ("auto", "cached", "onthefly", "bag", "onehot", "induced"),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
-    "model.attention": ("auto", "xla", "cudnn"),
+    "model.attention": ("auto", "xla", "cudnn", "splash"),
 }
 TABLES = ("table", "factorized")
 TIEABLE = ("table", "kronecker")
@@ -45,6 +45,7 @@ AT_LEAST = {
     "train.steps": 0,
     "train.tokens": 1,
     "train.accumulate": 1,
+    "train.loss_chunk": 0,
     "train.warmup_tokens": 0,
     "train.warmup_steps": 0,
     "eval.every": 0,

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA = "data"
+BATCH, HEADS = (DATA,), ()  # axes that split the batch, and the heads of attention
 
 
 def use_simulated_cpu_devices(config: ml_collections.ConfigDict) -> None:
@@ -30,6 +31,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def batch_axes(mesh: Mesh | None) -> tuple[str, ...]:
+    """Returns the axes of `mesh` that split the batch; none without a mesh."""
+    return () if mesh is None else tuple(axis for axis in mesh.axis_names if axis in BATCH)
+
+
+def head_axes(mesh: Mesh | None) -> tuple[str, ...]:
+    """Returns the axes of `mesh` that split the heads of attention; none without a mesh."""
+    return () if mesh is None else tuple(axis for axis in mesh.axis_names if axis in HEADS)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

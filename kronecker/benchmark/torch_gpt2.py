@@ -1,4 +1,4 @@
-"""The decoder of kronecker/transformer.py with a learned table, in PyTorch the usual way: what our step is timed against.
+"""The decoder of kronecker/transformer.py with a learned table, in PyTorch the usual way: a rival of our step.
 
 nn.Module, F.scaled_dot_product_attention, F.cross_entropy, torch.optim.AdamW in two groups of decay, the gradient's
 global norm clipped.  It starts from our parameters, so the losses of both must agree.  PyTorch is imported when the
@@ -24,9 +24,7 @@ OPTIMIZERS = {"torch": {}, "torch fused": {"fused": True}}  # AdamW by default, 
 class Trainer:
     """A GPT-2 in training."""
 
-    def __init__(
-        self, params: dict[str, Any], config: ml_collections.ConfigDict, threads: int, **adamw: bool
-    ) -> None:
+    def __init__(self, params: dict[str, Any], config: ml_collections.ConfigDict, threads: int, **adamw: bool) -> None:
         """Makes the model and its optimizer.
 
         Args:

@@ -33,7 +33,7 @@ def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict) -> Batc
 
 
 def make_evaluator(
-    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches
+    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches, chunk: int = 0
 ) -> Callable[[dict[str, Any]], dict[str, float]]:
     """Returns evaluate(params) -> the numbers of a validation line of metrics.jsonl.
 
@@ -42,10 +42,11 @@ def make_evaluator(
       text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
       mesh: of all devices.
       batches: starts the held-out batches anew: this host's tokens (B, T + 1) and weights (B, T).
+      chunk: as train.loss_chunk.
     """
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
     evaluate_batch = jax.jit(
-        steps.make_eval_step(arm.model), in_shardings=(whole, whole, whole, split, split), out_shardings=whole
+        steps.make_eval_step(arm.model, chunk), in_shardings=(whole, whole, whole, split, split), out_shardings=whole
     )
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V

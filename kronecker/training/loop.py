@@ -71,7 +71,8 @@ class _Trainer:
         self._train_batches(0)
         if self.arm.codes:
             selfcheck.check_product(self.arm.bag, self.arm.codes, config.embedding, config.model.dtype)
-        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out)
+        chunk = config.train.loss_chunk
+        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out, chunk)
 
     def train(self) -> dict[str, Any]:
         c, last = self.config, self.config.train.steps
@@ -118,7 +119,7 @@ class _Trainer:
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
             if not rundir.has_checkpoint(self.workdir):
-                own = {"data": str(self.prepared.folder.resolve())}
+                own = {"data": str(self.prepared.folder.resolve()), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
                     own["implementation"] = self.arm.bag.implementation
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)

@@ -41,8 +41,10 @@ FREE_ON_RESUME = (
     "eval.every",
     "log.",
     "mesh.",
+    "model.attention",
     "model.remat",
     "model.scan_layers",
+    "train.loss_chunk",
 )
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from kronecker import accounting, sharding, transformer
 from kronecker import bag as bags
+from kronecker import head as heads
 from kronecker.training import optimizer
 
 
@@ -95,17 +96,11 @@ def token_nats(
     params: dict[str, Any],
     bag: bags.Bag | None,
     tokens_BT1: jax.Array,
-    dropout_key: jax.Array | None = None,
+    chunk: int = 0,
 ) -> jax.Array:
-    """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; a dropout key means training."""
-    logits_BTV = model.apply(
-        {"params": params},
-        tokens_BT1[:, :-1],
-        bag,
-        train=dropout_key is not None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
-    )
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+    """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; `chunk`: train.loss_chunk."""
+    x_BTd, head = model.apply({"params": params}, tokens_BT1[:, :-1], bag, apart=True)
+    return heads.token_nats(head, x_BTd, tokens_BT1[:, 1:], chunk, model.mesh)
 
 
 def make_train_step(
@@ -119,7 +114,15 @@ def make_train_step(
     micro, clip = config.train.accumulate, config.train.clip
 
     def nats_sum(params, bag, tokens_BT1, weights_BT, key):
-        return (token_nats(model, params, bag, tokens_BT1, key) * weights_BT).sum()
+        x_BTd, head = model.apply(
+            {"params": params},
+            tokens_BT1[:, :-1],
+            bag,
+            train=key is not None,
+            rngs=None if key is None else {"dropout": key},
+            apart=True,
+        )
+        return heads.nats_sum(head, x_BTd, tokens_BT1[:, 1:], weights_BT, config.train.loss_chunk, model.mesh)
 
     def gradient_sums(state, bag, tokens_BT1, weights_BT):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.model.dropout else None
@@ -189,12 +192,17 @@ def compile_train_step(
 
 
 def make_eval_step(
-    model: transformer.Transformer,
+    model: transformer.Transformer, chunk: int = 0
 ) -> Callable[[dict[str, Any], bags.Bag | None, jax.Array, jax.Array, jax.Array], EvalSums]:
-    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums."""
+    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums.
+
+    Args:
+      model: of the arm.
+      chunk: as train.loss_chunk.
+    """
 
     def evaluate(params, bag, text_bytes_V, tokens_BT1, weights_BT):
-        nats_BT = token_nats(model, params, bag, tokens_BT1)
+        nats_BT = token_nats(model, params, bag, tokens_BT1, chunk)
         return EvalSums(
             nats=(nats_BT * weights_BT).sum(),
             tokens=weights_BT.sum(),

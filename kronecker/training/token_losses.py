@@ -53,7 +53,9 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
 def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
     whole, split = sharding.replicated(run.mesh), sharding.split_batch(run.mesh)
     token_nats = jax.jit(
-        functools.partial(steps.token_nats, run.arm.model), in_shardings=(whole, whole, split), out_shardings=split
+        functools.partial(steps.token_nats, run.arm.model, chunk=run.config.train.loss_chunk),
+        in_shardings=(whole, whole, split),
+        out_shardings=split,
     )
     t = run.config.train
     batch = -(-run.config.eval.batch // run.mesh.size) * run.mesh.size
