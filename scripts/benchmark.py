@@ -2,6 +2,7 @@ r"""Times the input side of a model, or whole training steps: all contenders in 
 
   python scripts/benchmark.py encoder
   python scripts/benchmark.py step --size=micro
+  python scripts/benchmark.py train --sizes=micro,124m
   python scripts/benchmark.py runtime
 
 encoder  Every implementation of the product, flax.linen.Embed (table) and the paper author's package (reference; where
@@ -22,6 +23,14 @@ step     The training step of every arm of configs/arms.py at one size of config
            python scripts/benchmark.py step --size=nano --arms=table_untied,kronecker --tokenizer=bpe:131072 \
                --pos_dim=32 --implementations=auto,onthefly,cached --cache_limit_mb=5000
 
+train    Tokens per second and MFU (where the device's peak is known) of whole training steps, by size, set up as
+         train.py sets them up.  --against=torch adds the same GPT-2 in PyTorch the usual way (`make reference`),
+         float32 on CPU: it starts from the same weights, its first losses must agree, and each contender has a process
+         of its own, so mind the memory.  torch_tuned has AdamW's fused kernel, and train.py's allocator settings:
+
+           python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned
+           python scripts/benchmark.py train --sizes=124m --arms=table_untied --against=torch --rounds=6
+
 runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
          training step at size nano with P = 32 and a vocabulary padded to 131,072 ids.  Takes three minutes.
 
@@ -30,7 +39,8 @@ an order drawn anew, so what else the machine does meets all contenders.  Ratios
 their quartiles.  The share of bandwidth is the time that the least possible memory traffic would take at the speed of
 a += 2 b on large arrays, timed in the same rounds, over the time taken; what fits into caches can be above 100 %.
 Temporary memory is the compiler's number for one update beside arguments and results; for the reference, the growth of
-a process of its own.  encoder and step write every sample to a JSON file and a figure beside it, runtime its table.
+a process of its own.  encoder, step and train write every sample to a JSON file and a figure beside it; runtime writes
+its table.
 """
 
 import json
@@ -52,25 +62,32 @@ _TOKENIZER = flags.DEFINE_string(
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Operands of matrix products.")
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", None, "Times that all is run; default: encoder 30, step 15, runtime 10.", lower_bound=5
+    "rounds", None, "Times that all is run; default: encoder 30, step and train 15, runtime 10.", lower_bound=5
 )
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "encoder: of one case; slower ones run in fewer rounds, at least 5.", 0.0)
 _OUT = flags.DEFINE_string("out", None, "The JSON file; default: runs/benchmark/COMMAND.json.")
 _SETTING = flags.DEFINE_multi_string("setting", [], "encoder: what to time, see above; may be repeated.")
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder, step: MB that cached codes may take.", 0.0)
 _SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py.")
-_ARMS = flags.DEFINE_list("arms", None, "step: arms of configs/arms.py, table_untied among them; default: all.")
+_SIZES = flags.DEFINE_list("sizes", ["micro"], "train: sizes of configs/sizes.py.")
+_AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned; see above.")
+_ARMS = flags.DEFINE_list(
+    "arms",
+    None,
+    "step, train: arms of configs/arms.py, table_untied among them; default: all, and train's table_untied,kronecker.",
+)
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations",
     ["auto"],
     f"step: how codes meet the projection: {', '.join(config.ALLOWED['embedding.implementation'])}.",
 )
 _POS_DIM = flags.DEFINE_integer("pos_dim", None, "step: P, bytes of a token; default: the config's.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 4, "step: sequences a step.", lower_bound=1)
-_SEQUENCE = flags.DEFINE_integer("sequence", 256, "step: tokens a sequence.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences a step.", lower_bound=1)
+_SEQUENCE = flags.DEFINE_integer("sequence", 256, "step, train: tokens a sequence.", lower_bound=1)
 _OWN = {
     "encoder": ("seconds", "setting", "cache_limit_mb"),
     "step": ("size", "arms", "implementations", "pos_dim", "cache_limit_mb", "batch", "sequence"),
+    "train": ("sizes", "against", "arms", "batch", "sequence"),
     "runtime": (),
 }
 
@@ -93,7 +110,7 @@ def main(words: Sequence[str]) -> None:
     if command == "runtime":
         _runtime(out)
     else:
-        _timed(command, {"encoder": _encoder, "step": _step}[command](), out)
+        _timed(command, {"encoder": _encoder, "step": _step, "train": _train}[command](), out)
 
 
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
@@ -106,7 +123,8 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
     result = {"machine": before | after, **result}
     tables.show_verdicts(result["verdicts"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out.with_suffix(".svg"), {"encoder": figures.encoder, "step": figures.steps}[command](result))
+    drawn = {"encoder": figures.encoder, "step": figures.steps, "train": figures.training}
+    write_text(out.with_suffix(".svg"), drawn[command](result))
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(f"\n{machine.line(before)}\nwritten: {out} and {out.with_suffix('.svg')}")
 
@@ -159,6 +177,34 @@ def _step() -> Callable[[], dict[str, Any]]:
         result = {"size": _SIZE.value, **step.run(timed, _ROUNDS.value or 15)}
         tables.show_steps(result)
         return result
+
+    return run
+
+
+def _train() -> Callable[[], dict[str, Any]]:
+    from kronecker import memory
+
+    memory.keep_freed()  # before JAX starts threads, as train.py does
+    own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
+    own["model.dtype"] = _DTYPE.value
+    names = _ARMS.value or ["table_untied", "kronecker"]
+    arms = {size: {name: _config(f"gpt2.py:size={size},arm={name}", **own) for name in names} for size in _SIZES.value}
+
+    def run() -> dict[str, Any]:
+        from kronecker.benchmark import tables, train
+
+        unknown = [name for name in _AGAINST.value if name not in train.RIVALS]
+        if unknown or not arms:
+            fault = (
+                f"--against={','.join(unknown)}: known: {', '.join(train.RIVALS)}" if unknown else "--sizes is empty"
+            )
+            raise ValueError(fault)
+        results = []
+        for size, configs in arms.items():
+            results.append(train.run(configs, _AGAINST.value, _ROUNDS.value or 15, size))
+            tables.show_training(results[-1])
+        every = [verdict for one in results for verdict in one.pop("verdicts")]
+        return {"benchmark": "train", "threads": train.threads(), "sizes": results, "verdicts": every}
 
     return run
 

@@ -18,8 +18,6 @@ import numpy as np
 from kronecker import transformer
 from kronecker.training import optimizer
 
-OPTIMIZERS = {"torch": {}, "torch fused": {"fused": True}}  # AdamW by default, and its one kernel for all tensors
-
 
 class Trainer:
     """A GPT-2 in training."""
