@@ -217,6 +217,29 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
+def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
+    small = ("--sizes=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied")
+    result, printed = finished(tmp_path / "train.json", "train", *small, "--against=torch,torch_tuned")
+    (size,) = result["sizes"]
+    rows = {row["name"]: row for row in size["contenders"]}
+    assert list(rows) == ["table_untied", "torch", "torch_tuned"]
+    for name, row in rows.items():
+        # real losses of three updates, each on another batch and with the weights that the update before it made
+        assert row["first_losses"] == pytest.approx(rows["table_untied"]["first_losses"], abs=1e-4)
+        assert len(set(row["first_losses"])) == 3
+        assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["median_seconds"])
+        assert row["speedup"]["torch"]["rounds"] == ROUNDS
+        assert row["mfu"] is None
+        assert name in printed
+    ours, theirs = rows["table_untied"], rows["torch"]
+    ratios = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
+    assert ours["speedup"]["torch"]["median"] == pytest.approx(statistics.median(ratios))
+    assert result["verdicts"] == []  # no target is set for nano
+    assert ElementTree.parse(tmp_path / "train.svg").getroot().tag.endswith("svg")
+
+
 def test_every_case_takes_its_turn_in_every_round_in_varied_order():
     log: list[tuple[int, str]] = []
     cases = {name: lambda number, name=name: log.append((number, name)) for name in "abc"}
