@@ -6,6 +6,10 @@
 | cudnn | cuDNN's flash attention | GPU, bfloat16 and float16 |
 | splash | JAX's Pallas kernel, blocks of queries and keys that hold nothing to see are skipped | TPU |
 
+At 124m's shapes, 16 x 1,024 tokens in bfloat16, the compiler for a v5e counts for forward and gradient 353 MB of
+temporaries and 1.5 GB moved under splash, 1,208 MB and 7.1 GB under xla: hence auto's choice on TPU.  Nothing has run
+there, nor on a GPU.
+
 Shapes: B batch, T time, H heads, h head width.
 """
 
