@@ -68,7 +68,8 @@ def write_shards(folder: Path, split: str, sizes: tuple[int, ...], dtype: str):
             writer.write(features.serialize_example({"tokens": record}))
         writer.close()
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        yield {"file": file.name, "records": len(ids), "tokens": size, "sha256": sha256}
+        stored_bytes = file.stat().st_size
+        yield {"file": file.name, "records": len(ids), "tokens": size, "size": stored_bytes, "sha256": sha256}
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -212,14 +213,60 @@ def test_a_batch_the_hosts_cannot_share_is_refused(batches, prepared: rows.Prepa
         batches(prepared, 10, 6, 0, process_count=4)
 
 
-def test_a_shard_whose_sha256_is_off_is_named(copy: Path):
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_changed_byte_is_found_by_verify_and_not_by_opening(copy: Path):
+    assert rows.verify(rows.open_prepared(copy)) == sum(file.stat().st_size for file in copy.glob("*.array_record-*"))
     shard = copy / "kronecker-train.array_record-00003-of-00004"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{shard} is damaged: .* prepare the data again"):
+    flip(shard, 1000)
+    opened = rows.open_prepared(copy)
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: its sha256 is .* prepare the data again"):
+        rows.verify(opened)
+
+
+def test_a_damaged_record_is_named_when_a_batch_reads_it(copy: Path):
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    content = shard.read_bytes()
+    record = (
+        rows._example_header(2 * PER_RECORD) + np.arange(101 + PER_RECORD, 101 + 2 * PER_RECORD, dtype="<u2").tobytes()
+    )
+    flip(shard, content.index(record) + len(record) - 1)
+    batches = rows.train_batches(rows.open_prepared(copy), 10, 40, seed=0)
+    with pytest.raises(ValueError, match=f"{shard.name}: record 1 cannot be read .*--verify"):
+        next(batches)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"x", lambda _: b""])
+def test_a_shard_of_another_size_is_named_at_the_start(change, copy: Path):
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    shard.write_bytes(change(shard.read_bytes()))
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: it has .* bytes, the manifest says 131,072; delete"):
         rows.open_prepared(copy)
-    rows.open_prepared(copy, verify=False)
+
+
+def test_opening_reads_no_shard(copy: Path):
+    for shard in copy.glob("*.array_record-*"):
+        size = shard.stat().st_size
+        shard.unlink()
+        with shard.open("wb") as hole:
+            hole.truncate(size)
+    rows.open_prepared(copy)
+
+
+def test_a_dataset_from_before_sizes_were_noted_is_verified_in_full(copy: Path):
+    manifest = json.loads((copy / rows.MANIFEST).read_text())
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            del shard["size"]
+    write_manifest(copy, manifest)
+    rows.open_prepared(copy)
+    flip(copy / "kronecker-train.array_record-00003-of-00004", 1000)
+    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+        rows.open_prepared(copy)
 
 
 def test_a_missing_shard_is_named(copy: Path):

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -47,16 +47,21 @@ class Prepared:
         return self.manifest["splits"][split]["tokens"]
 
 
-def open_prepared(folder: epath.PathLike, verify: bool = True) -> Prepared:
-    """Returns the dataset in `folder`.
+def open_prepared(folder: epath.PathLike) -> Prepared:
+    """Returns the dataset in `folder`, in a time that does not depend on the number of its tokens.
+
+    The manifest is read and held to its own fingerprint, and each shard's size, which is asked for but not read, to the
+    manifest's: a shard that is missing, cut off, or of another size is found here.  Bytes changed within a shard of the
+    right size are found when the record they lie in is read, by array_record's own hash of each record; a shard
+    replaced by a whole one of the same size is found by `verify` alone.  A dataset prepared before sizes were noted is
+    verified in full.
 
     Args:
       folder: a folder that data preparation finished.
-      verify: read every shard once and compare its sha256 with the manifest's.
 
     Raises:
       FileNotFoundError: if there is no manifest or a shard is missing.
-      ValueError: if the manifest cannot be read or was edited, or a shard's sha256 is off.
+      ValueError: if the manifest cannot be read or was edited, or a shard does not have its size.
     """
     folder = epath.Path(folder)
     path = folder / MANIFEST
@@ -72,11 +77,19 @@ def open_prepared(folder: epath.PathLike, verify: bool = True) -> Prepared:
         raise ValueError(f"{path} has version {version}, this code reads {MANIFEST_VERSION}; prepare the data again")
     if not intact:
         raise ValueError(f"{path} was changed after it was written; delete {folder} and prepare the data again")
-    if verify:
-        with futures.ThreadPoolExecutor() as pool:
-            shards = itertools.chain.from_iterable(split["shards"] for split in manifest["splits"].values())
-            list(pool.map(lambda shard: _verify(folder, shard), shards))
-    return Prepared(folder, manifest, fingerprint)
+    prepared = Prepared(folder, manifest, fingerprint)
+    _for_each_shard(prepared, _check_size)
+    return prepared
+
+
+def verify(prepared: Prepared) -> int:
+    """Reads every shard once, compares its sha256 with the manifest's, and returns the number of bytes read.
+
+    Raises:
+      FileNotFoundError: if a shard is missing.
+      ValueError: if a shard's sha256 is off.
+    """
+    return sum(_for_each_shard(prepared, _check_sha256))
 
 
 def content_fingerprint(manifest: dict[str, Any]) -> str:
@@ -93,17 +106,42 @@ def content_fingerprint(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _verify(folder: epath.Path, shard: dict[str, Any]) -> None:
-    path = folder / shard["file"]
+def _for_each_shard(prepared: Prepared, check: Callable[[epath.Path, dict[str, Any]], int]) -> list[int]:
+    shards = itertools.chain.from_iterable(split["shards"] for split in prepared.manifest["splits"].values())
+    with futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda shard: check(prepared.folder / shard["file"], shard), shards))
+
+
+def _check_size(path: epath.Path, shard: dict[str, Any]) -> int:
+    if "size" not in shard:
+        return _check_sha256(path, shard)
+    try:
+        size = path.stat().length
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_missing(path)) from error
+    if size != shard["size"]:
+        raise ValueError(
+            f"{path} is damaged: it has {size:,} bytes, the manifest says {shard['size']:,}; "
+            f"delete {path.parent} and prepare the data again"
+        )
+    return size
+
+
+def _check_sha256(path: epath.Path, shard: dict[str, Any]) -> int:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; delete {folder} and prepare the data again")
+        raise FileNotFoundError(_missing(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard["sha256"]:
         raise ValueError(
             f"{path} is damaged: its sha256 is {digest[:12]}, the manifest's {shard['sha256'][:12]}; "
-            f"delete {folder} and prepare the data again"
+            f"delete {path.parent} and prepare the data again"
         )
+    return path.stat().length
+
+
+def _missing(path: epath.Path) -> str:
+    return f"{path} does not exist; delete {path.parent} and prepare the data again"
 
 
 class Stream:
@@ -120,6 +158,7 @@ class Stream:
         self._shard_starts = [0, *self._shard_ends]
         self._first_records = [0, *itertools.accumulate(shard["records"] for shard in shards)]
         # The suffix saves opening every shard to count its records.
+        self._files = [shard["file"] for shard in shards]
         paths = [f"{prepared.folder / shard['file']}[0:{shard['records']}]" for shard in shards]
         self._records = array_record_data_source.ArrayRecordDataSource(paths) if paths else []
 
@@ -127,21 +166,33 @@ class Stream:
         return self._shard_starts[-1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length."""
+        """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length.
+
+        Raises:
+          ValueError: if a record was damaged, or is of another size than the manifest says.
+        """
         pieces = []
         while start < stop:
             shard = bisect.bisect_right(self._shard_ends, start)
             record, offset = divmod(start - self._shard_starts[shard], self._per_record)
             count = min(stop - start, self._per_record - offset, self._shard_ends[shard] - start)
-            pieces.append(self._record(self._first_records[shard] + record)[offset : offset + count])
+            pieces.append(self._record(shard, record)[offset : offset + count])
             start += count
         return np.concatenate(pieces, dtype=np.int32)
 
-    def _record(self, index: int) -> np.ndarray:
-        example = self._records[index]
+    def _record(self, shard: int, record: int) -> np.ndarray:
+        try:
+            example = self._records[self._first_records[shard] + record]
+        except RuntimeError as error:  # array_record's, a hash that does not fit included
+            raise ValueError(
+                f"{self._folder / self._files[shard]}: record {record} cannot be read ({error}); the file was damaged "
+                "after training began or keeps its size: scripts/prepare_data.py --verify says which files are; "
+                "delete the folder and prepare the data again"
+            ) from error
         if not example.startswith(self._header):
             raise ValueError(
-                f"{self._folder}: record {index} does not hold {self._per_record} ids; prepare the data again"
+                f"{self._folder / self._files[shard]}: record {record} does not hold {self._per_record} ids; "
+                "prepare the data again"
             )
         return np.frombuffer(example, self._dtype, self._per_record, len(self._header))
 
