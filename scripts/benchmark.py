@@ -1,8 +1,10 @@
-r"""Times the input side of a model, or whole training steps: all contenders in one run, taking turns, on real ids.
+r"""Times the input side of a model, or whole training steps: all contenders in one run, taking turns, on real ids;
+and how the data's side grows with the text.
 
   python scripts/benchmark.py encoder
   python scripts/benchmark.py step --size=micro
   python scripts/benchmark.py runtime
+  python scripts/benchmark.py data --sizes=10_000_000,100_000_000
 
 encoder  Every implementation of the product, flax.linen.Embed (table) and the paper author's package (reference; where
          it is installed, `make reference`): forward; forward and gradient; forward, gradient and AdamW update.  Each
@@ -25,12 +27,22 @@ step     The training step of every arm of configs/arms.py at one size of config
 runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
          training step at size nano with P = 32 and a vocabulary padded to 131,072 ids.  Takes three minutes.
 
+data     Preparing, starting and reading as the text grows: seconds, CPU seconds and peak memory of a process of its own
+         for each, the exponent of time and the slope of memory over the tokens, and whether the reader gives 20 times
+         what the fastest arm of size 124m eats on an H100.  The text is --data, again from its start where it ends.
+         Needs 7 bytes of disk a token of the largest size, for text and dataset, beside --out, until it ends; the
+         last line lists the largest dataset's shards by hard links until they are --linked tokens.  400 million
+         tokens take some ten minutes of two cores:
+
+           python scripts/benchmark.py data --data='jsonl:texts/*.jsonl.xz' --sizes=10_000_000,100_000_000,400_000_000
+
 How to read it.  A time is the median over rounds, with the 10 % and 90 % quantiles; one round runs everything once, in
 an order drawn anew, so what else the machine does meets all contenders.  Ratios are of medians, and round by round with
 their quartiles.  The share of bandwidth is the time that the least possible memory traffic would take at the speed of
 a += 2 b on large arrays, timed in the same rounds, over the time taken; what fits into caches can be above 100 %.
 Temporary memory is the compiler's number for one update beside arguments and results; for the reference, the growth of
-a process of its own.  encoder and step write every sample to a JSON file and a figure beside it, runtime its table.
+a process of its own.  encoder, step and data write every sample to a JSON file and a figure beside it, runtime its
+table.
 """
 
 import json
@@ -68,10 +80,13 @@ _IMPLEMENTATIONS = flags.DEFINE_list(
 _POS_DIM = flags.DEFINE_integer("pos_dim", None, "step: P, bytes of a token; default: the config's.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 4, "step: sequences a step.", lower_bound=1)
 _SEQUENCE = flags.DEFINE_integer("sequence", 256, "step: tokens a sequence.", lower_bound=1)
+_SIZES = flags.DEFINE_list("sizes", ["10_000_000", "30_000_000"], "data: tokens, rising.")
+_LINKED = flags.DEFINE_integer("linked", 10_000_000_000, "data: tokens of the dataset of links.", lower_bound=1)
 _OWN = {
     "encoder": ("seconds", "setting", "cache_limit_mb"),
     "step": ("size", "arms", "implementations", "pos_dim", "cache_limit_mb", "batch", "sequence"),
     "runtime": (),
+    "data": ("sizes", "linked"),
 }
 
 ROOT = Path(__file__).parents[1]
@@ -93,11 +108,16 @@ def main(words: Sequence[str]) -> None:
     if command == "runtime":
         _runtime(out)
     else:
-        _timed(command, {"encoder": _encoder, "step": _step}[command](), out)
+        _timed(command, {"encoder": _encoder, "step": _step, "data": _data}[command](), out)
 
 
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
-    from kronecker.benchmark import figures, machine, tables  # after the flags: --help should not wait for JAX
+    from kronecker.benchmark import (
+        figures,
+        machine,
+        scale_view,
+        tables,
+    )  # after the flags: --help should not wait for JAX
     from kronecker.report.page import write_text
 
     before = machine.facts()
@@ -106,7 +126,8 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
     result = {"machine": before | after, **result}
     tables.show_verdicts(result["verdicts"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out.with_suffix(".svg"), {"encoder": figures.encoder, "step": figures.steps}[command](result))
+    draw = {"encoder": figures.encoder, "step": figures.steps, "data": scale_view.picture}[command]
+    write_text(out.with_suffix(".svg"), draw(result))
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(f"\n{machine.line(before)}\nwritten: {out} and {out.with_suffix('.svg')}")
 
@@ -158,6 +179,29 @@ def _step() -> Callable[[], dict[str, Any]]:
         timed = step.by_implementation(arms, ways)
         result = {"size": _SIZE.value, **step.run(timed, _ROUNDS.value or 15)}
         tables.show_steps(result)
+        return result
+
+    return run
+
+
+def _data() -> Callable[[], dict[str, Any]]:
+    sizes = [int(size) if size.replace("_", "").isdecimal() else 0 for size in _SIZES.value]
+    if not sizes or 0 in sizes or sizes != sorted(set(sizes)):
+        raise ValueError(
+            f"--sizes={','.join(_SIZES.value)}: give numbers of tokens that rise, as 10_000_000,100_000_000"
+        )
+    if _LINKED.value < sizes[-1]:
+        raise ValueError(f"--linked={_LINKED.value}: give at least the largest of --sizes, {sizes[-1]}")
+    if _TOKENIZER.value.startswith("bpe:"):
+        raise ValueError(f"--tokenizer={_TOKENIZER.value}: data takes one that need not be trained first, as gpt2")
+    base = config.resolve(_config("base.py"))
+
+    def run() -> dict[str, Any]:
+        from kronecker.benchmark import scale, scale_view
+
+        folder = Path(_OUT.value or "runs/benchmark/data.json").absolute().with_suffix(".tmp")
+        result = scale.run(base.data, _TOKENIZER.value, sizes, _LINKED.value, folder)
+        scale_view.show(result)
         return result
 
     return run
