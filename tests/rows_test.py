@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from kronecker.data import rows
+from kronecker.data import rows, stream
 
 PER_RECORD = 32  # the real 2048 would need a long stream before a row straddles two records
 TRAIN = (100, 0, 1, 300)  # tokens of each shard: one empty, one shorter than any row, none a multiple of PER_RECORD
@@ -99,8 +99,8 @@ def first(batches, steps: int) -> np.ndarray:
 def test_records_are_read_as_tfds_reads_them(folder: Path, prepared: rows.Prepared):
     examples = tfds.builder_from_directory(folder).as_data_source("validation")
     by_tfds = np.concatenate([example["tokens"] for example in examples])
-    stream = rows.Stream(prepared, "validation")
-    np.testing.assert_array_equal(stream.read(0, len(stream)), by_tfds[: len(stream)])
+    ours = rows.Stream(prepared, "validation")
+    np.testing.assert_array_equal(ours.read(0, len(ours)), by_tfds[: len(ours)])
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
@@ -108,7 +108,7 @@ def test_records_are_read_as_tfds_reads_them(folder: Path, prepared: rows.Prepar
 def test_the_header_is_the_one_tfds_writes(dtype: str, per_record: int):
     ids = np.arange(per_record).astype(dtype)
     example = stored(dtype, per_record).serialize_example({"tokens": ids})
-    assert rows._example_header(ids.nbytes) + ids.tobytes() == example
+    assert stream._example_header(ids.nbytes) + ids.tobytes() == example
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
@@ -232,11 +232,12 @@ def test_a_damaged_record_is_named_when_a_batch_reads_it(copy: Path):
     shard = copy / "kronecker-train.array_record-00003-of-00004"
     content = shard.read_bytes()
     record = (
-        rows._example_header(2 * PER_RECORD) + np.arange(101 + PER_RECORD, 101 + 2 * PER_RECORD, dtype="<u2").tobytes()
+        stream._example_header(2 * PER_RECORD)
+        + np.arange(101 + PER_RECORD, 101 + 2 * PER_RECORD, dtype="<u2").tobytes()
     )
     flip(shard, content.index(record) + len(record) - 1)
     batches = rows.train_batches(rows.open_prepared(copy), 10, 40, seed=0)
-    with pytest.raises(ValueError, match=f"{shard.name}: record 1 cannot be read .*--verify"):
+    with pytest.raises(ValueError, match=f"{shard.name}: a record cannot be read .*--verify"):
         next(batches)
 
 
@@ -302,7 +303,7 @@ def test_a_manifest_that_was_edited_or_is_of_another_version_is_refused(key: str
 def test_records_of_another_size_than_the_manifests_are_refused(copy: Path):
     manifest = json.loads((copy / rows.MANIFEST).read_text()) | {"tokens_per_record": 64}
     write_manifest(copy, manifest)
-    with pytest.raises(ValueError, match="record 0 does not hold 64 ids"):
+    with pytest.raises(ValueError, match="its records do not hold 64 ids"):
         rows.Stream(rows.open_prepared(copy), "train").read(0, 1)
 
 
