@@ -30,9 +30,10 @@ import numpy as np
 import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
+from etils import epath
 
-from kronecker import tokenizers
-from kronecker.data import lock, rows, segments, shards, sources
+from kronecker import storage, tokenizers
+from kronecker.data import lock, remote, rows, segments, shards, sources
 
 SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
 BATCH_CHARACTERS = 1 << 20  # one thread's work: documents of about this many characters
@@ -41,8 +42,6 @@ BPE_BYTES = 64_000_000  # of training text, the first, that a bpe:SIZE tokenizer
 PREPARED = "prepared:"  # a data.source that is a folder this module made
 BPE_FILE = "tokenizer.json"
 SECONDS_BETWEEN_LINES = 10.0
-
-Show = Callable[[float, str], None]  # takes a share of the work, 0 to 1, and a few words
 
 
 class _Batch(NamedTuple):
@@ -71,6 +70,7 @@ def ensure_prepared(
     """Returns the prepared dataset of a config and its tokenizer, making what is missing.
 
     The folder below data.folder is named after all that determines its content, so a changed config gets another one.
+    A remote data.folder gets what is made on this machine's disk, and is read from a copy there.
     Processes that want the same folder, on one machine or on several with one disk, share the work by segments; what a
     killed one left is taken over.  All return when everything is there.  What is there is checked as in `open_folder`.
 
@@ -85,7 +85,12 @@ def ensure_prepared(
       OSError: if a file is missing or cannot be written, a full disk included.
     """
     if config.data.source.startswith(PREPARED):
-        return open_folder(pathlib.Path(config.data.source.removeprefix(PREPARED)).expanduser(), config.tokenizer)
+        found = storage.open_path(config.data.source.removeprefix(PREPARED), "data.source=prepared")
+        return open_folder(found.expanduser(), config.tokenizer)
+    root = storage.open_path(config.data.folder, "data.folder").expanduser()
+    config = config.copy_and_resolve_references()
+    if storage.is_remote(root):  # what is downloaded and made is on this machine first
+        config.data.folder = str(remote.cache() / "preparing")
     source = sources.open_source(config.data)
     bpe_size = _bpe_size(config.tokenizer)
     tokenizer = None if bpe_size else tokenizers.load(config.tokenizer)
@@ -97,36 +102,41 @@ def ensure_prepared(
         "tokenizer": tokenizer.fingerprint if tokenizer else [bpe_size, BPE_BYTES],
         "shard_tokens": shard_tokens,
     }
+    label = tokenizer.name if tokenizer else f"bpe{bpe_size}"
     pieces = segments.cut(source.units, segment_bytes)
     if len(pieces) > 1:
         content["segment_bytes"] = segment_bytes
-    label = tokenizer.name if tokenizer else f"bpe{bpe_size}"
-    root = pathlib.Path(config.data.folder).expanduser()
-    folder = root / f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
-    if not (folder / rows.MANIFEST).exists():
+    name = f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
+    folder = pathlib.Path(config.data.folder).expanduser() / name
+    if not (root / name / rows.MANIFEST).exists():
         with _display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
         _check_has_text(source, config.data.source)
-        own = root / f".{folder.name}.lock"
-        while not (folder / rows.MANIFEST).exists():
+        own = folder.with_name(f".{name}.lock")
+        while not ((folder / rows.MANIFEST).exists() or (root / name / rows.MANIFEST).exists()):
             with lock.locked(own):
                 folder.mkdir(exist_ok=True)
                 if bpe_size:
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
                     tokenizer = _load_bpe(folder, label)
-            _prepare(_Job(source, tokenizer, folder, config, shard_tokens), pieces, own.with_suffix(".locks"))
+            job = _Job(source, tokenizer, folder, config, shard_tokens)
+            _prepare(job, pieces, own.with_suffix(".locks"))
             with lock.locked(own):
-                _finish(_Job(source, tokenizer, folder, config, shard_tokens), len(pieces))
-    return open_folder(folder, config.tokenizer, tokenizer)
+                _finish(job, len(pieces))
+        if storage.is_remote(root):
+            with lock.locked(own), _display(f"publishing {name}") as show:
+                if not (root / name / rows.MANIFEST).exists():
+                    remote.publish(folder, root / name, show)
+    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer)
 
 
 def open_folder(
-    folder: pathlib.Path, spec: str, tokenizer: tokenizers.Tokenizer | None = None
+    folder: epath.Path, spec: str, tokenizer: tokenizers.Tokenizer | None = None
 ) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
     """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
 
     Args:
-      folder: has a manifest.json.
+      folder: has a manifest.json; of a remote one this machine's copy is opened, and made if need be.
       spec: of the tokenizer that it was prepared with.
       tokenizer: the same, where it is loaded already.
 
@@ -134,11 +144,16 @@ def open_folder(
       FileNotFoundError: if there is no manifest or a shard is missing.
       ValueError: if a shard is damaged, or the tokenizer is not the dataset's.
     """
-    prepared = rows.open_prepared(folder)
+    if storage.is_remote(folder):
+        with _display(f"fetching {folder.name}") as show:
+            prepared = rows.open_prepared(remote.fetch(folder, show))
+        prepared = dataclasses.replace(prepared, location=folder)
+    else:
+        prepared = rows.open_prepared(folder)
     stored = prepared.manifest["tokenizer"]
     if tokenizer is None:
         bpe_size = _bpe_size(spec)
-        tokenizer = _load_bpe(folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(spec)
+        tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(spec)
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
             f"{folder} was prepared with tokenizer {stored['spec']}, and {spec} is not the same one; "
@@ -163,8 +178,8 @@ def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: 
             tokenizers.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
 
 
-def _load_bpe(folder: pathlib.Path, label: str) -> tokenizers.Tokenizer:
-    return dataclasses.replace(tokenizers.load(f"tokenizers:{folder / BPE_FILE}"), name=label)
+def _load_bpe(folder: epath.PathLike, label: str) -> tokenizers.Tokenizer:
+    return dataclasses.replace(tokenizers.load(f"tokenizers:{pathlib.Path(folder) / BPE_FILE}"), name=label)
 
 
 def _check_has_text(source: sources.Source, spec: str) -> None:
@@ -259,7 +274,7 @@ def _in_order(
 
 
 def _parts(
-    encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: Show
+    encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: remote.Show
 ) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
     """Yields the end and the streams of each part."""
     pieces: dict[str, list[shards.Stream]] = {split: [] for split in sources.SPLITS}
@@ -303,7 +318,7 @@ def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config:
 
 
 @contextlib.contextmanager
-def _display(title: str) -> Iterator[Show]:
+def _display(title: str) -> Iterator[remote.Show]:
     """Yields a function that shows progress: a live line on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
         columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("{task.fields[words]}"))
