@@ -43,7 +43,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
     config = ml_collections.ConfigDict(saved).lock()
     sharding.use_simulated_cpu_devices(config)
-    recorded = epath.Path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""))
+    recorded = storage.open_path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""), f"{rundir.ENV}: data")
     if (recorded / rows.MANIFEST).exists():  # the text that it was made from may be gone
         prepared, tokenizer = prepare.open_folder(recorded, config.tokenizer)
     else:
