@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+import fsspec
 from etils import epath
 
 CLIENTS = {"gs": "gcsfs"}  # scheme -> the package that etils.epath needs for it
@@ -38,6 +39,8 @@ def open_path(path: epath.PathLike, name: str = "path") -> epath.Path:
         raise ValueError(f"{name}={path}: this cannot be opened; allowed: a local path, or gs://BUCKET/FOLDER")
     if separator and not importlib.util.find_spec(CLIENTS[scheme]):
         raise ValueError(f"{name}={path}: {scheme}:// needs {CLIENTS[scheme]}; pip install -r requirements-gcs.txt")
+    if separator:  # other processes write there too, so a listing is not kept
+        fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(path)
 
 

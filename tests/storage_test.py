@@ -162,7 +162,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(bucket: epath.Path, text: Path, 
         shutil.move(tmp_path / "gone", text)
     assert f"{losses(tmp_path / 'run')[f'validation {STEPS}']:.3f}" in compared
     assert said.startswith(f"{bucket}/run step {STEPS}: ")
-    with (bucket / "run" / "token_losses.npz").open("rb") as file, np.load(file) as arrays:
+    with (fresh(bucket / "run") / "token_losses.npz").open("rb") as file, np.load(file) as arrays:
         assert arrays["step"] == STEPS
 
 
