@@ -108,6 +108,11 @@ def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdo
         )
 
 
+def show_rows(title: str, rows: table.Table, lines: Iterable[str], file: TextIO = sys.stdout) -> None:
+    """Prints a title, a table and the lines under it."""
+    _print(file, f"\n{title}", rows, *lines)
+
+
 def left_out(name: str) -> str:
     """Returns the word for a contender that was not timed."""
     return "not installed" if name == settings.REFERENCE else "refused"

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, codec, selfcheck, sharding, tokenizers
+from kronecker import accounting, build, codec, selfcheck, sharding, storage, tokenizers
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
@@ -37,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
       ValueError: if the config cannot work, or `workdir` or the data belong to something else.
       FloatingPointError: if the loss stops being finite.
     """
-    workdir = epath.Path(workdir)
+    workdir = storage.open_path(workdir, "--workdir")
     sharding.use_simulated_cpu_devices(config)
     config = configs.resolve(config, jax.device_count())
     metrics.check_sinks(config)
@@ -102,6 +102,7 @@ class _Trainer:
                     if step > start and (step == last or step % c.checkpoint.every == 0):
                         log.flush(step, line)  # also shows that what is saved is finite
                         with log.watch.pause():
+                            log.sync()  # a run that goes on from this checkpoint finds the lines before it
                             checkpoint.save(manager, step, state, self.identity)
                     if step == last:
                         break
@@ -119,7 +120,7 @@ class _Trainer:
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
             if not rundir.has_checkpoint(self.workdir):
-                own = {"data": str(self.prepared.folder.resolve()), "attention": self.arm.model.shape.attention}
+                own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
                     own["implementation"] = self.arm.bag.implementation
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
@@ -185,6 +186,11 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         for sink in self._sinks:
             sink.close()
+
+    def sync(self) -> None:
+        """Returns when the lines so far outlive this process."""
+        for sink in self._sinks:
+            sink.sync()
 
     def has_validation(self, step: int) -> bool:
         """Returns whether an earlier process of this run has evaluated this step already."""
