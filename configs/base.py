@@ -112,7 +112,11 @@ def get_config() -> ml_collections.ConfigDict:
     log.tensorboard = False  # event files in the run's folder (tensorboardX)
     log.wandb = ""  # W&B project; empty: off
 
+    # Devices along each axis, over all hosts; -1, for one of them: the rest.
     c.mesh = mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # splits the batch
+    mesh.fsdp = 1  # splits the batch, and parameters and optimizer state along the model's width
+    mesh.tensor = 1  # splits heads, the hidden layer and the vocabulary
     mesh.cpu_devices = 1  # simulated devices when the platform is CPU; 2 use two cores better than one does
     return c.lock()
 
