@@ -94,7 +94,7 @@ def test_a_process_measures_its_own_peak_and_reads_what_it_says(text: str, tmp_p
         (["--sizes=many"], "--sizes=many: give numbers of tokens that rise"),
         (["--sizes=10_000", "--linked=5"], "--linked=5: give at least the largest of --sizes, 10000"),
         (["--tokenizer=bpe:300"], "--tokenizer=bpe:300: data takes one that need not be trained first"),
-        (["--batch=3"], "--batch belongs to `benchmark.py step`, not to data"),
+        (["--batch=3"], "--batch belongs to `benchmark.py step or train`, not to data"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(flags: list[str], message: str):
