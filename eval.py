@@ -46,7 +46,7 @@ def _print_loss(run) -> None:
     from kronecker.training import evaluation
 
     evaluate = evaluation.make_evaluator(
-        run.arm, run.tokenizer.text_bytes, run.mesh, evaluation.held_out(run.prepared, run.config)
+        run.arm, run.tokenizer.text_bytes, run.mesh, evaluation.held_out(run.prepared, run.config, run.mesh)
     )
     numbers = evaluate(run.params)
     print(

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from kronecker import accounting, codec, embedding, implementations, rivals, transformer
+from kronecker import accounting, codec, embedding, implementations, rivals, sharding, transformer
 from kronecker import bag as bags
 
 
@@ -102,5 +102,5 @@ def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str
 
 def tokens_a_device(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> int:
     """Returns how many tokens a device embeds at a time in training: a micro-batch's share."""
-    devices = mesh.size if mesh is not None else 1
-    return config.train.batch * config.train.sequence // config.train.accumulate // devices
+    parts = sharding.batch_shards(mesh) if mesh is not None else 1
+    return config.train.batch * config.train.sequence // config.train.accumulate // parts

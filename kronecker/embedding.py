@@ -70,9 +70,9 @@ class FactorizedEmbed(nn.Module):
         """Returns the embeddings of `ids_BT`, (B, T, d); `bag` is not used."""
         del bag
         normal = nn.initializers.normal
-        table_Vr = self.param("table", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
+        factor_Vr = self.param("factor", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
         up_rd = self.param("up", normal(self.rank**-0.5), (self.rank, self.features), self.param_dtype)
-        x_BTd = kernels.multiply(table_Vr[ids_BT], up_rd.astype(jnp.float32), jnp.dtype(self.dtype))
+        x_BTd = kernels.multiply(factor_Vr[ids_BT], up_rd.astype(jnp.float32), jnp.dtype(self.dtype))
         return x_BTd.astype(self.param_dtype)
 
 
@@ -86,7 +86,7 @@ class BagEmbed(nn.Module):
       logit_scale: of the initial tied head; 0: the head is not tied, and W is the only trained tensor.
       dtype: in which the product multiplies, where its implementation does.
       param_dtype: of the projection and of the embeddings.
-      mesh: whose data axis splits the batch; None: one device.
+      mesh: that splits the batch; None: one device.
     """
 
     rows: int

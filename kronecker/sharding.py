@@ -81,6 +81,18 @@ def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence
     return jax.make_mesh(sizes, configs.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
+def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
+    """Returns a mesh on which a run can be evaluated: its own axes fsdp and tensor where the devices here allow them.
+
+    The numbers are the same on any mesh but for rounding.
+    """
+    parts = config.mesh.get("fsdp", 1), config.mesh.get("tensor", 1)  # runs from before there were such axes have none
+    if -1 in parts or jax.device_count() % (parts[0] * parts[1]):
+        return make_mesh()
+    sizes = (jax.device_count() // (parts[0] * parts[1]), *parts)
+    return jax.make_mesh(sizes, configs.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of codes and scalars."""
     return NamedSharding(mesh, PartitionSpec())
@@ -170,7 +182,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 def gathered(x: jax.Array) -> np.ndarray:
     """Returns the whole of an array on this host; collective over hosts where devices share it."""
-    if not x.is_fully_addressable and not x.is_fully_replicated:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
         x = jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
     return np.asarray(jax.device_get(x))
 

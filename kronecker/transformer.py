@@ -9,6 +9,7 @@ Shapes: B batch, T time, C context, V padded vocabulary, d model width, H heads,
 """
 
 import dataclasses
+import functools
 from typing import Self
 
 import jax
@@ -17,7 +18,7 @@ import ml_collections
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from kronecker import attention, embedding
+from kronecker import attention, embedding, sharding
 from kronecker import bag as bags
 from kronecker import head as heads
 
@@ -98,7 +99,8 @@ class Attention(nn.Module):
         """Returns the attention's output, (B, T, d); `start` as the decoder's."""
         s = self.shape
         qkv_BT3Hh = s.linear((3, s.heads, s.d_model // s.heads), INIT_STD, "qkv")(x_BTd)
-        q_BTHh, k_BTHh, v_BTHh = (qkv_BT3Hh[:, :, i] for i in range(3))
+        laid_out = functools.partial(sharding.constrain, names=("batch", "time", "head", "head_width"), mesh=self.mesh)
+        q_BTHh, k_BTHh, v_BTHh = (laid_out(qkv_BT3Hh[:, :, i]) for i in range(3))
         if start is None:
             y_BTHh = attention.causal(q_BTHh, k_BTHh, v_BTHh, s.attention, self.mesh)
         else:
@@ -129,7 +131,9 @@ class Block(nn.Module):
         dropout = nn.Dropout(s.dropout, deterministic=not self.train)
         x_BTd += dropout(Attention(s, self.mesh, name="attention")(s.norm("attention_norm")(x_BTd), start))
         hidden_BTf = jax.nn.gelu(s.linear(4 * s.d_model, INIT_STD, "up")(s.norm("mlp_norm")(x_BTd)), approximate=True)
-        return x_BTd + dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf)), None
+        hidden_BTf = sharding.constrain(hidden_BTf, ("batch", "time", "hidden"), self.mesh)
+        x_BTd += dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf))
+        return sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh), None
 
 
 class Transformer(nn.Module):
@@ -171,6 +175,7 @@ class Transformer(nn.Module):
         time = ids_BT.shape[1]
         at_Td = positions_Cd[:time] if start is None else jax.lax.dynamic_slice_in_dim(positions_Cd, start, time)
         x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + at_Td.astype(jnp.float32)
+        x_BTd = sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh)
         x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
         block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
         # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.

@@ -97,7 +97,7 @@ def test_decay_acts_on_matrices_alone_and_on_every_arms_input_matrix(arm: str):
         if decays
     }
     body = {f"blocks/{name}/kernel" for name in ("attention/qkv", "attention/out", "up", "down")} | {"positions"}
-    own = {"table": {"embed/table"}, "factorized": {"embed/table", "embed/up"}}.get(
+    own = {"table": {"embed/table"}, "factorized": {"embed/factor", "embed/up"}}.get(
         c.embedding.kind, {"embed/projection"}
     )
     assert decayed == body | own | (set() if c.model.tie_head else {"head"})

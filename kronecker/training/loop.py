@@ -62,11 +62,11 @@ class _Trainer:
     ) -> None:
         self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
         self.lead = jax.process_index() == 0
-        self.mesh: Mesh = sharding.make_mesh()
+        self.mesh: Mesh = sharding.make_mesh(config)
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
-        held_out = evaluation.held_out(prepared, config)
+        held_out = evaluation.held_out(prepared, config, self.mesh)
         held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
         if self.arm.codes:
@@ -127,8 +127,8 @@ class _Trainer:
 
     def _initial_state(self) -> steps.TrainState:
         state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
+        params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
         if self.lead:
-            params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
             rundir.write_json(self.workdir / rundir.PARAMS, params)
         return state
 
@@ -138,8 +138,8 @@ class _Trainer:
 
     def _train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train
-        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, **hosts)
+        share = sharding.host_share(self.mesh)
+        return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, *share)
 
     def _write_result(self, log: "_Log") -> dict[str, Any]:
         lines = metrics.read(self.workdir)

@@ -48,7 +48,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
         prepared, tokenizer = prepare.open_folder(recorded, config.tokenizer)
     else:
         prepared, tokenizer = prepare.ensure_prepared(config)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh_for(config)
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:

@@ -77,18 +77,24 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
 def init_on_mesh(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns `init_state`'s state, on every device of `mesh`, where `bag` is already."""
-    init = jax.jit(lambda bag: init_state(model, bag, config), out_shardings=sharding.replicated(mesh))
-    return init(bag)
+    """Returns `init_state`'s state, laid out as `abstract_state` says; `bag` is on `mesh` already.
+
+    Raises:
+      ValueError: as `sharding.shardings` does.
+    """
+    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, bag, config, mesh))
+    return jax.jit(lambda bag: init_state(model, bag, config), out_shardings=layout)(bag)
 
 
 def abstract_state(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns the shapes, types and sharding of the state on `mesh`, to restore a checkpoint into."""
-    whole = sharding.replicated(mesh)
-    shapes = jax.eval_shape(lambda: init_state(model, bag, config))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+    """Returns the shapes, types and shardings of the state on `mesh`, to restore a checkpoint into.
+
+    Raises:
+      ValueError: as `sharding.shardings` does.
+    """
+    return sharding.with_shardings(jax.eval_shape(lambda: init_state(model, bag, config)), mesh)
 
 
 def token_nats(
@@ -175,17 +181,18 @@ def compile_train_step(
       model: of the arm.
       bag: on every device of `mesh`, as the program will get it.
       config: resolved.
-      state: on every device of `mesh`; the program takes its memory (donates it) at each call.
-      mesh: whose data axis splits tokens and weights; the program takes them so, tokens int32.
+      state: laid out as `abstract_state` says; the program takes its memory (donates it) at each call.
+      mesh: that splits tokens and weights by their batch; the program takes them so, tokens int32.
     """
     batch, sequence = config.train.batch, config.train.sequence
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
     weights = jax.jit(lambda: jnp.ones((batch, sequence)), out_shardings=split)()
+    layout = sharding.shardings(state, mesh)
     tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
     update = jax.jit(
         make_train_step(model, config),
-        in_shardings=(whole, whole, split, split),
-        out_shardings=(whole, whole),
+        in_shardings=(layout, whole, split, split),
+        out_shardings=(layout, whole),
         donate_argnums=0,
     )
     return update.lower(state, bag, tokens, weights).compile(), weights

@@ -49,14 +49,13 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
-    whole, split = sharding.replicated(run.mesh), sharding.split_batch(run.mesh)
     token_nats = jax.jit(
         functools.partial(steps.token_nats, run.arm.model, chunk=run.config.train.loss_chunk),
-        in_shardings=(whole, whole, split),
-        out_shardings=split,
+        out_shardings=sharding.split_batch(run.mesh),
     )
     t = run.config.train
-    batch = -(-run.config.eval.batch // run.mesh.size) * run.mesh.size
+    parts = sharding.batch_shards(run.mesh)
+    batch = -(-run.config.eval.batch // parts) * parts
     nats, inputs, targets = [], [], []
     for tokens, weights in rows.validation_batches(run.prepared, t.sequence, batch):
         counted = weights > 0
