@@ -77,8 +77,7 @@ def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence
       ValueError: if the sizes do not make up the number of devices.
     """
     count = len(devices) if devices is not None else jax.device_count()
-    sizes = configs.mesh_sizes(config.mesh, count) if config is not None else (count, 1, 1)
-    return jax.make_mesh(sizes, configs.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    return _mesh(configs.mesh_sizes(config.mesh, count) if config is not None else (count, 1, 1), devices)
 
 
 def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
@@ -89,8 +88,7 @@ def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
     parts = config.mesh.get("fsdp", 1), config.mesh.get("tensor", 1)  # runs from before there were such axes have none
     if -1 in parts or jax.device_count() % (parts[0] * parts[1]):
         return make_mesh()
-    sizes = (jax.device_count() // (parts[0] * parts[1]), *parts)
-    return jax.make_mesh(sizes, configs.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
+    return _mesh((jax.device_count() // (parts[0] * parts[1]), *parts))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -184,7 +182,7 @@ def gathered(x: jax.Array) -> np.ndarray:
     """Returns the whole of an array on this host; collective over hosts where devices share it."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
         x = jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
-    return np.asarray(jax.device_get(x))
+    return jax.device_get(x)
 
 
 def host_share(mesh: Mesh) -> tuple[int, int]:
@@ -209,8 +207,11 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
 
 def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:
     """Returns the global array of which `local` holds this host's share of the rows, as `host_share` says."""
-    rows = len(local) * host_share(mesh)[1]
-    return jax.make_array_from_process_local_data(split_batch(mesh), local, (rows, *local.shape[1:]))
+    return jax.make_array_from_process_local_data(split_batch(mesh), local)
+
+
+def _mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    return jax.make_mesh(sizes, configs.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
 def _sharding(path: str, leaf: Any, mesh: Mesh) -> NamedSharding:
