@@ -16,13 +16,15 @@ from kronecker.training import step as steps
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
-def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
-    """Returns a function that starts this host's validation batches anew, as config.eval says.
-
-    A run may be evaluated on other devices than it was trained on, so the batch is rounded up to what they can share.
-    """
+def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """Returns eval.batch, rounded up to what `mesh` can split: it may not be the mesh that the run was trained on."""
     parts = sharding.batch_shards(mesh)
-    batch = -(-config.eval.batch // parts) * parts
+    return -(-config.eval.batch // parts) * parts
+
+
+def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
+    """Returns a function that starts this host's validation batches anew, as config.eval says."""
+    batch = batch_size(config, mesh)
     return lambda: rows.validation_batches(
         prepared,
         config.train.sequence,

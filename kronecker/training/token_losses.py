@@ -16,7 +16,7 @@ from etils import epath
 from kronecker import bag as bags
 from kronecker import coverage, sharding, storage
 from kronecker.data import rows
-from kronecker.training import restore, rundir
+from kronecker.training import evaluation, restore, rundir
 from kronecker.training import step as steps
 
 COUNTED_TOKENS = 2**24  # a sample this large ranks ids by frequency; counting more of the text only takes longer
@@ -53,11 +53,9 @@ def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
         functools.partial(steps.token_nats, run.arm.model, chunk=run.config.train.loss_chunk),
         out_shardings=sharding.split_batch(run.mesh),
     )
-    t = run.config.train
-    parts = sharding.batch_shards(run.mesh)
-    batch = -(-run.config.eval.batch // parts) * parts
+    batch = evaluation.batch_size(run.config, run.mesh)
     nats, inputs, targets = [], [], []
-    for tokens, weights in rows.validation_batches(run.prepared, t.sequence, batch):
+    for tokens, weights in rows.validation_batches(run.prepared, run.config.train.sequence, batch):
         counted = weights > 0
         found = jax.device_get(token_nats(run.params, run.arm.bag, sharding.to_devices(tokens, run.mesh)))
         nats.append(found[counted])
