@@ -217,8 +217,9 @@ def _finish(job: _Job, count: int) -> None:
     """Makes a dataset of the finished segments, unless another process has, or found them unfit and removed them."""
     if (job.folder / rows.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
-    _check_splits(shards.all_parts(job.folder, count).values(), job.folder, job.config)
-    shards.finish(job.folder, count, job.features, job.source, job.tokenizer, job.config)
+    parts = shards.all_parts(job.folder, count)
+    _check_splits(parts.values(), job.folder, job.config)
+    shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)
 
 
 def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:

@@ -119,14 +119,13 @@ def _write_shard(file: pathlib.Path, ids: np.ndarray, features: tfds.features.Fe
 
 def finish(
     folder: pathlib.Path,
-    segments: int,
+    parts: dict[tuple[int, int], dict[str, Any]],
     features: tfds.features.FeaturesDict,
     source: sources.Source,
     tokenizer: tokenizers.Tokenizer,
     config: ml_collections.ConfigDict,
 ) -> None:
-    """Gives the shards of all segments their final names and writes what describes them, the manifest last."""
-    parts = all_parts(folder, segments)
+    """Gives the shards of `all_parts` their final names and writes what describes them, the manifest last."""
     splits = {split: _finish_split(folder, parts, split) for split in sources.SPLITS}
     features.save_config(folder)
     _write_json(folder / "dataset_info.json", _dataset_info(folder, splits))
