@@ -130,12 +130,8 @@ def main(words: Sequence[str]) -> None:
 
 
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
-    from kronecker.benchmark import (
-        figures,
-        machine,
-        scale_view,
-        tables,
-    )  # after the flags: --help should not wait for JAX
+    # After the flags: --help should not wait for JAX.
+    from kronecker.benchmark import figures, machine, scale_view, tables
     from kronecker.report.page import write_text
 
     before = machine.facts()

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from kronecker import accounting, build, config, implementations, sharding
 from kronecker.benchmark import text, timing
@@ -57,16 +58,13 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
     if baseline not in arms:
         raise ValueError(f"the arms are {', '.join(arms)}; {baseline}, which they are compared with, is missing")
     mesh = sharding.make_mesh()
-    resolved = {name: config.resolve(c, mesh.size) for name, c in arms.items()}
+    resolved, read, ids = problem(arms, mesh)
     first = resolved[baseline]
     t = first.train
-    read = text.read(first.tokenizer, first.data)
-    ids = read.batches(BATCHES, t.batch, t.sequence + 1)
     batches = [sharding.to_devices(batch, mesh) for batch in ids]
     entrants = {}
     for name, c in resolved.items():
         print(f"compiling {name}", file=sys.stderr)
-        c = config.with_vocabulary(c, read.tokenizer.vocab_size)
         entrants[name] = Arm(c, read.tokenizer.token_bytes, mesh, batches)
     with progress.ProgressLine("steps", rounds, 0) as line:
         samples = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)
@@ -93,6 +91,25 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
         "arms": rows,
     }
     return result | {"verdicts": verdicts(result)}
+
+
+def problem(
+    arms: Mapping[str, ml_collections.ConfigDict], mesh: jax.sharding.Mesh
+) -> tuple[dict[str, ml_collections.ConfigDict], text.Text, np.ndarray]:
+    """Returns the configs, with the vocabulary, of arms that are timed together, their text, and its batches.
+
+    Args:
+      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
+      mesh: of all devices.
+
+    Raises:
+      ValueError: if a config cannot work, or the text is too short.
+    """
+    resolved = {name: config.resolve(c, mesh.size) for name, c in arms.items()}
+    first = next(iter(resolved.values()))
+    read = text.read(first.tokenizer, first.data)
+    ids = read.batches(BATCHES, first.train.batch, first.train.sequence + 1)
+    return {name: config.with_vocabulary(c, read.tokenizer.vocab_size) for name, c in resolved.items()}, read, ids
 
 
 def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:

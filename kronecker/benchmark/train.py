@@ -18,8 +18,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from kronecker import build, config, memory, sharding, transformer
-from kronecker.benchmark import step, text, timing, torch_gpt2
+from kronecker import build, memory, sharding, transformer
+from kronecker.benchmark import step, timing, torch_gpt2
 from kronecker.training import progress, throughput
 from kronecker.training import step as steps
 
@@ -52,11 +52,9 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], ro
     if rivals and jax.default_backend() != "cpu":
         raise ValueError(f"--against is for CPU, and this is {jax.default_backend()}; set JAX_PLATFORMS=cpu")
     mesh = sharding.make_mesh()
-    resolved = {name: config.resolve(c, mesh.size) for name, c in arms.items()}
-    t = next(iter(resolved.values())).train
-    read = text.read(next(iter(arms.values())).tokenizer, next(iter(arms.values())).data)
-    ids = read.batches(step.BATCHES, t.batch, t.sequence + 1)
-    made = {name: config.with_vocabulary(c, read.tokenizer.vocab_size) for name, c in resolved.items()}
+    made, read, ids = step.problem(arms, mesh)
+    shared = next(iter(made.values()))
+    t = shared.train
     jobs = {name: Job(name, c, read.tokenizer.token_bytes, ids) for name, c in made.items()}
     jobs |= {name: Job(name, made[SAME_MODEL], read.tokenizer.token_bytes, ids) for name in rivals}
     with contextlib.ExitStack() as stack:
@@ -74,7 +72,6 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], ro
             raise FloatingPointError(f"{name}: the loss is {loss}, and the time of such a step means nothing")
     tokens = t.batch * t.sequence
     rows = [_row(name, jobs[name].config, tokens, samples, first[name], rivals) for name in jobs]
-    shared = made[next(iter(made))]
     result = {
         "size": size,
         "batch": t.batch,
