@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -12,26 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_runs
 
 ROOT = Path(__file__).parents[1]
 GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
 ARMS = ("kronecker", "kronecker_unit", "table_tied", "table_untied")
 STEPS = 16
-OPTIONS = {
-    "tokenizer": "gpt2",
-    "model.layers": 1,
-    "model.heads": 2,
-    "model.d_model": 16,
-    "model.context": 32,
-    "train.batch": 4,
-    "train.sequence": 32,
-    "train.steps": STEPS,
-    "eval.every": 4,
-    "eval.sequences": 8,
-    "eval.batch": 4,
-    "checkpoint.every": 2,
-    "log.every": 1,
-}
+OPTIONS = tiny_runs.OPTIONS | {"tokenizer": "gpt2", "train.steps": STEPS, "checkpoint.every": 2}
 
 
 def command(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> list[str]:
@@ -59,10 +45,7 @@ def losses(workdir: Path) -> dict[str, float]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "text").mkdir()
-    words = [f"{a}{b}" for a in ("kron", "byte", "code", "table") for b in ("s", "er", "ing", "ed", "")]
-    rng = random.Random(0)
-    for i in range(300):
-        (folder / "text" / f"{i:03}.txt").write_text(" ".join(rng.choices(words, k=120)) + ".\n")
+    tiny_runs.write_texts(folder / "text")
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import tiny_runs
 from etils import epath
 
 from kronecker import storage
@@ -41,20 +41,10 @@ print("ready", flush=True)
 signal.pause()
 """
 STEPS = 12
-OPTIONS = {
+OPTIONS = tiny_runs.OPTIONS | {
     "tokenizer": "bpe:300",
-    "model.layers": 1,
-    "model.heads": 2,
-    "model.d_model": 16,
-    "model.context": 32,
-    "train.batch": 4,
-    "train.sequence": 32,
     "train.steps": STEPS,
-    "eval.every": 4,
-    "eval.sequences": 8,
-    "eval.batch": 4,
     "checkpoint.every": 4,
-    "log.every": 1,
     "mesh.cpu_devices": 1,
 }
 
@@ -98,10 +88,7 @@ def bucket(store: dict[str, str], request: pytest.FixtureRequest) -> epath.Path:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    words = [f"{a}{b}" for a in ("kron", "byte", "code", "table") for b in ("s", "er", "ing", "ed", "")]
-    rng = random.Random(0)
-    for i in range(300):
-        (folder / f"{i:03}.txt").write_text(" ".join(rng.choices(words, k=120)) + ".\n")
+    tiny_runs.write_texts(folder)
     return folder
 
 
