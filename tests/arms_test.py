@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import arms, base, gpt2
-from kronecker import accounting, build, codec, config, rivals, selfcheck, tokenizers
+from kronecker import accounting, build, codec, config, head, rivals, selfcheck, tokenizers
 from kronecker import bag as bags
 
 GPT2_BYTES = tokenizers.load("gpt2").token_bytes
@@ -172,7 +172,8 @@ def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementa
     x_BTd = jax.random.normal(jax.random.key(1), (2, 5, c.model.d_model))
 
     def ours(embed):
-        return arm.model.embed.apply({"params": embed}, x_BTd, arm.bag, method="attend")
+        matrix_Vd, scale = arm.model.embed.apply({"params": embed}, arm.bag, method="output")
+        return head.Head(matrix_Vd, scale, tied=True, vocab_size=len(matrix_Vd), dtype="float32").logits(x_BTd)
 
     def dense(embed):
         table_Vd = jnp.matmul(code_VD, embed["projection"], precision="highest")

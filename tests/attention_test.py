@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from kronecker import attention
+from kronecker import attention, sharding
 from kronecker.tpu import chips, program
 
 NEEDS_COMPILER = pytest.mark.skipif(chips.library() is None, reason="needs the TPU compiler: make tpu")
@@ -54,7 +54,7 @@ def test_a_kernel_that_is_not_there_is_refused(asked: str, platform: str, dtype:
 
 @pytest.mark.parametrize("with_mesh", [False, True])
 def test_splash_gives_xlas_numbers_and_gradients(with_mesh: bool):
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)) if with_mesh else None
+    mesh = sharding.make_mesh() if with_mesh else None
     q, k, v, cotangent = (jax.random.normal(key, (2, 256, 2, 64)) for key in jax.random.split(jax.random.key(0), 4))
     want, pullback = jax.vjp(functools.partial(attention.causal, kernel="xla"), q, k, v)
     splash = functools.partial(attention.causal, kernel="splash", mesh=mesh, interpret=True)
