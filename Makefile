@@ -45,7 +45,7 @@ $(READY): requirements.txt requirements-test.txt pyproject.toml
 	@echo "setting up .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python $(REQUIRED) \
+	@UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(REQUIRED) \
 		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet $(REQUIRED); }
 	@touch $@
 
