@@ -33,13 +33,14 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     Args:
       config: with its vocabulary filled in.
       token_bytes: of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
-      mesh: of the devices that it will run on; None: one.
+      mesh: of the devices that it will run on, there or not; None: one of JAX's own.
 
     Raises:
-      ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb, or this
+      ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb, or the
         platform does not have the attention asked for.
     """
-    c, shape = config.embedding, transformer.Shape.of(config.model)
+    platform = sharding.platform(mesh)
+    c, shape = config.embedding, transformer.Shape.of(config.model, platform)
     common = {
         "features": shape.d_model,
         "init_std": c.init_std,
@@ -54,7 +55,7 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
         return Arm(transformer.Transformer(shape, embed, mesh), None, None)
     codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
     bag = make_bag(codes, c.kind, c.norm)
-    platform, implementation = jax.default_backend(), c.implementation
+    implementation = c.implementation
     if implementation == implementations.AUTO:
         implementation = implementations.choose(platform, tokens_a_device(config, mesh), bag.vocab)
     bag = implementations.prepare(bag, implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head)
@@ -96,7 +97,7 @@ def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str
     why = "as configured"
     if config.embedding.implementation == implementations.AUTO:
         tokens = tokens_a_device(config, mesh)
-        why = f"auto on {jax.default_backend()}, {tokens:,} tokens a device, vocabulary {arm.bag.vocab:,}"
+        why = f"auto on {sharding.platform(mesh)}, {tokens:,} tokens a device, vocabulary {arm.bag.vocab:,}"
     return f"product: {arm.bag.implementation} ({why}), checked against the dense code"
 
 

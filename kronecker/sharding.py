@@ -91,6 +91,11 @@ def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
     return _mesh((jax.device_count() // (parts[0] * parts[1]), *parts))
 
 
+def platform(mesh: Mesh | None) -> str:
+    """Returns "cpu", "gpu" or "tpu": that of the devices of `mesh`, which need not be there; None: of JAX's own."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of codes and scalars."""
     return NamedSharding(mesh, PartitionSpec())
@@ -176,6 +181,12 @@ def constrain(x: jax.Array, names: Sequence[str], mesh: Mesh | None) -> jax.Arra
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Returns `tree`, equal on every host, as arrays on every device; float64 becomes float32 unless x64 is on."""
     return jax.device_put(jax.tree.map(jnp.asarray, tree), replicated(mesh))
+
+
+def abstract_replica(tree: Any, mesh: Mesh) -> Any:
+    """Returns the shapes, types and shardings of what `replicate` returns, for devices that need not be there."""
+    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
 
 
 def gathered(x: jax.Array) -> np.ndarray:

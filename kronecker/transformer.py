@@ -49,15 +49,19 @@ class Shape:
     remat: bool = False
 
     @classmethod
-    def of(cls, model: ml_collections.ConfigDict) -> Self:
+    def of(cls, model: ml_collections.ConfigDict, platform: str | None = None) -> Self:
         """Returns the shape that the group `model` of a config with its vocabulary describes.
 
+        Args:
+          model: the group.
+          platform: that it will run on; None: JAX's own.
+
         Raises:
-          ValueError: if this platform does not have the attention that it asks for.
+          ValueError: if the platform does not have the attention that it asks for.
         """
         values = {field.name: model[field.name] for field in dataclasses.fields(cls)}
         width = model.d_model // model.heads
-        acts = attention.resolve(model.attention, jax.default_backend(), model.dtype, width)
+        acts = attention.resolve(model.attention, platform or jax.default_backend(), model.dtype, width)
         return cls(**values | {"attention": acts})
 
     def linear(self, features: int | tuple[int, ...], std: float, name: str, axis: int | tuple[int, ...] = -1):

@@ -153,7 +153,8 @@ class Arm:
         self._batches = batches
         self._bag = sharding.replicate(built.bag, mesh)
         self._state = steps.init_on_mesh(built.model, self._bag, c, mesh)
-        self._update, self._weights = steps.compile_train_step(built.model, self._bag, c, self._state, mesh)
+        self._update = steps.lower_train_step(built.model, self._bag, c, mesh).compile()
+        self._weights = steps.full_weights(c, mesh)
         self.loss = math.nan
         self.facts = {
             "implementation": built.bag.implementation if built.bag else None,

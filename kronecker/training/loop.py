@@ -81,7 +81,8 @@ class _Trainer:
         with own, checkpoint.open_manager(self.workdir, c) as manager:
             start = manager.latest_step() or 0
             state = self._initial_state() if not start else self._restored_state(manager)
-            update, weights = steps.compile_train_step(self.arm.model, self.bag, c, state, self.mesh)
+            update = steps.lower_train_step(self.arm.model, self.bag, c, self.mesh).compile()
+            weights = steps.full_weights(c, self.mesh)
             batches = self._train_batches(start)
             label = f"{c.embedding.arm} seed {c.seed}"
             if self.arm.codes and self.lead:

@@ -168,34 +168,36 @@ def make_train_step(
     return update
 
 
-def compile_train_step(
-    model: transformer.Transformer,
-    bag: bags.Bag | None,
-    config: ml_collections.ConfigDict,
-    state: TrainState,
-    mesh: Mesh,
-) -> tuple[jax.stages.Compiled, jax.Array]:
-    """Returns the compiled update of `make_train_step`, and the weights (B, T) of a batch in which all tokens count.
+def lower_train_step(
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
+) -> jax.stages.Lowered:
+    """Returns the update of `make_train_step` for `mesh`, whose devices need not be there, ready to compile.
 
-    Args:
-      model: of the arm.
-      bag: on every device of `mesh`, as the program will get it.
-      config: resolved.
-      state: laid out as `abstract_state` says; the program takes its memory (donates it) at each call.
-      mesh: that splits tokens and weights by their batch; the program takes them so, tokens int32.
+    The program takes a state that is laid out as `abstract_state` says, whose memory it takes too (donation), `bag` on
+    every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
+
+    Raises:
+      ValueError: as `sharding.shardings` does.
     """
     batch, sequence = config.train.batch, config.train.sequence
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
-    weights = jax.jit(lambda: jnp.ones((batch, sequence)), out_shardings=split)()
-    layout = sharding.shardings(state, mesh)
+    state = abstract_state(model, bag, config, mesh)
+    layout = jax.tree.map(lambda x: x.sharding, state)
     tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
+    weights = jax.ShapeDtypeStruct((batch, sequence), jnp.float32, sharding=split)
     update = jax.jit(
         make_train_step(model, config),
         in_shardings=(layout, whole, split, split),
         out_shardings=(layout, whole),
         donate_argnums=0,
     )
-    return update.lower(state, bag, tokens, weights).compile(), weights
+    return update.lower(state, sharding.abstract_replica(bag, mesh), tokens, weights)
+
+
+def full_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> jax.Array:
+    """Returns the weights (B, T) of a batch in which all tokens count."""
+    shape = config.train.batch, config.train.sequence
+    return jax.jit(lambda: jnp.ones(shape), out_shardings=sharding.split_batch(mesh))()
 
 
 def make_eval_step(
