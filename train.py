@@ -6,12 +6,18 @@ r"""Trains one model from a config file, or goes on where the same command was c
 
 Any key of configs/base.py can be set with --config.KEY=VALUE.  The folder --workdir then holds config.json, env.json,
 params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.json.
+
+SIGTERM makes it save and leave with exit code 143 within checkpoint.grace_seconds; the same command goes on from there,
+with the numbers of a run that was not disturbed.
+
+Several processes train one run when SLURM, Open MPI or Cloud TPU started them, or when each is told of the others:
+--config.distributed.coordinator=HOST:PORT --config.distributed.processes=N --config.distributed.index=I.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli, memory
+from kronecker import cli, memory, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: new, or one that this command left unfinished.")
@@ -22,9 +28,10 @@ def main() -> None:
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
     memory.keep_freed()
-    from kronecker.training import loop  # after the flags: --help and bad flags should not wait for JAX
+    with preemption.Notice(_CONFIG.value.checkpoint.grace_seconds) as notice:
+        from kronecker.training import loop  # after the flags: --help and bad flags should not wait for JAX
 
-    result = loop.run(_CONFIG.value, _WORKDIR.value)
+        result = loop.run(_CONFIG.value, _WORKDIR.value, notice.asked)
     print(
         f"{_WORKDIR.value}: {result['step']:,} steps, {result['tokens']:,} tokens, "
         f"validation {result['validation_loss']:.4f} nats/token, {result['validation_bits_per_byte']:.4f} bits/byte"

@@ -106,6 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
     checkpoint.every = 100  # steps; the last step is always saved
     checkpoint.keep = 2  # newest checkpoints kept
     checkpoint.keep_every = 0  # steps whose checkpoints are kept for good; 0: none
+    checkpoint.grace_seconds = 30.0  # from SIGTERM to the end of the process, saved or not
 
     c.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps between lines of metrics.jsonl
@@ -118,6 +119,16 @@ def get_config() -> ml_collections.ConfigDict:
     mesh.fsdp = 1  # splits the batch, and parameters and optimizer state along the model's width
     mesh.tensor = 1  # splits heads, the hidden layer and the vocabulary
     mesh.cpu_devices = 1  # simulated devices when the platform is CPU; 2 use two cores better than one does
+
+    # The processes that train one run.  auto: several where SLURM, Open MPI or Cloud TPU started several, or where
+    # coordinator, processes and index are set, here or as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID
+    c.distributed = distributed = ml_collections.ConfigDict()
+    distributed.enabled = "auto"  # auto | on | off
+    distributed.coordinator = ""  # HOST:PORT of process 0, reachable for all
+    distributed.processes = 0  # how many; 0: not said
+    distributed.index = -1  # of this one, from 0; -1: not said
+    distributed.timeout_seconds = 300  # for all to come, and at the end for all to go
+    distributed.heartbeat_seconds = 60  # without a sign of life after which a process is dead, and the run with it
     return c.lock()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from kronecker import config
+from kronecker import config, preemption
 
 FLAGS = flags.FLAGS
 
@@ -14,7 +14,7 @@ def run(main: Callable[..., int | None], positional: bool = False) -> None:
     """Parses the flags, runs `main` and exits with what it returns (None: 0).
 
     Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
-    ends in 1, an interrupt in 130.
+    ends in 1, an interrupt in 130, SIGTERM while training in 143.
     Anything else is a fault of ours and keeps its traceback.
 
     Args:
@@ -36,6 +36,9 @@ def run(main: Callable[..., int | None], positional: bool = False) -> None:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
+    except preemption.Preempted as words:
+        print(words, file=sys.stderr)
+        code = preemption.EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from where it was", file=sys.stderr)
         code = 130

@@ -26,6 +26,7 @@ ALLOWED = {
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn", "splash"),
+    "distributed.enabled": ("auto", "on", "off"),
 }
 MESH_AXES = ("data", "fsdp", "tensor")
 TABLES = ("table", "factorized")
@@ -56,6 +57,10 @@ AT_LEAST = {
     "checkpoint.keep": 1,
     "checkpoint.keep_every": 0,
     "log.every": 1,
+    "distributed.processes": 0,
+    "distributed.index": -1,
+    "distributed.timeout_seconds": 1,
+    "distributed.heartbeat_seconds": 1,
     "mesh.cpu_devices": 1,
     "mesh.data": -1,
     "mesh.fsdp": -1,
@@ -63,7 +68,7 @@ AT_LEAST = {
     "seed": 0,
 }
 LARGEST_SEED = 2**32 - 1
-POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult", "embedding.cache_limit_mb")
+POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult", "embedding.cache_limit_mb", "checkpoint.grace_seconds")
 NOT_NEGATIVE = ("train.weight_decay", "train.clip", "embedding.init_std")
 SHARES = (
     "train.lr_final",

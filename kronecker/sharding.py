@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kronecker import config as configs
@@ -214,6 +215,16 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
             "let mesh.tensor divide the devices of a host, or be a multiple of them"
         )
     return parts.index(tuple(sorted(rows_of[jax.process_index()]))), len(parts)
+
+
+def of_first_host(value: bool) -> bool:
+    """Returns what the first host calls this with; collective over hosts."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when all hosts have called this with the same name."""
+    multihost_utils.sync_global_devices(name)
 
 
 def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:

@@ -12,33 +12,23 @@ from typing import Any
 
 import pytest
 import tiny_runs
+from tiny_runs import lines, losses
 
 ROOT = Path(__file__).parents[1]
 GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
 ARMS = ("kronecker", "kronecker_unit", "table_tied", "table_untied")
 STEPS = 16
-OPTIONS = tiny_runs.OPTIONS | {"tokenizer": "gpt2", "train.steps": STEPS, "checkpoint.every": 2}
+OPTIONS = {"tokenizer": "gpt2", "train.steps": STEPS, "checkpoint.every": 2}
 
 
 def command(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> list[str]:
-    values = OPTIONS | {"data.folder": data, "data.source": f"text:{data / 'text'}"}
-    values |= {key.replace("__", "."): value for key, value in options.items()}
-    overrides = [f"--config.{key}={value}" for key, value in values.items()]
-    relative = os.path.relpath(workdir, ROOT)  # as people type it
-    return [sys.executable, "train.py", f"--config={config}", f"--workdir={relative}", *overrides]
+    return tiny_runs.command(
+        workdir, data, OPTIONS | {key.replace("__", "."): value for key, value in options.items()}, config
+    )
 
 
 def train(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> subprocess.CompletedProcess:
     return subprocess.run(command(workdir, data, config, **options), cwd=ROOT, capture_output=True, text=True)
-
-
-def lines(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in found if line["kind"] == kind]
-
-
-def losses(workdir: Path) -> dict[str, float]:
-    return {f"{k} {line['step']}": line["loss"] for k in ("train", "validation") for line in lines(workdir, k)}
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +264,10 @@ def test_metrics_are_fetched_once_a_line_and_not_once_a_step(data: Path, tmp_pat
         "print([size for size in fetched if size])\n"
     )
     own = {"data.folder": data, "data.source": f"text:{data / 'text'}", "log.every": 5, "checkpoint.every": 100}
-    options = [f"{key}={value}" for key, value in (OPTIONS | own | {"eval.every": 0, "eval.sequences": 4}).items()]
+    options = [
+        f"{key}={value}"
+        for key, value in (tiny_runs.OPTIONS | OPTIONS | own | {"eval.every": 0, "eval.sequences": 4}).items()
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script, str(tmp_path / "run"), *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,9 +1,14 @@
-"""A training of seconds: the keys that make it small, and text for it."""
+"""A training of seconds: the keys that make it small, text for it, its command, and the losses that it leaves."""
 
+import json
+import os
 import random
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 OPTIONS: dict[str, Any] = {
     "model.layers": 1,
     "model.heads": 2,
@@ -24,3 +29,23 @@ def write_texts(folder: Path) -> None:
     rng = random.Random(0)
     for i in range(300):
         (folder / f"{i:03}.txt").write_text(" ".join(rng.choices(words, k=120)) + ".\n")
+
+
+def command(workdir: Path, data: Path, options: Mapping[str, Any], config: str = "configs/demo.py") -> list[str]:
+    """Returns the command that trains on the texts in data/text, its folder as people type it."""
+    values = OPTIONS | {"data.folder": data, "data.source": f"text:{data / 'text'}"} | options
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    return [sys.executable, "train.py", f"--config={config}", f"--workdir={os.path.relpath(workdir, ROOT)}", *overrides]
+
+
+def lines(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """Returns the whole lines of metrics.jsonl that are of one kind."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
+def losses(workdir: Path) -> dict[str, float]:
+    """Returns every loss of a run, by what it is of and its step."""
+    return {f"{k} {line['step']}": line["loss"] for k in ("train", "validation") for line in lines(workdir, k)}

@@ -32,6 +32,7 @@ NO_INFLUENCE = {
     "embedding.implementation": "how the product is computed: the same numbers but for rounding",
     "embedding.cache_limit_mb": "likewise",
     "mesh.": "where it is computed: likewise",
+    "distributed.": "likewise",
     "model.attention": "which kernel computes it: likewise",
     "model.remat": "likewise",
     "model.scan_layers": "likewise",

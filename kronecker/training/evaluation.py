@@ -36,8 +36,10 @@ def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict, mesh: M
 
 def make_evaluator(
     arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches, chunk: int = 0
-) -> Callable[[dict[str, Any]], dict[str, float]]:
-    """Returns evaluate(params) -> the numbers of a validation line of metrics.jsonl.
+) -> Callable[..., dict[str, float] | None]:
+    """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl.
+
+    `stop` is asked before each batch; evaluate returns None as soon as it says True.
 
     Args:
       arm: the model and its bag.
@@ -51,13 +53,14 @@ def make_evaluator(
     padded[: len(text_bytes_V)] = text_bytes_V
     text_bytes, bag = sharding.replicate((padded, arm.bag), mesh)
 
-    def evaluate(params: dict[str, Any]) -> dict[str, float]:
-        parts = [
-            evaluate_batch(
-                params, bag, text_bytes, sharding.to_devices(tokens, mesh), sharding.to_devices(weights, mesh)
-            )
-            for tokens, weights in batches()
-        ]
+    def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
+        parts: list[steps.EvalSums] = []
+        for tokens, weights in batches():
+            if stop and stop():
+                return None
+            jax.block_until_ready(parts[-2:-1])  # two at a time: whoever stops waits for no more
+            placed = [sharding.to_devices(x, mesh) for x in (tokens, weights)]
+            parts.append(evaluate_batch(params, bag, text_bytes, *placed))
         nats, tokens, text_bytes_sum = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
         return {
             "loss": float(nats / tokens),

@@ -6,7 +6,7 @@ On the same machine, devices and versions a resumed run is the undisturbed one b
 import contextlib
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, codec, selfcheck, sharding, storage, tokenizers
+from kronecker import accounting, build, codec, distributed, preemption, selfcheck, sharding, storage, tokenizers
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
@@ -24,7 +24,9 @@ from kronecker.training import checkpoint, evaluation, metrics, progress, rundir
 from kronecker.training import step as steps
 
 
-def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: epath.PathLike, asked_to_leave: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """Trains, or goes on training, and returns the content of result.json.
 
     A run that is complete returns at once.  Nothing is written before everything that can be checked is checked.
@@ -32,13 +34,17 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     Args:
       config: every key of configs/base.py; resolved here.
       workdir: the run's directory.
+      asked_to_leave: as `preemption.Notice.asked`.
 
     Raises:
       ValueError: if the config cannot work, or `workdir` or the data belong to something else.
       FloatingPointError: if the loss stops being finite.
+      preemption.Preempted: if asked to leave; the same call goes on from what was saved, as if it had not been.
     """
     workdir = storage.open_path(workdir, "--workdir")
+    configs.resolve(config)  # before processes wait for each other
     sharding.use_simulated_cpu_devices(config)
+    distributed.start(config)
     config = configs.resolve(config, jax.device_count())
     metrics.check_sinks(config)
     prepared, tokenizer = prepare.ensure_prepared(config)
@@ -47,7 +53,7 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     result = rundir.read_json(workdir / rundir.RESULT)
     if result is not None:
         return result
-    return _Trainer(config, workdir, prepared, tokenizer).train()
+    return _Trainer(config, workdir, prepared, tokenizer).train(asked_to_leave)
 
 
 class _Trainer:
@@ -74,7 +80,7 @@ class _Trainer:
         chunk = config.train.loss_chunk
         self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out, chunk)
 
-    def train(self) -> dict[str, Any]:
+    def train(self, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
         c, last = self.config, self.config.train.steps
         self._write_conditions()
         own = rundir.locked(self.workdir) if self.lead else contextlib.nullcontext()
@@ -91,20 +97,32 @@ class _Trainer:
                 codes = codec.summary(self.arm.codes) if c.embedding.kind == "kronecker" else shared
                 print(f"{label}  {codes}", file=sys.stderr)
                 print(f"{label}  {build.product_line(self.arm, c, self.mesh)}", file=sys.stderr)
-            with progress.ProgressLine(label, last, start) as line, _Log(self, start) as log:
+            with progress.ProgressLine(label, last, start, self.lead) as line, _Log(self, start) as log:
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
                 for step in range(start, last + 1):
-                    due = step == last or (c.eval.every and step % c.eval.every == 0)
-                    if due and not log.has_validation(step):
+                    saves = step > start and (step == last or step % c.checkpoint.every == 0)
+                    evaluates = step == last or bool(c.eval.every and step % c.eval.every == 0)
+                    leave = asked_to_leave()
+                    if not leave and evaluates and not log.has_validation(step):
                         log.flush(step, line)
                         line.show(step, "evaluating")
                         with log.watch.pause():
-                            log.validation(step, self.evaluate(state.params))
-                    if step > start and (step == last or step % c.checkpoint.every == 0):
+                            numbers = self.evaluate(state.params, asked_to_leave)
+                        leave = numbers is None
+                        if numbers is not None:
+                            log.validation(step, numbers)
+                    if saves:
                         log.flush(step, line)  # also shows that what is saved is finite
+                    elif leave:
+                        log.hold(step)
+                    if saves or (leave and step > start):
                         with log.watch.pause():
                             log.sync()  # a run that goes on from this checkpoint finds the lines before it
                             checkpoint.save(manager, step, state, self.identity)
+                    if leave:
+                        manager.wait_until_finished()
+                        saved = f"step {step:,} is saved" if step else "no step was finished"
+                        raise preemption.Preempted(f"{label}: told to leave; {saved}, and the same command goes on")
                     if step == last:
                         break
                     tokens = sharding.to_devices(next(batches), self.mesh)
@@ -143,27 +161,28 @@ class _Trainer:
         return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, *share)
 
     def _write_result(self, log: "_Log") -> dict[str, Any]:
-        lines = metrics.read(self.workdir)
-        train = [line for line in lines if line["kind"] == "train"]
-        validation = [line for line in lines if line["kind"] == "validation"]
-        result = {
-            "step": self.config.train.steps,
-            "tokens": self.config.train.tokens,
-            "validation_loss": validation[-1]["loss"],
-            "validation_bits_per_byte": validation[-1]["bits_per_byte"],
-            "train_loss": train[-1]["loss"],
-            "tokens_per_second": statistics.median(line["tokens_per_second"] for line in train),
-            "clip_share": train[-1]["clip_share"],
-            "seconds": log.watch.seconds(),
-            "peak_memory_bytes": throughput.peak_memory_bytes(),
-            "data_fingerprint": self.prepared.fingerprint,
-            "tokenizer_fingerprint": self.tokenizer.fingerprint,
-            "params": rundir.read_json(self.workdir / rundir.PARAMS),
-        }
         if self.lead:
+            lines = metrics.read(self.workdir)
+            train = [line for line in lines if line["kind"] == "train"]
+            validation = [line for line in lines if line["kind"] == "validation"]
+            result = {
+                "step": self.config.train.steps,
+                "tokens": self.config.train.tokens,
+                "validation_loss": validation[-1]["loss"],
+                "validation_bits_per_byte": validation[-1]["bits_per_byte"],
+                "train_loss": train[-1]["loss"],
+                "tokens_per_second": statistics.median(line["tokens_per_second"] for line in train),
+                "clip_share": train[-1]["clip_share"],
+                "seconds": log.watch.seconds(),
+                "peak_memory_bytes": throughput.peak_memory_bytes(),
+                "data_fingerprint": self.prepared.fingerprint,
+                "tokenizer_fingerprint": self.tokenizer.fingerprint,
+                "params": rundir.read_json(self.workdir / rundir.PARAMS),
+            }
             (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of a run that stood here before
             rundir.write_json(self.workdir / rundir.RESULT, result)
-        return result
+        sharding.wait_for_hosts("result")
+        return rundir.read_json(self.workdir / rundir.RESULT)
 
 
 class _Log:
@@ -173,12 +192,14 @@ class _Log:
         self._config, self._shape = trainer.config, trainer.arm.model.shape
         self._devices = jax.devices()[0].device_kind, jax.device_count()
         self._sinks = metrics.open_sinks(trainer.workdir, trainer.config, start) if trainer.lead else []
-        before = metrics.read(trainer.workdir)
+        before = metrics.read(trainer.workdir) if trainer.lead else []
         trained = [line["seconds"] for line in before if line["kind"] == "train"]
-        self._validated = {line["step"] for line in before if line["kind"] == "validation"}
-        self.watch = throughput.Stopwatch(trained[-1] if trained else 0.0)
-        self._pending: list[steps.StepMetrics] = []
-        self._flushed_at = self.watch.seconds()
+        held = [line for line in before if line["kind"] == metrics.HELD and line["step"] == start]
+        validated = any(line["kind"] == "validation" and line["step"] == start for line in before)
+        self._validated = start if sharding.of_first_host(validated) else None
+        self._flushed_at = trained[-1] if trained else 0.0
+        self._pending = [steps.StepMetrics(*values) for values in held[-1]["values"]] if held else []
+        self.watch = throughput.Stopwatch(held[-1]["seconds"] if held else self._flushed_at)
         self._validation_loss: float | None = None
 
     def __enter__(self) -> Self:
@@ -194,8 +215,8 @@ class _Log:
             sink.sync()
 
     def has_validation(self, step: int) -> bool:
-        """Returns whether an earlier process of this run has evaluated this step already."""
-        return step in self._validated
+        """Returns whether an earlier process of this run has evaluated this step, its first, already."""
+        return step == self._validated
 
     def add(self, step_metrics: steps.StepMetrics) -> None:
         """Takes the metrics of one update without waiting for them."""
@@ -212,17 +233,10 @@ class _Log:
         """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
         if not self._pending:
             return
-        values = steps.StepMetrics(*np.asarray(jax.device_get(self._pending), np.float64).T)
+        values = self._values(step)
         seconds = self.watch.seconds()
         speed = self._speed(seconds)
-        first = step - len(self._pending) + 1
         self._pending = []
-        if not np.isfinite([values.loss, values.grad_norm, values.update_norm]).all():
-            raise FloatingPointError(
-                f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
-                f"{_last_finite(values.loss)}); look at metrics.jsonl before step {first}, or try a lower train.lr in "
-                "another --workdir"
-            )
         self._flushed_at = seconds
         self._write(
             {
@@ -242,12 +256,31 @@ class _Log:
         )
         self._show(step, float(values.loss.mean()), speed, line)
 
+    def hold(self, step: int) -> None:
+        """Writes the updates since the last line down for whoever goes on, whose next line is about them too."""
+        if self._pending:
+            values = np.stack(self._values(step), axis=1).tolist()
+            self._write({"kind": metrics.HELD, "step": step, "seconds": self.watch.seconds(), "values": values})
+
     def validation(self, step: int, numbers: dict[str, float]) -> None:
         """Writes a validation line."""
         if not np.isfinite(numbers["loss"]):
             raise FloatingPointError(f"the validation loss after {step} steps is not finite; try a lower train.lr")
         self._validation_loss = numbers["loss"]
         self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
+
+    def _values(self, step: int) -> steps.StepMetrics:
+        """Returns each metric of the updates since the last line, float64 (updates,)."""
+        values = steps.StepMetrics(*np.asarray(jax.device_get(self._pending), np.float64).T)
+        if not np.isfinite([values.loss, values.grad_norm, values.update_norm]).all():
+            first = step - len(self._pending) + 1
+            self._pending = []
+            raise FloatingPointError(
+                f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
+                f"{_last_finite(values.loss)}); look at metrics.jsonl before step {first}, or try a lower train.lr in "
+                "another --workdir"
+            )
+        return values
 
     def _tokens(self, steps: int) -> int:
         return steps * self._config.train.batch * self._config.train.sequence

@@ -11,6 +11,7 @@ from etils import epath
 from kronecker import storage
 
 METRICS = "metrics.jsonl"
+HELD = "held"  # the kind of a line that only a resumed run reads: updates that are in no line of kind "train" yet
 
 
 class Sink(Protocol):
@@ -122,4 +123,6 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    if line["kind"] == HELD:
+        return {}
     return {k: v for k, v in line.items() if k not in ("kind", "step") and isinstance(v, int | float)}

@@ -13,10 +13,19 @@ LIVE_EVERY_SECONDS = 0.5
 class ProgressLine:
     """A bar that redraws itself on a terminal; elsewhere, such as in a log file, a plain line now and then."""
 
-    def __init__(self, label: str, steps: int, start: int) -> None:
+    def __init__(self, label: str, steps: int, start: int, shown: bool = True) -> None:
+        """Prepares the line.
+
+        Args:
+          label: what it begins with.
+          steps: in all.
+          start: finished before.
+          shown: whether it is; of several processes one shows it.
+        """
+        self._shows = shown
         self._label, self._steps, self._start = label, steps, start
         self._began, self._shown = time.perf_counter(), 0.0
-        self._live = sys.stderr.isatty()
+        self._live = shown and sys.stderr.isatty()
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=24),
@@ -42,7 +51,7 @@ class ProgressLine:
     def show(self, step: int, words: str) -> None:
         """Shows that `step` updates are finished, and a few words; a plain line waits until one is due."""
         self._bar.update(self._task, completed=step, words=words)
-        if self.is_due() and not self._live:
+        if self.is_due() and self._shows and not self._live:
             print(f"{self._label}  step {step:,}/{self._steps:,}  {words}{self._left(step)}", file=sys.stderr)
         if self.is_due():
             self._shown = time.perf_counter()

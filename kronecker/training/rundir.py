@@ -36,6 +36,7 @@ FREE_ON_RESUME = (
     "checkpoint.",
     "data.folder",
     "data.workers",
+    "distributed.",
     "embedding.cache_limit_mb",
     "embedding.implementation",
     "eval.batch",

@@ -1,0 +1,98 @@
+"""Several processes that train one run: how they find each other, through JAX's own runtime.
+
+Each says once who and where it is.  One that never comes or dies ends the others within `distributed.timeout_seconds`
+or `distributed.heartbeat_seconds`, and JAX's message names its index as `task:INDEX`.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+
+# Variables that a cluster sets for each process that it starts -> what they say.  JAX reads the rest of them itself.
+_SIZES = {"SLURM": "SLURM_STEP_NUM_TASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+_TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
+# What stands in for distributed.coordinator, processes and index, if those are not set.
+COORDINATOR, PROCESSES, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def start(config: ml_collections.ConfigDict) -> None:
+    """Joins the processes of this run, if there are several; before anything else asks JAX for its devices.
+
+    Args:
+      config: its group `distributed`.
+
+    Raises:
+      ValueError: if coordinator, processes and index do not fit together, or there are several processes and
+        distributed.enabled is off.
+      RuntimeError: from JAX, if the others are not there within distributed.timeout_seconds.
+    """
+    told = explicit(config.distributed, os.environ)
+    if config.distributed.enabled == "on" or (
+        config.distributed.enabled == "auto" and (told or _cluster(os.environ) is not None)
+    ):
+        jax.distributed.initialize(
+            **told,
+            initialization_timeout=config.distributed.timeout_seconds,
+            heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
+            shutdown_timeout_seconds=config.distributed.timeout_seconds,
+        )
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise ValueError(
+            f"this is one of {jax.process_count()} processes of a TPU slice, and distributed.enabled is "
+            f"{config.distributed.enabled}; set --config.distributed.enabled=on on each of them"
+        )
+    if jax.distributed.is_initialized():
+        print(
+            f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} (pid {os.getpid()}): "
+            f"{jax.local_device_count()} of {jax.device_count()} devices, {jax.local_devices()[0].device_kind}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -> dict[str, str | int]:
+    """Returns what config or environment say of coordinator, processes and index, as JAX's arguments; {}: nothing.
+
+    Args:
+      group: the config's `distributed`.
+      environment: of the process.
+
+    Raises:
+      ValueError: if some of the three are missing, or are no numbers, or the index is not one of the processes.
+    """
+    coordinator = group.coordinator or environment.get(COORDINATOR, "")
+    processes = group.processes or _number(environment, PROCESSES, 0)
+    index = group.index if group.index >= 0 else _number(environment, INDEX, -1)
+    told = f"distributed.coordinator={coordinator!r}, processes={processes}, index={index}"
+    if not coordinator and not processes and index < 0:
+        return {}
+    if not coordinator or not processes or index < 0:
+        raise ValueError(
+            f"{told}: they go together; give each process HOST:PORT of the first one, how many there are, and its own "
+            f"number from 0, by these keys or by {COORDINATOR}, {PROCESSES} and {INDEX}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"{told}: the coordinator is HOST:PORT, for example 10.0.0.1:8476")
+    if index >= processes:
+        raise ValueError(f"{told}: the index of {processes} processes is one of 0 to {processes - 1}")
+    return {"coordinator_address": coordinator, "num_processes": processes, "process_id": index}
+
+
+def _cluster(environment: Mapping[str, str]) -> str | None:
+    """Returns what started this process as one of several; None: nothing did."""
+    for name, variable in _SIZES.items():
+        if _number(environment, variable, 1) > 1:
+            return name
+    return "Cloud TPU" if "," in environment.get(_TPU_HOSTS, "") else None
+
+
+def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
+    text = environment.get(variable, "")
+    if text and not text.isdecimal():
+        raise ValueError(f"{variable} is {text!r}; it must be a whole number from 0 up")
+    return int(text) if text else default

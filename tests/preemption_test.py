@@ -1,0 +1,136 @@
+"""Being told to leave, as SLURM or a cloud does it: a real SIGTERM at each moment of a run, alone and with others."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+
+OPTIONS = {
+    "tokenizer": "bpe:300",
+    "train.steps": 400,  # JAX looks for signals once a second, and so long the run must last
+    "eval.every": 200,
+    "eval.batch": 2,
+    "eval.sequences": 0,
+    "data.validation_fraction": 0.5,
+    "checkpoint.every": 60,
+    "log.every": 7,
+    "mesh.cpu_devices": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    tiny_runs.write_texts(folder / "text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(start(workdir, data))
+    return tiny_runs.losses(workdir)
+
+
+def start(workdir: Path, data: Path, processes: int = 1, **options: Any) -> list[subprocess.Popen]:
+    values = OPTIONS | {key.replace("__", "."): value for key, value in options.items()}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environments = [os.environ] * processes
+    if processes > 1:
+        environments = [
+            os.environ
+            | {
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": str(processes),
+                "JAX_PROCESS_ID": str(index),
+            }
+            for index in range(processes)
+        ]
+    return [
+        subprocess.Popen(
+            tiny_runs.command(workdir, data, values),
+            cwd=tiny_runs.ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen], code: int = 0) -> list[str]:
+    """Waits for all and returns what they wrote on stderr."""
+    ended = [process.communicate(timeout=180)[1] for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(ended)
+    return ended
+
+
+def wait_until(processes: Sequence[subprocess.Popen], moment: Callable[[], bool]) -> None:
+    while not moment():
+        assert all(process.poll() is None for process in processes), "\n".join(
+            process.communicate()[1] for process in processes
+        )
+        time.sleep(0.001)
+
+
+def steps_saved(workdir: Path) -> list[int]:
+    return sorted(int(child.name) for child in (workdir / "checkpoints").iterdir() if child.name.isdigit())
+
+
+def trained(workdir: Path, step: int) -> bool:
+    return any(line["step"] >= step for line in tiny_runs.lines(workdir))
+
+
+def evaluating(workdir: Path, step: int) -> bool:
+    """Returns whether the line before the evaluation is there and that of the evaluation is not."""
+    done = any(line["step"] == step for line in tiny_runs.lines(workdir, "validation"))
+    return not done and any(line["step"] == step for line in tiny_runs.lines(workdir))
+
+
+def saving(workdir: Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.exists() and any(not child.name.isdigit() for child in folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_at_any_moment_saves_and_changes_no_number(
+    processes: int, data: Path, undisturbed: dict[str, float], tmp_path: Path
+):
+    workdir = tmp_path / "run"
+    moments = {
+        "starting": lambda: (workdir / "config.json").exists(),
+        "training": lambda: trained(workdir, 7),
+        "saving": lambda: saving(workdir),
+        "evaluating": lambda: evaluating(workdir, 200),
+    }
+    for name, moment in moments.items():
+        group = start(workdir, data, processes)
+        wait_until(group, moment)
+        told = time.monotonic()
+        group[-1].send_signal(signal.SIGTERM)
+        ended = finish(group, 143)
+        assert time.monotonic() - told < 30, name
+        assert "told to leave" in ended[0], name
+        assert "Traceback" not in "".join(ended)
+        assert not (workdir / "result.json").exists(), "the run ended before the signal; the test shows nothing"
+        if name == "starting" and processes == 1:
+            assert not (workdir / "checkpoints").exists() or not steps_saved(workdir)
+        elif name != "starting":
+            assert f"step {steps_saved(workdir)[-1]} is saved" in ended[0], name
+    finish(start(workdir, data, processes))
+    if processes == 1:
+        assert tiny_runs.losses(workdir) == undisturbed
+    else:
+        assert tiny_runs.losses(workdir) == pytest.approx(undisturbed, abs=1e-5)
