@@ -1,20 +1,25 @@
 """Several processes that train one run: how they find each other, through JAX's own runtime.
 
-Each says once who and where it is.  One that never comes or dies ends the others within `distributed.timeout_seconds`
-or `distributed.heartbeat_seconds`, and JAX's message names its index as `task:INDEX`.
+Each says once who and where it is.  One that never comes ends the others after `distributed.timeout_seconds`, one that
+dies after `distributed.heartbeat_seconds`, and JAX's message on process 0 names its index ("Some timed out task names:
+1", "Task 1 heartbeat timeout").
 """
 
+import contextlib
+import functools
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
+from jax._src import distributed
 
 # Variables that a cluster sets for each process that it starts -> what they say.  JAX reads the rest of them itself.
 _SIZES = {"SLURM": "SLURM_STEP_NUM_TASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
+SECONDS_TO_TELL = 10  # that processes wait longer than the service, whose message names who is missing
 # What stands in for distributed.coordinator, processes and index, if those are not set.
 COORDINATOR, PROCESSES, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -28,18 +33,21 @@ def start(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: if coordinator, processes and index do not fit together, or there are several processes and
         distributed.enabled is off.
-      RuntimeError: from JAX, if the others are not there within distributed.timeout_seconds.
+
+    If the others are not there in time, JAX ends the process with a message and SIGABRT.
     """
     told = explicit(config.distributed, os.environ)
     if config.distributed.enabled == "on" or (
         config.distributed.enabled == "auto" and (told or _cluster(os.environ) is not None)
     ):
-        jax.distributed.initialize(
-            **told,
-            initialization_timeout=config.distributed.timeout_seconds,
-            heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
-            shutdown_timeout_seconds=config.distributed.timeout_seconds,
-        )
+        seconds = config.distributed.timeout_seconds
+        with _roll_call(seconds):
+            jax.distributed.initialize(
+                **told,
+                initialization_timeout=seconds + SECONDS_TO_TELL,
+                heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
+                shutdown_timeout_seconds=seconds,
+            )
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
             f"this is one of {jax.process_count()} processes of a TPU slice, and distributed.enabled is "
@@ -81,6 +89,22 @@ def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -
     if index >= processes:
         raise ValueError(f"{told}: the index of {processes} processes is one of 0 to {processes - 1}")
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": index}
+
+
+@contextlib.contextmanager
+def _roll_call(seconds: int) -> Iterator[None]:
+    """Lets JAX's service, which process 0 starts inside the block, wait `seconds` and name whoever is missing then.
+
+    Only the service knows them, and jax.distributed.initialize leaves it waiting for an hour: the processes give up
+    before, with no index in the message.  It has no argument for that, hence the patch.
+    """
+    library, name = distributed._jax, "get_distributed_runtime_service"
+    original = getattr(library, name)
+    setattr(library, name, functools.partial(original, cluster_register_timeout=seconds))
+    try:
+        yield
+    finally:
+        setattr(library, name, original)
 
 
 def _cluster(environment: Mapping[str, str]) -> str | None:

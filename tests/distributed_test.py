@@ -1,61 +1,144 @@
-"""Two real processes of one run against a single one."""
+"""One run on several processes and devices, and on others when it goes on: real processes of train.py on loopback."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import shutil
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
+import ml_collections
 import pytest
+import tiny_runs
+from tiny_runs import finish, losses, start
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = """
-import sys, jax
-folder, workdir, index, port = sys.argv[1:]
-if port != "0":
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
-from kronecker import config
-from kronecker.training import loop
-c = config.load("configs/demo.py:arm=kronecker")
-c.tokenizer, c.data.folder, c.data.source = "gpt2", folder, f"text:{folder}/text"
-c.model.layers, c.model.d_model, c.train.batch, c.train.sequence, c.train.steps = 1, 16, 4, 32, 6
-c.eval.every, c.eval.batch, c.checkpoint.every, c.log.every, c.mesh.cpu_devices = 3, 4, 2, 1, 1
-loop.run(c, workdir)
-"""
+from kronecker import distributed
+
+STEPS, SAVED = 12, 4
+OPTIONS = {
+    "tokenizer": "bpe:300",
+    "train.steps": STEPS,
+    "checkpoint.every": SAVED,
+    "checkpoint.keep": 10,
+    "mesh.cpu_devices": 1,
+}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    tiny_runs.write_texts(folder / "text")
+    return folder
 
 
-def start(folder: Path, workdir: Path, index: int, port: int) -> subprocess.Popen:
-    environment = os.environ | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(workdir), str(index), str(port)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    finish(start(workdir, data, OPTIONS))
+    return workdir
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+@pytest.fixture(scope="module")
+def on_four(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "four"
+    ended = finish(start(workdir, data, OPTIONS, processes=4))
+    for index, words in enumerate(ended):
+        assert f"process {index} of 4 on " in words
+        assert "1 of 4 devices, cpu" in words
+    return workdir
 
 
-def losses(workdir: Path) -> dict[str, float]:
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {f"{line['kind']} {line['step']}": line["loss"] for line in lines}
+def cut_off(run: Path, workdir: Path, step: int) -> Path:
+    """Copies a finished run as it was when its checkpoint of `step` was the newest."""
+    shutil.copytree(run, workdir)
+    (workdir / "result.json").unlink()
+    for saved in (workdir / "checkpoints").iterdir():
+        if int(saved.name) > step:
+            shutil.rmtree(saved)
+    return workdir
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_and_write_one_run(tmp_path: Path):
-    (tmp_path / "text").mkdir()
-    for i in range(300):
-        (tmp_path / "text" / f"{i:03}.txt").write_text(f"number {i} and some words of its own, {i * i}\n" * 9)
-    finish(start(tmp_path, tmp_path / "one", 0, 0))
-    port = free_port()
-    for process in [start(tmp_path, tmp_path / "two", index, port) for index in (0, 1)]:
-        finish(process)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    assert len(losses(tmp_path / "two")) == 6 + 3
-    assert json.loads((tmp_path / "two" / "env.json").read_text())["processes"] == 2
+def test_four_processes_train_as_one_does_and_the_first_writes(alone: Path, on_four: Path):
+    assert losses(on_four) == pytest.approx(losses(alone), abs=1e-5)
+    steps = [line["step"] for line in tiny_runs.lines(on_four)]
+    assert steps == list(range(1, STEPS + 1))
+    assert json.loads((on_four / "env.json").read_text())["processes"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_what_four_processes_saved_goes_on_on_other_numbers(
+    processes: int, data: Path, alone: Path, on_four: Path, tmp_path: Path
+):
+    workdir = cut_off(on_four, tmp_path / "run", SAVED)
+    finish(start(workdir, data, OPTIONS, processes))
+    assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
+    assert len(losses(workdir)) == len(losses(alone))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_eight_devices_and_then_on_four(data: Path, alone: Path, tmp_path: Path):
+    workdir = cut_off(alone, tmp_path / "eight", SAVED)
+    finish(start(workdir, data, OPTIONS | {"mesh.cpu_devices": 8, "mesh.fsdp": 2, "mesh.tensor": 2}))
+    assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
+    workdir = cut_off(workdir, tmp_path / "four", 2 * SAVED)
+    finish(start(workdir, data, OPTIONS | {"mesh.cpu_devices": 4, "mesh.data": 1, "mesh.fsdp": -1}))
+    assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes_is_named_and_not_waited_for(data: Path, tmp_path: Path):
+    first, second = start(tmp_path / "run", data, OPTIONS | {"distributed.timeout_seconds": 8}, processes=2)
+    second.kill()
+    second.communicate()
+    began = time.monotonic()
+    _, words = first.communicate(timeout=60)
+    assert time.monotonic() - began < 40
+    assert first.returncode == -signal.SIGABRT
+    assert "Some timed out task names:\n1\n" in words
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_named_and_not_waited_for(data: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    options = OPTIONS | {"train.steps": 10**6, "checkpoint.every": 10**5, "distributed.heartbeat_seconds": 10}
+    first, second = start(workdir, data, options, processes=2)
+    while not tiny_runs.lines(workdir):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.01)
+    second.kill()
+    second.communicate()
+    began = time.monotonic()
+    _, words = first.communicate(timeout=60)
+    assert time.monotonic() - began < 40
+    assert first.returncode not in (0, 143)
+    assert "Task 1 heartbeat timeout" in words
+
+
+def group(**values: Any) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict({"coordinator": "", "processes": 0, "index": -1} | values)
+
+
+def test_the_place_of_a_process_comes_from_the_config_or_from_the_environment():
+    want = {"coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3}
+    assert distributed.explicit(group(coordinator="10.0.0.1:8476", processes=4, index=3), {}) == want
+    told = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
+    assert distributed.explicit(group(index=3), told) == want
+    assert distributed.explicit(group(), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "environment", "message"),
+    [
+        ({"coordinator": "a:1"}, {}, "processes=0, index=-1: they go together"),
+        ({"coordinator": "a", "processes": 2, "index": 0}, {}, "the coordinator is HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "index": 2}, {}, "the index of 2 processes is one of 0 to 1"),
+        ({}, {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(values: dict, environment: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        distributed.explicit(group(**values), environment)

@@ -1,16 +1,14 @@
 """Being told to leave, as SLURM or a cloud does it: a real SIGTERM at each moment of a run, alone and with others."""
 
-import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_runs
+from tiny_runs import finish, start
 
 OPTIONS = {
     "tokenizer": "bpe:300",
@@ -36,44 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finish(start(workdir, data))
+    finish(start(workdir, data, OPTIONS))
     return tiny_runs.losses(workdir)
-
-
-def start(workdir: Path, data: Path, processes: int = 1, **options: Any) -> list[subprocess.Popen]:
-    values = OPTIONS | {key.replace("__", "."): value for key, value in options.items()}
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environments = [os.environ] * processes
-    if processes > 1:
-        environments = [
-            os.environ
-            | {
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": str(processes),
-                "JAX_PROCESS_ID": str(index),
-            }
-            for index in range(processes)
-        ]
-    return [
-        subprocess.Popen(
-            tiny_runs.command(workdir, data, values),
-            cwd=tiny_runs.ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for environment in environments
-    ]
-
-
-def finish(processes: Sequence[subprocess.Popen], code: int = 0) -> list[str]:
-    """Waits for all and returns what they wrote on stderr."""
-    ended = [process.communicate(timeout=180)[1] for process in processes]
-    assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(ended)
-    return ended
 
 
 def wait_until(processes: Sequence[subprocess.Popen], moment: Callable[[], bool]) -> None:
@@ -116,7 +78,7 @@ def test_sigterm_at_any_moment_saves_and_changes_no_number(
         "evaluating": lambda: evaluating(workdir, 200),
     }
     for name, moment in moments.items():
-        group = start(workdir, data, processes)
+        group = start(workdir, data, OPTIONS, processes)
         wait_until(group, moment)
         told = time.monotonic()
         group[-1].send_signal(signal.SIGTERM)
@@ -129,7 +91,7 @@ def test_sigterm_at_any_moment_saves_and_changes_no_number(
             assert not (workdir / "checkpoints").exists() or not steps_saved(workdir)
         elif name != "starting":
             assert f"step {steps_saved(workdir)[-1]} is saved" in ended[0], name
-    finish(start(workdir, data, processes))
+    finish(start(workdir, data, OPTIONS, processes))
     if processes == 1:
         assert tiny_runs.losses(workdir) == undisturbed
     else:

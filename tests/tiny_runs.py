@@ -1,10 +1,12 @@
-"""A training of seconds: the keys that make it small, text for it, its command, and the losses that it leaves."""
+"""A training of seconds: the keys that make it small, text for it, its processes, and the losses that it leaves."""
 
 import json
 import os
 import random
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,27 @@ def command(workdir: Path, data: Path, options: Mapping[str, Any], config: str =
     values = OPTIONS | {"data.folder": data, "data.source": f"text:{data / 'text'}"} | options
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
     return [sys.executable, "train.py", f"--config={config}", f"--workdir={os.path.relpath(workdir, ROOT)}", *overrides]
+
+
+def start(workdir: Path, data: Path, options: Mapping[str, Any], processes: int = 1) -> list[subprocess.Popen]:
+    """Starts the command, as so many processes of one run on this machine."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    started = []
+    for index in range(processes):
+        place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": index}
+        environment = os.environ | ({key: str(value) for key, value in place.items()} if processes > 1 else {})
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command(workdir, data, options), cwd=ROOT, env=environment, **pipes))
+    return started
+
+
+def finish(processes: Sequence[subprocess.Popen], code: int = 0) -> list[str]:
+    """Waits until all have ended with `code` and returns what they wrote on stderr."""
+    ended = [process.communicate(timeout=180)[1] for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(ended)
+    return ended
 
 
 def lines(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
