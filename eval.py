@@ -11,9 +11,9 @@ scripts/probe.py --help says which probes there are; it also takes a pair of run
 """
 
 import codecs
-import pathlib
 
 from absl import flags
+from etils import epath
 
 from kronecker import cli
 
@@ -46,7 +46,7 @@ def _print_loss(run) -> None:
     from kronecker.training import evaluation
 
     evaluate = evaluation.make_evaluator(
-        run.arm, run.tokenizer.text_bytes, run.mesh, evaluation.held_out(run.prepared, run.config)
+        run.arm, run.tokenizer.text_bytes, run.mesh, evaluation.held_out(run.prepared, run.config, run.mesh)
     )
     numbers = evaluate(run.params)
     print(
@@ -59,7 +59,7 @@ def _print_loss(run) -> None:
 def _print_probes(run) -> None:
     from kronecker.probes import on_runs, prompts, result
 
-    found = on_runs.run(_PROBES.value, {pathlib.Path(_WORKDIR.value).name: run}, prompts.pairs())
+    found = on_runs.run(_PROBES.value, {epath.Path(_WORKDIR.value).name: run}, prompts.pairs())
     result.show([one for one in found if one.name != on_runs.TEXTS])
 
 

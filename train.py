@@ -11,7 +11,7 @@ params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.j
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli
+from kronecker import cli, memory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: new, or one that this command left unfinished.")
@@ -21,6 +21,7 @@ def main() -> None:
     """Runs the training and prints where it ended."""
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
+    memory.keep_freed()
     from kronecker.training import loop  # after the flags: --help and bad flags should not wait for JAX
 
     result = loop.run(_CONFIG.value, _WORKDIR.value)

@@ -49,7 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
     # matrix products: float32 | bfloat16; the residual stream, the norms and the loss are float32 under both
     model.dtype = "float32"
     model.param_dtype = "float32"  # parameters and optimizer state
-    model.attention = "auto"  # jax.nn.dot_product_attention: auto | xla | cudnn
+    # auto | xla (plain products and a softmax) | cudnn (GPU, bfloat16) | splash (TPU); auto: by platform and type, see
+    # kronecker/attention.py
+    model.attention = "auto"
     model.scan_layers = False  # one compiled block in a loop instead of `layers` copies: faster to compile
     model.remat = False  # recompute each block in the backward pass: less memory, about a third more time
 
@@ -81,6 +83,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.steps = 0  # updates; 0: derived from train.tokens
     train.tokens = 1_000_000  # training tokens; used when train.steps is 0
     train.accumulate = 1  # micro-batches a step
+    # tokens of one device whose float32 logits are in memory at a time, in training and evaluation; 0: all of a
+    # micro-batch.  With V = 50,304 a token's take .2 MB, and as much for their gradient.
+    train.loss_chunk = 0
     train.lr = 6e-4  # peak learning rate
     train.lr_final = 0.1  # end of the cosine, as a share of the peak
     train.warmup_tokens = 0  # linear warm-up; 0: warmup_share of the run
@@ -107,7 +112,11 @@ def get_config() -> ml_collections.ConfigDict:
     log.tensorboard = False  # event files in the run's folder (tensorboardX)
     log.wandb = ""  # W&B project; empty: off
 
+    # Devices along each axis, over all hosts; -1, for one of them: the rest.
     c.mesh = mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # splits the batch
+    mesh.fsdp = 1  # splits the batch, and parameters and optimizer state along the model's width
+    mesh.tensor = 1  # splits heads, the hidden layer and the vocabulary
     mesh.cpu_devices = 1  # simulated devices when the platform is CPU; 2 use two cores better than one does
     return c.lock()
 

@@ -6,6 +6,8 @@ import math
 import jax
 import numpy as np
 
+from kronecker import sharding
+
 GROUPS = ("input", "body", "head")
 INPUT, HEAD = "embed", "head"
 
@@ -21,16 +23,16 @@ def count(params: dict) -> dict[str, int]:
 def input_matrix(params: dict) -> jax.Array:
     """Returns the matrix that the input embedding learns: E, U of the factorized table, or the projection W."""
     group = params[INPUT]
-    return group["projection"] if "projection" in group else group["table"]
+    return next(group[name] for name in ("projection", "factor", "table") if name in group)
 
 
 def body_hash(params: dict) -> str:
-    """Returns the sha256 of every parameter outside the input embedding and the head, by path."""
+    """Returns the sha256 of every parameter outside input embedding and head, by path; collective over hosts."""
     digest = hashlib.sha256()
     body = {name: group for name, group in params.items() if _group(name) == "body"}
     for path, leaf in jax.tree_util.tree_leaves_with_path(body):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        digest.update(np.ascontiguousarray(sharding.gathered(leaf)).tobytes())
     return digest.hexdigest()
 
 

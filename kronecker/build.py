@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from kronecker import accounting, codec, embedding, implementations, rivals, transformer
+from kronecker import accounting, codec, embedding, implementations, rivals, sharding, transformer
 from kronecker import bag as bags
 
 
@@ -36,7 +36,8 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
       mesh: of the devices that it will run on; None: one.
 
     Raises:
-      ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb.
+      ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb, or this
+        platform does not have the attention asked for.
     """
     c, shape = config.embedding, transformer.Shape.of(config.model)
     common = {
@@ -47,10 +48,10 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     }
     if c.kind == "table":
         embed = embedding.TableEmbed(vocab=shape.padded_vocab, **common)
-        return Arm(transformer.Transformer(shape, embed), None, None)
+        return Arm(transformer.Transformer(shape, embed, mesh), None, None)
     if c.kind == "factorized":
         embed = embedding.FactorizedEmbed(vocab=shape.padded_vocab, rank=c.rank, **common)
-        return Arm(transformer.Transformer(shape, embed), None, None)
+        return Arm(transformer.Transformer(shape, embed, mesh), None, None)
     codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
     bag = make_bag(codes, c.kind, c.norm)
     platform, implementation = jax.default_backend(), c.implementation
@@ -60,7 +61,7 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
     tied_scale = transformer.INIT_STD / std if shape.tie_head else 0.0  # the logits then start at a learned table's
     embed = embedding.BagEmbed(rows=bag.rows, logit_scale=tied_scale, mesh=mesh, **common)
-    return Arm(transformer.Transformer(shape, embed), bag, codes)
+    return Arm(transformer.Transformer(shape, embed, mesh), bag, codes)
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
@@ -101,5 +102,5 @@ def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str
 
 def tokens_a_device(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> int:
     """Returns how many tokens a device embeds at a time in training: a micro-batch's share."""
-    devices = mesh.size if mesh is not None else 1
-    return config.train.batch * config.train.sequence // config.train.accumulate // devices
+    parts = sharding.batch_shards(mesh) if mesh is not None else 1
+    return config.train.batch * config.train.sequence // config.train.accumulate // parts

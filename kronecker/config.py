@@ -25,8 +25,9 @@ ALLOWED = {
     "embedding.implementation": ("auto", "cached", "onthefly", "bag", "onehot", "induced"),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
-    "model.attention": ("auto", "xla", "cudnn"),
+    "model.attention": ("auto", "xla", "cudnn", "splash"),
 }
+MESH_AXES = ("data", "fsdp", "tensor")
 TABLES = ("table", "factorized")
 TIEABLE = ("table", "kronecker")
 AT_LEAST = {
@@ -45,6 +46,7 @@ AT_LEAST = {
     "train.steps": 0,
     "train.tokens": 1,
     "train.accumulate": 1,
+    "train.loss_chunk": 0,
     "train.warmup_tokens": 0,
     "train.warmup_steps": 0,
     "eval.every": 0,
@@ -55,6 +57,9 @@ AT_LEAST = {
     "checkpoint.keep_every": 0,
     "log.every": 1,
     "mesh.cpu_devices": 1,
+    "mesh.data": -1,
+    "mesh.fsdp": -1,
+    "mesh.tensor": -1,
     "seed": 0,
 }
 LARGEST_SEED = 2**32 - 1
@@ -119,20 +124,42 @@ def check_key(config: ml_collections.ConfigDict, key: str) -> None:
         raise ValueError(f"config.{key}: there is no such key; {hint}")
 
 
-def resolve(config: ml_collections.ConfigDict, devices: int = 1) -> ml_collections.ConfigDict:
+def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
+    """Returns the sizes of MESH_AXES that the group `mesh` asks for on so many devices.
+
+    Raises:
+      ValueError: if they do not make up that number, or more than one is to be the rest.
+    """
+    sizes = {axis: mesh[axis] for axis in MESH_AXES}
+    told = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if 0 in sizes.values() or len(rest) > 1:
+        raise ValueError(f"{told}: each is a number of devices from 1 up, and one at most is -1 for the rest")
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if devices % given or (not rest and devices != given):
+        raise ValueError(
+            f"{told}: {'no multiple of ' if rest else ''}{given} devices, there are {devices}; let the product be "
+            f"{devices}, with -1 for the rest"
+        )
+    return tuple(devices // given if size == -1 else size for size in sizes.values())
+
+
+def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml_collections.ConfigDict:
     """Returns a copy of `config` with everything derived that needs no data.
 
     The vocabulary is filled in later, by `with_vocabulary`, when the tokenizer is known.
 
     Args:
       config: every key of configs/base.py.
-      devices: devices along the data axis, over all hosts.
+      devices: over all hosts, to check mesh and batches against; None: not known yet.
 
     Raises:
       ValueError: one message that lists every unknown enum, value out of range and inconsistent pair.
     """
     c = config.copy_and_resolve_references()
-    faults = [*_value_faults(flat(c)), *_pair_faults(c, devices)]
+    faults = [*_value_faults(flat(c)), *_pair_faults(c)]
+    if not faults and devices is not None:
+        faults = [*_device_faults(c, devices)]
     if faults:
         raise ValueError("; ".join(faults))
     tokens_a_step = c.train.batch * c.train.sequence
@@ -232,7 +259,20 @@ def _value_faults(values: dict[str, Any]) -> Iterator[str]:
             yield f"{key} is {values[key]}; it must be in [0, 1)"
 
 
-def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
+def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
+    data, fsdp, _ = mesh_sizes(c.mesh, devices)
+    parts, micro = data * fsdp, c.train.batch // c.train.accumulate
+    told = f"{parts} parts of a batch (mesh.data {data} x mesh.fsdp {fsdp})"
+    if micro % parts:
+        yield (
+            f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} leaves {micro} sequences, not "
+            f"divisible by {told}; change either"
+        )
+    if c.eval.batch % parts:
+        yield f"eval.batch is {c.eval.batch}, not divisible by {told}"
+
+
+def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
     m, t = c.model, c.train
     if m.heads > 0 and m.d_model % m.heads:
         yield f"model.heads is {m.heads}, which does not divide model.d_model {m.d_model}; choose a divisor"
@@ -240,13 +280,6 @@ def _pair_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
         yield f"train.sequence is {t.sequence}, longer than model.context {m.context}; shorten it or raise that"
     if t.accumulate > 0 and t.batch % t.accumulate:
         yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}"
-    elif t.accumulate > 0 and t.batch // t.accumulate % devices:
-        yield (
-            f"train.batch {t.batch} / train.accumulate {t.accumulate} leaves {t.batch // t.accumulate} sequences, "
-            f"not divisible by {devices} devices; change either"
-        )
-    if c.eval.batch > 0 and c.eval.batch % devices:
-        yield f"eval.batch is {c.eval.batch}, not divisible by {devices} devices"
     if m.tie_head and c.embedding.kind not in TIEABLE:
         yield f"model.tie_head needs embedding.kind {' or '.join(TIEABLE)}, got {c.embedding.kind}"
     if c.embedding.kind == "head_tail" and c.embedding.truncation != "head_tail":

@@ -19,7 +19,7 @@ class TableEmbed(nn.Module):
       vocab: V.
       features: d.
       init_std: standard deviation of the initial rows.
-      dtype: in which `attend` multiplies.
+      dtype: in which a tied head multiplies.
       param_dtype: of the table and of the embeddings.
     """
 
@@ -40,10 +40,10 @@ class TableEmbed(nn.Module):
         del bag
         return self.table[ids_BT]
 
-    def attend(self, x_BTd: jax.Array, bag: bags.Bag | None = None) -> jax.Array:
-        """Returns the float32 logits (B, T, V) of the tied head, x E^T; `bag` is not used."""
+    def output(self, bag: bags.Bag | None = None) -> tuple[jax.Array, None]:
+        """Returns E (V, d), whose transpose is the tied head, and no scale; `bag` is not used."""
         del bag
-        return _logits(x_BTd, self.table, self.dtype)
+        return self.table, None
 
 
 class FactorizedEmbed(nn.Module):
@@ -70,9 +70,9 @@ class FactorizedEmbed(nn.Module):
         """Returns the embeddings of `ids_BT`, (B, T, d); `bag` is not used."""
         del bag
         normal = nn.initializers.normal
-        table_Vr = self.param("table", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
+        factor_Vr = self.param("factor", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
         up_rd = self.param("up", normal(self.rank**-0.5), (self.rank, self.features), self.param_dtype)
-        x_BTd = kernels.multiply(table_Vr[ids_BT], up_rd.astype(jnp.float32), jnp.dtype(self.dtype))
+        x_BTd = kernels.multiply(factor_Vr[ids_BT], up_rd.astype(jnp.float32), jnp.dtype(self.dtype))
         return x_BTd.astype(self.param_dtype)
 
 
@@ -86,7 +86,7 @@ class BagEmbed(nn.Module):
       logit_scale: of the initial tied head; 0: the head is not tied, and W is the only trained tensor.
       dtype: in which the product multiplies, where its implementation does.
       param_dtype: of the projection and of the embeddings.
-      mesh: whose data axis splits the batch; None: one device.
+      mesh: that splits the batch; None: one device.
     """
 
     rows: int
@@ -109,11 +109,6 @@ class BagEmbed(nn.Module):
         """Returns the embeddings of `ids_BT`, (B, T, d), under the code that `bag` holds."""
         return implementations.product(self.projection, bag, ids_BT, self.dtype, self.mesh)
 
-    def attend(self, x_BTd: jax.Array, bag: bags.Bag) -> jax.Array:
-        """Returns the float32 logits (B, T, V) of the head tied to the induced table: logit_scale * x (K W)^T."""
-        table_Vd = implementations.induced_table(self.projection, bag, self.dtype)
-        return self.scale.astype(jnp.float32) * _logits(x_BTd, table_Vd, self.dtype)
-
-
-def _logits(x_BTd: jax.Array, table_Vd: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return jnp.einsum("btd,vd->btv", x_BTd, table_Vd.astype(dtype), preferred_element_type=jnp.float32)
+    def output(self, bag: bags.Bag) -> tuple[jax.Array, jax.Array]:
+        """Returns the induced table K W (V, d), whose transpose is the tied head, and the scale () of its logits."""
+        return implementations.induced_table(self.projection, bag, self.dtype), self.scale

@@ -42,7 +42,7 @@ def product(
       bag: the arm's cells and weights, prepared for its implementation.
       ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
       dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds.
-      mesh: splits the first axis of `ids` over its data axis: each device embeds its own tokens, and one sum of the
+      mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and one sum of the
         gradients of W is all that the devices exchange.  None: one device, or a first axis that cannot be split.
 
     Raises:
@@ -52,10 +52,17 @@ def product(
         raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows; this code has {bag.rows:,} cells")
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
     embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
-    if mesh is not None and ids.ndim and ids.shape[0] % mesh.shape[sharding.DATA] == 0:
+    if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
         # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
-        whole, split = PartitionSpec(), PartitionSpec(sharding.DATA)
-        embed = jax.shard_map(embed, mesh=mesh, in_specs=(whole, whole, split), out_specs=split, check_vma=False)
+        whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
+        embed = jax.shard_map(
+            embed,
+            mesh=mesh,
+            in_specs=(whole, whole, split),
+            out_specs=split,
+            axis_names=set(sharding.BATCH_AXES),
+            check_vma=False,
+        )
     return embed(projection_Dd, bag, ids)
 
 

@@ -9,15 +9,18 @@ Shapes: B batch, T time, C context, V padded vocabulary, d model width, H heads,
 """
 
 import dataclasses
+import functools
 from typing import Self
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
+from jax.sharding import Mesh
 
+from kronecker import attention, embedding, sharding
 from kronecker import bag as bags
-from kronecker import embedding
+from kronecker import head as heads
 
 INIT_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -25,7 +28,10 @@ LAYER_NORM_EPS = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a decoder is made of; the fields are the keys of config.model, documented in configs/base.py."""
+    """What a decoder is made of; the fields are the keys of config.model, documented in configs/base.py.
+
+    `attention` is the kernel that acts: `of` resolves "auto".
+    """
 
     layers: int
     heads: int
@@ -38,14 +44,21 @@ class Shape:
     tie_head: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
-    attention: str = "auto"
+    attention: str = "xla"
     scan_layers: bool = False
     remat: bool = False
 
     @classmethod
     def of(cls, model: ml_collections.ConfigDict) -> Self:
-        """Returns the shape that the group `model` of a config with its vocabulary describes."""
-        return cls(**{field.name: model[field.name] for field in dataclasses.fields(cls)})
+        """Returns the shape that the group `model` of a config with its vocabulary describes.
+
+        Raises:
+          ValueError: if this platform does not have the attention that it asks for.
+        """
+        values = {field.name: model[field.name] for field in dataclasses.fields(cls)}
+        width = model.d_model // model.heads
+        acts = attention.resolve(model.attention, jax.default_backend(), model.dtype, width)
+        return cls(**values | {"attention": acts})
 
     def linear(self, features: int | tuple[int, ...], std: float, name: str, axis: int | tuple[int, ...] = -1):
         """Returns a linear layer of the model's types with a N(0, std^2) kernel."""
@@ -79,16 +92,17 @@ class Attention(nn.Module):
     """Causal self-attention."""
 
     shape: Shape
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> jax.Array:
         """Returns the attention's output, (B, T, d); `start` as the decoder's."""
         s = self.shape
         qkv_BT3Hh = s.linear((3, s.heads, s.d_model // s.heads), INIT_STD, "qkv")(x_BTd)
-        q_BTHh, k_BTHh, v_BTHh = (qkv_BT3Hh[:, :, i] for i in range(3))
+        laid_out = functools.partial(sharding.constrain, names=("batch", "time", "head", "head_width"), mesh=self.mesh)
+        q_BTHh, k_BTHh, v_BTHh = (laid_out(qkv_BT3Hh[:, :, i]) for i in range(3))
         if start is None:
-            implementation = None if s.attention == "auto" else s.attention
-            y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTHh, v_BTHh, is_causal=True, implementation=implementation)
+            y_BTHh = attention.causal(q_BTHh, k_BTHh, v_BTHh, s.attention, self.mesh)
         else:
             k_BCHh, v_BCHh = self._remember("keys", k_BTHh, start), self._remember("values", v_BTHh, start)
             seen_TC = jnp.arange(s.context) <= start + jnp.arange(x_BTd.shape[1])[:, None]
@@ -108,15 +122,18 @@ class Block(nn.Module):
 
     shape: Shape
     train: bool
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> tuple[jax.Array, None]:
         """Returns the residual stream after the block, and nothing else: the carry of a scan over layers."""
         s = self.shape
         dropout = nn.Dropout(s.dropout, deterministic=not self.train)
-        x_BTd += dropout(Attention(s, name="attention")(s.norm("attention_norm")(x_BTd), start))
+        x_BTd += dropout(Attention(s, self.mesh, name="attention")(s.norm("attention_norm")(x_BTd), start))
         hidden_BTf = jax.nn.gelu(s.linear(4 * s.d_model, INIT_STD, "up")(s.norm("mlp_norm")(x_BTd)), approximate=True)
-        return x_BTd + dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf)), None
+        hidden_BTf = sharding.constrain(hidden_BTf, ("batch", "time", "hidden"), self.mesh)
+        x_BTd += dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf))
+        return sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh), None
 
 
 class Transformer(nn.Module):
@@ -125,10 +142,12 @@ class Transformer(nn.Module):
     Attributes:
       shape: sizes and options.
       embed: the input embedding module of the arm.
+      mesh: that splits the batch; None: one device.
     """
 
     shape: Shape
     embed: embedding.TableEmbed | embedding.FactorizedEmbed | embedding.BagEmbed
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -137,7 +156,8 @@ class Transformer(nn.Module):
         bag: bags.Bag | None = None,
         train: bool = False,
         start: jax.Array | None = None,
-    ) -> jax.Array:
+        apart: bool = False,
+    ) -> jax.Array | tuple[jax.Array, heads.Head]:
         """Returns float32 logits (B, T, V); those of padded vocabulary entries are -inf.
 
         Args:
@@ -146,6 +166,7 @@ class Transformer(nn.Module):
           train: whether dropout is on, which needs an RNG named "dropout".
           start: None: `ids_BT` are whole texts.  Else their part from this position on, up to the context at most:
             "cache", a mutable collection that the first part makes, holds what came before, and the part is added.
+          apart: whether to return, instead of the logits, what makes them: the last hidden states (B, T, d) and head.
         """
         s = self.shape
         positions_Cd = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
@@ -154,6 +175,7 @@ class Transformer(nn.Module):
         time = ids_BT.shape[1]
         at_Td = positions_Cd[:time] if start is None else jax.lax.dynamic_slice_in_dim(positions_Cd, start, time)
         x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + at_Td.astype(jnp.float32)
+        x_BTd = sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh)
         x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
         block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
         # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.
@@ -165,12 +187,12 @@ class Transformer(nn.Module):
             length=s.layers,
             unroll=1 if s.scan_layers else s.layers,
         )
-        x_BTd, _ = blocks(s, train, name="blocks")(x_BTd, start)
+        x_BTd, _ = blocks(s, train, self.mesh, name="blocks")(x_BTd, start)
         x_BTd = s.norm("final_norm")(x_BTd)
         if s.tie_head:
-            logits_BTV = self.embed.attend(x_BTd, bag)
+            matrix, scale = self.embed.output(bag)
         else:
-            head_dV = self.param("head", nn.initializers.normal(INIT_STD), (s.d_model, s.padded_vocab), s.param_dtype)
-            logits_BTV = jnp.einsum("btd,dv->btv", x_BTd, head_dV.astype(s.dtype), preferred_element_type=jnp.float32)
-        real_V = jnp.arange(s.padded_vocab) < s.vocab_size
-        return jnp.where(real_V, logits_BTV.astype(jnp.float32), -jnp.inf)
+            init = nn.initializers.normal(INIT_STD)
+            matrix, scale = self.param("head", init, (s.d_model, s.padded_vocab), s.param_dtype), None
+        head = heads.Head(matrix, scale, s.tie_head, s.vocab_size, s.dtype)
+        return (x_BTd, head) if apart else head.logits(x_BTd)

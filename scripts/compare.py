@@ -17,7 +17,6 @@ cost.
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -34,7 +33,7 @@ def main(folders: Sequence[str]) -> None:
     """Prints the verdict table."""
     # After the flags: --help should not wait for SciPy.
     from kronecker.report import breakdown, collisions, compare, runs, tables, token_losses
-    from kronecker.report.page import write_text
+    from kronecker.report.page import local, write_text
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")
@@ -50,7 +49,7 @@ def main(folders: Sequence[str]) -> None:
             "by_token": breakdown.to_json(breakdown.break_down(comparison, losses)),
             "collisions": collisions.to_json(damages),
         }
-        write_text(Path(_JSON.value), json.dumps(content, indent=2) + "\n")
+        write_text(local(_JSON.value, "--json"), json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,16 +45,32 @@ What is held out for validation: 1 % of the documents, chosen by a hash of their
 The result is a folder in data.folder, named after source, tokenizer and all else that determines its content; it does
 not depend on the length of training sequences.  A run that was killed goes on behind its last finished shard; a run
 that has nothing to do returns at once.
+
+Much text: time grows with the text and memory does not; shards have 34M tokens, whatever the size of the corpus.
+Start the same command in several terminals, or on several hosts whose data.folder is one shared disk: they divide the
+source's files among them (by 268 MB or by the file, whichever is more), take over from those that are killed, and the
+result is the same, byte for byte.  One file is prepared by one process, so give a large corpus as several files.
+Between hosts the disk must pass on flock, as NFS 4 does; the text must have the same paths, sizes and times on all.
+
+What is checked: training reads the manifest and asks for the shards' sizes, which takes no longer for more tokens; a
+record that was damaged is found when it is read.  --verify reads every shard and compares its sha256, as one should
+after copying a dataset:
+  python scripts/prepare_data.py --verify --config=configs/gpt2.py \
+      --config.data.source=prepared:data/stdlib-gpt2-c6215305
 """
+
+import time
 
 import rich.console
 import rich.table
+from absl import flags
 from ml_collections import config_flags
 
 from kronecker import cli, config
 from kronecker.data import prepare, rows
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
+_VERIFY = flags.DEFINE_bool("verify", False, "Read every shard once and compare its sha256 with the manifest's.")
 _COUNTS = ("documents", "bytes", "tokens", "records", "shards")
 
 
@@ -62,6 +78,10 @@ def main() -> None:
     """Prepares what the config asks for and prints what is there."""
     prepared, tokenizer = prepare.ensure_prepared(config.resolve(_CONFIG.value))
     console = rich.console.Console()
+    if _VERIFY.value:
+        started = time.monotonic()
+        size = rows.verify(prepared)
+        console.print(f"verified     {size / 1e6:,.1f} MB in {time.monotonic() - started:.1f} s", highlight=False)
     console.print(_summary(prepared))
     console.print(f"tokenizer    {tokenizer.name}, {tokenizer.vocab_size:,} ids", highlight=False)
     console.print(f"folder       {prepared.folder}", highlight=False, soft_wrap=True)

@@ -15,9 +15,9 @@ kronecker/probes/result.py documents.  --page writes them as a page, and each ta
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from kronecker import cli
 
@@ -31,28 +31,28 @@ _JSON = flags.DEFINE_string("json", None, "Also write every table to this file."
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker.probes import on_runs, prompts, result  # after the flags: --help should not wait for JAX
-    from kronecker.report.page import require_name, write_text
+    from kronecker.report.page import local, require_name, write_text
     from kronecker.training import restore
 
     if not folders:
         raise ValueError("0 runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
     if _PAGE.value:
-        require_name(Path(_PAGE.value))
+        require_name(local(_PAGE.value, "--page"))
     if _PAIR.value:
         _require_pair(folders)
     pairs = prompts.read_pairs(_PAIRS.value) if _PAIRS.value else prompts.pairs()
     on_runs.chosen(_PROBES.value)  # a misspelt name should not wait for the checkpoints
-    found = {Path(folder).name: restore.open_run(folder) for folder in folders}
+    found = {epath.Path(folder).name: restore.open_run(folder) for folder in folders}
     if len(found) < len(folders):
         raise ValueError(f"two of {', '.join(folders)} have one name; give runs in folders of different names")
     results = on_runs.run(_PROBES.value, found, pairs)
     result.show([one for one in results if one.name != on_runs.TEXTS])
     if _JSON.value:
-        write_text(Path(_JSON.value), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
+        write_text(local(_JSON.value, "--json"), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
     if _PAGE.value:
         from kronecker.report import probe_page
 
-        probe_page.write(results, Path(_PAGE.value), f"Probes of {', '.join(found)}")
+        probe_page.write(results, local(_PAGE.value, "--page"), f"Probes of {', '.join(found)}")
 
 
 def _require_pair(folders: Sequence[str]) -> None:

@@ -15,11 +15,12 @@ leaves some out) is kept in the page's folder, and measured again when the runs,
 or with --again.
 """
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from kronecker import cli
 
@@ -36,7 +37,7 @@ _PARTS = flags.DEFINE_list("parts", ["all"], "paper: of codes, parameters, probe
 _AGAIN = flags.DEFINE_bool("again", False, "paper: measure anew what is there.")
 _ONLY_PAPER, _ONLY_PAIRED = ("vocabularies", "parts", "again"), ("baseline", "tuned")
 
-BENCHMARK = Path(__file__).with_name("benchmark.py")
+BENCHMARK = epath.Path(__file__).with_name("benchmark.py")
 
 
 def main(folders: Sequence[str]) -> None:
@@ -50,10 +51,11 @@ def main(folders: Sequence[str]) -> None:
     print(f"report: {write(folders)}")
 
 
-def _write_report(folders: Sequence[str]) -> Path:
+def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
     from kronecker.report import compare, html, runs  # after the flags: --help should not wait for Matplotlib
+    from kronecker.report.page import local
 
-    page = Path(_OUT.value or Path(folders[0]) / "report.html")
+    page = local(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
     found = [runs.read(folder) for folder in runs.find(folders)]
     html.write(
         compare.compare(found, _BASELINE.value, _TUNED.value),
@@ -63,12 +65,12 @@ def _write_report(folders: Sequence[str]) -> Path:
     return page
 
 
-def _write_paper(folders: Sequence[str]) -> Path:
+def _write_paper(folders: Sequence[str]) -> os.PathLike[str]:
     from kronecker import reproduction
     from kronecker.report import paper_page, runs, training_claims
-    from kronecker.report.page import folder_of
+    from kronecker.report.page import folder_of, local
 
-    page = Path(_OUT.value or Path(folders[0]) / "paper.html")
+    page = local(_OUT.value or str(epath.Path(folders[0]) / "paper.html"), "--out")
     comparison = training_claims.pair([runs.read(folder) for folder in runs.find(folders)])
     timed = [sys.executable, str(BENCHMARK), "runtime"]
     parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)

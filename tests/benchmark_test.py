@@ -185,8 +185,11 @@ def test_steps_refuse_codes_above_the_limit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say which benchmark: encoder, step, runtime; got none"),
-        (["encode"], "say which benchmark: encoder, step, runtime; got 'encode'"),
+        ([], "say which benchmark: encoder, step, train, runtime, data; got none"),
+        (["encode"], "say which benchmark: encoder, step, train, runtime, data; got 'encode'"),
+        (["train", "--size=nano"], "--size belongs to `benchmark.py step`, not to train"),
+        (["train", "--against=tensorflow"], "--against=tensorflow: known: torch, torch_tuned"),
+        (["train", "--arms=kronecker", "--against=torch"], "table_untied, which PyTorch's model is, is missing"),
         (["runtime", "--size=nano"], "--size belongs to `benchmark.py step`, not to runtime"),
         (["encoder", "step"], "say which benchmark"),
         (["encoder", "--round=3"], "Did you mean: rounds"),
@@ -212,6 +215,29 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
+def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
+    small = ("--sizes=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied")
+    result, printed = finished(tmp_path / "train.json", "train", *small, "--against=torch,torch_tuned")
+    (size,) = result["sizes"]
+    rows = {row["name"]: row for row in size["contenders"]}
+    assert list(rows) == ["table_untied", "torch", "torch_tuned"]
+    for name, row in rows.items():
+        # real losses of three updates, each on another batch and with the weights that the update before it made
+        assert row["first_losses"] == pytest.approx(rows["table_untied"]["first_losses"], abs=1e-4)
+        assert len(set(row["first_losses"])) == 3
+        assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["median_seconds"])
+        assert row["speedup"]["torch"]["rounds"] == ROUNDS
+        assert row["mfu"] is None
+        assert name in printed
+    ours, theirs = rows["table_untied"], rows["torch"]
+    ratios = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
+    assert ours["speedup"]["torch"]["median"] == pytest.approx(statistics.median(ratios))
+    assert result["verdicts"] == []  # no target is set for nano
+    assert ElementTree.parse(tmp_path / "train.svg").getroot().tag.endswith("svg")
 
 
 def test_every_case_takes_its_turn_in_every_round_in_varied_order():

@@ -89,8 +89,8 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"model.heads": 5}, 1, "model.heads is 5, which does not divide model.d_model 128"),
         ({"train.sequence": 300}, 1, "train.sequence is 300, longer than model.context 256"),
         ({"train.batch": 10, "train.accumulate": 4}, 1, "train.batch is 10, not divisible by train.accumulate 4"),
-        ({"train.batch": 12, "train.accumulate": 2}, 4, "leaves 6 sequences, not divisible by 4 devices"),
-        ({"eval.batch": 3}, 2, "eval.batch is 3, not divisible by 2 devices"),
+        ({"train.batch": 12, "train.accumulate": 2}, 4, "leaves 6 sequences, not divisible by 4 parts of a batch"),
+        ({"eval.batch": 3}, 2, "eval.batch is 3, not divisible by 2 parts of a batch"),
         (
             {"model.tie_head": True, "embedding.kind": "random_code"},
             1,

@@ -268,9 +268,42 @@ def test_a_last_update_that_is_not_finite_leaves_no_finished_run(data: Path, tmp
 
 
 @pytest.mark.slow
+def test_attention_that_this_machine_lacks_is_refused_before_anything_is_written(data: Path, tmp_path: Path):
+    refused(train(tmp_path / "run", data, model__attention="cudnn"), "model.attention is 'cudnn', which runs on gpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_metrics_are_fetched_once_a_line_and_not_once_a_step(data: Path, tmp_path: Path):
+    script = (
+        "import sys, jax; from kronecker import config; from kronecker.training import loop\n"
+        "fetched, get = [], jax.device_get\n"
+        "def counted(x):\n"
+        "    fetched.append(len(x) if isinstance(x, list) else 0)\n"
+        "    return get(x)\n"
+        "c = config.load('configs/demo.py:arm=kronecker')\n"
+        "for pair in sys.argv[2:]:\n"
+        "    key, value = pair.split('=', 1)\n"
+        "    c.update_from_flattened_dict({key: int(value) if value.isdigit() else value})\n"
+        "c.mesh.cpu_devices = 1\n"
+        "jax.device_get = counted\n"
+        "loop.run(c, sys.argv[1])\n"
+        "print([size for size in fetched if size])\n"
+    )
+    own = {"data.folder": data, "data.source": f"text:{data / 'text'}", "log.every": 5, "checkpoint.every": 100}
+    options = [f"{key}={value}" for key, value in (OPTIONS | own | {"eval.every": 0, "eval.sequences": 4}).items()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, str(tmp_path / "run"), *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # 16 updates: lines after 5, 10, 15 and 16 (the evaluation's one batch is the last list)
+    assert json.loads(done.stdout) == [5, 5, 5, 1, 1]
+
+
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_may_start_anew_with_another_config(data: Path, tmp_path: Path):
-    failed = train(tmp_path / "run", data, model__attention="cudnn")
-    assert failed.returncode != 0
+    failed = train(tmp_path / "run", data, train__steps=1, train__lr=1e39, train__warmup_steps=0, eval__every=0)
+    assert failed.returncode == 1
     done = train(tmp_path / "run", data, train__steps=2)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["attention"] == "auto"

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from configs import base
 from kronecker import config, tokenizers
-from kronecker.data import prepare, rows, shards, sources
+from kronecker.data import prepare, rows, segments, shards, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARD_TOKENS = 200_000
@@ -22,9 +22,12 @@ import sys
 from configs import base
 from kronecker.data import prepare
 c = base.get_config()
-c.data.folder = sys.argv[1]
-prepare.ensure_prepared(c, shard_tokens=int(sys.argv[2]))
+c.data.folder, c.data.source = sys.argv[1:3]
+print("ready", flush=True)
+sys.stdin.readline()
+prepare.ensure_prepared(c, *map(int, sys.argv[3:]))
 """
+SEGMENT_BYTES = 4_000_000  # of the standard library: three segments, of four parts each
 
 
 def configured(folder, source="stdlib", tokenizer="gpt2", **keys):
@@ -34,8 +37,33 @@ def configured(folder, source="stdlib", tokenizer="gpt2", **keys):
     return config.resolve(c)
 
 
-def start(folder):
-    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(SHARD_TOKENS)], cwd=ROOT)
+def start(folder, *sizes):
+    [process] = start_together(folder, *sizes, count=1)
+    return process
+
+
+def start_together(folder, *sizes, count):
+    command = [sys.executable, "-c", RUN, str(folder), "stdlib", *map(str, sizes or (SHARD_TOKENS,))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(count)]
+    for process in processes:  # importing takes longer than preparing
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.close()
+        process.stdout.close()
+    return processes
+
+
+def wait_until_two_work(folder, processes):
+    """Returns when two segments have a part and are not finished, which two processes alone can bring about."""
+    while all(process.poll() is None for process in processes):
+        begun = {file.name.split("-")[1] for file in folder.glob("stdlib*/part-*.json")}
+        finished = {file.stem.split("-")[1] for file in folder.glob("stdlib*/segment-*.json")}
+        if len(begun - finished) > 1:
+            return
+        time.sleep(0.001)
+    pytest.fail("a process ended before two segments were in work at once")
 
 
 def contents(folder):
@@ -70,6 +98,13 @@ def stream(prepared, split):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     prepared, _ = prepare.ensure_prepared(configured(tmp_path_factory.mktemp("undisturbed")), SHARD_TOKENS)
+    return prepared
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    prepared, _ = prepare.ensure_prepared(configured(folder), SHARD_TOKENS, SEGMENT_BYTES)
     return prepared
 
 
@@ -134,7 +169,7 @@ def test_another_config_gets_another_folder(tmp_path, change):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_without_redoing_finished_shards(undisturbed, tmp_path):
     process = start(tmp_path)
-    while len(list(tmp_path.glob("*/part-*.json"))) < 3 and process.poll() is None:
+    while len(list(tmp_path.glob("stdlib*/part-*.json"))) < 3 and process.poll() is None:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -161,11 +196,52 @@ def test_a_run_stopped_between_shards_and_manifest_is_finished(tmp_path, monkeyp
     assert contents(whole.folder) == expected
 
 
+def test_segments_change_where_shards_end_and_nothing_else(undisturbed, alone):
+    assert alone.folder.name != undisturbed.folder.name
+    for split in sources.SPLITS:
+        np.testing.assert_array_equal(stream(alone, split), stream(undisturbed, split))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "least", "expected"),
+    [
+        ([5, 5, 5, 5], 10, [range(0, 2), range(2, 4)]),
+        ([5, 5, 5], 10, [range(0, 2), range(2, 3)]),
+        ([30, 1, 2], 10, [range(0, 1), range(1, 3)]),
+        ([1, 1], 10, [range(0, 2)]),
+        ([0], 10, [range(0, 1)]),
+    ],
+)
+def test_a_segment_ends_with_the_file_that_fills_it(sizes, least, expected):
+    assert segments.cut([sources.Unit(str(size), size, iter) for size in sizes], least) == expected
+
+
 @pytest.mark.slow
-def test_two_processes_at_once_prepare_one_dataset(undisturbed, tmp_path):
-    assert [process.wait() for process in [start(tmp_path), start(tmp_path)]] == [0, 0]
+def test_processes_at_once_share_the_segments_of_one_dataset(alone, tmp_path):
+    processes = start_together(tmp_path, SHARD_TOKENS, SEGMENT_BYTES, count=3)
+    wait_until_two_work(tmp_path, processes)
+    assert [process.wait() for process in processes] == [0, 0, 0]
     [folder] = tmp_path.glob("stdlib*")
-    assert contents(folder) == contents(undisturbed.folder)
+    assert contents(folder) == contents(alone.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_what_a_killed_process_left_is_taken_over_by_one_that_lives(alone, tmp_path, victim):
+    processes = start_together(tmp_path, SHARD_TOKENS, SEGMENT_BYTES, count=2)
+    wait_until_two_work(tmp_path, processes)
+    processes[victim].kill()
+    assert processes[victim].wait() == -signal.SIGKILL
+    [folder] = tmp_path.glob("stdlib*")
+    whole = {file.with_suffix("").name for file in folder.glob("part-*.json")}
+    kept = {
+        file.stat().st_ino
+        for file in folder.glob("part-*.array_record")
+        if file.name[: len("part-N....-N....")] in whole
+    }
+    assert processes[1 - victim].wait() == 0
+    assert kept <= {file.stat().st_ino for file in folder.glob("kronecker*")}  # nothing was redone
+    assert contents(folder) == contents(alone.folder)
 
 
 def test_a_bpe_is_trained_on_the_training_split_alone(tmp_path):
@@ -237,7 +313,7 @@ def test_a_full_disk_ends_in_one_error_and_goes_on_when_there_is_room(undisturbe
     with pytest.raises(OSError, match=r"cannot write .*No space left on device.*; free some space or set data.folder"):
         prepare.ensure_prepared(configured(small_disk), SHARD_TOKENS)
     [folder] = small_disk.glob("stdlib*")
-    assert len(shards.finished_parts(folder)) > 1
+    assert len(shards.finished_parts(folder, 0)) > 1
     assert not list(folder.glob("kronecker*")) + list(folder.glob("*.unfinished"))
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     prepare.ensure_prepared(configured(small_disk), SHARD_TOKENS)
@@ -260,4 +336,4 @@ def test_a_file_size_limit_ends_the_script_in_one_line(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("error: cannot write ")
     assert result.stderr.count("\n") == 1
-    assert not list(tmp_path.glob("*/*"))
+    assert not list(tmp_path.glob("[!.]*/*"))

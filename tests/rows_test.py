@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from kronecker.data import rows
+from kronecker.data import rows, stream
 
 PER_RECORD = 32  # the real 2048 would need a long stream before a row straddles two records
 TRAIN = (100, 0, 1, 300)  # tokens of each shard: one empty, one shorter than any row, none a multiple of PER_RECORD
@@ -68,7 +68,8 @@ def write_shards(folder: Path, split: str, sizes: tuple[int, ...], dtype: str):
             writer.write(features.serialize_example({"tokens": record}))
         writer.close()
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        yield {"file": file.name, "records": len(ids), "tokens": size, "sha256": sha256}
+        stored_bytes = file.stat().st_size
+        yield {"file": file.name, "records": len(ids), "tokens": size, "size": stored_bytes, "sha256": sha256}
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -98,8 +99,8 @@ def first(batches, steps: int) -> np.ndarray:
 def test_records_are_read_as_tfds_reads_them(folder: Path, prepared: rows.Prepared):
     examples = tfds.builder_from_directory(folder).as_data_source("validation")
     by_tfds = np.concatenate([example["tokens"] for example in examples])
-    stream = rows.Stream(prepared, "validation")
-    np.testing.assert_array_equal(stream.read(0, len(stream)), by_tfds[: len(stream)])
+    ours = rows.Stream(prepared, "validation")
+    np.testing.assert_array_equal(ours.read(0, len(ours)), by_tfds[: len(ours)])
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
@@ -107,7 +108,7 @@ def test_records_are_read_as_tfds_reads_them(folder: Path, prepared: rows.Prepar
 def test_the_header_is_the_one_tfds_writes(dtype: str, per_record: int):
     ids = np.arange(per_record).astype(dtype)
     example = stored(dtype, per_record).serialize_example({"tokens": ids})
-    assert rows._example_header(ids.nbytes) + ids.tobytes() == example
+    assert stream._example_header(ids.nbytes) + ids.tobytes() == example
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
@@ -212,14 +213,61 @@ def test_a_batch_the_hosts_cannot_share_is_refused(batches, prepared: rows.Prepa
         batches(prepared, 10, 6, 0, process_count=4)
 
 
-def test_a_shard_whose_sha256_is_off_is_named(copy: Path):
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_changed_byte_is_found_by_verify_and_not_by_opening(copy: Path):
+    assert rows.verify(rows.open_prepared(copy)) == sum(file.stat().st_size for file in copy.glob("*.array_record-*"))
     shard = copy / "kronecker-train.array_record-00003-of-00004"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{shard} is damaged: .* prepare the data again"):
+    flip(shard, 1000)
+    opened = rows.open_prepared(copy)
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: its sha256 is .* prepare the data again"):
+        rows.verify(opened)
+
+
+def test_a_damaged_record_is_named_when_a_batch_reads_it(copy: Path):
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    content = shard.read_bytes()
+    record = (
+        stream._example_header(2 * PER_RECORD)
+        + np.arange(101 + PER_RECORD, 101 + 2 * PER_RECORD, dtype="<u2").tobytes()
+    )
+    flip(shard, content.index(record) + len(record) - 1)
+    batches = rows.train_batches(rows.open_prepared(copy), 10, 40, seed=0)
+    with pytest.raises(ValueError, match=f"{shard.name}: a record cannot be read .*--verify"):
+        next(batches)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"x", lambda _: b""])
+def test_a_shard_of_another_size_is_named_at_the_start(change, copy: Path):
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    shard.write_bytes(change(shard.read_bytes()))
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: it has .* bytes, the manifest says 131,072; delete"):
         rows.open_prepared(copy)
-    rows.open_prepared(copy, verify=False)
+
+
+def test_opening_reads_no_shard(copy: Path):
+    for shard in copy.glob("*.array_record-*"):
+        size = shard.stat().st_size
+        shard.unlink()
+        with shard.open("wb") as hole:
+            hole.truncate(size)
+    rows.open_prepared(copy)
+
+
+def test_a_dataset_from_before_sizes_were_noted_is_verified_in_full(copy: Path):
+    manifest = json.loads((copy / rows.MANIFEST).read_text())
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            del shard["size"]
+    write_manifest(copy, manifest)
+    rows.open_prepared(copy)
+    flip(copy / "kronecker-train.array_record-00003-of-00004", 1000)
+    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+        rows.open_prepared(copy)
 
 
 def test_a_missing_shard_is_named(copy: Path):
@@ -255,7 +303,7 @@ def test_a_manifest_that_was_edited_or_is_of_another_version_is_refused(key: str
 def test_records_of_another_size_than_the_manifests_are_refused(copy: Path):
     manifest = json.loads((copy / rows.MANIFEST).read_text()) | {"tokens_per_record": 64}
     write_manifest(copy, manifest)
-    with pytest.raises(ValueError, match="record 0 does not hold 64 ids"):
+    with pytest.raises(ValueError, match="its records do not hold 64 ids"):
         rows.Stream(rows.open_prepared(copy), "train").read(0, 1)
 
 

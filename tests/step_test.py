@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import arms, base
-from kronecker import accounting, build, config
+from kronecker import accounting, build, config, sharding
 from kronecker.training import optimizer, step
 
 TOKEN_BYTES = [bytes([97 + i]) * (1 + i % 5) for i in range(26)]
@@ -97,7 +97,7 @@ def test_decay_acts_on_matrices_alone_and_on_every_arms_input_matrix(arm: str):
         if decays
     }
     body = {f"blocks/{name}/kernel" for name in ("attention/qkv", "attention/out", "up", "down")} | {"positions"}
-    own = {"table": {"embed/table"}, "factorized": {"embed/table", "embed/up"}}.get(
+    own = {"table": {"embed/table"}, "factorized": {"embed/factor", "embed/up"}}.get(
         c.embedding.kind, {"embed/projection"}
     )
     assert decayed == body | own | (set() if c.model.tie_head else {"head"})
@@ -139,6 +139,39 @@ def test_evaluation_sums_nats_tokens_and_the_bytes_of_the_text(tokens: np.ndarra
     assert sums.nats == pytest.approx(want, rel=1e-5)
     assert sums.tokens == 24
     assert sums.text_bytes == sum(len(TOKEN_BYTES[i]) for i in tokens[:3, 1:].ravel())
+
+
+def compiled(c: ml_collections.ConfigDict):
+    mesh = sharding.make_mesh()
+    arm = build.build(c, TOKEN_BYTES, mesh)
+    bag = sharding.replicate(arm.bag, mesh)
+    state = step.init_on_mesh(arm.model, bag, c, mesh)
+    return mesh, bag, state, *step.compile_train_step(arm.model, bag, c, state, mesh)
+
+
+@pytest.mark.parametrize("arm", ["kronecker", "table_tied"])
+def test_the_new_state_takes_the_memory_of_the_old_one(arm: str):
+    _, _, state, update, _ = compiled(resolved(arm))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert update.memory_analysis().alias_size_in_bytes >= size
+
+
+def test_a_step_moves_nothing_between_host_and_device_but_its_batch(tokens: np.ndarray):
+    mesh, bag, state, update, weights = compiled(resolved())
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, metrics = update(state, bag, sharding.to_devices(tokens, mesh), weights)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            update(state, bag, tokens, weights)  # the guard is awake
+    assert metrics.loss > 0
+
+
+def test_the_loss_chunk_moves_no_update_beyond_rounding(tokens: np.ndarray):
+    options = {"train__lr": 1e-2, "train__eps": 1e-3}
+    whole, one = run(resolved(**options), tokens, updates=2)
+    parts, other = run(resolved(**options, train__loss_chunk=16), tokens, updates=2)
+    assert other.loss == pytest.approx(float(one.loss), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts.params, whole.params)
 
 
 def test_equal_seeds_make_equal_dropout_and_other_seeds_make_other(tokens: np.ndarray):

@@ -70,6 +70,26 @@ def steps(result: Mapping[str, Any]) -> str:
         return plot.svg(paper)
 
 
+def training(result: Mapping[str, Any]) -> str:
+    """Returns the picture of the benchmark of the trainer: a panel a size, a bar a contender, tokens per second."""
+    sizes = result["sizes"]
+    with mpl.rc_context(plot.LOOK):
+        most = max(len(one["contenders"]) for one in sizes)
+        paper = figure.Figure((COLUMNS * PANEL_WIDTH, len(sizes) * (ROW_HEIGHT * most + ABOVE + BELOW)), layout="tight")
+        for ax, one in zip(paper.subplots(len(sizes), 1, squeeze=False)[:, 0], sizes, strict=True):
+            rows, tokens = one["contenders"], one["batch"] * one["sequence"]
+            speeds = [row["tokens_per_second"] for row in rows]
+            spread = [[tokens / row["high"] for row in rows], [tokens / row["low"] for row in rows]]
+            around = [[a - b for a, b in zip(speeds, spread[0], strict=True)]]
+            around += [[b - a for a, b in zip(speeds, spread[1], strict=True)]]
+            colours = [plot.BLUE if row["what"] == "ours" else plot.VERMILION for row in rows]
+            ax.barh([row["name"] for row in rows], speeds, xerr=around, color=colours, ecolor="#333333", height=0.6)
+            ax.invert_yaxis()
+            ax.set_title(tables.training_title(one), loc="left")
+            ax.set_xlabel("tokens per second: median, and 10 % to 90 % of rounds")
+        return plot.svg(paper)
+
+
 def _panel(ax: axes.Axes, setting: Mapping[str, Any]) -> None:
     timed = {row["name"]: row["measures"] for row in setting["contenders"]}
     names = sorted([*timed, *setting["refused"]], key=settings.NAMES.index)

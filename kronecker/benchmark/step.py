@@ -66,7 +66,8 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
     entrants = {}
     for name, c in resolved.items():
         print(f"compiling {name}", file=sys.stderr)
-        entrants[name] = _Arm(config.with_vocabulary(c, read.tokenizer.vocab_size), read, mesh, batches)
+        c = config.with_vocabulary(c, read.tokenizer.vocab_size)
+        entrants[name] = Arm(c, read.tokenizer.token_bytes, mesh, batches)
     with progress.ProgressLine("steps", rounds, 0) as line:
         samples = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)
     rows = []
@@ -113,13 +114,25 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-class _Arm:
-    """An arm in training."""
+class Arm:
+    """An arm in training; `loss` is the last step's, in nats per token."""
 
     def __init__(
-        self, c: ml_collections.ConfigDict, read: text.Text, mesh: jax.sharding.Mesh, batches: list[jax.Array]
+        self,
+        c: ml_collections.ConfigDict,
+        token_bytes: Sequence[bytes | None],
+        mesh: jax.sharding.Mesh,
+        batches: Sequence[jax.Array],
     ) -> None:
-        built = build.build(c, read.tokenizer.token_bytes, mesh)
+        """Makes the state and compiles the step.
+
+        Args:
+          c: resolved, with its vocabulary.
+          token_bytes: of each id.
+          mesh: of all devices.
+          batches: of ids (B, T + 1) on `mesh`, taken in turn.
+        """
+        built = build.build(c, token_bytes, mesh)
         self._batches = batches
         self._bag = sharding.replicate(built.bag, mesh)
         self._state = steps.init_on_mesh(built.model, self._bag, c, mesh)

@@ -65,6 +65,36 @@ def show_steps(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
     _print(file, f"\n{step_title(result)}", rows)
 
 
+def show_training(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+    """Prints the numbers of one size of the benchmark of the trainer."""
+    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    rows.add_column("contender", vertical="bottom")
+    rivals = list(result["contenders"][0]["speedup"])
+    against = [header for rival in rivals for header in (f"speed over\n{rival}", "quartiles")]
+    for header in ("step\nms", "rounds", "tokens\n/s", "GFLOP\n/s", "MFU\n%", *against):
+        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    for row in result["contenders"]:
+        ratios = [row["speedup"][rival] for rival in rivals]
+        rows.add_row(
+            row["name"],
+            _spread(row),
+            str(len(row["rounds"])),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['flops_per_second'] / 1e9:,.0f}",
+            "no peak" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
+            *(cell for r in ratios for cell in (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")),
+        )
+    _print(file, f"\n{training_title(result)}", rows)
+
+
+def training_title(result: Mapping[str, Any]) -> str:
+    """Returns one size of the benchmark of the trainer in words."""
+    return (
+        f"training steps of {result['size']}, {result['batch']} x {result['sequence']} tokens, V = {result['vocab']:,} "
+        f"({result['tokenizer']}), {result['dtype']}"
+    )
+
+
 def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdout) -> None:
     """Prints one line a target."""
     for verdict in verdicts:
@@ -76,6 +106,11 @@ def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdo
             f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round, quartiles "
             f"{verdict['low']:.3g} to {verdict['high']:.3g}); target {target}{elsewhere}",
         )
+
+
+def show_rows(title: str, rows: table.Table, lines: Iterable[str], file: TextIO = sys.stdout) -> None:
+    """Prints a title, a table and the lines under it."""
+    _print(file, f"\n{title}", rows, *lines)
 
 
 def left_out(name: str) -> str:

@@ -1,10 +1,12 @@
 """Text -> a TFDS dataset of token ids in array_record files, with a manifest; TensorFlow is not involved.
 
 The documents of a source, each followed by the end-of-text id, form one stream of ids a split.  The work is cut into
-parts, runs of documents whose ids fill one shard.  Where parts end depends on text and tokenizer alone, so the files
-are the same whatever the number of workers, and a run that was killed goes on behind the last part that is complete.
+segments, runs of whole files that processes share, and those into parts, runs of documents whose ids fill one shard.
+Where they end depends on text and tokenizer alone, so the files are the same whatever the number of workers and of
+processes, and whoever comes after a killed process goes on behind the last part that is complete.
 
 Threads tokenise, for both libraries release the interpreter lock; the main thread reads, decompresses and writes.
+Memory holds the parts of one shard and what the threads work on, whatever the size of the source.
 """
 
 import collections
@@ -20,16 +22,18 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 import rich.console
 import rich.progress
+import tensorflow_datasets as tfds
+from etils import epath
 
-from kronecker import tokenizers
-from kronecker.data import lock, rows, shards, sources
+from kronecker import storage, tokenizers
+from kronecker.data import lock, remote, rows, segments, shards, sources
 
 SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
 BATCH_CHARACTERS = 1 << 20  # one thread's work: documents of about this many characters
@@ -39,33 +43,54 @@ PREPARED = "prepared:"  # a data.source that is a folder this module made
 BPE_FILE = "tokenizer.json"
 SECONDS_BETWEEN_LINES = 10.0
 
-Show = Callable[[float, str], None]  # takes a share of the work, 0 to 1, and a few words
-
 
 class _Batch(NamedTuple):
     documents: list[sources.Document]
     end: tuple[int, int]  # the unit, and the document in it, that follow
-    share: float  # of the source that has been read
+    share: float  # of the source that lies before `end`
+
+
+class _Job(NamedTuple):
+    source: sources.Source
+    tokenizer: tokenizers.Tokenizer
+    folder: pathlib.Path
+    config: ml_collections.ConfigDict
+    shard_tokens: int
+
+    @property
+    def features(self) -> tfds.features.FeaturesDict:
+        return shards.features_of(np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32))
 
 
 def ensure_prepared(
-    config: ml_collections.ConfigDict, shard_tokens: int = SHARD_TOKENS
+    config: ml_collections.ConfigDict,
+    shard_tokens: int = SHARD_TOKENS,
+    segment_bytes: int = segments.SEGMENT_BYTES,
 ) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
     """Returns the prepared dataset of a config and its tokenizer, making what is missing.
 
     The folder below data.folder is named after all that determines its content, so a changed config gets another one.
-    Processes that want the same folder wait for each other.
+    A remote data.folder gets what is made on this machine's disk, and is read from a copy there.
+    Processes that want the same folder, on one machine or on several with one disk, share the work by segments; what a
+    killed one left is taken over.  All return when everything is there.  What is there is checked as in `open_folder`.
 
     Args:
       config: resolved; `tokenizer` and the group `data` are used.
       shard_tokens: a shard is closed when it has so many.
+      segment_bytes: a segment ends with the file that brings it to so many; shards do not cross its end.
 
     Raises:
-      ValueError: if source, fields or tokenizer do not fit, a split stays empty, or a finished shard is damaged.
+      ValueError: if source, fields or tokenizer do not fit, a split stays empty, or a finished shard has another
+        size than it was written with.
       OSError: if a file is missing or cannot be written, a full disk included.
     """
     if config.data.source.startswith(PREPARED):
-        return open_folder(pathlib.Path(config.data.source.removeprefix(PREPARED)).expanduser(), config.tokenizer)
+        found = storage.open_path(config.data.source.removeprefix(PREPARED), "data.source=prepared")
+        return open_folder(found.expanduser(), config.tokenizer)
+    root = storage.open_path(config.data.folder, "data.folder").expanduser()
+    config = config.copy_and_resolve_references()
+    if storage.is_remote(root):  # what is downloaded and made is on this machine first
+        config.data.folder = str(remote.cache() / "preparing")
     source = sources.open_source(config.data)
     bpe_size = _bpe_size(config.tokenizer)
     tokenizer = None if bpe_size else tokenizers.load(config.tokenizer)
@@ -78,29 +103,40 @@ def ensure_prepared(
         "shard_tokens": shard_tokens,
     }
     label = tokenizer.name if tokenizer else f"bpe{bpe_size}"
-    root = pathlib.Path(config.data.folder).expanduser()
-    folder = root / f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
-    if not (folder / rows.MANIFEST).exists():
+    pieces = segments.cut(source.units, segment_bytes)
+    if len(pieces) > 1:
+        content["segment_bytes"] = segment_bytes
+    name = f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
+    folder = pathlib.Path(config.data.folder).expanduser() / name
+    if not (root / name / rows.MANIFEST).exists():
         with _display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
         _check_has_text(source, config.data.source)
-        with lock.locked(root / f".{folder.name}.lock"):
-            if not (folder / rows.MANIFEST).exists():
+        own = folder.with_name(f".{name}.lock")
+        while not ((folder / rows.MANIFEST).exists() or (root / name / rows.MANIFEST).exists()):
+            with lock.locked(own):
                 folder.mkdir(exist_ok=True)
                 if bpe_size:
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
                     tokenizer = _load_bpe(folder, label)
-                _prepare(source, tokenizer, folder, config, shard_tokens)
-    return open_folder(folder, config.tokenizer, tokenizer)
+            job = _Job(source, tokenizer, folder, config, shard_tokens)
+            _prepare(job, pieces, own.with_suffix(".locks"))
+            with lock.locked(own):
+                _finish(job, len(pieces))
+        if storage.is_remote(root):
+            with lock.locked(own), _display(f"publishing {name}") as show:
+                if not (root / name / rows.MANIFEST).exists():
+                    remote.publish(folder, root / name, show)
+    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer)
 
 
 def open_folder(
-    folder: pathlib.Path, spec: str, tokenizer: tokenizers.Tokenizer | None = None
+    folder: epath.Path, spec: str, tokenizer: tokenizers.Tokenizer | None = None
 ) -> tuple[rows.Prepared, tokenizers.Tokenizer]:
     """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
 
     Args:
-      folder: has a manifest.json.
+      folder: has a manifest.json; of a remote one this machine's copy is opened, and made if need be.
       spec: of the tokenizer that it was prepared with.
       tokenizer: the same, where it is loaded already.
 
@@ -108,11 +144,16 @@ def open_folder(
       FileNotFoundError: if there is no manifest or a shard is missing.
       ValueError: if a shard is damaged, or the tokenizer is not the dataset's.
     """
-    prepared = rows.open_prepared(folder)
+    if storage.is_remote(folder):
+        with _display(f"fetching {folder.name}") as show:
+            prepared = rows.open_prepared(remote.fetch(folder, show))
+        prepared = dataclasses.replace(prepared, location=folder)
+    else:
+        prepared = rows.open_prepared(folder)
     stored = prepared.manifest["tokenizer"]
     if tokenizer is None:
         bpe_size = _bpe_size(spec)
-        tokenizer = _load_bpe(folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(spec)
+        tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}") if bpe_size else tokenizers.load(spec)
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
             f"{folder} was prepared with tokenizer {stored['spec']}, and {spec} is not the same one; "
@@ -137,8 +178,8 @@ def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: 
             tokenizers.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
 
 
-def _load_bpe(folder: pathlib.Path, label: str) -> tokenizers.Tokenizer:
-    return dataclasses.replace(tokenizers.load(f"tokenizers:{folder / BPE_FILE}"), name=label)
+def _load_bpe(folder: epath.PathLike, label: str) -> tokenizers.Tokenizer:
+    return dataclasses.replace(tokenizers.load(f"tokenizers:{pathlib.Path(folder) / BPE_FILE}"), name=label)
 
 
 def _check_has_text(source: sources.Source, spec: str) -> None:
@@ -147,36 +188,46 @@ def _check_has_text(source: sources.Source, spec: str) -> None:
         raise ValueError(f"data.source={spec} holds no text; choose another source or data.text_field")
 
 
-def _prepare(
-    source: sources.Source,
-    tokenizer: tokenizers.Tokenizer,
-    folder: pathlib.Path,
-    config: ml_collections.ConfigDict,
-    shard_tokens: int,
-) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    features = shards.features_of(dtype)
-    parts = shards.finished_parts(folder)
-    encode = functools.partial(_encode, tokenizer=tokenizer, fraction=config.data.validation_fraction, dtype=dtype)
-    workers = config.data.workers or os.cpu_count() or 1
+def _prepare(job: _Job, pieces: Sequence[range], locks: pathlib.Path) -> None:
+    """Prepares the segments that no other process does; returns when all are finished."""
+    config = job.config.data
+    workers = config.workers or os.cpu_count() or 1
+    dtype = job.features["tokens"].np_dtype
+    encode = functools.partial(_encode, tokenizer=job.tokenizer, fraction=config.validation_fraction, dtype=dtype)
     pool = concurrent.futures.ThreadPoolExecutor(workers, "tokenise")
     try:
-        with _display(f"tokenising {source.name}") as show:
-            batches = _batches(source, tuple(parts[-1]["end"]) if parts else (0, 0))
-            for part in _parts(_in_order(pool, encode, batches, workers * BATCHES_AHEAD), shard_tokens, show):
-                parts.append(shards.write_part(folder, len(parts), *part, features))
+        with _display(f"tokenising {job.source.name}") as show:
+            for number in segments.claims(locks, len(pieces)):
+                if shards.is_finished(job.folder, number) or (job.folder / rows.MANIFEST).exists():
+                    continue
+                parts = shards.finished_parts(job.folder, number)
+                start = tuple(parts[-1]["end"]) if parts else (pieces[number].start, 0)
+                batches = _batches(job.source.units, start, pieces[number].stop)
+                encoded = _in_order(pool, encode, batches, workers * BATCHES_AHEAD)
+                count = len(parts)
+                for part in _parts(encoded, job.shard_tokens, show):
+                    shards.write_part(job.folder, number, count, *part, job.features)
+                    count += 1
+                shards.finish_segment(job.folder, number, count)
     finally:
         pool.shutdown(cancel_futures=True)
-    _check_splits(parts, folder, config)
-    shards.finish(folder, parts, features, source, tokenizer, config)
 
 
-def _batches(source: sources.Source, start: tuple[int, int]) -> Iterator[_Batch]:
+def _finish(job: _Job, count: int) -> None:
+    """Makes a dataset of the finished segments, unless another process has, or found them unfit and removed them."""
+    if (job.folder / rows.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
+        return
+    _check_splits(shards.all_parts(job.folder, count).values(), job.folder, job.config)
+    shards.finish(job.folder, count, job.features, job.source, job.tokenizer, job.config)
+
+
+def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
+    """Yields the documents from `start`, a unit and a document in it, to the end of the unit before `stop`."""
     first, skip = start
-    total = sum(unit.size for unit in source.units) or 1
-    before = sum(unit.size for unit in source.units[:first])
+    total = sum(unit.size for unit in units) or 1
+    before = sum(unit.size for unit in units[:first])
     documents, characters, end, share = [], 0, start, 0.0
-    for index, unit in enumerate(source.units[first:], first):
+    for index, unit in enumerate(units[first:stop], first):
         for number, document in enumerate(unit.read(skip), skip + 1):
             documents.append(document)
             characters += len(document.text)
@@ -223,7 +274,7 @@ def _in_order(
 
 
 def _parts(
-    encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: Show
+    encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: remote.Show
 ) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
     """Yields the end and the streams of each part."""
     pieces: dict[str, list[shards.Stream]] = {split: [] for split in sources.SPLITS}
@@ -248,8 +299,9 @@ def _joined(pieces: list[shards.Stream]) -> shards.Stream:
     return shards.Stream(np.concatenate(ids), sum(documents), sum(text_bytes))
 
 
-def _check_splits(parts: list[dict[str, Any]], folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    count = {split: sum(part["splits"][split]["documents"] for part in parts) for split in sources.SPLITS}
+def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    found = [part["splits"] for part in parts]
+    count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
     data = config.data
     if not count["train"]:
         fault = "has no training text; give it more documents or lower data.validation_fraction"
@@ -266,7 +318,7 @@ def _check_splits(parts: list[dict[str, Any]], folder: pathlib.Path, config: ml_
 
 
 @contextlib.contextmanager
-def _display(title: str) -> Iterator[Show]:
+def _display(title: str) -> Iterator[remote.Show]:
     """Yields a function that shows progress: a live line on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
         columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("{task.fields[words]}"))

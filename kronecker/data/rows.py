@@ -7,19 +7,19 @@ found by arithmetic, so neighbours share one token and every token is predicted 
 Shapes: B sequences a global batch, T tokens predicted a sequence, b = B / hosts.
 """
 
-import bisect
 import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
 import grain
 import numpy as np
-from array_record.python import array_record_data_source
 from etils import epath
+
+from kronecker.data.stream import Stream
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -36,29 +36,49 @@ class Prepared:
       folder: holds manifest.json, TFDS' metadata and the array_record shards.
       manifest: what data preparation wrote.
       fingerprint: sha256 over all that decides the ids and their order.
+      location: where another process finds the dataset: `folder` from the root, or what `folder` is a copy of.
     """
 
     folder: epath.Path
     manifest: dict[str, Any] = dataclasses.field(repr=False)
     fingerprint: str
+    location: epath.Path
 
     def tokens(self, split: str) -> int:
         """Returns the number of ids in a split's stream."""
         return self.manifest["splits"][split]["tokens"]
 
 
-def open_prepared(folder: epath.PathLike, verify: bool = True) -> Prepared:
-    """Returns the dataset in `folder`.
+def open_prepared(folder: epath.PathLike) -> Prepared:
+    """Returns the dataset in `folder`, in a time that does not depend on the number of its tokens.
+
+    The manifest is read and held to its own fingerprint, and each shard's size, which is asked for but not read, to the
+    manifest's: a shard that is missing, cut off, or of another size is found here.  Bytes changed within a shard of the
+    right size are found when the record they lie in is read, by array_record's own hash of each record; a shard
+    replaced by a whole one of the same size is found by `verify` alone.  A dataset prepared before sizes were noted is
+    verified in full.
 
     Args:
-      folder: a folder that data preparation finished.
-      verify: read every shard once and compare its sha256 with the manifest's.
+      folder: a folder of this machine's that data preparation finished; `prepare.open_folder` also takes a remote one.
 
     Raises:
       FileNotFoundError: if there is no manifest or a shard is missing.
-      ValueError: if the manifest cannot be read or was edited, or a shard's sha256 is off.
+      ValueError: if the manifest cannot be read or was edited, or a shard does not have its size.
     """
     folder = epath.Path(folder)
+    manifest = read_manifest(folder)
+    prepared = Prepared(folder, manifest, manifest["fingerprint"], folder.resolve())
+    _for_each_shard(prepared, _check_size)
+    return prepared
+
+
+def read_manifest(folder: epath.Path) -> dict[str, Any]:
+    """Returns the manifest in `folder`, which may be remote.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it cannot be read, was edited, or is of another version.
+    """
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; prepare the data with scripts/prepare_data.py")
@@ -72,11 +92,22 @@ def open_prepared(folder: epath.PathLike, verify: bool = True) -> Prepared:
         raise ValueError(f"{path} has version {version}, this code reads {MANIFEST_VERSION}; prepare the data again")
     if not intact:
         raise ValueError(f"{path} was changed after it was written; delete {folder} and prepare the data again")
-    if verify:
-        with futures.ThreadPoolExecutor() as pool:
-            shards = itertools.chain.from_iterable(split["shards"] for split in manifest["splits"].values())
-            list(pool.map(lambda shard: _verify(folder, shard), shards))
-    return Prepared(folder, manifest, fingerprint)
+    return manifest
+
+
+def shards_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns what a manifest says of each shard of all splits."""
+    return list(itertools.chain.from_iterable(split["shards"] for split in manifest["splits"].values()))
+
+
+def verify(prepared: Prepared) -> int:
+    """Reads every shard once, compares its sha256 with the manifest's, and returns the number of bytes read.
+
+    Raises:
+      FileNotFoundError: if a shard is missing.
+      ValueError: if a shard's sha256 is off.
+    """
+    return sum(_for_each_shard(prepared, _check_sha256))
 
 
 def content_fingerprint(manifest: dict[str, Any]) -> str:
@@ -93,77 +124,42 @@ def content_fingerprint(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _verify(folder: epath.Path, shard: dict[str, Any]) -> None:
-    path = folder / shard["file"]
+def _for_each_shard(prepared: Prepared, check: Callable[[epath.Path, dict[str, Any]], int]) -> list[int]:
+    shards = shards_of(prepared.manifest)
+    with futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda shard: check(prepared.folder / shard["file"], shard), shards))
+
+
+def _check_size(path: epath.Path, shard: dict[str, Any]) -> int:
+    if "size" not in shard:
+        return _check_sha256(path, shard)
+    try:
+        size = path.stat().length
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_missing(path)) from error
+    if size != shard["size"]:
+        raise ValueError(
+            f"{path} is damaged: it has {size:,} bytes, the manifest says {shard['size']:,}; "
+            f"delete {path.parent} and prepare the data again"
+        )
+    return size
+
+
+def _check_sha256(path: epath.Path, shard: dict[str, Any]) -> int:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; delete {folder} and prepare the data again")
+        raise FileNotFoundError(_missing(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard["sha256"]:
         raise ValueError(
             f"{path} is damaged: its sha256 is {digest[:12]}, the manifest's {shard['sha256'][:12]}; "
-            f"delete {folder} and prepare the data again"
+            f"delete {path.parent} and prepare the data again"
         )
+    return path.stat().length
 
 
-class Stream:
-    """A split's token stream: its shards' tokens, one after another, with random access."""
-
-    def __init__(self, prepared: Prepared, split: str):
-        manifest = prepared.manifest
-        shards = [shard for shard in manifest["splits"][split]["shards"] if shard["tokens"]]
-        self._dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
-        self._per_record = manifest["tokens_per_record"]
-        self._header = _example_header(self._per_record * self._dtype.itemsize)
-        self._folder = prepared.folder
-        self._shard_ends = list(itertools.accumulate(shard["tokens"] for shard in shards))
-        self._shard_starts = [0, *self._shard_ends]
-        self._first_records = [0, *itertools.accumulate(shard["records"] for shard in shards)]
-        # The suffix saves opening every shard to count its records.
-        paths = [f"{prepared.folder / shard['file']}[0:{shard['records']}]" for shard in shards]
-        self._records = array_record_data_source.ArrayRecordDataSource(paths) if paths else []
-
-    def __len__(self) -> int:
-        return self._shard_starts[-1]
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length."""
-        pieces = []
-        while start < stop:
-            shard = bisect.bisect_right(self._shard_ends, start)
-            record, offset = divmod(start - self._shard_starts[shard], self._per_record)
-            count = min(stop - start, self._per_record - offset, self._shard_ends[shard] - start)
-            pieces.append(self._record(self._first_records[shard] + record)[offset : offset + count])
-            start += count
-        return np.concatenate(pieces, dtype=np.int32)
-
-    def _record(self, index: int) -> np.ndarray:
-        example = self._records[index]
-        if not example.startswith(self._header):
-            raise ValueError(
-                f"{self._folder}: record {index} does not hold {self._per_record} ids; prepare the data again"
-            )
-        return np.frombuffer(example, self._dtype, self._per_record, len(self._header))
-
-
-def _example_header(payload: int) -> bytes:
-    """Returns what precedes the payload in a tf.train.Example of one bytes feature, `tokens`.
-
-    Every record's payload has one size, so the bytes around it never vary and comparing them parses the message:
-    Example.features(1) > Features.feature(1) > key(1), value(2) > Feature.bytes_list(1) > BytesList.value(1).
-    """
-
-    def field(number: int, inner: bytes) -> bytes:
-        tag_of_length_delimited = number << 3 | 2
-        return bytes([tag_of_length_delimited]) + _varint(len(inner) + payload) + inner
-
-    key = b"\x0a\x06tokens"
-    return field(1, field(1, key + field(2, field(1, field(1, b"")))))
-
-
-def _varint(value: int) -> bytes:
-    low, rest = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+def _missing(path: epath.Path) -> str:
+    return f"{path} does not exist; delete {path.parent} and prepare the data again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +176,7 @@ class Rows:
         return self.stream.read(row * self.sequence, (row + 1) * self.sequence + 1)
 
     def __getitems__(self, rows: np.ndarray) -> np.ndarray:
-        return np.stack([self[row] for row in rows.tolist()])
+        return self.stream.read_rows([row * self.sequence for row in rows.tolist()], self.sequence + 1)
 
 
 def train_batches(

@@ -2,8 +2,9 @@
 
 A split's ids are stored as records of TOKENS_PER_RECORD, whatever length a model is trained on; the last record of a
 shard is padded with zeros, and the manifest says how many ids count.  A part has at most one shard a split; its
-sidecar, part-N.json, is written after them and says that they are complete.  `finish` gives the shards their final
-names and writes the manifest last.  What stands under its name is whole, for it was written under another one.
+sidecar, part-SEGMENT-N.json, is written after them and says that they are complete, and segment-SEGMENT.json that all
+parts of a segment are.  `finish` gives the shards their final names and writes the manifest last.  What stands under
+its name is whole, for it was written under another one.
 """
 
 import contextlib
@@ -43,17 +44,37 @@ def features_of(dtype: np.dtype) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({"tokens": tokens})
 
 
-def _part_file(folder: pathlib.Path, number: int, split: str) -> pathlib.Path:
-    return folder / f"part-{number:05d}-{split}.array_record"
+def _part_file(folder: pathlib.Path, part: tuple[int, int], suffix: str) -> pathlib.Path:
+    segment, number = part
+    return folder / f"part-{segment:05d}-{number:05d}{suffix}"
 
 
-def finished_parts(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns what `write_part` returned for each part that is complete."""
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("part-*.json"))]
+def _shard_file(folder: pathlib.Path, part: tuple[int, int], split: str) -> pathlib.Path:
+    return _part_file(folder, part, f"-{split}.array_record")
+
+
+def finished_parts(folder: pathlib.Path, segment: int) -> list[dict[str, Any]]:
+    """Returns what `write_part` returned for each part of a segment that is complete."""
+    return [json.loads(file.read_text()) for file in sorted(folder.glob(f"part-{segment:05d}-?????.json"))]
+
+
+def _segment_file(folder: pathlib.Path, segment: int) -> pathlib.Path:
+    return folder / f"segment-{segment:05d}.json"
+
+
+def is_finished(folder: pathlib.Path, segment: int) -> bool:
+    """Returns whether all parts of a segment are complete."""
+    return _segment_file(folder, segment).exists()
+
+
+def finish_segment(folder: pathlib.Path, segment: int, parts: int) -> None:
+    """Says that a segment has so many parts and that all are complete."""
+    _write_json(_segment_file(folder, segment), {"parts": parts})
 
 
 def write_part(
     folder: pathlib.Path,
+    segment: int,
     number: int,
     end: tuple[int, int],
     streams: dict[str, Stream],
@@ -62,7 +83,8 @@ def write_part(
     """Writes a part and returns its description: {"end": ..., "splits": {split: tokens, bytes, ..., sha256}}.
 
     Args:
-      number: parts before this one.
+      segment: the part's.
+      number: parts of the segment before this one.
       end: the position in the source that follows; kept for whoever goes on from here.
 
     Raises:
@@ -70,18 +92,18 @@ def write_part(
     """
     splits = {
         split: {"tokens": stream.ids.size, "bytes": stream.text_bytes, "documents": stream.documents}
-        | _write_shard(_part_file(folder, number, split), stream.ids, features)
+        | _write_shard(_shard_file(folder, (segment, number), split), stream.ids, features)
         for split, stream in streams.items()
     }
     part = {"end": end, "splits": splits}
     # Written after the shards: it says that they are complete.
-    _write_json(folder / f"part-{number:05d}.json", part)
+    _write_json(_part_file(folder, (segment, number), ".json"), part)
     return part
 
 
 def _write_shard(file: pathlib.Path, ids: np.ndarray, features: tfds.features.FeaturesDict) -> dict[str, Any]:
     if not ids.size:
-        return {"records": 0, "sha256": ""}
+        return {"records": 0, "size": 0, "sha256": ""}
     records = np.pad(ids, (0, -ids.size % TOKENS_PER_RECORD)).reshape(-1, TOKENS_PER_RECORD)
     with writing(file) as unfinished:
         writer = array_record_module.ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
@@ -92,18 +114,19 @@ def _write_shard(file: pathlib.Path, ids: np.ndarray, features: tfds.features.Fe
             writer.close()
         with unfinished.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    return {"records": len(records), "sha256": sha256}
+    return {"records": len(records), "size": file.stat().st_size, "sha256": sha256}
 
 
 def finish(
     folder: pathlib.Path,
-    parts: list[dict[str, Any]],
+    segments: int,
     features: tfds.features.FeaturesDict,
     source: sources.Source,
     tokenizer: tokenizers.Tokenizer,
     config: ml_collections.ConfigDict,
 ) -> None:
-    """Gives the shards their final names and writes what describes them, the manifest last."""
+    """Gives the shards of all segments their final names and writes what describes them, the manifest last."""
+    parts = all_parts(folder, segments)
     splits = {split: _finish_split(folder, parts, split) for split in sources.SPLITS}
     features.save_config(folder)
     _write_json(folder / "dataset_info.json", _dataset_info(folder, splits))
@@ -129,20 +152,29 @@ def finish(
         "splits": splits,
     }
     _write_json(folder / rows.MANIFEST, manifest | {"fingerprint": rows.content_fingerprint(manifest)})
-    for file in folder.glob("part-*.json"):
+    for file in [*folder.glob("part-*"), *folder.glob("segment-*")]:
         file.unlink()
 
 
-def _finish_split(folder: pathlib.Path, parts: list[dict[str, Any]], split: str) -> dict[str, Any]:
-    numbered = [(number, part["splits"][split]) for number, part in enumerate(parts)]
+def all_parts(folder: pathlib.Path, segments: int) -> dict[tuple[int, int], dict[str, Any]]:
+    """Returns the finished parts of the first so many segments, in order, by (segment, number)."""
+    return {
+        (segment, number): part
+        for segment in range(segments)
+        for number, part in enumerate(finished_parts(folder, segment))
+    }
+
+
+def _finish_split(folder: pathlib.Path, parts: dict[tuple[int, int], dict[str, Any]], split: str) -> dict[str, Any]:
+    numbered = [(number, part["splits"][split]) for number, part in parts.items()]
     filled = [(number, part) for number, part in numbered if part["records"]]
     shards = []
     for index, (number, part) in enumerate(filled):
         name = f"{DATASET}-{split}.array_record-{index:05d}-of-{len(filled):05d}"
         # A run that was killed here has renamed some already.
-        if _part_file(folder, number, split).exists():
-            _part_file(folder, number, split).replace(folder / name)
-        shards.append({"file": name} | {key: part[key] for key in ("records", "tokens", "sha256")})
+        if _shard_file(folder, number, split).exists():
+            _shard_file(folder, number, split).replace(folder / name)
+        shards.append({"file": name} | {key: part[key] for key in ("records", "tokens", "size", "sha256")})
     totals = {key: sum(part[key] for _, part in numbered) for key in ("tokens", "bytes", "documents", "records")}
     return totals | {"shards": shards}
 

@@ -37,9 +37,9 @@ class TiedEmbed(embedding.BagEmbed):
         """Returns the embeddings of `ids_BT`, (B, T, d)."""
         return super().__call__(ids_BT, bag.embedded)
 
-    def attend(self, x_BTd: jax.Array, bag: TwoBags) -> jax.Array:
-        """Returns the float32 logits (B, T, V) of the tied head."""
-        return super().attend(x_BTd, bag.head)
+    def output(self, bag: TwoBags) -> tuple[jax.Array, jax.Array]:
+        """Returns the induced table (V, d) of the head's ids, and the scale of the logits."""
+        return super().output(bag.head)
 
 
 def can_embed(arm: build.Arm) -> bool:

@@ -32,8 +32,10 @@ NO_INFLUENCE = {
     "embedding.implementation": "how the product is computed: the same numbers but for rounding",
     "embedding.cache_limit_mb": "likewise",
     "mesh.": "where it is computed: likewise",
+    "model.attention": "which kernel computes it: likewise",
     "model.remat": "likewise",
     "model.scan_layers": "likewise",
+    "train.loss_chunk": "likewise",
 }
 # Equal within a pair, but not from one pair to the next.
 PER_SEED = ("seed", "body_init_sha256")

@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from kronecker import storage
 from kronecker.report import figures, plot, statistics, tables
 
 LEAST_LETTERS = 10  # CSS px, of text in a figure
@@ -61,6 +62,13 @@ pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; 
 }
 @media print { body { max-width: none; font-size: 10pt; } pre { white-space: pre-wrap; } }
 """
+
+
+def local(path: str, flag: str) -> Path:
+    """Returns the path of a file that is to be written, which `flag` names; a remote one raises a ValueError."""
+    if storage.is_remote(path):
+        raise ValueError(f"{path}: pages and numbers are written to a disk; name a local file with {flag}")
+    return Path(path)
 
 
 def document(title: str, body: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from kronecker import config as configs
+from kronecker import storage
 from kronecker.training import metrics, rundir
 
 # What a line of metrics.jsonl must hold to be read, by its kind.
@@ -66,7 +67,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[epath.Path]:
       ValueError: if there is no run at a path, or none below it has finished.
     """
     found, unfinished = [], []
-    for path in map(epath.Path, paths):
+    for path in map(storage.open_path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; give run folders, or a folder that holds them")
         folders = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-import shutil
+import shutil  # noqa: TID251  asks for a disk's room, where there is one
 from collections.abc import Iterator
 
 import jax
@@ -11,7 +11,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
 
-from kronecker import build
+from kronecker import build, storage
 from kronecker.training import rundir
 from kronecker.training import step as steps
 
@@ -56,7 +56,7 @@ def open_manager(
             "enable_async_checkpointing": True,
         }
     options = ocp.CheckpointManagerOptions(create=config is not None, read_only=config is None, **keep)
-    folder = (workdir / rundir.CHECKPOINTS).resolve()  # orbax takes absolute paths only
+    folder = storage.absolute(workdir / rundir.CHECKPOINTS)  # orbax takes absolute paths only
     manager = ocp.CheckpointManager(folder, options=options, item_names=(_STATE, _IDENTITY))
     try:
         yield manager
@@ -114,7 +114,7 @@ def restore(
 
 def _check_room(folder: epath.Path, needed: int) -> None:
     # A write that fails half-way ends in dozens of tracebacks from other threads; asking first ends in one line.
-    if "://" in str(folder):
+    if storage.is_remote(folder):
         return
     free = shutil.disk_usage(folder).free
     if free < needed:

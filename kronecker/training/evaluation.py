@@ -16,24 +16,24 @@ from kronecker.training import step as steps
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
-def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict) -> Batches:
+def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
     """Returns a function that starts this host's validation batches anew, as config.eval says.
 
     A run may be evaluated on other devices than it was trained on, so the batch is rounded up to what they can share.
     """
-    batch = -(-config.eval.batch // jax.device_count()) * jax.device_count()
+    parts = sharding.batch_shards(mesh)
+    batch = -(-config.eval.batch // parts) * parts
     return lambda: rows.validation_batches(
         prepared,
         config.train.sequence,
         batch,
         config.eval.sequences,
-        jax.process_index(),
-        jax.process_count(),
+        *sharding.host_share(mesh),
     )
 
 
 def make_evaluator(
-    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches
+    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches, chunk: int = 0
 ) -> Callable[[dict[str, Any]], dict[str, float]]:
     """Returns evaluate(params) -> the numbers of a validation line of metrics.jsonl.
 
@@ -42,11 +42,9 @@ def make_evaluator(
       text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
       mesh: of all devices.
       batches: starts the held-out batches anew: this host's tokens (B, T + 1) and weights (B, T).
+      chunk: as train.loss_chunk.
     """
-    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
-    evaluate_batch = jax.jit(
-        steps.make_eval_step(arm.model), in_shardings=(whole, whole, whole, split, split), out_shardings=whole
-    )
+    evaluate_batch = jax.jit(steps.make_eval_step(arm.model, chunk), out_shardings=sharding.replicated(mesh))
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
     text_bytes, bag = sharding.replicate((padded, arm.bag), mesh)

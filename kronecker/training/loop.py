@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, codec, selfcheck, sharding, tokenizers
+from kronecker import accounting, build, codec, selfcheck, sharding, storage, tokenizers
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
@@ -37,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
       ValueError: if the config cannot work, or `workdir` or the data belong to something else.
       FloatingPointError: if the loss stops being finite.
     """
-    workdir = epath.Path(workdir)
+    workdir = storage.open_path(workdir, "--workdir")
     sharding.use_simulated_cpu_devices(config)
     config = configs.resolve(config, jax.device_count())
     metrics.check_sinks(config)
@@ -62,16 +62,17 @@ class _Trainer:
     ) -> None:
         self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
         self.lead = jax.process_index() == 0
-        self.mesh: Mesh = sharding.make_mesh()
+        self.mesh: Mesh = sharding.make_mesh(config)
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
-        held_out = evaluation.held_out(prepared, config)
+        held_out = evaluation.held_out(prepared, config, self.mesh)
         held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
         if self.arm.codes:
             selfcheck.check_product(self.arm.bag, self.arm.codes, config.embedding, config.model.dtype)
-        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out)
+        chunk = config.train.loss_chunk
+        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out, chunk)
 
     def train(self) -> dict[str, Any]:
         c, last = self.config, self.config.train.steps
@@ -101,6 +102,7 @@ class _Trainer:
                     if step > start and (step == last or step % c.checkpoint.every == 0):
                         log.flush(step, line)  # also shows that what is saved is finite
                         with log.watch.pause():
+                            log.sync()  # a run that goes on from this checkpoint finds the lines before it
                             checkpoint.save(manager, step, state, self.identity)
                     if step == last:
                         break
@@ -118,15 +120,15 @@ class _Trainer:
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
             if not rundir.has_checkpoint(self.workdir):
-                own = {"data": str(self.prepared.folder.resolve())}
+                own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
                     own["implementation"] = self.arm.bag.implementation
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
 
     def _initial_state(self) -> steps.TrainState:
         state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
+        params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
         if self.lead:
-            params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
             rundir.write_json(self.workdir / rundir.PARAMS, params)
         return state
 
@@ -136,8 +138,8 @@ class _Trainer:
 
     def _train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train
-        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, **hosts)
+        share = sharding.host_share(self.mesh)
+        return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, *share)
 
     def _write_result(self, log: "_Log") -> dict[str, Any]:
         lines = metrics.read(self.workdir)
@@ -184,6 +186,11 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         for sink in self._sinks:
             sink.close()
+
+    def sync(self) -> None:
+        """Returns when the lines so far outlive this process."""
+        for sink in self._sinks:
+            sink.sync()
 
     def has_validation(self, step: int) -> bool:
         """Returns whether an earlier process of this run has evaluated this step already."""

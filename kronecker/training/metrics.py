@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import ml_collections
 from etils import epath
 
+from kronecker import storage
+
 METRICS = "metrics.jsonl"
 
 
@@ -16,6 +18,9 @@ class Sink(Protocol):
 
     def write(self, line: dict[str, Any]) -> None:
         """Takes a line; it has "kind" and "step"."""
+
+    def sync(self) -> None:
+        """Returns when what was taken outlives this process: a checkpoint of the same step is about to be written."""
 
     def close(self) -> None:
         """Flushes."""
@@ -29,21 +34,20 @@ class JsonLines:
     """
 
     def __init__(self, workdir: epath.Path, resume_step: int) -> None:
-        path = workdir / METRICS
         kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
-        temporary = workdir / f"{METRICS}.tmp"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
-        self._file = path.open("a")
+        self._lines = storage.Lines(workdir / METRICS, map(json.dumps, kept))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends a line and hands it to the operating system at once."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Appends a line."""
+        self._lines.write(json.dumps(line))
+
+    def sync(self) -> None:
+        """Writes what an object store does not have yet."""
+        self._lines.sync()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
 
 class TensorBoard:
@@ -59,6 +63,10 @@ class TensorBoard:
         for name, value in _numbers(line).items():
             self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 
+    def sync(self) -> None:
+        """Flushes."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Flushes."""
         self._writer.close()
@@ -70,7 +78,7 @@ class WeightsAndBiases:
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
         import wandb
 
-        run_id = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
+        run_id = hashlib.sha256(str(storage.absolute(workdir)).encode()).hexdigest()[:16]
         self._run = wandb.init(
             project=config.log.wandb, name=workdir.name, id=run_id, resume="allow", config=config.to_dict()
         )
@@ -79,6 +87,9 @@ class WeightsAndBiases:
         """Writes every number of the line as KIND/NAME."""
         named = {f"{line['kind']}/{name}": value for name, value in _numbers(line).items()}
         self._run.log(named, step=line["step"])
+
+    def sync(self) -> None:
+        """Does nothing: W&B keeps its own copy of a run."""
 
     def close(self) -> None:
         """Ends the W&B run."""

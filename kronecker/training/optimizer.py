@@ -12,7 +12,7 @@ import optax
 
 from kronecker import accounting
 
-MATRICES = frozenset({"kernel", "table", "projection", "up", "head", "positions"})
+MATRICES = frozenset({"kernel", "table", "factor", "projection", "up", "head", "positions"})
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:

@@ -1,14 +1,13 @@
 """A finished or half-finished run, opened again for evaluation."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import ml_collections
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import build, sharding, tokenizers
+from kronecker import build, sharding, storage, tokenizers
 from kronecker.data import prepare, rows
 from kronecker.training import checkpoint, rundir
 from kronecker.training import step as steps
@@ -38,18 +37,18 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
       FileNotFoundError: if there is no run.
       ValueError: if there is no such checkpoint, or tokenizer, data or codes are no longer those of the run.
     """
-    workdir = epath.Path(workdir)
+    workdir = storage.open_path(workdir, "--workdir")
     saved = rundir.read_json(workdir / rundir.CONFIG)
     if saved is None:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
     config = ml_collections.ConfigDict(saved).lock()
     sharding.use_simulated_cpu_devices(config)
-    recorded = pathlib.Path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""))
-    if (recorded / rows.MANIFEST).is_file():  # the text that it was made from may be gone
+    recorded = storage.open_path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""), f"{rundir.ENV}: data")
+    if (recorded / rows.MANIFEST).exists():  # the text that it was made from may be gone
         prepared, tokenizer = prepare.open_folder(recorded, config.tokenizer)
     else:
         prepared, tokenizer = prepare.ensure_prepared(config)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh_for(config)
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:

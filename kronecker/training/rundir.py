@@ -16,13 +16,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not, and of this code
 from typing import Any
 
 import ml_collections
 from etils import epath
 
 from kronecker import config as configs
+from kronecker import storage
 from kronecker.data import lock
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
@@ -41,17 +42,19 @@ FREE_ON_RESUME = (
     "eval.every",
     "log.",
     "mesh.",
+    "model.attention",
     "model.remat",
     "model.scan_layers",
+    "train.loss_chunk",
 )
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
 def write_json(path: epath.Path, content: Any) -> None:
-    """Writes a JSON file by rename, so that it is whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    """Writes a JSON file, which is then whole or not there."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with storage.writing(path) as file:
+        file.write(text.encode())
 
 
 def read_json(path: epath.Path) -> Any:
@@ -72,7 +75,7 @@ def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
 @contextlib.contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Holds the run's folder against other processes of this machine; a second one waits and then finds it finished."""
-    if "://" in str(workdir):  # object stores have no locks
+    if storage.is_remote(workdir):  # object stores have no locks
         yield
         return
     with lock.locked(Path(workdir) / LOCK):

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from kronecker import accounting, sharding, transformer
 from kronecker import bag as bags
+from kronecker import head as heads
 from kronecker.training import optimizer
 
 
@@ -76,18 +77,24 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
 def init_on_mesh(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns `init_state`'s state, on every device of `mesh`, where `bag` is already."""
-    init = jax.jit(lambda bag: init_state(model, bag, config), out_shardings=sharding.replicated(mesh))
-    return init(bag)
+    """Returns `init_state`'s state, laid out as `abstract_state` says; `bag` is on `mesh` already.
+
+    Raises:
+      ValueError: as `sharding.shardings` does.
+    """
+    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, bag, config, mesh))
+    return jax.jit(lambda bag: init_state(model, bag, config), out_shardings=layout)(bag)
 
 
 def abstract_state(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns the shapes, types and sharding of the state on `mesh`, to restore a checkpoint into."""
-    whole = sharding.replicated(mesh)
-    shapes = jax.eval_shape(lambda: init_state(model, bag, config))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+    """Returns the shapes, types and shardings of the state on `mesh`, to restore a checkpoint into.
+
+    Raises:
+      ValueError: as `sharding.shardings` does.
+    """
+    return sharding.with_shardings(jax.eval_shape(lambda: init_state(model, bag, config)), mesh)
 
 
 def token_nats(
@@ -95,17 +102,11 @@ def token_nats(
     params: dict[str, Any],
     bag: bags.Bag | None,
     tokens_BT1: jax.Array,
-    dropout_key: jax.Array | None = None,
+    chunk: int = 0,
 ) -> jax.Array:
-    """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; a dropout key means training."""
-    logits_BTV = model.apply(
-        {"params": params},
-        tokens_BT1[:, :-1],
-        bag,
-        train=dropout_key is not None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
-    )
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+    """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; `chunk`: train.loss_chunk."""
+    x_BTd, head = model.apply({"params": params}, tokens_BT1[:, :-1], bag, apart=True)
+    return heads.token_nats(head, x_BTd, tokens_BT1[:, 1:], chunk, model.mesh)
 
 
 def make_train_step(
@@ -119,7 +120,15 @@ def make_train_step(
     micro, clip = config.train.accumulate, config.train.clip
 
     def nats_sum(params, bag, tokens_BT1, weights_BT, key):
-        return (token_nats(model, params, bag, tokens_BT1, key) * weights_BT).sum()
+        x_BTd, head = model.apply(
+            {"params": params},
+            tokens_BT1[:, :-1],
+            bag,
+            train=key is not None,
+            rngs=None if key is None else {"dropout": key},
+            apart=True,
+        )
+        return heads.nats_sum(head, x_BTd, tokens_BT1[:, 1:], weights_BT, config.train.loss_chunk, model.mesh)
 
     def gradient_sums(state, bag, tokens_BT1, weights_BT):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.model.dropout else None
@@ -172,29 +181,35 @@ def compile_train_step(
       model: of the arm.
       bag: on every device of `mesh`, as the program will get it.
       config: resolved.
-      state: on every device of `mesh`; the program takes its memory (donates it) at each call.
-      mesh: whose data axis splits tokens and weights; the program takes them so, tokens int32.
+      state: laid out as `abstract_state` says; the program takes its memory (donates it) at each call.
+      mesh: that splits tokens and weights by their batch; the program takes them so, tokens int32.
     """
     batch, sequence = config.train.batch, config.train.sequence
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
     weights = jax.jit(lambda: jnp.ones((batch, sequence)), out_shardings=split)()
+    layout = sharding.shardings(state, mesh)
     tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
     update = jax.jit(
         make_train_step(model, config),
-        in_shardings=(whole, whole, split, split),
-        out_shardings=(whole, whole),
+        in_shardings=(layout, whole, split, split),
+        out_shardings=(layout, whole),
         donate_argnums=0,
     )
     return update.lower(state, bag, tokens, weights).compile(), weights
 
 
 def make_eval_step(
-    model: transformer.Transformer,
+    model: transformer.Transformer, chunk: int = 0
 ) -> Callable[[dict[str, Any], bags.Bag | None, jax.Array, jax.Array, jax.Array], EvalSums]:
-    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums."""
+    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums.
+
+    Args:
+      model: of the arm.
+      chunk: as train.loss_chunk.
+    """
 
     def evaluate(params, bag, text_bytes_V, tokens_BT1, weights_BT):
-        nats_BT = token_nats(model, params, bag, tokens_BT1)
+        nats_BT = token_nats(model, params, bag, tokens_BT1, chunk)
         return EvalSums(
             nats=(nats_BT * weights_BT).sum(),
             tokens=weights_BT.sum(),

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from kronecker import bag as bags
-from kronecker import coverage, sharding
+from kronecker import coverage, sharding, storage
 from kronecker.data import rows
 from kronecker.training import restore, rundir
 from kronecker.training import step as steps
@@ -36,27 +36,26 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
       FileNotFoundError: if there is no run.
       ValueError: as `restore.open_run` does.
     """
-    workdir = epath.Path(workdir)
+    workdir = storage.open_path(workdir, "--workdir")
     run = restore.open_run(workdir)
     arrays = _losses(run) | {
         "step": np.array(run.step),
         "data_fingerprint": np.array(run.prepared.fingerprint),
         **_vocabulary(run),
     }
-    temporary = workdir / f"{rundir.TOKEN_LOSSES}.tmp"
-    with temporary.open("wb") as file:
+    with storage.writing(workdir / rundir.TOKEN_LOSSES) as file:
         np.savez_compressed(file, **arrays)
-    temporary.replace(workdir / rundir.TOKEN_LOSSES)
     return arrays
 
 
 def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
-    whole, split = sharding.replicated(run.mesh), sharding.split_batch(run.mesh)
     token_nats = jax.jit(
-        functools.partial(steps.token_nats, run.arm.model), in_shardings=(whole, whole, split), out_shardings=split
+        functools.partial(steps.token_nats, run.arm.model, chunk=run.config.train.loss_chunk),
+        out_shardings=sharding.split_batch(run.mesh),
     )
     t = run.config.train
-    batch = -(-run.config.eval.batch // run.mesh.size) * run.mesh.size
+    parts = sharding.batch_shards(run.mesh)
+    batch = -(-run.config.eval.batch // parts) * parts
     nats, inputs, targets = [], [], []
     for tokens, weights in rows.validation_batches(run.prepared, t.sequence, batch):
         counted = weights > 0

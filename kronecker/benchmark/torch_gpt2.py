@@ -1,0 +1,138 @@
+"""The decoder of kronecker/transformer.py with a learned table, in PyTorch the usual way: a rival of our step.
+
+nn.Module, F.scaled_dot_product_attention, F.cross_entropy, torch.optim.AdamW in two groups of decay, the gradient's
+global norm clipped.  It starts from our parameters, so the losses of both must agree.  PyTorch is imported when the
+class is made; nothing here needs it installed.
+
+Shapes: B batch, T time, V padded vocabulary, d model width, H heads, h head width.
+"""
+
+import importlib
+import types
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from kronecker import transformer
+from kronecker.training import optimizer
+
+
+class Trainer:
+    """A GPT-2 in training."""
+
+    def __init__(self, params: dict[str, Any], config: ml_collections.ConfigDict, threads: int, **adamw: bool) -> None:
+        """Makes the model and its optimizer.
+
+        Args:
+          params: of our model with a learned table, tied or not, as numpy arrays.
+          config: resolved, with its vocabulary; float32, no dropout, no accumulation.
+          threads: that PyTorch may use.
+          **adamw: options of torch.optim.AdamW.
+        """
+        self._torch = torch = importlib.import_module("torch")
+        torch.set_num_threads(threads)
+        shape = transformer.Shape.of(config.model)
+        self._train, self._real = config.train, shape.vocab_size
+        self._schedule = optimizer.make_schedule(config)
+        self._updates = 0
+        self._model = _model(torch, shape)
+        named = dict(self._model.named_parameters())
+        decays = {name: parameter.dim() >= 2 for name, parameter in named.items()}
+        with torch.no_grad():
+            for name, value in _state(params, shape).items():
+                named[name].copy_(torch.from_numpy(np.array(value)))
+        groups = [
+            {"params": [p for name, p in named.items() if decays[name] is group], "weight_decay": decay}
+            for group, decay in ((True, self._train.weight_decay), (False, 0.0))
+        ]
+        t = self._train
+        self._optimizer = torch.optim.AdamW(groups, lr=t.lr, betas=(t.beta1, t.beta2), eps=t.eps, **adamw)
+
+    def step(self, tokens_BT1: np.ndarray, mask_padding: bool = False) -> float:
+        """Takes one update and returns the loss before it, in nats per token.
+
+        Args:
+          tokens_BT1: int64 (B, T + 1).
+          mask_padding: whether padded vocabulary entries get no probability, as in ours; it costs a copy of the
+            logits, and the usual code does without.
+        """
+        torch, functional = self._torch, self._torch.nn.functional
+        tokens = torch.from_numpy(tokens_BT1)
+        logits = self._model(tokens[:, :-1])
+        if mask_padding:
+            logits = logits[..., : self._real]
+        loss = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+        loss.backward()
+        if self._train.clip:
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._train.clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = float(self._schedule(self._updates))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._updates += 1
+        return loss.item()
+
+
+def _model(torch: types.ModuleType, shape: transformer.Shape) -> Any:
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            d = shape.d_model
+            self.attention_norm, self.mlp_norm = (nn.LayerNorm(d, transformer.LAYER_NORM_EPS) for _ in range(2))
+            self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+            self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+
+        def forward(self, x_BTd: Any) -> Any:
+            batch, time, d = x_BTd.shape
+            qkv = self.qkv(self.attention_norm(x_BTd)).split(d, dim=2)
+            heads = (x.view(batch, time, shape.heads, d // shape.heads).transpose(1, 2) for x in qkv)
+            y_BHTh = functional.scaled_dot_product_attention(*heads, is_causal=True)
+            x_BTd = x_BTd + self.out(y_BHTh.transpose(1, 2).reshape(batch, time, d))
+            return x_BTd + self.down(functional.gelu(self.up(self.mlp_norm(x_BTd)), approximate="tanh"))
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(shape.padded_vocab, shape.d_model)
+            self.positions = nn.Embedding(shape.context, shape.d_model)
+            self.blocks = nn.ModuleList(Block() for _ in range(shape.layers))
+            self.final_norm = nn.LayerNorm(shape.d_model, transformer.LAYER_NORM_EPS)
+            self.head = nn.Linear(shape.d_model, shape.padded_vocab, bias=False)
+            if shape.tie_head:
+                self.head.weight = self.table.weight
+
+        def forward(self, ids_BT: Any) -> Any:
+            x_BTd = self.table(ids_BT) + self.positions(torch.arange(ids_BT.shape[1]))
+            for block in self.blocks:
+                x_BTd = block(x_BTd)
+            return self.head(self.final_norm(x_BTd))
+
+    return Decoder()
+
+
+def _state(params: dict[str, Any], shape: transformer.Shape) -> dict[str, np.ndarray]:
+    """Returns our parameters under PyTorch's names and in its layout: a linear layer's weight is (out, in)."""
+    params = jax.tree.map(np.asarray, params)
+    d, blocks = shape.d_model, params["blocks"]
+    state = {"table.weight": params["embed"]["table"], "positions.weight": params["positions"]}
+    if not shape.tie_head:
+        state["head.weight"] = params["head"].T
+    state |= {f"final_norm.{ours}": params["final_norm"][theirs] for ours, theirs in _NORM.items()}
+    linear = {"qkv": ("attention", "qkv", d), "out": ("attention", "out", d), "up": ("up", d), "down": ("down", 4 * d)}
+    for layer in range(shape.layers):
+        for name in ("attention_norm", "mlp_norm"):
+            state |= {f"blocks.{layer}.{name}.{ours}": blocks[name][theirs][layer] for ours, theirs in _NORM.items()}
+        for name, (*path, inputs) in linear.items():
+            leaves = blocks
+            for key in path:
+                leaves = leaves[key]
+            state[f"blocks.{layer}.{name}.weight"] = leaves["kernel"][layer].reshape(inputs, -1).T
+            state[f"blocks.{layer}.{name}.bias"] = leaves["bias"][layer].reshape(-1)
+    return state
+
+
+_NORM = {"weight": "scale", "bias": "bias"}

@@ -1,0 +1,117 @@
+"""A split of a prepared dataset as one stream of token ids, read at random from array_record shards on a disk."""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from array_record.python import array_record_module
+
+if TYPE_CHECKING:
+    from kronecker.data import rows
+
+# array_record's own threads would be started for each of a few records, and its buffers are for reading in order.
+READER_OPTIONS, READER_BUFFER = "readahead_buffer_size:0,max_parallelism:1", 1 << 15
+
+
+class Stream:
+    """A split's token stream: its shards' tokens, one after another, with random access; threads may share it."""
+
+    def __init__(self, prepared: rows.Prepared, split: str):
+        manifest = prepared.manifest
+        shards = [shard for shard in manifest["splits"][split]["shards"] if shard["tokens"]]
+        self._dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+        self._per_record = manifest["tokens_per_record"]
+        self._header = _example_header(self._per_record * self._dtype.itemsize)
+        self._shard_ends = list(itertools.accumulate(shard["tokens"] for shard in shards))
+        self._shard_starts = [0, *self._shard_ends]
+        self._files = [prepared.folder / shard["file"] for shard in shards]
+        self._readers: list[array_record_module.ArrayRecordReader | None] = [None] * len(shards)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._shard_starts[-1]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length.
+
+        Raises:
+          ValueError: if a record was damaged, or is of another size than the manifest says.
+        """
+        return self.read_rows([start], stop - start)[0]
+
+    def read_rows(self, starts: Sequence[int], length: int) -> np.ndarray:
+        """Returns stream[start : start + length] of each start, int32 (starts, length).
+
+        The records of all rows are asked for shard by shard: one call for many costs a third of a call for each.
+
+        Raises:
+          ValueError: as `read` does.
+        """
+        pieces = [(row, *piece) for row, start in enumerate(starts) for piece in self._pieces(start, length)]
+        wanted: dict[int, dict[int, np.ndarray | None]] = collections.defaultdict(dict)
+        for _, _, shard, record, _, _ in pieces:
+            wanted[shard][record] = None
+        for shard, records in wanted.items():
+            records.update(zip(records, self._read_records(shard, list(records)), strict=True))
+        read = np.empty((len(starts), length), np.int32)
+        for row, column, shard, record, offset, count in pieces:
+            read[row, column : column + count] = wanted[shard][record][offset : offset + count]
+        return read
+
+    def _pieces(self, start: int, length: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """Yields column of the row, shard, record, offset in it and count of the pieces that a row is made of."""
+        column = 0
+        while column < length:
+            shard = bisect.bisect_right(self._shard_ends, start + column)
+            record, offset = divmod(start + column - self._shard_starts[shard], self._per_record)
+            count = min(length - column, self._per_record - offset, self._shard_ends[shard] - start - column)
+            yield column, shard, record, offset, count
+            column += count
+
+    def _read_records(self, shard: int, records: list[int]) -> list[np.ndarray]:
+        try:
+            examples = self._reader(shard).read(records)
+        except (RuntimeError, IndexError) as error:  # array_record's, a hash that does not fit included
+            raise ValueError(
+                f"{self._files[shard]}: a record cannot be read ({error}); the file was damaged after it was written: "
+                "scripts/prepare_data.py --verify says which files are; delete the folder and prepare the data again"
+            ) from error
+        if not all(example.startswith(self._header) for example in examples):
+            raise ValueError(
+                f"{self._files[shard]}: its records do not hold {self._per_record} ids; prepare the data again"
+            )
+        return [np.frombuffer(example, self._dtype, self._per_record, len(self._header)) for example in examples]
+
+    def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
+        with self._lock:
+            if self._readers[shard] is None:
+                self._readers[shard] = array_record_module.ArrayRecordReader(
+                    str(self._files[shard]), options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER
+                )
+            return self._readers[shard]
+
+
+def _example_header(payload: int) -> bytes:
+    """Returns what precedes the payload in a tf.train.Example of one bytes feature, `tokens`.
+
+    Every record's payload has one size, so the bytes around it never vary and comparing them parses the message:
+    Example.features(1) > Features.feature(1) > key(1), value(2) > Feature.bytes_list(1) > BytesList.value(1).
+    """
+
+    def field(number: int, inner: bytes) -> bytes:
+        tag_of_length_delimited = number << 3 | 2
+        return bytes([tag_of_length_delimited]) + _varint(len(inner) + payload) + inner
+
+    key = b"\x0a\x06tokens"
+    return field(1, field(1, key + field(2, field(1, field(1, b"")))))
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
