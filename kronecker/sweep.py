@@ -1,27 +1,20 @@
-"""Sweeps: a config module's `sweep()` as a list of runs, and those runs one after another on this machine.
+"""Sweeps: a config module's `sweep()` as a list of runs, each with its folder and its command.
 
-A run is a child process, so that one which fails takes no other with it.  What is finished is skipped, what was cut off
-goes on, and running a sweep again is therefore always the right thing to do.
+kronecker/launch runs them.  What is finished is skipped, what was cut off goes on, and running a sweep again is
+therefore always the right thing to do.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ml_collections
 from etils import epath
-from rich import box, console, table
 
 from kronecker import config as configs
 from kronecker.report import runs
@@ -50,27 +43,6 @@ class Planned:
         """`finished`, `begun` or `new`, as its folder stands now."""
         folder = epath.Path(self.folder)
         return "finished" if runs.is_finished(folder) else "begun" if runs.is_run(folder) else "new"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a planned run.
-
-    Attributes:
-      name: its name.
-      state: finished, skipped (it was finished before), failed, or stopped (by a signal to the sweep).
-      seconds: wall time spent on it now.
-      train_loss: its last logged training loss in nats per token, if it has finished.
-      validation_loss: its final validation loss, likewise.
-      exit_code: of the child; negative: the signal that ended it.  None if there was no child.
-    """
-
-    name: str
-    state: str
-    seconds: float = 0.0
-    train_loss: float | None = None
-    validation_loss: float | None = None
-    exit_code: int | None = None
 
 
 def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train: Path) -> list[Planned]:
@@ -134,108 +106,12 @@ def describe(planned: Sequence[Planned]) -> str:
     lines = []
     for number, run in enumerate(planned, 1):
         command = shlex.join(("python", *run.command[1:]))
-        lines.append(f"{_header(number, planned)} ({run.state})\n    {command}")
+        lines.append(f"{header(number, planned)} ({run.state})\n    {command}")
     return "\n".join(lines)
 
 
-def execute(planned: Sequence[Planned], out: Path) -> int:
-    """Runs what is not finished, in order, then prints a summary; returns the sweep's exit code.
-
-    Returns:
-      0 if every run is finished; 1 if one failed; 128 + the signal's number if SIGINT or SIGTERM ended the sweep.
-    """
-    outcomes = []
-    with _only_sweep_in(out) as lock, _Children() as children:
-        for number, run in enumerate(planned, 1):
-            if run.state == "finished":
-                print(f"{_header(number, planned)} (finished before)", flush=True)
-                outcomes.append(Outcome(run.name, "skipped", **_losses(run)))
-                continue
-            print(_header(number, planned), flush=True)
-            outcomes.append(_run(run, children, lock))
-            if children.stopped_by:
-                break
-    _show(outcomes)
-    if children.stopped_by:
-        return 128 + children.stopped_by
-    return int(any(outcome.state == "failed" for outcome in outcomes))
-
-
-class _Children:
-    """Starts one child at a time.  SIGINT and SIGTERM end the child first and then the sweep; a second one kills."""
-
-    def __init__(self) -> None:
-        self.stopped_by: int | None = None
-        self._child: subprocess.Popen | None = None
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def run(self, command: Sequence[str], lock: int) -> int:
-        """Returns the exit code of `command`, which inherits the terminal and the sweep's lock."""
-        if self.stopped_by:
-            return -self.stopped_by
-        self._child = subprocess.Popen(command, pass_fds=(lock,))
-        if self.stopped_by:  # the signal came while the child was being born
-            self._child.terminate()
-        try:
-            return self._child.wait()
-        finally:
-            self._child = None
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        again, self.stopped_by = self.stopped_by is not None, number
-        if self._child:
-            self._child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _only_sweep_in(out: Path) -> Iterator[int]:
-    """Holds the folder's lock.  A child holds it too: one that outlives a killed sweep is waited for, not doubled."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{out}: another sweep, or a run that one left behind, is at work here; waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
-
-
-def _run(run: Planned, children: _Children, lock: int) -> Outcome:
-    start = time.monotonic()
-    code = children.run(run.command, lock)
-    finished = run.state == "finished"
-    state = "finished" if finished else "stopped" if children.stopped_by else "failed"
-    losses = _losses(run) if finished else {}
-    return Outcome(run.name, state, time.monotonic() - start, exit_code=code, **losses)
-
-
-def _losses(run: Planned) -> dict[str, float]:
-    result = runs.read_json(epath.Path(run.folder), rundir.RESULT)
-    return {name: result[name] for name in ("train_loss", "validation_loss")}
-
-
-def _show(outcomes: Sequence[Outcome]) -> None:
-    summary = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    summary.add_column("run", overflow="fold")
-    summary.add_column("state")
-    for header in ("seconds", "train loss", "val. loss", "exit code"):
-        summary.add_column(header, justify="right")
-    for outcome in outcomes:
-        losses = ("" if loss is None else f"{loss:.4f}" for loss in (outcome.train_loss, outcome.validation_loss))
-        code = "" if outcome.exit_code is None else str(outcome.exit_code)
-        summary.add_row(outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code)
-    console.Console(highlight=False, markup=False).print(summary)
-
-
-def _header(number: int, planned: Sequence[Planned]) -> str:
+def header(number: int, planned: Sequence[Planned]) -> str:
+    """Returns the line that stands for run `number`, counted from 1."""
     run = planned[number - 1]
     return f"[{number}/{len(planned)}] {run.name} -> {run.folder}"
 

@@ -1,4 +1,4 @@
-"""Runs a config's sweep() one after another: skips what is finished, goes on with what was cut off.
+r"""Runs a config's sweep(): skips what is finished, goes on with what was cut off.
 
   python scripts/sweep.py --config=configs/demo.py --out=runs/demo
   python scripts/sweep.py --config=configs/demo.py --out=runs/demo --seeds=3 --dry_run
@@ -6,11 +6,21 @@
 
 --config.KEY=VALUE sets a key in every run, as in train.py; a key that sweep() sets itself is refused.  Each run gets
 the folder OUT/ARM-seedN, with the other keys that vary within an arm in between.  A failed run does not stop the
-others; the exit code is 0 if all are finished, 1 if one failed, 2 for bad input.  The same command resumes a sweep.
-A sweep ends in a table of last training losses and final validation losses, in nats per token.  The cost that --dry_run
-shows is that of all runs, finished ones included.
+others; the exit code is 0 if all are finished, 1 if one failed, 143 if one was stopped, 2 for bad input.  The same
+command resumes a sweep.  A sweep ends in a table of last training losses and final validation losses, in nats per
+token.  The cost that --dry_run shows is that of all runs, finished ones included.
+
+Several at a time on this machine, each with its log in OUT/logs and an equal share of the GPUs:
+  python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=local --parallel=4
+
+As an array of SLURM jobs that are queued again after preemption and at their time limit (docs/gpus.md):
+  python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=slurm \
+      --slurm_partition=gpu --slurm_gpus_per_node=1 --slurm_cpus_per_task=8 --slurm_time=12:00:00
+It returns when they are submitted; --wait stays until the last one ends.  OUT must be on a disk that the nodes share.
+--launcher=submitit_local runs the same jobs on this machine, all at once and without a scheduler, to try them.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -22,6 +32,28 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a 
 _OUT = flags.DEFINE_string("out", None, "The folder that gets a folder for each run.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds sweep(seeds) is asked for.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs, their state, their commands and what they cost.")
+_LAUNCHER = flags.DEFINE_enum(
+    "launcher", "local", ["local", "slurm", "submitit_local"], "Where the runs go: this machine, or jobs of SLURM."
+)
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "With --launcher=local: how many runs at a time.")
+_WAIT = flags.DEFINE_bool("wait", False, "With the other launchers: stay until no job is left, and end in the table.")
+flags.DEFINE_string("slurm_partition", "", "The partition; empty: the cluster's default (sinfo lists them).")
+flags.DEFINE_string("slurm_account", "", "What the time is charged to; empty: your default.")
+flags.DEFINE_string(
+    "slurm_time", "4:00:00", "Limit of one stay: minutes, H:MM:SS or D-H:MM:SS; a run that needs more is queued again."
+)
+flags.DEFINE_integer("slurm_nodes", 1, "Nodes of one run.")
+flags.DEFINE_integer(
+    "slurm_tasks_per_node", 0, "Processes of one run on a node; 0: one, or one a GPU where a run has several nodes."
+)
+flags.DEFINE_integer("slurm_gpus_per_node", 0, "GPUs of one run on a node.")
+flags.DEFINE_integer("slurm_cpus_per_task", 0, "Cores of one process; 0: the cluster's default, often one.")
+flags.DEFINE_float("slurm_mem", 0.0, "Gigabytes on a node; 0: the cluster's default.")
+flags.DEFINE_integer("slurm_array_parallelism", 16, "Runs at the same time, at most.")
+flags.DEFINE_integer("slurm_signal_delay", 120, "Seconds before the limit at which a run is told to save and leave.")
+flags.DEFINE_integer(
+    "slurm_max_timeouts", 100, "How often a run at its limit is queued again; preemptions do not count."
+)
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -29,21 +61,37 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 def main() -> int:
     """Runs the sweep, or lists it; returns the exit code."""
     from kronecker import sweep  # after the flags: --help should be quick
+    from kronecker.launch import local, slurm
 
     if not _OUT.value:
         raise ValueError("--out is missing; for example --out=runs/demo")
+    _check_launcher()
     flag = flags.FLAGS["config"]
     config, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
     out, seeds = Path(_OUT.value), _SEEDS.value
     planned = sweep.plan(config, out, seeds, overrides, TRAIN)
+    names = (field.name for field in dataclasses.fields(slurm.Resources))
+    resources = slurm.Resources(**{name: flags.FLAGS[f"slurm_{name}"].value for name in names})
     if _DRY_RUN.value:
         print(sweep.describe(planned), flush=True)
+        if _LAUNCHER.value != "local":
+            print(slurm.describe(planned, out, _LAUNCHER.value, resources), flush=True)
         from kronecker import cost  # imports JAX, for which the list need not wait
 
         resolved = [run for _, run in sweep.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
         return 0
-    return sweep.execute(planned, out)
+    if _LAUNCHER.value == "local":
+        return local.execute(planned, out, _PARALLEL.value)
+    return slurm.execute(planned, out, _LAUNCHER.value, resources, _WAIT.value)
+
+
+def _check_launcher() -> None:
+    given = [name for name in flags.FLAGS if name.startswith("slurm_") and flags.FLAGS[name].present]
+    if _LAUNCHER.value == "local" and (given or _WAIT.value):
+        raise ValueError(f"--{given[0] if given else 'wait'} goes with --launcher=slurm, and the launcher is local")
+    if _LAUNCHER.value != "local" and flags.FLAGS["parallel"].present:
+        raise ValueError("--parallel goes with --launcher=local; jobs at a time are --slurm_array_parallelism")
 
 
 if __name__ == "__main__":

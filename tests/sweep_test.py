@@ -15,6 +15,7 @@ import pytest
 from run_folders import write_run
 
 from kronecker import sweep
+from kronecker.launch import local
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "train.py"
@@ -36,9 +37,10 @@ while not (folder.parent / "go").exists():
 SWEEP = f"""
 import pathlib, sys
 from kronecker import sweep
+from kronecker.launch import local
 out = pathlib.Path(sys.argv[1])
 planned = [sweep.Planned(n, out / n, (sys.executable, "-c", {RUN!r}, str(out / n))) for n in ("first", "second")]
-sys.exit(sweep.execute(planned, out))
+sys.exit(local.execute(planned, out))
 """
 
 
@@ -188,7 +190,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told_in_the_end(
     write_run(tmp_path / "before", "kronecker", 0, 4.5)
     planned = [child(tmp_path, "bad", "raise SystemExit(3)"), child(tmp_path, "good", RUN)]
     planned.append(child(tmp_path, "before", "raise SystemExit('finished runs are not run again')"))
-    assert sweep.execute(planned, tmp_path) == 1
+    assert local.execute(planned, tmp_path) == 1
     out = capfd.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[-3:]}
     assert (rows["bad"][0], rows["bad"][-1]) == ("failed", "3")
@@ -200,7 +202,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told_in_the_end(
 
 
 def test_a_run_that_ends_well_without_a_result_has_failed(tmp_path: Path):
-    assert sweep.execute([child(tmp_path, "empty", "")], tmp_path) == 1
+    assert local.execute([child(tmp_path, "empty", "")], tmp_path) == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

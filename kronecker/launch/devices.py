@@ -1,0 +1,63 @@
+"""Which devices each of several processes on one machine gets.  JAX stays out of it: it would take the GPUs itself."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The devices of one of several processes.
+
+    Attributes:
+      env: environment variables that give it these and no others.
+      words: the same for a reader; empty: nothing is split.
+    """
+
+    env: Mapping[str, str]
+    words: str
+
+
+def split(parallel: int) -> list[Share]:
+    """Returns the share of each of `parallel` processes: as many GPUs each, or nothing of its own where there are none.
+
+    Raises:
+      ValueError: if the number of GPUs does not divide by `parallel`.
+      OSError: if nvidia-smi is there and cannot be run.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        return [Share({}, "")] * parallel
+    if len(gpus) % parallel:
+        divisors = [n for n in range(1, len(gpus) + 1) if len(gpus) % n == 0]
+        raise ValueError(
+            f"--parallel={parallel} does not divide the {len(gpus)} GPUs here; choose one of "
+            f"{', '.join(map(str, divisors))}, name other GPUs in {VISIBLE}, or set JAX_PLATFORMS=cpu to do without"
+        )
+    each = len(gpus) // parallel
+    groups = [",".join(gpus[i * each : (i + 1) * each]) for i in range(parallel)]
+    return [Share({VISIBLE: group}, f"{VISIBLE}={group}") for group in groups]
+
+
+def describe(shares: Sequence[Share]) -> str:
+    """Returns in words what the processes share and what each has alone."""
+    if shares[0].words:
+        return f"GPUs: {shares[0].words.count(',') + 1} each"
+    return "no GPU is split: they share this machine's cores and memory"
+
+
+def visible_gpus() -> list[str]:
+    """Returns the NVIDIA GPUs that JAX would use here, as CUDA_VISIBLE_DEVICES writes them; none if it is told cpu."""
+    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        return []
+    if VISIBLE in os.environ:
+        return [gpu for gpu in os.environ[VISIBLE].split(",") if gpu and gpu != "-1"]
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.split() if done.returncode == 0 else []  # a driver without a GPU ends in an error

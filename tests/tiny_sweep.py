@@ -1,0 +1,102 @@
+"""A sweep of real trainings that last a few seconds, for the tests of what launches them."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+STEPS = 400
+_BODY = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from configs import arms
+from configs.demo import get_config
+def sweep(seeds):
+    for seed in range(seeds):
+        yield arms.ARMS["kronecker"] | {{"seed": seed}}
+"""
+
+
+def flags(folder: Path, steps: int = STEPS) -> list[str]:
+    """Writes texts and a config with one arm below `folder`; returns flags that make its runs tiny."""
+    texts = folder / "text"
+    if not texts.exists():
+        texts.mkdir(parents=True)
+        source = random.Random(0)
+        for i in range(300):
+            words = source.choices(("kronecker", "bytes", "coding", "table", "ed"), k=120)
+            (texts / f"{i:03}.txt").write_text(" ".join(words) + ".\n")
+        (folder / "mine.py").write_text(_BODY)
+    options = {"data.source": f"text:{texts}", "data.folder": folder / "data", "tokenizer": "bpe:300"}
+    options |= {"model.layers": 1, "model.heads": 2, "model.d_model": 16, "model.context": 32, "train.sequence": 32}
+    options |= {"train.batch": 4, "train.steps": steps, "eval.every": 100, "eval.batch": 4, "log.every": 1}
+    options |= {"checkpoint.every": 20, "mesh.cpu_devices": 1}
+    return [f"--config={folder}/mine.py", *(f"--config.{key}={value}" for key, value in options.items())]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's metrics without what depends on the clock."""
+    clock = ("seconds", "tokens_per_second", "mfu")
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+
+
+def undisturbed(folder: Path) -> list[dict[str, Any]]:
+    """Returns the metrics of the sweep's first run, trained by train.py alone in a folder of its own."""
+    run = folder / "alone"
+    options = [*flags(folder), "--config.embedding.arm=kronecker", "--config.seed=0", f"--workdir={run}"]
+    command = [sys.executable, "train.py", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return metrics(run)
+
+
+def training_process(run: Path) -> int:
+    """Returns the id of the process that trains `run`, once it has saved its first checkpoint."""
+    wait_until(lambda: any(child.name.isdigit() for child in (run / "checkpoints").glob("*")), f"checkpoint in {run}")
+    wait_until(lambda: training_processes(run), f"process of {run}")
+    return training_processes(run)[0]
+
+
+def training_processes(run: Path) -> list[int]:
+    """Ids of the train.py processes with this --workdir, whatever started them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if re.fullmatch(r"\d+", entry.name):
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+            if f"--workdir={run}".encode() in arguments and arguments[1].endswith(b"train.py"):
+                found.append(int(entry.name))
+    return found
+
+
+def parent(process: int) -> int:
+    """Returns the id of the process that has started `process`."""
+    return int(re.search(r"^PPid:\s+(\d+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)[1])
+
+
+def wait_until(ready: Callable[[], Any], what: str, seconds: float = 90) -> None:
+    """Waits until `ready` returns something true, and fails with `what` if it does not."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.05)
+
+
+def end(*processes: int) -> None:
+    """Kills what a test has started and may still be there."""
+    for process in processes:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
