@@ -1,8 +1,6 @@
 """A sweep of real trainings that last a few seconds, for the tests of what launches them."""
 
-import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -11,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import tiny_runs
 
 ROOT = Path(__file__).parents[1]
 STEPS = 400
@@ -30,22 +30,18 @@ def flags(folder: Path, steps: int = STEPS) -> list[str]:
     texts = folder / "text"
     if not texts.exists():
         texts.mkdir(parents=True)
-        source = random.Random(0)
-        for i in range(300):
-            words = source.choices(("kronecker", "bytes", "coding", "table", "ed"), k=120)
-            (texts / f"{i:03}.txt").write_text(" ".join(words) + ".\n")
+        tiny_runs.write_texts(texts)
         (folder / "mine.py").write_text(_BODY)
-    options = {"data.source": f"text:{texts}", "data.folder": folder / "data", "tokenizer": "bpe:300"}
-    options |= {"model.layers": 1, "model.heads": 2, "model.d_model": 16, "model.context": 32, "train.sequence": 32}
-    options |= {"train.batch": 4, "train.steps": steps, "eval.every": 100, "eval.batch": 4, "log.every": 1}
-    options |= {"checkpoint.every": 20, "mesh.cpu_devices": 1}
+    options = tiny_runs.OPTIONS | {"data.source": f"text:{texts}", "data.folder": folder / "data"}
+    options |= {"tokenizer": "bpe:300", "train.steps": steps, "eval.every": 100, "checkpoint.every": 20}
+    options |= {"mesh.cpu_devices": 1}
     return [f"--config={folder}/mine.py", *(f"--config.{key}={value}" for key, value in options.items())]
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics without what depends on the clock."""
     clock = ("seconds", "tokens_per_second", "mfu")
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    lines = [*tiny_runs.lines(run), *tiny_runs.lines(run, "validation")]
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 

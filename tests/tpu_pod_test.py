@@ -1,19 +1,22 @@
 """scripts/tpu_pod.sh against a stand-in for gcloud, as there is no cloud here.
 
 The stand-in keeps one slice of two workers.  A worker is a home folder on this machine, in which `ssh` really runs what
-it is given: code is copied, installed, started and followed as on a slice, and train.py really trains.
+it is given: code is copied, installed, started and followed as on a slice, and train.py really trains, one run on both.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_runs
 import tiny_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +52,9 @@ case "$3 $4" in
 	grep -q READY state || { echo "ERROR: (gcloud) the slice is not READY" >&2; exit 1; }
 	for i in $workers; do
 		code=0
-		(cd worker$i && HOME=$PWD bash -c "$command") || code=$?
+		# on a slice, JAX asks Google's metadata server for these three
+		(cd worker$i && HOME=$PWD JAX_COORDINATOR_ADDRESS=127.0.0.1:$PORT JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=$i \
+			bash -c "$command") || code=$?
 		[ $code = 0 ] || exit $code
 	done
 	;;
@@ -66,7 +71,10 @@ class Cloud:
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "gcloud").write_text(GCLOUD)
         (folder / "bin" / "gcloud").chmod(0o755)
-        self.env = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "CLOUD": str(folder)}
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        self.env = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "CLOUD": str(folder), "PORT": port}
 
     def start(self, *flags: str) -> subprocess.Popen:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -126,7 +134,9 @@ def test_a_preempted_slice_is_made_again_and_the_run_ends_as_if_undisturbed(tmp_
     assert cloud.calls() == [*made, "queued-resources delete", *made]
     assert "my-pod is PREEMPTED; deleting it" in said
     assert f"{tmp_path}/run: 400 steps" in said  # the log of worker 0, to its last line
-    assert tiny_sweep.metrics(tmp_path / "run") == tiny_sweep.undisturbed(tmp_path)
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["processes"] == 2
+    tiny_sweep.undisturbed(tmp_path)
+    assert tiny_runs.losses(tmp_path / "run") == pytest.approx(tiny_runs.losses(tmp_path / "alone"), abs=1e-5)
     again = cloud.run(*run_flags(tmp_path, "--spot"))
     assert again.returncode == 0
     assert "is ready; installing" in again.stderr

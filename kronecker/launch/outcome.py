@@ -1,17 +1,16 @@
 """What became of a sweep's runs: the table that a sweep ends in, and its exit code."""
 
 import dataclasses
-import signal
 from collections.abc import Sequence
 
 from etils import epath
 from rich import box, console, table
 
-from kronecker import sweep
+from kronecker import preemption, sweep
 from kronecker.report import runs
 from kronecker.training import rundir
 
-STOPPED = 128 + signal.SIGTERM  # train.py's exit code after a signal made it save and leave
+STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and leave
 
 
 @dataclasses.dataclass(frozen=True)
