@@ -154,7 +154,7 @@ run() {
 		fi
 	fi
 	commit=${tree:0:12}
-	local flags=("--config=$config" "--workdir=$workdir" "${more[@]}")
+	local flags=("--config=$config" --config.distributed.enabled=on "--workdir=$workdir" "${more[@]}")
 	scratch=$(mktemp -d)
 	trap 'rm -rf "$scratch"' EXIT
 	archive=$scratch/kronecker-$commit.tar.gz

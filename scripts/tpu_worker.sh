@@ -30,7 +30,7 @@ supervise)
 	shift
 	echo $$ >"$run/supervisor"
 	cd "$code"
-	.venv/bin/python train.py --config.distributed.enabled=on "$@" & # a slice's workers are one run
+	.venv/bin/python train.py "$@" &
 	echo $! >"$run/pid"
 	ended=0
 	wait $! || ended=$?
