@@ -113,10 +113,10 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     stand_in.kill_workers()
 
 
-def run_flags(tmp_path: Path, *more: str) -> list[str]:
+def run_flags(tmp_path: Path, *more: str, steps: int = tiny_sweep.STEPS) -> list[str]:
     if not (ROOT / ".git").exists():
         pytest.skip("the script sends a commit, and this is no git checkout")
-    config, *options = tiny_sweep.flags(tmp_path)
+    config, *options = tiny_sweep.flags(tmp_path, steps)
     flags = ["run", "my-pod", "--zone=here", "--type=v5litepod-8", config, f"--workdir={tmp_path}/run", "--poll=0.1"]
     flags += [f"--install=ln -s {ROOT}/.venv .venv", "--allow_dirty", *more]
     return [*flags, "--", *options, "--config.embedding.arm=kronecker", "--config.seed=0"]
@@ -145,20 +145,21 @@ def test_a_preempted_slice_is_made_again_and_the_run_ends_as_if_undisturbed(tmp_
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path, cloud: Cloud):
-    process = cloud.start(*run_flags(tmp_path))
+    flags = run_flags(tmp_path, steps=700)  # of several processes, JAX looks for signals once a second
+    process = cloud.start(*flags)
     first = tiny_sweep.training_process(tmp_path / "run")
     tiny_sweep.wait_until(lambda: cloud.calls().count("tpu-vm ssh") == 3, "the log to be followed")
     assert cloud.run("stop", "my-pod", "--zone=here").returncode == 0
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 143, said
     assert not Path(f"/proc/{first}").exists()
-    attached = cloud.start(*run_flags(tmp_path))
+    attached = cloud.start(*flags)
     second = tiny_sweep.training_process(tmp_path / "run")
     attached.send_signal(signal.SIGKILL)  # who follows may leave; the training stays
     attached.wait()
     attached.stdout.close()
     assert Path(f"/proc/{second}").exists()
-    again = cloud.run(*run_flags(tmp_path))
+    again = cloud.run(*flags)
     assert again.returncode == 0, again.stderr
     assert cloud.calls().count("tpu-vm create") == 1
     assert "tpu-vm delete" not in cloud.calls()
