@@ -10,6 +10,9 @@ params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.j
 SIGTERM makes it save and leave with exit code 143 within checkpoint.grace_seconds; the same command goes on from there,
 with the numbers of a run that was not disturbed.
 
+Before the first step it says what the run takes, and refuses one for which a device has too little memory;
+--compile_only stops there.
+
 Several processes train one run when SLURM, Open MPI or Cloud TPU started them, or when each is told of the others:
 --config.distributed.coordinator=HOST:PORT --config.distributed.processes=N --config.distributed.index=I.
 """
@@ -20,6 +23,9 @@ from ml_collections import config_flags
 from kronecker import cli, memory, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
+_COMPILE_ONLY = flags.DEFINE_bool(
+    "compile_only", False, "Stop when the step is compiled and its memory, FLOPs and parameters are told."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: new, or one that this command left unfinished.")
 
 
@@ -31,7 +37,9 @@ def main() -> None:
     with preemption.Notice(_CONFIG.value.checkpoint.grace_seconds) as notice:
         from kronecker.training import loop  # after the flags: --help and bad flags should not wait for JAX
 
-        result = loop.run(_CONFIG.value, _WORKDIR.value, notice.asked)
+        result = loop.run(_CONFIG.value, _WORKDIR.value, notice.asked, _COMPILE_ONLY.value)
+    if result is None:
+        return
     print(
         f"{_WORKDIR.value}: {result['step']:,} steps, {result['tokens']:,} tokens, "
         f"validation {result['validation_loss']:.4f} nats/token, {result['validation_bits_per_byte']:.4f} bits/byte"

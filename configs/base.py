@@ -106,12 +106,18 @@ def get_config() -> ml_collections.ConfigDict:
     checkpoint.every = 100  # steps; the last step is always saved
     checkpoint.keep = 2  # newest checkpoints kept
     checkpoint.keep_every = 0  # steps whose checkpoints are kept for good; 0: none
+    checkpoint.init_from = (
+        ""  # another run's folder, of the same model and tokenizer, whose newest weights to begin with
+    )
     checkpoint.grace_seconds = 30.0  # from SIGTERM to the end of the process, saved or not
 
     c.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps between lines of metrics.jsonl
     log.tensorboard = False  # event files in the run's folder (tensorboardX)
     log.wandb = ""  # W&B project; empty: off
+
+    # A folder, on a disk or gs://, in which compiled programs are kept for the next process; empty: JAX's own setting
+    c.compilation_cache = ""
 
     # Devices along each axis, over all hosts; -1, for one of them: the rest.
     c.mesh = mesh = ml_collections.ConfigDict()

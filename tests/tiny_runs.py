@@ -40,8 +40,10 @@ def command(workdir: Path, data: Path, options: Mapping[str, Any], config: str =
     return [sys.executable, "train.py", f"--config={config}", f"--workdir={os.path.relpath(workdir, ROOT)}", *overrides]
 
 
-def start(workdir: Path, data: Path, options: Mapping[str, Any], processes: int = 1) -> list[subprocess.Popen]:
-    """Starts the command, as so many processes of one run on this machine."""
+def start(
+    workdir: Path, data: Path, options: Mapping[str, Any], processes: int = 1, flags: Sequence[str] = ()
+) -> list[subprocess.Popen]:
+    """Starts the command with more `flags`, as so many processes of one run on this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -50,7 +52,7 @@ def start(workdir: Path, data: Path, options: Mapping[str, Any], processes: int 
         place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": index}
         environment = os.environ | ({key: str(value) for key, value in place.items()} if processes > 1 else {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command(workdir, data, options), cwd=ROOT, env=environment, **pipes))
+        started.append(subprocess.Popen([*command(workdir, data, options), *flags], cwd=ROOT, env=environment, **pipes))
     return started
 
 

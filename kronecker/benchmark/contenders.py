@@ -21,7 +21,7 @@ from kronecker import bag as bags
 from kronecker import codec, implementations
 from kronecker.benchmark import package, timing
 from kronecker.benchmark.settings import REFERENCE, TABLE
-from kronecker.training import input_side
+from kronecker.training import input_side, plan
 
 MEASURES = ("forward", "gradient", "update")
 FLOAT_BYTES = 4  # of a parameter, an embedding, a gradient
@@ -177,7 +177,7 @@ def _jax(
         name,
         dict(zip(MEASURES, (forward_call, gradient_call, update_call), strict=True)),
         lambda: jax.device_get(gradients(matrix, bag, ids[0], grad)),
-        {measure: timing.memory(program) for measure, program in compiled.items()},
+        {measure: plan.memory(program) for measure, program in compiled.items()},
         least,
         jax.default_backend(),
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from kronecker import accounting, build, config, implementations, sharding
 from kronecker.benchmark import text, timing
-from kronecker.training import progress
+from kronecker.training import plan, progress
 from kronecker.training import step as steps
 
 BATCHES = 4  # of ids, in turn; all arms have the same one in a round
@@ -160,7 +160,7 @@ class Arm:
             "implementation": built.bag.implementation if built.bag else None,
             "params": accounting.count(self._state.params),
             "buffers_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self._bag)),
-            "memory": timing.memory(self._update),
+            "memory": plan.memory(self._update),
             "vocab": c.model.padded_vocab,
         }
 

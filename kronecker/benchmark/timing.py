@@ -131,17 +131,6 @@ def triad() -> tuple[Call, int]:
     return call, 3 * a.nbytes
 
 
-def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns the bytes that a compiled function holds, as its compiler says: arguments, results, temporaries, total.
-
-    A result in the place of a donated argument counts once, as an argument.
-    """
-    stats = compiled.memory_analysis()
-    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    parts = {"arguments": stats.argument_size_in_bytes, "results": results, "temporaries": stats.temp_size_in_bytes}
-    return parts | {"total": sum(parts.values())}
-
-
 def _timed(call: Call, number: int) -> float:
     time.sleep(SETTLE_SECONDS)
     start = time.perf_counter()

@@ -26,7 +26,8 @@ TUNED = ("train.lr",)
 NO_INFLUENCE = {
     "data.": "where the text came from; what came out of it is compared by its fingerprint",
     "tokenizer": "a name or a path; the tokenizer itself is compared by its fingerprint",
-    "checkpoint.": "saving does not touch the state",
+    "checkpoint.": "saving does not touch the state; what checkpoint.init_from begins with is compared by its hash",
+    "compilation_cache": "the same program, from elsewhere",
     "eval.every": "evaluating does not touch the state, and the last step is always evaluated",
     "log.": "reporting does not touch the state",
     "embedding.implementation": "how the product is computed: the same numbers but for rounding",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil  # noqa: TID251  asks for a disk's room, where there is one
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -16,6 +17,7 @@ from kronecker.training import rundir
 from kronecker.training import step as steps
 
 _STATE, _IDENTITY = "state", "identity"
+_OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # of an identity: what weights alone depend on
 
 
 def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, dataset: str) -> dict[str, str]:
@@ -110,6 +112,45 @@ def restore(
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
     return manager.restore(step, args=args)[_STATE]
+
+
+class Weights(NamedTuple):
+    """A checkpoint of another run, to begin with its parameters: where its state lies, and its step."""
+
+    state: epath.Path
+    step: int
+
+
+def find_weights(workdir: epath.Path, identity: dict[str, str]) -> Weights:
+    """Returns another run's newest checkpoint.
+
+    Args:
+      workdir: the other run's folder.
+      identity: of this run; tokenizer, model and byte table must be the same, dataset and config need not.
+
+    Raises:
+      ValueError: if there is none, or it is of another tokenizer or model.
+    """
+    named = f"checkpoint.init_from={workdir}"
+    if not rundir.has_checkpoint(workdir):
+        raise ValueError(f"{named}: no checkpoint there; give the folder of a run that has saved one")
+    with open_manager(workdir) as manager:
+        step = manager.latest_step()
+        saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
+        found = Weights(manager.directory / str(step) / _STATE, step)
+    for name in _OF_WEIGHTS:
+        if saved.get(name) != identity[name]:
+            raise ValueError(f"{named}: weights of another {name}: {saved.get(name)} there, {identity[name]} here")
+    return found
+
+
+def restore_weights(found: Weights, like: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a checkpoint, laid out as `like`, their shapes, types and shardings, says."""
+    item = {"params": like}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(found.state, args)["params"]
 
 
 def _check_room(folder: epath.Path, needed: int) -> None:

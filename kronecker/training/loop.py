@@ -20,13 +20,16 @@ from kronecker import accounting, build, codec, distributed, preemption, selfche
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
-from kronecker.training import checkpoint, evaluation, metrics, progress, rundir, throughput
+from kronecker.training import checkpoint, evaluation, metrics, plan, progress, rundir, throughput
 from kronecker.training import step as steps
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: epath.PathLike, asked_to_leave: Callable[[], bool] = lambda: False
-) -> dict[str, Any]:
+    config: ml_collections.ConfigDict,
+    workdir: epath.PathLike,
+    asked_to_leave: Callable[[], bool] = lambda: False,
+    compile_only: bool = False,
+) -> dict[str, Any] | None:
     """Trains, or goes on training, and returns the content of result.json.
 
     A run that is complete returns at once.  Nothing is written before everything that can be checked is checked.
@@ -35,9 +38,11 @@ def run(
       config: every key of configs/base.py; resolved here.
       workdir: the run's directory.
       asked_to_leave: as `preemption.Notice.asked`.
+      compile_only: whether to return None when the step is compiled and what it takes is told; writes no run.
 
     Raises:
-      ValueError: if the config cannot work, or `workdir` or the data belong to something else.
+      ValueError: if the config cannot work, the devices have too little memory, or `workdir` or the data belong to
+        something else.
       FloatingPointError: if the loss stops being finite.
       preemption.Preempted: if asked to leave; the same call goes on from what was saved, as if it had not been.
     """
@@ -45,10 +50,15 @@ def run(
     configs.resolve(config)  # before processes wait for each other
     sharding.use_simulated_cpu_devices(config)
     distributed.start(config)
+    if config.compilation_cache:
+        plan.use_compilation_cache(config.compilation_cache)
     config = configs.resolve(config, jax.device_count())
     metrics.check_sinks(config)
     prepared, tokenizer = prepare.ensure_prepared(config)
     config = configs.with_vocabulary(config, tokenizer.vocab_size)
+    if compile_only:
+        _Trainer(config, workdir, prepared, tokenizer).compile()
+        return None
     rundir.check_same_run(workdir, config)
     result = rundir.read_json(workdir / rundir.RESULT)
     if result is not None:
@@ -68,10 +78,15 @@ class _Trainer:
     ) -> None:
         self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
         self.lead = jax.process_index() == 0
+        self.label = f"{config.embedding.arm} seed {config.seed}"
         self.mesh: Mesh = sharding.make_mesh(config)
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
+        self.weights: checkpoint.Weights | None = None
+        if config.checkpoint.init_from and not rundir.has_checkpoint(workdir):  # else it has begun
+            other = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
+            self.weights = checkpoint.find_weights(other, self.identity)
         held_out = evaluation.held_out(prepared, config, self.mesh)
         held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
@@ -80,24 +95,34 @@ class _Trainer:
         chunk = config.train.loss_chunk
         self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out, chunk)
 
+    def compile(self) -> jax.stages.Compiled:
+        """Returns the training step, having told what it takes."""
+        lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh)
+        compiled = plan.compile_step(lowered, self.config, self.mesh.size)
+        if self.lead:
+            told = []
+            if self.arm.codes:
+                # A byte table says what the Kronecker code cannot tell apart; the other bags have other cells.
+                shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
+                told += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
+                told += [build.product_line(self.arm, self.config, self.mesh)]
+            state = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh)
+            told += plan.lines(compiled, accounting.count(state.params), self.config, self.mesh.size)
+            print("".join(f"{self.label}  {words}\n" for words in told), end="", file=sys.stderr, flush=True)
+        return compiled
+
     def train(self, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
+        """Trains to the end, unless asked to leave, and returns the content of result.json."""
         c, last = self.config, self.config.train.steps
+        update = self.compile()
         self._write_conditions()
         own = rundir.locked(self.workdir) if self.lead else contextlib.nullcontext()
         with own, checkpoint.open_manager(self.workdir, c) as manager:
             start = manager.latest_step() or 0
             state = self._initial_state() if not start else self._restored_state(manager)
-            update = steps.lower_train_step(self.arm.model, self.bag, c, self.mesh).compile()
             weights = steps.full_weights(c, self.mesh)
             batches = self._train_batches(start)
-            label = f"{c.embedding.arm} seed {c.seed}"
-            if self.arm.codes and self.lead:
-                # A byte table says what the Kronecker code cannot tell apart; the other bags have other cells.
-                shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
-                codes = codec.summary(self.arm.codes) if c.embedding.kind == "kronecker" else shared
-                print(f"{label}  {codes}", file=sys.stderr)
-                print(f"{label}  {build.product_line(self.arm, c, self.mesh)}", file=sys.stderr)
-            with progress.ProgressLine(label, last, start, self.lead) as line, _Log(self, start) as log:
+            with progress.ProgressLine(self.label, last, start, self.lead) as line, _Log(self, start) as log:
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
                 for step in range(start, last + 1):
                     saves = step > start and (step == last or step % c.checkpoint.every == 0)
@@ -122,7 +147,9 @@ class _Trainer:
                     if leave:
                         manager.wait_until_finished()
                         saved = f"step {step:,} is saved" if step else "no step was finished"
-                        raise preemption.Preempted(f"{label}: told to leave; {saved}, and the same command goes on")
+                        raise preemption.Preempted(
+                            f"{self.label}: told to leave; {saved}, and the same command goes on"
+                        )
                     if step == last:
                         break
                     tokens = sharding.to_devices(next(batches), self.mesh)
@@ -146,6 +173,12 @@ class _Trainer:
 
     def _initial_state(self) -> steps.TrainState:
         state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
+        if self.weights:
+            like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh).params
+            state = state.replace(params=checkpoint.restore_weights(self.weights, like))
+            if self.lead:
+                words = f"the weights of {self.config.checkpoint.init_from} after step {self.weights.step:,}"
+                print(f"{self.label}  begins with {words}", file=sys.stderr)
         params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
         if self.lead:
             rundir.write_json(self.workdir / rundir.PARAMS, params)

@@ -33,7 +33,11 @@ CHECKPOINTS, LOCK = "checkpoints", ".lock"
 # Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond
 # the rounding that another device or recomputation brings).
 FREE_ON_RESUME = (
-    "checkpoint.",
+    "checkpoint.every",
+    "checkpoint.grace_seconds",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "compilation_cache",
     "data.folder",
     "data.workers",
     "distributed.",
@@ -48,6 +52,8 @@ FREE_ON_RESUME = (
     "model.scan_layers",
     "train.loss_chunk",
 )
+# Keys that came after there were runs, and the values under which a run is what it was without them.
+_ADDED = {"checkpoint.init_from": ""}
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
@@ -70,7 +76,11 @@ def read_json(path: epath.Path) -> Any:
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the part of a config that decides a run's numbers, dotted key -> value."""
-    return {key: value for key, value in configs.flat(config).items() if not key.startswith(FREE_ON_RESUME)}
+    return {
+        key: value
+        for key, value in configs.flat(config).items()
+        if not key.startswith(FREE_ON_RESUME) and (key not in _ADDED or value != _ADDED[key])
+    }
 
 
 @contextlib.contextmanager

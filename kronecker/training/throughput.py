@@ -55,12 +55,16 @@ def flops_per_token(shape: transformer.Shape, sequence: int) -> float:
     return 6.0 * linear + 12.0 * shape.layers * sequence * shape.d_model
 
 
+def peak_flops(device_kind: str) -> float | None:
+    """Returns the dense bf16 FLOP/s of one device of this kind, as JAX names it, or None where they are not known."""
+    return PEAK_FLOPS.get(max((name for name in PEAK_FLOPS if device_kind.startswith(name)), key=len, default=""))
+
+
 def mfu(
     shape: transformer.Shape, sequence: int, tokens_per_second: float, device_kind: str, devices: int
 ) -> float | None:
     """Returns the share of all devices' peak that the model's FLOPs are, or None where the peak is not known."""
-    name = max((name for name in PEAK_FLOPS if device_kind.startswith(name)), key=len, default="")
-    peak = PEAK_FLOPS.get(name)
+    peak = peak_flops(device_kind)
     return peak and flops_per_token(shape, sequence) * tokens_per_second / (peak * devices)
 
 
