@@ -79,6 +79,22 @@ def test_frequencies_follow_the_probabilities():
     np.testing.assert_allclose(np.bincount(drawn) / len(drawn), probabilities, atol=0.015)
 
 
+@pytest.mark.parametrize("spread", [0.1, 2.5])
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
+def test_what_is_drawn_does_not_depend_on_how_many_ids_are_sorted_first(
+    spread: float, top_p: float, monkeypatch: pytest.MonkeyPatch
+):
+    logits = spread * jax.random.normal(jax.random.key(1), (5000,))
+    keys, drawn = jax.random.split(jax.random.key(0), 300), []
+    for first in (64, 1024, 5000):
+        monkeypatch.setattr(sampling, "LIKELIEST", first)
+        draws = jax.jit(jax.vmap(lambda logits, key: sampling._draw(logits, key, 1.0, top_p), in_axes=(None, 0)))
+        drawn.append(draws(logits, keys))
+    assert (drawn[0] == drawn[2]).all()
+    assert (drawn[1] == drawn[2]).all()
+    assert len(set(drawn[0].tolist())) > 10
+
+
 def test_the_stop_token_ends_the_text_and_is_not_part_of_it(arm: build.Arm, params: dict):
     text = draw(arm, params, [7], temperature=0.0)
     stop = text[4]
