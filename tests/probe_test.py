@@ -19,6 +19,7 @@ OPTIONS = {
     "train.batch": 4,
     "train.sequence": 32,
     "train.steps": 2,
+    "mesh.cpu_devices": 1,  # two would both do all of the drawing
     "eval.sequences": 4,
     "eval.batch": 4,
 }
