@@ -1,6 +1,6 @@
 """Configs: what resolves, what is refused, and what never changes unnoticed.
 
-`python tests/config_test.py` writes the golden files anew.
+`PYTHONPATH=. python tests/config_test.py` writes the golden files anew.
 """
 
 import json
@@ -23,7 +23,7 @@ GOLDEN_CONFIGS = {
     "gpt2": "configs/gpt2.py",
     "gpt2_paper_table_tied": "configs/gpt2.py:size=124m,arm=table_tied,budget=paper",
 }
-REGENERATE = "python tests/config_test.py"
+REGENERATE = "PYTHONPATH=. python tests/config_test.py"
 
 
 def golden_text(name: str) -> str:
