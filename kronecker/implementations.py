@@ -8,11 +8,10 @@
 
 All five give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
 
-Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width, w one device's part of it.
+Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +43,7 @@ def product(
       ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
       dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds.
       mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and one sum of the
-        gradients of W is all that the devices exchange; where the mesh splits W along its width, they gather W too, and
-        each keeps its part of the sum.  None: one device, or a first axis that cannot be split.
+        gradients of W is all that the devices exchange.  None: one device, or a first axis that cannot be split.
 
     Raises:
       ValueError: if W does not have one row for each cell of the code.
@@ -57,12 +55,10 @@ def product(
     if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
         # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
         whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
-        axis = sharding.RULES["width"]
-        parted = projection_Dd.shape[1] % mesh.shape[axis] == 0
         embed = jax.shard_map(
-            functools.partial(_embed_gathered, embed=embed, axis=axis) if parted else embed,
+            embed,
             mesh=mesh,
-            in_specs=(PartitionSpec(None, axis) if parted else whole, whole, split),
+            in_specs=(whole, whole, split),
             out_specs=split,
             axis_names=set(sharding.BATCH_AXES),
             check_vma=False,
@@ -135,11 +131,6 @@ def prepare(
         order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
         buckets = () if platform == "cpu" else _buckets(bag)
     return bag.replace(implementation=implementation, codes=codes, order=order, buckets=buckets)
-
-
-def _embed_gathered(projection_Dw: jax.Array, bag: bags.Bag, ids: jax.Array, embed: Callable, axis: str) -> jax.Array:
-    # Gathered here, and not before: the gradient is then scattered while it is summed, half of what a whole sum moves.
-    return embed(jax.lax.all_gather(projection_Dw, axis, axis=1, tiled=True), bag, ids)
 
 
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:

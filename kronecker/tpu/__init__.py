@@ -2,8 +2,8 @@
 
 import re
 
-# The chips, each with its smallest topology that is a whole host, which is what the compiler asks for, and the axes of its
-# network.  Here, so that a refused flag need not wait for JAX.
+# The chips, each with its smallest topology that is a whole host, which is what the compiler asks for; its sizes are as
+# many as the chip's network has axes.  Here, so that a refused flag need not wait for JAX.
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 

@@ -13,9 +13,9 @@ from jax.experimental import topologies
 from kronecker import tpu
 from kronecker.training import throughput
 
-# Of one chip, by what JAX calls it, from the pages on v5e, v5p and v6e of Cloud TPU's documentation; throughput.PEAK_FLOPS
-# has the FLOPs.  Memory in bytes and its bytes a second; what all of its links send in a second, one direction: half of
-# the bidirectional bandwidth that the pages give (400, 1,200 and 800 GB/s).
+# Of one chip, by what JAX calls it, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: the bytes of its
+# memory, its memory's bytes a second, and the bytes that all its links send in a second, half of the bidirectional
+# bandwidth that the pages give (400, 1,200 and 800 GB/s).  throughput.PEAK_FLOPS has the FLOPs.
 MEMORY = {"TPU v5 lite": 16 * 2**30, "TPU v5": 95 * 2**30, "TPU v6 lite": 32 * 2**30}
 BANDWIDTH = {"TPU v5 lite": 819e9, "TPU v5": 2765e9, "TPU v6 lite": 1600e9}
 LINKS = {"TPU v5 lite": 200e9, "TPU v5": 600e9, "TPU v6 lite": 400e9}

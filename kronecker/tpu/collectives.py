@@ -1,8 +1,8 @@
 """What the chips of a compiled program exchange: every collective operation, how often it runs, and its bytes.
 
 A TPU's compiler hides collectives in other operations.  A reduce-scatter is an all-reduce inside a fusion that keeps a
-part, and is counted as what it is.  An asynchronous one appears in each of the fusions that it runs beside, all with one
-chain, and is counted once.
+part, and is counted as what it is.  An asynchronous one appears in each of the fusions that it runs beside, all with
+one chain, and is counted once.
 """
 
 import collections
@@ -90,7 +90,9 @@ class Exchange:
         sums = collections.Counter()
         for one in self.collectives:
             sums[one.kind, one.source] += one.sent * one.times
-        return [{"kind": kind, "source": source, "sent_bytes": sent} for (kind, source), sent in sums.most_common(count)]
+        return [
+            {"kind": kind, "source": source, "sent_bytes": sent} for (kind, source), sent in sums.most_common(count)
+        ]
 
 
 def of(text: str, chips: int) -> Exchange:
@@ -133,9 +135,7 @@ def _kind(computation: hlo.Computation, one: hlo.Instruction) -> str | None:
     return name if name in KINDS else None
 
 
-def _collective(
-    computation: hlo.Computation, one: hlo.Instruction, times: Mapping[str, int], chips: int
-) -> Collective:
+def _collective(computation: hlo.Computation, one: hlo.Instruction, times: Mapping[str, int], chips: int) -> Collective:
     kind, group = _kind(computation, one), _group(one.attributes, chips)
     if kind == "collective-permute":
         group = chips

@@ -141,9 +141,9 @@ def for_slice(
 ) -> dict[str, Any]:
     """Returns the keys that make a config for one device one for a slice, with their values; none if it is one already.
 
-    It is one if its batch can be split over the chips.  Else a chip gets `sequences` sequences and computes in bfloat16,
-    layers are a loop (an unrolled step of 48 compiles for an hour), `mesh.fsdp` is the fewest chips that leave room
-    beside parameters and optimizer, and `model.remat` is on where a block's values would fill the memory.
+    It is one if its batch can be split over the chips.  Else a chip gets `sequences` sequences and computes in
+    bfloat16, layers are a loop, `mesh.fsdp` is the fewest chips that leave room beside parameters and optimizer, and
+    `model.remat` is on where the blocks' values would fill the memory.
 
     Args:
       config: not resolved.
@@ -234,23 +234,37 @@ def remedy(config: ml_collections.ConfigDict, devices: int) -> str:
     return ", ".join(flags)
 
 
-def verdicts(arms: Mapping[str, Step | Refusal]) -> list[dict[str, Any]]:
+def verdicts(
+    compiled: Mapping[str, Step | Refusal], arms: Mapping[str, ml_collections.ConfigDict], devices: int
+) -> list[dict[str, Any]]:
     """Returns whether each arm's step fits, and whether no Kronecker arm's chips send more than the table's.
 
-    Each is what, number and limit in bytes (None where not known), met.
+    Each is what, number and limit in bytes (None where not known), met, and the remedy of one that does not fit.
+
+    Args:
+      compiled: the steps by the arms' labels.
+      arms: their configs.
+      devices: of the slice.
     """
     found = [
-        {"what": f"{name} fits", "number": None, "limit": None, "met": isinstance(one, Step)}
-        for name, one in arms.items()
+        {
+            "what": f"{name} fits",
+            "number": None,
+            "limit": None,
+            "met": isinstance(one, Step),
+            "remedy": None if isinstance(one, Step) else remedy(arms[name], devices),
+        }
+        for name, one in compiled.items()
     ]
-    table = arms.get(BASELINE)
-    for name, one in arms.items():
+    table = compiled.get(BASELINE)
+    for name, one in compiled.items():
         if not name.startswith("kronecker") or not (isinstance(one, Step) and isinstance(table, Step)):
             continue
         sent, limit = one.exchange.sent, table.exchange.sent
         whole = not (one.exchange.unknown_loops or table.exchange.unknown_loops)
         what = f"{name} sends no more than {BASELINE}"
-        found.append({"what": what, "number": sent, "limit": limit, "met": whole and sent <= limit})
+        met = whole and sent <= limit
+        found.append({"what": what, "number": sent, "limit": limit, "met": met, "remedy": None})
     return found
 
 
