@@ -16,10 +16,10 @@ encoder  The input side of a model on one chip: every implementation of the prod
          The exit code is 1 if auto's choice misses a target.
 train    The training step of a config, the very one that train.py compiles, sharded by config.mesh over all chips of a
          slice: what a chip's memory holds, what the chips exchange, and the time that a step takes at least.
-         --topology is a slice as the compiler names it: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x4x4, ...  --config
-         and --config.KEY are train.py's.  --arms compiles the same config with each of these arms.  The exit code is 1 if a step does
-         not fit its chip, and then a line says what to set; or if a Kronecker arm's chips send more than those of
-         table_untied, where both are asked for.
+         --topology is a slice as the compiler names it: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x4x4, ...  --config and
+         --config.KEY are train.py's.  --arms compiles the same config with each of these arms.  The exit code is 1 if a
+         step does not fit its chip, and then a line says what to set; or if a Kronecker arm's chips send more than
+         those of table_untied, where both are asked for.
          A config whose batch the chips cannot split, as configs/gpt2.py's of 8 sequences over 256, is for one device.
          It gets a slice's values for what the command does not set, and a line says which; give them to train.py too:
          --sequences a chip, bfloat16, layers in a loop, mesh.fsdp as far as parameters and optimizer need it, and

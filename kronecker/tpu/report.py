@@ -125,7 +125,7 @@ def train_on(
         progress(f"compiling {name} for {len(chip.devices)} chips of {chip.name}")
         compiled[name] = train.compile_step(chip, config, tokenizer)
     rows = [{"arm": name} | one.to_json(chip) for name, one in compiled.items()]
-    return {"rows": rows, "verdicts": train.verdicts(compiled, arms, len(chip.devices))}
+    return {"rows": rows, "verdicts": train.verdicts(compiled)}
 
 
 def versions() -> dict[str, str | None]:

@@ -125,10 +125,12 @@ class Refusal:
     Attributes:
       reason: in the compiler's words.
       needed: bytes that it would take, where the compiler says so.
+      remedy: what to set, for more room.
     """
 
     reason: str
     needed: float | None
+    remedy: str
 
     def to_json(self, chip: chips.Chip) -> dict[str, Any]:
         """Returns all of it."""
@@ -194,7 +196,7 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise ValueError(f"the compiler for {chip.name} refuses it: {str(error).splitlines()[0]}") from None
-        return _refusal(str(error))
+        return _refusal(str(error), remedy(c, chip))
     seconds = time.perf_counter() - start
     text, memory = compiled.as_text(), compiled.memory_analysis()
     tokens, shape = c.train.batch * c.train.sequence, arm.model.shape
@@ -217,34 +219,31 @@ def compile_step(
     )
 
 
-def remedy(config: ml_collections.ConfigDict, devices: int) -> str:
-    """Returns the flags that leave a step that does not fit more room, those that are not set yet.
+def remedy(config: ml_collections.ConfigDict, chip: chips.Chip) -> str:
+    """Returns the flags that give a step which does not fit more room.
 
     Args:
-      config: resolved or not.
-      devices: of the slice.
+      config: resolved, with its vocabulary.
+      chip: with the slice's devices.
     """
-    data, fsdp, tensor = configs.mesh_sizes(config.mesh, devices)
-    wider = next((n for n in _divisors(devices // tensor) if n >= 4 * fsdp and config.model.d_model % n == 0), None)
-    flags = [f"--config.mesh.data=-1 --config.mesh.fsdp={wider}"] if wider else []
-    flags += [] if config.model.remat else ["--config.model.remat=True"]
-    flags += [] if config.train.loss_chunk else [f"--config.train.loss_chunk={config.train.sequence}"]
-    each = config.train.batch // config.train.accumulate // (data * fsdp)
-    flags += [f"--config.train.accumulate={2 * config.train.accumulate}"] if each % 2 == 0 else []
-    return ", ".join(flags)
+    m, t, count = config.model, config.train, len(chip.devices)
+    _, fsdp, tensor = configs.mesh_sizes(config.mesh, count)
+    wider = _fsdp(m, m.padded_vocab, chip.memory, count // tensor, above=fsdp)
+    flags = {"mesh.data": -1, "mesh.fsdp": wider} if wider > fsdp else {}
+    flags |= {} if m.remat else {"model.remat": True}
+    flags |= {} if t.loss_chunk else {"train.loss_chunk": t.sequence}
+    if not flags:
+        return "a smaller train.batch for the same train.accumulate, or more chips"
+    return " ".join(f"--config.{key}={value}" for key, value in flags.items())
 
 
-def verdicts(
-    compiled: Mapping[str, Step | Refusal], arms: Mapping[str, ml_collections.ConfigDict], devices: int
-) -> list[dict[str, Any]]:
+def verdicts(compiled: Mapping[str, Step | Refusal]) -> list[dict[str, Any]]:
     """Returns whether each arm's step fits, and whether no Kronecker arm's chips send more than the table's.
 
     Each is what, number and limit in bytes (None where not known), met, and the remedy of one that does not fit.
 
     Args:
       compiled: the steps by the arms' labels.
-      arms: their configs.
-      devices: of the slice.
     """
     found = [
         {
@@ -252,7 +251,7 @@ def verdicts(
             "number": None,
             "limit": None,
             "met": isinstance(one, Step),
-            "remedy": None if isinstance(one, Step) else remedy(arms[name], devices),
+            "remedy": None if isinstance(one, Step) else one.remedy,
         }
         for name, one in compiled.items()
     ]
@@ -268,11 +267,11 @@ def verdicts(
     return found
 
 
-def _refusal(error: str) -> Refusal:
-    told = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", error)
+def _refusal(error: str, remedy: str) -> Refusal:
+    told = re.search(r"(?:Used |\()([\d.]+)([KMGT])", error)
     needed = float(told[1]) * 2 ** (10 * (1 + "KMGT".index(told[2]))) if told else None
-    words = next((line for line in error.splitlines() if "RESOURCE_EXHAUSTED" in line), error)
-    return Refusal(words[words.index("RESOURCE_EXHAUSTED") :].strip(), needed)
+    words = next(line for line in error.splitlines() if "RESOURCE_EXHAUSTED" in line)
+    return Refusal(words[words.index("RESOURCE_EXHAUSTED") :].strip(), needed, remedy)
 
 
 def _recomputed(shape: transformer.Shape, sequence: int) -> float:
@@ -282,11 +281,11 @@ def _recomputed(shape: transformer.Shape, sequence: int) -> float:
     return shape.layers * (24.0 * shape.d_model**2 + 4.0 * sequence * shape.d_model)
 
 
-def _fsdp(model: ml_collections.ConfigDict, vocab: int, memory: int, chips: int) -> int:
+def _fsdp(model: ml_collections.ConfigDict, vocab: int, memory: int, chips: int, above: int = 0) -> int:
     params = 12 * model.layers * model.d_model**2 + 2 * vocab * model.d_model
     state = params * STATE_COPIES * (2 if model.param_dtype == "bfloat16" else 4)
     allowed = [n for n in _divisors(chips) if model.d_model % n == 0]
-    return next((n for n in allowed if state / n <= MOST_OF_STATE * memory), allowed[-1])
+    return next((n for n in allowed if n > above and state / n <= MOST_OF_STATE * memory), allowed[-1])
 
 
 def _divisors(number: int) -> list[int]:
