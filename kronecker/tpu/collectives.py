@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kronecker.tpu import hlo
@@ -64,7 +64,7 @@ class Exchange:
 
     Attributes:
       collectives: those that move something; one over a group of one chip does not.
-      unknown_loops: loops with a collective in them or not, whose length the text does not tell; counted once.
+      unknown_loops: loops with one of them inside whose length the text does not tell; they are counted once.
     """
 
     collectives: tuple[Collective, ...]
@@ -104,11 +104,21 @@ def of(text: str, chips: int) -> Exchange:
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)
-    found = _without_repeats(
-        (computation, one) for computation in computations.values() for one in computation.instructions.values()
-    )
-    every = (_collective(computation, one, times, chips) for computation, one in found)
-    return Exchange(tuple(one for one in every if one.times and one.group > 1), tuple(unknown))
+    callers = {
+        called: one
+        for computation in computations.values()
+        for one in computation.instructions.values()
+        for called in hlo.calls(one)
+    }
+    every = [(computation, one) for computation in computations.values() for one in computation.instructions.values()]
+    collectives, holders = [], set()
+    for computation, one in _without_repeats(every):
+        found = _collective(computation, one, callers.get(computation.name), times[computation.name], chips)
+        if found.times and found.group > 1:
+            collectives.append(found)
+            holders.add(computation.name)
+    hidden = [loop for loop, body in unknown.items() if hlo.within(computations, body) & holders]
+    return Exchange(tuple(collectives), tuple(hidden))
 
 
 def _without_repeats(
@@ -135,17 +145,18 @@ def _kind(computation: hlo.Computation, one: hlo.Instruction) -> str | None:
     return name if name in KINDS else None
 
 
-def _collective(computation: hlo.Computation, one: hlo.Instruction, times: Mapping[str, int], chips: int) -> Collective:
-    kind, group = _kind(computation, one), _group(one.attributes, chips)
-    if kind == "collective-permute":
-        group = chips
-    source = _NAMED.search(one.attributes)
+def _collective(
+    computation: hlo.Computation, one: hlo.Instruction, caller: hlo.Instruction | None, times: int, chips: int
+) -> Collective:
+    kind = _kind(computation, one)
+    group = chips if kind == "collective-permute" else _group(one.attributes, chips)
     taken = hlo.operand_bytes(computation, one)
+    source = _NAMED.search(one.attributes) or (_NAMED.search(caller.attributes) if caller else None)
     return Collective(
         kind=kind,
         group=group,
         payload=taken * group if kind == "all-gather" else taken,
-        times=times[computation.name],
+        times=times,
         source=source[1] if source else "",
     )
 

@@ -70,8 +70,10 @@ def parse(text: str) -> dict[str, Computation]:
     return found
 
 
-def runs(computations: Mapping[str, Computation]) -> tuple[dict[str, int], list[str]]:
-    """Returns how often each computation runs, and the loops whose length the text does not tell.
+def runs(computations: Mapping[str, Computation]) -> tuple[dict[str, int], dict[str, str]]:
+    """Returns how often each computation runs, and the bodies of the loops whose length the text does not tell.
+
+    The bodies have the names of their loops for keys.
 
     A loop's body runs as often as the loop goes round, times the runs of what holds the loop.  A loop of unknown length
     is taken to go round once, a branch to be taken.  A computation that is called from two places runs for both.
@@ -80,18 +82,18 @@ def runs(computations: Mapping[str, Computation]) -> tuple[dict[str, int], list[
       computations: of a whole program.
     """
     count = dict.fromkeys(computations, 0)
-    unknown = []
+    unknown = {}
 
     def visit(name: str, times: int) -> None:
         count[name] += times
         for one in computations[name].instructions.values():
             if one.operation == "while":
-                trips = trip_count(computations, computations[name], one)
+                trips, body = trip_count(computations, computations[name], one), _attribute(one, "body")
                 if trips is None:
-                    unknown.append(one.name)
-                visit(_attribute(one, "body"), times * (1 if trips is None else trips))
-            elif one.operation not in ASYNC_PARTS:
-                for called in _called(one):
+                    unknown[one.name] = body
+                visit(body, times * (1 if trips is None else trips))
+            else:
+                for called in calls(one):
                     visit(called, times)
 
     visit(next(name for name, one in computations.items() if one.entry), 1)
@@ -128,6 +130,23 @@ def trip_count(computations: Mapping[str, Computation], around: Computation, loo
     return max(0, math.ceil((limit - start) / by)) if by and by > 0 else None
 
 
+def calls(one: Instruction) -> list[str]:
+    """Returns the computations that an instruction runs once, such as a fusion's; a loop's are not among them."""
+    if one.operation in ASYNC_PARTS:
+        return []
+    lists = [name for names in _CALLED_LISTS.findall(one.attributes) for name in _NAME.findall(names)]
+    return [*_CALLED.findall(one.attributes), *lists]
+
+
+def within(computations: Mapping[str, Computation], name: str) -> set[str]:
+    """Returns the computations that run when `name` does, itself included, those of its loops too."""
+    found = {name}
+    for one in computations[name].instructions.values():
+        inner = [_attribute(one, "body")] if one.operation == "while" else calls(one)
+        found.update(*(within(computations, called) for called in inner))
+    return found
+
+
 def bytes_of(type_text: str) -> int:
     """Returns the bytes of all arrays in a type such as "(f32[8,128]{1,0}, u32[])", without padding."""
     return sum(math.prod(shape) * bits for bits, shape in _arrays(type_text)) // 8
@@ -162,11 +181,6 @@ def _instruction(line: str) -> Instruction | None:
         attributes=line[end:],
         root=bool(match[1]),
     )
-
-
-def _called(one: Instruction) -> list[str]:
-    lists = [name for names in _CALLED_LISTS.findall(one.attributes) for name in _NAME.findall(names)]
-    return [*_CALLED.findall(one.attributes), *lists]
 
 
 def _attribute(one: Instruction, key: str) -> str:
