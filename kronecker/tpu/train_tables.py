@@ -118,4 +118,4 @@ def _line(screen: console.Console, text: str) -> None:
 
 
 def _mb(size: float) -> str:
-    return f"{size / 1e6:,.0f}"
+    return f"{size / 1e6:,.0f}" if size >= 10e6 or not size else f"{size / 1e6:.2g}"
