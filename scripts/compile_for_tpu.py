@@ -4,7 +4,7 @@ r"""Compiles our programs with the real TPU compiler, on a machine without a TPU
   python scripts/compile_for_tpu.py encoder --topology=v5e --implementations=auto --json=compiled.json
   python scripts/compile_for_tpu.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --topology=v5e:16x16
   python scripts/compile_for_tpu.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
-      --topology=v5p:4x4x4 --config.train.batch=256 --config.train.accumulate=1 --config.model.dtype=bfloat16
+      --topology=v5e:4x4,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
 
 `make tpu` installs the compiler, libtpu, first.  Nothing is run: these are the compiler's counts, not timings.
 
@@ -45,7 +45,8 @@ How to read train.
   payload    bytes of a chip's array where it is whole: before a reduction, after a gathering.
   sent       bytes that a chip sends at least, as around a ring of n chips: 2 (n-1)/n of the payload for an all-reduce,
              (n-1)/n for all-gather, reduce-scatter and all-to-all, all of it for a permute.
-  model, done    FLOPs of a chip's share by the project's own count; done adds the forward pass of model.remat.
+  model, done    FLOPs of a chip's share by the project's own count, attention over the whole T x T square, nearly half
+             of which splash leaves out; done adds the forward pass of model.remat.
   compute    done at the chip's bfloat16 peak.
   memory     the compiler's bytes at the memory's bandwidth; in a program with loops, whose bodies it counts once, only
              what every step must: read the arguments and write the outputs.
