@@ -10,7 +10,7 @@ from kronecker import config, preemption
 FLAGS = flags.FLAGS
 
 
-def run(main: Callable[..., int | None], positional: bool = False) -> None:
+def run(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
     """Parses the flags, runs `main` and exits with what it returns (None: 0).
 
     Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
@@ -20,13 +20,14 @@ def run(main: Callable[..., int | None], positional: bool = False) -> None:
     Args:
       main: takes nothing or, if `positional`, the list of arguments that are not flags.
       positional: whether there may be such arguments.
+      needs_config: whether --config, where the script has it, must be given.
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(_help())
             code = 0
         else:
-            rest = _parse(sys.argv)
+            rest = _parse(sys.argv, needs_config)
             if rest and not positional:
                 raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --, see --help")
             code = (main(rest) if positional else main()) or 0
@@ -45,17 +46,17 @@ def run(main: Callable[..., int | None], positional: bool = False) -> None:
     sys.exit(code)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
     logging.set_verbosity(logging.FATAL)  # libraries log an error with its traceback and then raise it all the same
     if "config" in FLAGS:
-        _check_config_flags(argv)
+        _check_config_flags(argv, needs_config)
     try:
         return FLAGS(argv)[1:]
     except (flags.Error, TypeError) as error:
         raise ValueError(_one_line(error)) from None
 
 
-def _check_config_flags(argv: Sequence[str]) -> None:
+def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
     """Loads what --config names before config_flags does, whose own errors are tracebacks folded into a line."""
     path = (FLAGS["config"].default_as_str or "").strip("'")  # `default` itself is a parsed config
     overrides = []
@@ -68,6 +69,8 @@ def _check_config_flags(argv: Sequence[str]) -> None:
         elif name.startswith("config."):
             overrides.append(name.removeprefix("config."))
     if not path or path == "None":
+        if not needed and not overrides:
+            return
         raise ValueError("--config is missing; for example --config=configs/demo.py")
     loaded = config.load(path)
     for key in overrides:

@@ -8,10 +8,12 @@
 
 All five give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
 
-Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width.
+Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width, w a
+device's part of it.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from kronecker import kernels, sharding
 
 AUTO = "auto"
 BUCKET_ROWS = 512
+WIDTH_AXIS = sharding.RULES["width"]  # of the mesh
 IMPLEMENTATIONS = ("cached", "onthefly", "bag", "onehot", "induced")
 
 
@@ -43,7 +46,9 @@ def product(
       ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
       dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds.
       mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and one sum of the
-        gradients of W is all that the devices exchange.  None: one device, or a first axis that cannot be split.
+        gradients of W is all that the devices exchange.  Where it splits W's width too, they either gather W before, or
+        each embeds the tokens of all in its columns of W, as they do with a table, and they swap parts of embeddings:
+        whichever moves less.  None: one device, or a first axis that cannot be split.
 
     Raises:
       ValueError: if W does not have one row for each cell of the code.
@@ -55,10 +60,11 @@ def product(
     if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
         # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
         whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
+        columns = _by_columns(projection_Dd, ids, mesh)
         embed = jax.shard_map(
-            embed,
+            functools.partial(_embed_columns, embed=embed) if columns else embed,
             mesh=mesh,
-            in_specs=(whole, whole, split),
+            in_specs=(PartitionSpec(None, WIDTH_AXIS) if columns else whole, whole, split),
             out_specs=split,
             axis_names=set(sharding.BATCH_AXES),
             check_vma=False,
@@ -131,6 +137,21 @@ def prepare(
         order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
         buckets = () if platform == "cpu" else _buckets(bag)
     return bag.replace(implementation=implementation, codes=codes, order=order, buckets=buckets)
+
+
+def _by_columns(projection_Dd: jax.Array, ids: jax.Array, mesh: Mesh) -> bool:
+    """Returns whether embeddings should move, forward and backward, and not W once and its gradient's sum twice."""
+    rows, width = projection_Dd.shape
+    parts = mesh.shape[WIDTH_AXIS]
+    tokens = ids.size // sharding.batch_shards(mesh)  # of a device
+    return parts > 1 and width % parts == 0 and 2 * tokens < 3 * rows
+
+
+def _embed_columns(
+    projection_Dw: jax.Array, bag: bags.Bag, ids: jax.Array, embed: Callable[..., jax.Array]
+) -> jax.Array:
+    ids = jax.lax.all_gather(ids, WIDTH_AXIS, axis=0, tiled=True)
+    return jax.lax.all_to_all(embed(projection_Dw, bag, ids), WIDTH_AXIS, 0, ids.ndim, tiled=True)
 
 
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -2,6 +2,9 @@ r"""Compiles our programs with the real TPU compiler, on a machine without a TPU
 
   python scripts/compile_for_tpu.py encoder
   python scripts/compile_for_tpu.py encoder --topology=v5e --implementations=auto --json=compiled.json
+  python scripts/compile_for_tpu.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --topology=v5e:16x16
+  python scripts/compile_for_tpu.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
+      --topology=v5e:4x4,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
 
 `make tpu` installs the compiler, libtpu, first.  Nothing is run: these are the compiler's counts, not timings.
 
@@ -11,8 +14,18 @@ encoder  The input side of a model on one chip: every implementation of the prod
          table's lookup takes its ids to be in bounds: its bytes are below those of flax.linen.Embed.  auto's choice and
          the table are always compiled, for the targets are about them; --implementations says what stands beside them.
          The exit code is 1 if auto's choice misses a target.
+train    The training step of a config, the very one that train.py compiles, sharded by config.mesh over all chips of a
+         slice: what a chip's memory holds, what the chips exchange, and the time that a step takes at least.
+         --topology is a slice as the compiler names it: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x4x4, ...  --config and
+         --config.KEY are train.py's.  --arms compiles the same config with each of these arms.  The exit code is 1 if a
+         step does not fit its chip, and then a line says what to set; or if a Kronecker arm's chips send more than
+         those of table_untied, where both are asked for.
+         A config whose batch the chips cannot split, as configs/gpt2.py's of 8 sequences over 256, is for one device.
+         It gets a slice's values for what the command does not set, and a line says which; give them to train.py too:
+         --sequences a chip, bfloat16, layers in a loop, mesh.fsdp as far as parameters and optimizer need it, and
+         model.remat where the blocks' values would fill the memory.  A slice of 256 chips takes a minute or two.
 
-How to read it.
+How to read encoder.
   GFLOP      the compiler's count times the passes that the matrix units make over a product to reach its precision: 1
              in bfloat16; in float32 3 with a one-hot operand and 6 without.
   bytes      what all operations access, by the compiler's count, which includes traffic inside the chip and the whole
@@ -25,19 +38,39 @@ How to read it.
 The targets are set for the defaults.  The training step is GPT-2's of 124M, at this width and vocabulary, on as many
 tokens in sequences of 1,024; its FLOPs are tokens * (6 (12 layers d^2 + d V) + 12 layers T d), the project's own count
 (kronecker/training/throughput.py), in one pass.
+
+How to read train.
+  arguments  parameters, AdamW's moments, the arm's bag and the batch; outputs that are aliased take their place.
+  operations collectives that run in a step, each as often as the loop around it goes round; a tuple of arrays is one.
+  payload    bytes of a chip's array where it is whole: before a reduction, after a gathering.
+  sent       bytes that a chip sends at least, as around a ring of n chips: 2 (n-1)/n of the payload for an all-reduce,
+             (n-1)/n for all-gather, reduce-scatter and all-to-all, all of it for a permute.
+  model, done    FLOPs of a chip's share by the project's own count, attention over the whole T x T square, nearly half
+             of which splash leaves out; done adds the forward pass of model.remat.
+  compute    done at the chip's bfloat16 peak.
+  memory     the compiler's bytes at the memory's bandwidth; in a program with loops, whose bodies it counts once, only
+             what every step must: read the arguments and write the outputs.
+  links      sent at what all links of a chip can send at once: no step is faster, and a mesh that leaves links idle is
+             slower.
+  bound      the longest of the three, as if they were hidden behind each other; MFU is model over peak at that time.
+Peaks, memories and links are those of Cloud TPU's documentation (kronecker/tpu/chips.py).
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import rich.console
 from absl import flags
+from ml_collections import config_flags
 
 from kronecker import cli, config, tpu
 
-_TOPOLOGY = flags.DEFINE_list("topology", "v5e,v6e", "Chips to compile for: v5e, v6e.")
+_TOPOLOGY = flags.DEFINE_list(
+    "topology", None, "Chips (encoder; default: v5e,v6e) or slices (train) to compile for: v5e, v5p, v6e; v5e:16x16."
+)
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations", "auto,cached,onthefly,bag,onehot,induced", "encoder: beside the table, with commas."
 )
@@ -46,42 +79,102 @@ _WIDTH = flags.DEFINE_integer("d_model", 768, "encoder: d.", lower_bound=1)
 _VOCAB = flags.DEFINE_integer("vocab", 50304, "encoder: V, padding included.", lower_bound=1)
 _POS_DIM = flags.DEFINE_integer("pos_dim", 16, "encoder: P, the byte positions kept of a token.", lower_bound=1)
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "encoder: whose tokens; their lengths lay out `induced`.")
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Operands of matrix products.")
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "encoder: operands of matrix products.")
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: the most that cached codes may take.", 0.0)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "train: the config file, as train.py takes it.")
+_ARMS = flags.DEFINE_list("arms", None, "train: arms of configs/arms.py; default: the config's own.")
+_SEQUENCES = flags.DEFINE_integer("sequences", 4, "train: of a chip, where the config is for one device.", 1)
 _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
+_OWN = {
+    "encoder": ("implementations", "tokens", "d_model", "vocab", "pos_dim", "tokenizer", "dtype", "cache_limit_mb"),
+    "train": ("config", "arms", "sequences"),
+}
 
 ROOT = Path(__file__).parents[1]
 
 
 def main(words: Sequence[str]) -> int:
     """Compiles, prints, and returns the exit code."""
-    commands = {"encoder": _encoder}
+    commands = {"encoder": _encoder, "train": _train}
     if len(words) != 1 or words[0] not in commands:
         raise ValueError(f"say what to compile: {' or '.join(commands)}, got {' '.join(words) or 'nothing'!r}")
-    return commands[words[0]]()
-
-
-def _encoder() -> int:
-    topologies = _known("topology", _TOPOLOGY.value, tpu.TOPOLOGIES)
-    names = _known("implementations", _IMPLEMENTATIONS.value, config.ALLOWED["embedding.implementation"])
+    for command, names in _OWN.items():
+        wrong = next((name for name in names if command != words[0] and flags.FLAGS[name].present), None)
+        if wrong:
+            raise ValueError(f"--{wrong} belongs to `compile_for_tpu.py {command}`, not to {words[0]}")
     if _JSON.value and not Path(_JSON.value).parent.is_dir():  # minutes before it would be written
         raise ValueError(f"--json={_JSON.value}: there is no folder {Path(_JSON.value).parent}")
+    written, results = commands[words[0]]()
+    if _JSON.value:
+        from kronecker.report.page import write_text
+
+        write_text(Path(_JSON.value), json.dumps(written, indent=1) + "\n")
+    return 0 if all(verdict["met"] for result in results for verdict in result["verdicts"]) else 1
+
+
+def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    topologies = _known("topology", ["v5e", "v6e"] if _TOPOLOGY.value is None else _TOPOLOGY.value, tpu.TOPOLOGIES)
+    names = _known("implementations", _IMPLEMENTATIONS.value, config.ALLOWED["embedding.implementation"])
 
     from kronecker import codec, implementations, tokenizers  # after the flags: --help should not wait for JAX
-    from kronecker.report.page import write_text
     from kronecker.tpu import chips, encoder, report, tables
 
     token_bytes = tokenizers.load(_TOKENIZER.value).token_bytes
-    setting = encoder.Setting(codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value), _TOKENS.value, _config())
+    setting = encoder.Setting(codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value), _TOKENS.value, _gpt2())
     names = list(dict.fromkeys([setting.auto, *(name for name in names if name != implementations.AUTO)]))
     results = []
     for name in topologies:
         with rich.console.Console(stderr=True).status("loading the compiler") as status:
             results.append(report.encoder_on(chips.chip(name), setting, names, _CACHE_LIMIT.value, status.update))
         tables.show(results[-1])
-    if _JSON.value:
-        write_text(Path(_JSON.value), json.dumps(report.to_json(setting, _TOKENIZER.value, results), indent=1) + "\n")
-    return 0 if all(verdict["met"] for result in results for verdict in result["verdicts"]) else 1
+    return report.to_json(setting, _TOKENIZER.value, results), results
+
+
+def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if _CONFIG.value is None:
+        raise ValueError("--config is missing; for example --config=configs/gpt2.py:size=124m,arm=kronecker")
+    if not _TOPOLOGY.value:
+        raise ValueError("--topology is missing; for example --topology=v5e:16x16")
+    for topology in _TOPOLOGY.value:
+        tpu.chip_of(topology)
+    own = config_flags.get_override_values(flags.FLAGS["config"])
+    arms = _arms(own)
+    for c in arms.values():
+        config.resolve(c)
+
+    from kronecker import tokenizers  # after the flags: --help should not wait for JAX
+    from kronecker.tpu import chips, report, train, train_tables
+
+    tokenizer = tokenizers.load(_CONFIG.value.tokenizer)
+    results = []
+    for topology in _TOPOLOGY.value:
+        chip = chips.chip(topology)
+        changes = train.for_slice(_CONFIG.value, own, chip, tokenizer.vocab_size, _SEQUENCES.value)
+        fitted = {name: _with(c, changes) for name, c in arms.items()}
+        result = report.slice_of(chip, topology, next(iter(fitted.values())), changes)
+        train_tables.show_slice(result)
+        with rich.console.Console(stderr=True).status("loading the compiler") as status:
+            results.append(result | report.train_on(chip, fitted, tokenizer, status.update))
+        train_tables.show(results[-1])
+    return {"versions": report.versions(), "slices": results}, results
+
+
+def _arms(own: dict[str, Any]) -> dict[str, ml_collections.ConfigDict]:
+    """Returns the configs to compile, by their labels; refuses a key that an arm would overwrite."""
+    if _ARMS.value is None:
+        return {_CONFIG.value.embedding.arm: _CONFIG.value}
+    known = config.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
+    names = _known("arms", _ARMS.value, known)
+    lost = next((key for name in names for key in known[name] if key in own), None)
+    if lost:
+        raise ValueError(f"--config.{lost}: each of --arms sets it; leave one of the two out")
+    return {name: _with(_CONFIG.value, known[name]) for name in names}
+
+
+def _with(c: ml_collections.ConfigDict, values: dict[str, Any]) -> ml_collections.ConfigDict:
+    c = c.copy_and_resolve_references()
+    c.update_from_flattened_dict(values)
+    return c
 
 
 def _known(flag: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
@@ -93,7 +186,7 @@ def _known(flag: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]
     return list(dict.fromkeys(names))
 
 
-def _config() -> ml_collections.ConfigDict:
+def _gpt2() -> ml_collections.ConfigDict:
     """Returns GPT-2's config of 124M with this run's width, type and vocabulary."""
     c = config.load(f"{ROOT / 'configs' / 'gpt2.py'}:size=124m,arm=kronecker,budget=paper")
     c = config.resolve(c)
@@ -103,4 +196,4 @@ def _config() -> ml_collections.ConfigDict:
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.run(main, positional=True, needs_config=False)

@@ -1,4 +1,4 @@
-"""What the real TPU compiler makes of the input side, with no TPU, and the command that prints it."""
+"""What the real TPU compiler makes of our programs, with no TPU, and the command that prints it."""
 
 import dataclasses
 import json
@@ -117,14 +117,15 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["encoder", "--topology=v5e,v7"], "error: --topology=v5e,v7: there is no v7 here; allowed: v5e, v6e"),
+        (["encoder", "--topology=v5e,v7"], "error: --topology=v5e,v7: there is no v7 here; allowed: v5e, v5p, v6e"),
         (
             ["encoder", "--implementations=onehut"],
             "error: --implementations=onehut: there is no onehut here; allowed: auto, ",
         ),
-        (["encoder", "--topology="], "error: --topology=: it names none; allowed: v5e, v6e"),
+        (["encoder", "--topology="], "error: --topology=: it names none; allowed: v5e, v5p, v6e"),
         (["encoder", "--json=nowhere/compiled.json"], "there is no folder nowhere"),
-        (["decoder"], "error: say what to compile: encoder, got 'decoder'"),
+        (["encoder", "--arms=kronecker"], "error: --arms belongs to `compile_for_tpu.py train`, not to encoder"),
+        (["decoder"], "error: say what to compile: encoder or train, got 'decoder'"),
         ([], "got 'nothing'"),
     ],
 )

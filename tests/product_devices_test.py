@@ -11,13 +11,15 @@ import pytest
 from kronecker import implementations
 
 ROWS, WIDTH = 256 * 8, 24
+SPLIT_WIDTH = ["onehot, few tokens", "onehot, many tokens"]
 CHILD = """
 import json, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from kronecker import bag as bags, codec, implementations, sharding
 
-mesh = sharding.make_mesh()
+mesh, fsdp = sharding.make_mesh(), sharding._mesh((1, 2, 1))
 rng = np.random.default_rng(8)
 tokens = [rng.integers(0, 256, length, np.uint8).tobytes() for length in range(9) for _ in range(4)]
 table = codec.byte_table(tokens, 8)
@@ -28,13 +30,23 @@ out = {}
 for name in implementations.IMPLEMENTATIONS:
     bag = implementations.prepare(bags.kronecker_bag(table), name)
     both = lambda mesh: jax.value_and_grad(lambda w, ids: (implementations.product(w, bag, ids, mesh=mesh) ** 3).sum())
+
+    def beside_one_device(shared, weights, ids):
+        (loss, gradient), (alone, alone_gradient) = shared(weights, ids), jax.jit(both(None))(weights, ids)
+        return {
+            "loss": float(abs(loss - alone) / abs(alone)),
+            "gradient": float(abs(gradient - alone_gradient).max() / abs(alone_gradient).max()),
+        }
+
     shared = jax.jit(both(mesh), in_shardings=(whole, split), out_shardings=whole)
-    (loss, gradient), (alone, alone_gradient) = shared(weights, ids), both(None)(weights, ids)
-    out[name] = {
-        "loss": float(abs(loss - alone) / abs(alone)),
-        "gradient": float(abs(gradient - alone_gradient).max() / abs(alone_gradient).max()),
-        "program": shared.lower(weights, ids).compile().as_text(),
-    }
+    out[name] = beside_one_device(shared, weights, ids)
+    out[name]["program"] = shared.lower(weights, ids).compile().as_text()
+    if name == "onehot":
+        columns = NamedSharding(fsdp, PartitionSpec(None, "fsdp"))
+        layouts = {"in_shardings": (columns, sharding.split_batch(fsdp))}
+        shared = jax.jit(both(fsdp), **layouts, out_shardings=(sharding.replicated(fsdp), columns))
+        out[f"{name}, few tokens"] = beside_one_device(shared, weights, ids)
+        out[f"{name}, many tokens"] = beside_one_device(shared, weights, jnp.tile(ids, (1, 48)))
 print(json.dumps(out))
 """
 
@@ -47,10 +59,10 @@ def on_two_devices() -> dict[str, dict]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("implementation", implementations.IMPLEMENTATIONS)
-def test_two_devices_give_the_loss_and_gradient_of_one(on_two_devices: dict[str, dict], implementation: str):
-    assert on_two_devices[implementation]["loss"] < 1e-5
-    assert on_two_devices[implementation]["gradient"] < 1e-5
+@pytest.mark.parametrize("case", [*implementations.IMPLEMENTATIONS, *SPLIT_WIDTH])
+def test_two_devices_give_the_loss_and_gradient_of_one(on_two_devices: dict[str, dict], case: str):
+    assert on_two_devices[case]["loss"] < 1e-5
+    assert on_two_devices[case]["gradient"] < 1e-5
 
 
 @pytest.mark.parametrize("implementation", implementations.IMPLEMENTATIONS)

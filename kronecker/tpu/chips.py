@@ -13,9 +13,12 @@ from jax.experimental import topologies
 from kronecker import tpu
 from kronecker.training import throughput
 
-# Of one chip's memory in bytes a second, by what JAX calls the chip: the pages on v5e and v6e of Cloud TPU's
-# documentation.  throughput.PEAK_FLOPS has the other half of a roofline.
-BANDWIDTH = {"TPU v5 lite": 819e9, "TPU v6 lite": 1600e9}
+# Of one chip, by what JAX calls it, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: the bytes of its
+# memory, its memory's bytes a second, and the bytes that all its links send in a second, half of the bidirectional
+# bandwidth that the pages give (400, 1,200 and 800 GB/s).  throughput.PEAK_FLOPS has the FLOPs.
+MEMORY = {"TPU v5 lite": 16 * 2**30, "TPU v5": 95 * 2**30, "TPU v6 lite": 32 * 2**30}
+BANDWIDTH = {"TPU v5 lite": 819e9, "TPU v5": 2765e9, "TPU v6 lite": 1600e9}
+LINKS = {"TPU v5 lite": 200e9, "TPU v5": 600e9, "TPU v6 lite": 400e9}
 INSTALL = "the TPU compiler, libtpu, is not installed; `make tpu` adds it (requirements-tpu.txt)"
 
 
@@ -25,13 +28,16 @@ class Chip:
 
     Attributes:
       name: a key of tpu.TOPOLOGIES.
-      kind: what JAX calls it.
-      device: its first one in the topology; it takes programs but cannot run them.
+      devices: of the topology, one a chip; they take programs but cannot run them.
     """
 
     name: str
-    kind: str
-    device: jax.Device
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def kind(self) -> str:
+        """Returns what JAX calls it."""
+        return self.devices[0].device_kind
 
     @property
     def peak(self) -> float:
@@ -44,19 +50,34 @@ class Chip:
         return BANDWIDTH[self.kind]
 
     @property
+    def memory(self) -> int:
+        """Returns the bytes of its memory."""
+        return MEMORY[self.kind]
+
+    @property
+    def links(self) -> float:
+        """Returns the bytes a second that it can send to other chips, over all of its links at once."""
+        return LINKS[self.kind]
+
+    @property
     def sharding(self) -> jax.sharding.Sharding:
         """Returns the sharding of a program for this chip alone."""
-        return jax.sharding.SingleDeviceSharding(self.device)
+        return jax.sharding.SingleDeviceSharding(self.devices[0])
 
 
-def chip(name: str) -> Chip:
-    """Returns the chip that tpu.TOPOLOGIES calls `name`; the first call in a process loads the compiler.
+def chip(topology: str) -> Chip:
+    """Returns the chip of a topology, with all devices; the first call in a process loads the compiler.
 
     It sets the environment that libtpu reads, and JAX's platform to "cpu": nothing here may look for a TPU.
 
+    Args:
+      topology: as `tpu.chip_of` reads it, or a chip alone, whose smallest topology it then is.
+
     Raises:
-      ValueError: if there is no libtpu, or it refuses to start.
+      ValueError: if this is no topology of a chip of tpu.TOPOLOGIES, or there is no libtpu, or it refuses.
     """
+    topology = tpu.TOPOLOGIES.get(topology, topology)
+    name = tpu.chip_of(topology)
     found = library()
     if found is None:
         raise ValueError(INSTALL)
@@ -69,14 +90,14 @@ def chip(name: str) -> Chip:
     os.environ["TPU_LIBRARY_PATH"] = str(found)
     jax.config.update("jax_platforms", "cpu")
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=tpu.TOPOLOGIES[name]).devices
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except jax.errors.JaxRuntimeError as error:
         if "lockfile" in str(error):  # its own advice is to delete the lock
             raise ValueError(
                 "another process is using libtpu and this version of it does not share; run this again when that ends"
             ) from None
-        raise ValueError(f"{found} cannot compile for {tpu.TOPOLOGIES[name]}: {error}") from None
-    return Chip(name, devices[0].device_kind, devices[0])
+        raise ValueError(f"the compiler knows no topology {topology}: {error}") from None
+    return Chip(name, tuple(devices))
 
 
 def library() -> Path | None:

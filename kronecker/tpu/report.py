@@ -1,12 +1,15 @@
-"""All programs of one chip, and the record of them that JSON holds."""
+"""All programs of one chip or slice, and the record of them that JSON holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jaxlib
+import ml_collections
 
-from kronecker.tpu import chips, encoder
+from kronecker import config as configs
+from kronecker import tokenizers
+from kronecker.tpu import chips, encoder, train
 
 
 def encoder_on(
@@ -56,7 +59,6 @@ def encoder_on(
 
 def to_json(setting: encoder.Setting, tokenizer: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns what was compiled, with which versions, and `results`, one of each chip."""
-    library = chips.library()
     return {
         "setting": {
             "tokens": setting.tokens,
@@ -67,10 +69,70 @@ def to_json(setting: encoder.Setting, tokenizer: str, results: Sequence[dict[str
             "dtype": setting.config.model.dtype,
             "step_flops": setting.step_flops,
         },
-        "versions": {
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "libtpu": chips.library_version(library) if library else None,
-        },
+        "versions": versions(),
         "chips": list(results),
+    }
+
+
+def slice_of(chip: chips.Chip, topology: str, config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict:
+    """Returns the facts of a slice and of the config that is compiled for it.
+
+    Args:
+      chip: with the slice's devices.
+      topology: its name.
+      config: not resolved; `changes` are in it already.
+      changes: the keys that a config for one device had to change.
+
+    Raises:
+      ValueError: if the config's mesh does not make up the devices.
+    """
+    sizes = configs.mesh_sizes(config.mesh, len(chip.devices))
+    return {
+        "topology": topology,
+        "chips": len(chip.devices),
+        "kind": chip.kind,
+        "peak_flops": chip.peak,
+        "memory": chip.memory,
+        "bandwidth": chip.bandwidth,
+        "links": chip.links,
+        "mesh": dict(zip(configs.MESH_AXES, sizes, strict=True)),
+        "batch": config.train.batch,
+        "sequence": config.train.sequence,
+        "changes": dict(changes),
+        "config": configs.flat(config),
+    }
+
+
+def train_on(
+    chip: chips.Chip,
+    arms: Mapping[str, ml_collections.ConfigDict],
+    tokenizer: tokenizers.Tokenizer,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Returns every arm's training step on one slice, and the verdicts on them.
+
+    Args:
+      chip: with the slice's devices.
+      arms: of each, by its label, the config; not resolved.
+      tokenizer: of all of them.
+      progress: told what is being compiled; one of them takes minutes.
+
+    Raises:
+      ValueError: as `train.compile_step` does.
+    """
+    compiled = {}
+    for name, config in arms.items():
+        progress(f"compiling {name} for {len(chip.devices)} chips of {chip.name}")
+        compiled[name] = train.compile_step(chip, config, tokenizer)
+    rows = [{"arm": name} | one.to_json(chip) for name, one in compiled.items()]
+    return {"rows": rows, "verdicts": train.verdicts(compiled)}
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of JAX, of what compiles for it, and of libtpu; None: there is none."""
+    library = chips.library()
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "libtpu": chips.library_version(library) if library else None,
     }

@@ -1,0 +1,174 @@
+"""What the chips of a compiled program exchange: every collective operation, how often it runs, and its bytes.
+
+A TPU's compiler hides collectives in other operations.  A reduce-scatter is an all-reduce inside a fusion that keeps a
+part, and is counted as what it is.  An asynchronous one appears in each of the fusions that it runs beside, all with
+one chain, and is counted once.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kronecker.tpu import hlo
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+OTHER_NAMES = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "collective-permute"}
+
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_CHAIN = re.compile(r'\bchain_id="(\d+)"')
+_NAMED = re.compile(r'\bop_name="([^"]*)"')
+# Three ways to write the groups: as lists, as an array of that shape (groups, members), and as axes of a mesh.
+_GROUP_LIST = re.compile(r"\breplica_groups=\{\{([\d,]*)\}")
+_GROUP_SHAPE = re.compile(r"\breplica_groups=\[\d+,(\d+)\]")
+_GROUP_MESH = re.compile(r"\breplica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*(?:\([^)]*\))?\))? \{([^}]*)\}")
+_AXIS = re.compile(r"'(\w+)'=(\d+)")
+_USED_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective operation of a program.
+
+    Attributes:
+      kind: one of KINDS.
+      group: chips that take part together.
+      payload: bytes of a chip's array where it is whole: before a reduction, after a gathering.
+      times: that it runs in a step, loops counted.
+      source: the operation of the model that it comes from, as JAX names it; may be empty.
+    """
+
+    kind: str
+    group: int
+    payload: int
+    times: int
+    source: str
+
+    @property
+    def sent(self) -> float:
+        """Returns the bytes that a chip has to send at least for one of them, as around a ring of the group.
+
+        An all-reduce of S bytes over n chips is 2 (n - 1)/n S: a reduce-scatter and an all-gather, (n - 1)/n S each, as
+        an all-to-all is; a permute is S.
+        """
+        if self.kind == "collective-permute":
+            return float(self.payload)
+        return (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group * self.payload
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """All that the chips exchange in one run of a program.
+
+    Attributes:
+      collectives: those that move something; one over a group of one chip does not.
+      unknown_loops: loops with one of them inside whose length the text does not tell; they are counted once.
+    """
+
+    collectives: tuple[Collective, ...]
+    unknown_loops: tuple[str, ...]
+
+    @property
+    def sent(self) -> float:
+        """Returns the bytes that a chip sends, see `Collective.sent`."""
+        return sum(one.sent * one.times for one in self.collectives)
+
+    def by_kind(self) -> dict[str, dict[str, float]]:
+        """Returns, of each of KINDS that there is, how many run, and a chip's bytes of payload and sent."""
+        sums: dict[str, dict[str, float]] = {}
+        for one in self.collectives:
+            row = sums.setdefault(one.kind, {"count": 0, "payload_bytes": 0, "sent_bytes": 0.0})
+            row["count"] += one.times
+            row["payload_bytes"] += one.payload * one.times
+            row["sent_bytes"] += one.sent * one.times
+        return {kind: sums[kind] for kind in KINDS if kind in sums}
+
+    def largest(self, count: int) -> list[dict[str, Any]]:
+        """Returns the `count` that move most, those of one source and kind together."""
+        sums = collections.Counter()
+        for one in self.collectives:
+            sums[one.kind, one.source] += one.sent * one.times
+        return [
+            {"kind": kind, "source": source, "sent_bytes": sent} for (kind, source), sent in sums.most_common(count)
+        ]
+
+
+def of(text: str, chips: int) -> Exchange:
+    """Returns what the chips of a program exchange.
+
+    Args:
+      text: of the compiled program of one chip, as `jax.stages.Compiled.as_text` returns it.
+      chips: that run it; a collective that names no groups is over all.
+    """
+    computations = hlo.parse(text)
+    times, unknown = hlo.runs(computations)
+    callers = {
+        called: one
+        for computation in computations.values()
+        for one in computation.instructions.values()
+        for called in hlo.calls(one)
+    }
+    every = [(computation, one) for computation in computations.values() for one in computation.instructions.values()]
+    collectives, holders = [], set()
+    for computation, one in _without_repeats(every):
+        found = _collective(computation, one, callers.get(computation.name), times[computation.name], chips)
+        if found.times and found.group > 1:
+            collectives.append(found)
+            holders.add(computation.name)
+    hidden = [loop for loop, body in unknown.items() if hlo.within(computations, body) & holders]
+    return Exchange(tuple(collectives), tuple(hidden))
+
+
+def _without_repeats(
+    instructions: Iterable[tuple[hlo.Computation, hlo.Instruction]],
+) -> Iterator[tuple[hlo.Computation, hlo.Instruction]]:
+    chains = set()
+    for computation, one in instructions:
+        if _kind(computation, one) is None:
+            continue
+        chain = _CHAIN.search(one.attributes)
+        if chain:
+            key = chain[1], _CHANNEL.search(one.attributes)[1]
+            if key in chains:
+                continue
+            chains.add(key)
+        yield computation, one
+
+
+def _kind(computation: hlo.Computation, one: hlo.Instruction) -> str | None:
+    name = one.operation.removesuffix("-start")
+    name = OTHER_NAMES.get(name, name)
+    if name == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+        return "reduce-scatter"
+    return name if name in KINDS else None
+
+
+def _collective(
+    computation: hlo.Computation, one: hlo.Instruction, caller: hlo.Instruction | None, times: int, chips: int
+) -> Collective:
+    kind = _kind(computation, one)
+    group = chips if kind == "collective-permute" else _group(one.attributes, chips)
+    taken = hlo.operand_bytes(computation, one)
+    source = _NAMED.search(one.attributes) or (_NAMED.search(caller.attributes) if caller else None)
+    return Collective(
+        kind=kind,
+        group=group,
+        payload=taken * group if kind == "all-gather" else taken,
+        times=times,
+        source=source[1] if source else "",
+    )
+
+
+def _group(attributes: str, chips: int) -> int:
+    if listed := _GROUP_LIST.search(attributes):
+        return listed[1].count(",") + 1
+    if shaped := _GROUP_SHAPE.search(attributes):
+        return int(shaped[1])
+    if mesh := _GROUP_MESH.search(attributes):
+        sizes = {name: int(size) for name, size in _AXIS.findall(mesh[1])}
+        return math.prod(int(part) if part else sizes[name] for name, _, part in _USED_AXIS.findall(mesh[2]))
+    if "replica_groups=" in attributes and "replica_groups={}" not in attributes:
+        raise ValueError(f"the compiler writes replica groups in a way not known here: {attributes[:300]}")
+    return chips
