@@ -15,7 +15,8 @@ from kronecker import bag as bags
 from kronecker import build, transformer
 
 SHORTEST_WINDOW = 32
-LIKELIEST = 1024  # ids that are sorted first; all, which takes twenty times as long, only where these do not suffice
+WIDEST = 64.0  # nats below the likeliest id at which none matters any more, whatever the vocabulary
+HALVINGS = 40  # of that range, to below the distance of two float32
 
 
 class Sampler:
@@ -128,19 +129,31 @@ def _after_part(
 def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
     if temperature == 0:
         return logits_V.argmax()
-    log_p_V, noise_V = jax.nn.log_softmax(logits_V / temperature), jax.random.gumbel(key, logits_V.shape)
+    log_p_V = jax.nn.log_softmax(logits_V / temperature)
+    if top_p < 1:
+        log_p_V = jnp.where(log_p_V >= _least_of_nucleus(log_p_V, top_p), log_p_V, -jnp.inf)
+    return jax.random.categorical(key, log_p_V)
 
-    def among(count: int) -> tuple[jax.Array, jax.Array]:
-        """Returns the id drawn among the `count` likeliest, and whether these reach top_p."""
-        log_p, ids = jax.lax.top_k(log_p_V, count)
-        before = jnp.cumsum(jnp.exp(log_p)) - jnp.exp(log_p)  # the most likely id is always kept
-        kept = jnp.where(before < top_p, log_p, -jnp.inf)
-        return ids[(kept + noise_V[:count]).argmax()], before[-1] >= top_p
 
-    if len(logits_V) <= LIKELIEST:
-        return among(len(logits_V))[0]
-    token, enough = among(LIKELIEST)
-    return jax.lax.cond(enough, lambda: token, lambda: among(len(logits_V))[0])
+def _least_of_nucleus(log_p_V: jax.Array, top_p: float) -> jax.Array:
+    """Returns the log probability of the least likely id that is kept: those above it do not reach `top_p` yet.
+
+    By bisection, as sorting a vocabulary takes ten times as long.  Ids of one probability are kept or left together.
+    """
+    p_V = jnp.exp(log_p_V)
+
+    def above(bound: jax.Array) -> jax.Array:
+        return jnp.where(log_p_V > bound, p_V, 0.0).sum()
+
+    def halve(between: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
+        low, high = between  # above(low) >= top_p > above(high)
+        middle = (low + high) / 2
+        reaches = above(middle) >= top_p
+        return (jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)), None
+
+    highest = log_p_V.max()
+    (low, _), _ = jax.lax.scan(halve, (highest - WIDEST, highest), length=HALVINGS)
+    return jnp.where(log_p_V > low, log_p_V, jnp.inf).min()
 
 
 _draw_compiled = jax.jit(_draw, static_argnums=(2, 3))
