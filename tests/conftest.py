@@ -8,9 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# What a test compiles in its own process runs a few times at most: quick to compile is quicker than quick to run.  This
+# is about machine code, not about XLA's passes over the program; processes that tests start compile as users' do.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
