@@ -9,7 +9,9 @@ import pytest
 import tiny_runs
 from tiny_runs import finish, start
 
-from kronecker.training import throughput
+from configs import base
+from kronecker import config
+from kronecker.training import plan, throughput
 
 OPTIONS = {"tokenizer": "bpe:300", "train.steps": 8, "checkpoint.every": 4, "mesh.cpu_devices": 1}
 
@@ -111,6 +113,16 @@ def test_weights_that_do_not_fit_are_refused(options: dict, message: str, data: 
     line = refused(tmp_path / "run", data, OPTIONS | {"checkpoint.init_from": trained} | options)
     assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_advised_is_a_config_that_can_be():
+    c = base.apply(base.get_config(), {"train.batch": 12, "mesh.cpu_devices": 4})
+    keys = dict(re.findall(r"--config\.(\S+)=(\w+)", plan.remedy(config.resolve(c, 4), 4)))
+    assert keys == {"train.accumulate": "3", "train.loss_chunk": "256", "model.remat": "True", "mesh.fsdp": "4"}
+    config.resolve(base.apply(c, {"train.accumulate": 3, "train.loss_chunk": 256, "mesh.fsdp": 4}), 4)
+    c.mesh.data, c.model.remat, c.train.loss_chunk, c.mesh.fsdp = 4, True, 1, 1
+    c.train.batch = c.train.accumulate = 4
+    assert "a smaller model" in plan.remedy(c, 4)
 
 
 def test_a_devices_peak_is_that_of_the_longest_name_that_it_begins_with():

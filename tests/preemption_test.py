@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,3 +97,24 @@ def test_sigterm_at_any_moment_saves_and_changes_no_number(
         assert tiny_runs.losses(workdir) == undisturbed
     else:
         assert tiny_runs.losses(workdir) == pytest.approx(undisturbed, abs=1e-5)
+
+
+@pytest.mark.parametrize(("training", "words"), [(True, "not done saving 1 s later"), (False, "nothing to save")])
+def test_a_process_that_is_stuck_ends_when_the_grace_is_over(training: bool, words: str):
+    script = (
+        "import time; from kronecker import preemption\n"
+        "with preemption.Notice(1.0) as notice:\n"
+        f"    {'notice.asked()' if training else 'pass'}\n"
+        "    print('stuck', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tiny_runs.ROOT, **pipes)
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # changes nothing
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert words in errors
+    assert time.monotonic() - began < 10

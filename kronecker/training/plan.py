@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import ml_collections
 
+from kronecker import config as configs
 from kronecker import cost, storage
 from kronecker.training import throughput
 
@@ -106,16 +107,17 @@ def lines(
 
 
 def _smaller(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
-    more = next((n for n in range(c.train.accumulate + 1, c.train.batch + 1) if not c.train.batch % n), None)
-    per_device = c.train.batch // c.train.accumulate // devices
-    if more and per_device > 1:
-        yield "train.accumulate", more
+    data, fsdp, _ = configs.mesh_sizes(c.mesh, devices)
+    whole = data * fsdp  # a micro-batch is a multiple of so many sequences
+    more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * whole) == 0)
+    if accumulate := next(more, None):
+        yield "train.accumulate", accumulate
     if not c.train.loss_chunk:
         yield "train.loss_chunk", min(1024, c.train.sequence)
     if not c.model.remat:
         yield "model.remat", True
-    if devices > 1 and c.mesh.fsdp == 1:
-        yield "mesh.fsdp", devices
+    if c.mesh.data == -1 and fsdp == 1 < data and c.model.d_model % data == 0:
+        yield "mesh.fsdp", data
 
 
 def _parts(sizes: Mapping[str, int]) -> str:
