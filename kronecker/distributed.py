@@ -36,7 +36,7 @@ def start(config: ml_collections.ConfigDict) -> None:
 
     If the others are not there in time, JAX ends the process with a message and SIGABRT.
     """
-    told = explicit(config.distributed, os.environ)
+    told = explicit(config.distributed, os.environ) if config.distributed.enabled != "off" else {}
     if config.distributed.enabled == "on" or (
         config.distributed.enabled == "auto" and (told or _cluster(os.environ) is not None)
     ):

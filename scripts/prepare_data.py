@@ -84,7 +84,7 @@ def main() -> None:
         console.print(f"verified     {size / 1e6:,.1f} MB in {time.monotonic() - started:.1f} s", highlight=False)
     console.print(_summary(prepared))
     console.print(f"tokenizer    {tokenizer.name}, {tokenizer.vocab_size:,} ids", highlight=False)
-    console.print(f"folder       {prepared.folder}", highlight=False, soft_wrap=True)
+    console.print(f"folder       {prepared.location}", highlight=False, soft_wrap=True)
     console.print(f"fingerprint  {prepared.fingerprint}", highlight=False, soft_wrap=True)
 
 

@@ -51,6 +51,7 @@ follow)
 	esac
 	;;
 stop)
+	at_work || { echo "nothing is at work on $(hostname)" >&2; exit; }
 	touch "$run/stopped"
 	kill "$(<"$run/pid")"
 	;;

@@ -106,6 +106,7 @@ def test_another_runs_weights_begin_a_run_of_its_own(data: Path, trained: Path, 
         ({"model.d_model": 32}, "weights of another model shape"),
         ({"tokenizer": "bpe:301"}, "weights of another tokenizer"),
         ({"embedding.pos_dim": 8}, "weights of another byte table"),
+        ({"embedding.norm": "length"}, "embedding.norm is z there, length here"),
         ({"checkpoint.init_from": "nowhere"}, "checkpoint.init_from=nowhere: no checkpoint there"),
     ],
 )

@@ -1,5 +1,6 @@
 """Being told to leave, as SLURM or a cloud does it: a real SIGTERM at each moment of a run, alone and with others."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,7 +10,12 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
+from etils import epath
 from tiny_runs import finish, start
+
+from configs import base
+from kronecker import config, transformer
+from kronecker.training import log, progress
 
 OPTIONS = {
     "tokenizer": "bpe:300",
@@ -97,6 +103,19 @@ def test_sigterm_at_any_moment_saves_and_changes_no_number(
         assert tiny_runs.losses(workdir) == undisturbed
     else:
         assert tiny_runs.losses(workdir) == pytest.approx(undisturbed, abs=1e-5)
+
+
+@pytest.mark.parametrize(("line_after", "lines"), [(False, 1), (True, 0)])
+def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, lines: int, tmp_path: Path):
+    values = [[2.0, 0.1, 1.0, 0.0, 0.5, 1.0]] * 3
+    held = {"kind": "held", "step": 3, "seconds": 1.0, "values": values}
+    written = [held, {"kind": "train", "step": 3, "seconds": 1.5, "loss": 2.0}][: 1 + line_after]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in written))
+    c = config.with_vocabulary(config.resolve(base.get_config()), 100)
+    shown = progress.ProgressLine("run", 5, 3, shown=False)
+    with log.Log(c, transformer.Shape.of(c.model), epath.Path(tmp_path), start=3) as gone_on:
+        gone_on.flush(3, shown)  # a process that went on may have written the line, and been killed before it saved
+    assert len(tiny_runs.lines(tmp_path)) == line_after + lines
 
 
 @pytest.mark.parametrize(("training", "words"), [(True, "not done saving 1 s later"), (False, "nothing to save")])

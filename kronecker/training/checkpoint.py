@@ -121,12 +121,13 @@ class Weights(NamedTuple):
     step: int
 
 
-def find_weights(workdir: epath.Path, identity: dict[str, str]) -> Weights:
+def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_collections.ConfigDict) -> Weights:
     """Returns another run's newest checkpoint.
 
     Args:
       workdir: the other run's folder.
       identity: of this run; tokenizer, model and byte table must be the same, dataset and config need not.
+      config: of this run; embedding.norm and embedding.rank must be the same.
 
     Raises:
       ValueError: if there is none, or it is of another tokenizer or model.
@@ -141,6 +142,10 @@ def find_weights(workdir: epath.Path, identity: dict[str, str]) -> Weights:
     for name in _OF_WEIGHTS:
         if saved.get(name) != identity[name]:
             raise ValueError(f"{named}: weights of another {name}: {saved.get(name)} there, {identity[name]} here")
+    theirs = rundir.read_json(workdir / rundir.CONFIG)["embedding"]
+    for key in ("norm", "rank"):  # a projection means another table under another norm
+        if theirs.get(key) != config.embedding[key]:
+            raise ValueError(f"{named}: embedding.{key} is {theirs.get(key)} there, {config.embedding[key]} here")
     return found
 
 

@@ -32,7 +32,8 @@ class Log:
         self._sinks = metrics.open_sinks(workdir, config, start) if lead else []
         before = metrics.read(workdir) if lead else []
         trained = [line["seconds"] for line in before if line["kind"] == "train"]
-        held = [line for line in before if line["kind"] == metrics.HELD and line["step"] == start]
+        updates = [line for line in before if line["kind"] in ("train", metrics.HELD)]
+        held = [line for line in updates[-1:] if line["kind"] == metrics.HELD and line["step"] == start]
         validated = any(line["kind"] == "validation" and line["step"] == start for line in before)
         self._validated = start if sharding.of_first_host(validated) else None
         self._flushed_at = trained[-1] if trained else 0.0

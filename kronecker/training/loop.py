@@ -87,7 +87,7 @@ class _Trainer:
         self.weights: checkpoint.Weights | None = None
         if config.checkpoint.init_from and not rundir.has_checkpoint(workdir):  # else it has begun
             other = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
-            self.weights = checkpoint.find_weights(other, self.identity)
+            self.weights = checkpoint.find_weights(other, self.identity, config)
         held_out = evaluation.held_out(prepared, config, self.mesh)
         held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
@@ -175,6 +175,11 @@ class _Trainer:
 
     def _initial_state(self) -> steps.TrainState:
         state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
+        if self.config.checkpoint.init_from and not self.weights:
+            raise ValueError(
+                f"{self.workdir / rundir.CHECKPOINTS}: holds a checkpoint that is not whole, and the run was to begin "
+                "with checkpoint.init_from; delete that folder, and the same command begins again"
+            )
         if self.weights:
             like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh).params
             state = state.replace(params=checkpoint.restore_weights(self.weights, like))
