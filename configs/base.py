@@ -106,9 +106,8 @@ def get_config() -> ml_collections.ConfigDict:
     checkpoint.every = 100  # steps; the last step is always saved
     checkpoint.keep = 2  # newest checkpoints kept
     checkpoint.keep_every = 0  # steps whose checkpoints are kept for good; 0: none
-    checkpoint.init_from = (
-        ""  # another run's folder, of the same model and tokenizer, whose newest weights to begin with
-    )
+    # another run's folder, of the same model and tokenizer, whose newest weights to begin with; empty: none
+    checkpoint.init_from = ""
     checkpoint.grace_seconds = 30.0  # from SIGTERM to the end of the process, saved or not
 
     c.log = log = ml_collections.ConfigDict()

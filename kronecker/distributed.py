@@ -16,8 +16,8 @@ import jax
 import ml_collections
 from jax._src import distributed
 
-# Variables that a cluster sets for each process that it starts -> what they say.  JAX reads the rest of them itself.
-_SIZES = {"SLURM": "SLURM_STEP_NUM_TASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+# What SLURM and Open MPI, and Cloud TPU, tell each process of how many there are.  JAX reads the rest itself.
+_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 SECONDS_TO_TELL = 10  # that processes wait longer than the service, whose message names who is missing
 # What stands in for distributed.coordinator, processes and index, if those are not set.
@@ -38,7 +38,7 @@ def start(config: ml_collections.ConfigDict) -> None:
     """
     told = explicit(config.distributed, os.environ) if config.distributed.enabled != "off" else {}
     if config.distributed.enabled == "on" or (
-        config.distributed.enabled == "auto" and (told or _cluster(os.environ) is not None)
+        config.distributed.enabled == "auto" and (told or _one_of_several(os.environ))
     ):
         seconds = config.distributed.timeout_seconds
         with _roll_call(seconds):
@@ -107,12 +107,9 @@ def _roll_call(seconds: int) -> Iterator[None]:
         setattr(library, name, original)
 
 
-def _cluster(environment: Mapping[str, str]) -> str | None:
-    """Returns what started this process as one of several; None: nothing did."""
-    for name, variable in _SIZES.items():
-        if _number(environment, variable, 1) > 1:
-            return name
-    return "Cloud TPU" if "," in environment.get(_TPU_HOSTS, "") else None
+def _one_of_several(environment: Mapping[str, str]) -> bool:
+    """Returns whether a cluster says that it started this process as one of several."""
+    return any(_number(environment, size, 1) > 1 for size in _SIZES) or "," in environment.get(_TPU_HOSTS, "")
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int) -> int:

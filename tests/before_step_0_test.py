@@ -17,14 +17,6 @@ OPTIONS = {"tokenizer": "bpe:300", "train.steps": 8, "checkpoint.every": 4, "mes
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "text").mkdir()
-    tiny_runs.write_texts(folder / "text")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "trained"
     finish(start(workdir, data, OPTIONS))

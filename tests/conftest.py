@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import tiny_runs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -27,6 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)  # with a limit the folder is locked: no half-read entry
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data.folder of tiny runs, their texts in its folder `text`."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    tiny_runs.write_texts(folder / "text")
+    return folder
 
 
 @pytest.fixture

@@ -32,14 +32,6 @@ def train(workdir: Path, data: Path, config: str = "configs/demo.py", **options:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "text").mkdir()
-    tiny_runs.write_texts(folder / "text")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     done = train(workdir, data)

@@ -31,14 +31,6 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "text").mkdir()
-    tiny_runs.write_texts(folder / "text")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     finish(start(workdir, data, OPTIONS))
