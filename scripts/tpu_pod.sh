@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice: makes it, installs this commit on every worker, starts, follows, and goes on after preemption.
 set -euo pipefail
+SOON=600 # seconds within which a slice that is still there should not lose its training, three times in a row
 
 usage() {
 	cat <<'END'
@@ -64,27 +65,23 @@ say() {
 tpu() { act gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}; }
 on_workers() { tpu tpu-vm ssh "$name" --worker="$1" --command="$2"; }
 
-# The state of the slice: ABSENT, CREATING, READY, PREEMPTED, ...  Anything gcloud fails with but "not found" ends the script.
-state() {
-	local out
-	if out=$(tpu tpu-vm describe "$name" --format='value(state)' 2>&1); then
-		tail -n 1 <<<"$out"
-	elif grep -qiE 'not.?found' <<<"$out"; then
-		echo ABSENT
-	else
-		fail "gcloud could not describe $name: $out"
-	fi
-}
-
-queued_state() {
-	local out
-	if out=$(tpu queued-resources describe "$name" --format='value(state.state)' 2>&1); then
-		tail -n 1 <<<"$out"
-	elif grep -qiE 'not.?found' <<<"$out"; then
-		echo ABSENT
-	else
-		fail "gcloud could not describe the queued resource $name: $out"
-	fi
+# The state of the slice (look tpu-vm state) or of the request for it (look queued-resources state.state): CREATING, READY,
+# PREEMPTED, ..., or ABSENT.  Anything else that gcloud fails with may pass; what does not ends the script.
+look() {
+	local out try
+	for try in {1..10}; do
+		((try == 1)) || sleep "$poll"
+		if out=$(tpu "$1" describe "$name" --format="value($2)" 2>&1); then
+			tail -n 1 <<<"$out"
+			return
+		elif grep -q NOT_FOUND <<<"$out"; then
+			echo ABSENT
+			return
+		fi
+		say "gcloud could not describe $name: $out"
+		if grep -qE 'PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT' <<<"$out"; then break; fi
+	done
+	fail "gcloud could not describe $name, as it says above"
 }
 
 create() {
@@ -103,16 +100,17 @@ delete() {
 	fi
 }
 
-# Returns when the slice is ready, which may take as long as the zone has no room.
+# Returns when the slice is ready, which may take as long as the zone has no room; `kept`: it was so at the first look.
 ensure_ready() {
 	local now queued
+	kept=1
 	while true; do
-		now=$(state)
+		now=$(look tpu-vm state)
 		case $now in
 		READY) return ;;
 		ABSENT)
 			queued=ABSENT
-			if [[ $spot ]]; then queued=$(queued_state); fi
+			if [[ $spot ]]; then queued=$(look queued-resources state.state); fi
 			case $queued in
 			ABSENT) say "making $name ($type)" && { create || fail "gcloud could not make $name"; } ;;
 			FAILED | SUSPENDED) say "the request for $name is $queued; asking again" && delete ;;
@@ -122,6 +120,7 @@ ensure_ready() {
 		PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) say "$name is $now; deleting it" && delete ;;
 		*) say "$name: $now" && sleep "$poll" ;;
 		esac
+		kept=
 	done
 }
 
@@ -145,12 +144,13 @@ run() {
 	'') fail "--workdir is missing; for example --workdir=gs://my-bucket/runs/first" ;;
 	*) fail "--workdir=$workdir: a worker's own disk goes with the slice; give gs://BUCKET/FOLDER or a shared absolute path" ;;
 	esac
-	local tree lines=+1 code failures=0
+	local tree lines=+1 code began words failures=0
 	tree=$(git rev-parse HEAD)
 	if [[ -n $(git status --porcelain --untracked-files=no) ]]; then
 		[[ $allow_dirty ]] || fail "tracked files have changes that are not committed; commit them, or add --allow_dirty"
 		if [[ ! $dry_run ]]; then
 			tree=$(git -c user.name=kronecker -c user.email=kronecker@localhost stash create)
+			tree=$(git rev-parse "$tree^{tree}") # that of a commit would be another one each time
 		fi
 	fi
 	commit=${tree:0:12}
@@ -174,23 +174,29 @@ run() {
 	fi
 	while true; do
 		ensure_ready
+		if [[ ! $kept ]]; then failures=0; fi
+		((failures < 3)) || fail "$words, $failures times in a row; the slice $name is kept"
 		say "$name is ready; installing $commit on all workers"
-		if install_code && start_training "${flags[@]}"; then
-			code=0 failures=0
+		began=$SECONDS code=0
+		{ install_code && start_training "${flags[@]}"; } || code=$?
+		if ((code == 70)); then
+			fail "$name is at work on another commit or with other flags (see above); end it with: scripts/tpu_pod.sh stop $name"
+		elif ((code)); then
+			words="could not install or start"
+		else
 			follow "$lines" || code=$?
 			lines=20
 			case $code in
 			0) say "the run is finished; scripts/tpu_pod.sh delete $name --zone=$zone ends what the slice costs" && return ;;
 			65 | 66) fail "train.py failed on $name (see the log above); the slice is kept" ;;
 			67) say "train.py was stopped; the same command goes on" && return 143 ;;
-			68) say "train.py was ended by a signal; going on, if need be on another slice" ;;
-			*) say "lost sight of train.py (code $code); going on, if need be on another slice" ;;
+			68) words="train.py was ended by a signal, perhaps as it failed on another worker (see the log of each)" ;;
+			*) words="lost sight of train.py (code $code)" ;;
 			esac
-		else
-			failures=$((failures + 1))
-			((failures < 3)) || fail "could not install or start on $name, $failures times; the slice is kept"
-			say "could not install or start; looking at the slice again"
 		fi
+		((SECONDS - began < SOON)) || failures=0
+		failures=$((failures + 1))
+		say "$words; looking at the slice and going on"
 		sleep "$poll"
 	done
 }

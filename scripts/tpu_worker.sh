@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What scripts/tpu_pod.sh runs on each worker of a slice, from the folder of the code that it has copied there.
 #
-#   tpu_worker.sh start FLAGS    starts train.py with FLAGS in the background, unless it is at work
+#   tpu_worker.sh start FLAGS    starts train.py with FLAGS in the background, unless it is at work; ends with 70 if it is
+#                                at work from other code or with other flags
 #   tpu_worker.sh follow LINES   shows the last LINES of its log (+1: all) and what comes, until it ends
 #   tpu_worker.sh stop           lets it save and leave
 #
@@ -17,11 +18,14 @@ at_work() { [[ -e $run/supervisor ]] && grep -qs tpu_worker "/proc/$(<"$run/supe
 case ${1:-} in
 start)
 	shift
+	wanted=$(printf '%q ' "$code" "$@")
 	if at_work; then
-		echo "already at work on $(hostname)"
-		exit
+		[[ $wanted == "$(<"$run/command")" ]] && { echo "already at work on $(hostname)"; exit; }
+		printf 'error: at work on %s:     %s\nand this would be: %s\n' "$(hostname)" "$(<"$run/command")" "$wanted" >&2
+		exit 70
 	fi
 	rm -f "$run"/{pid,exit,stopped,supervisor}
+	echo "$wanted" >"$run/command"
 	nohup "$code/scripts/tpu_worker.sh" supervise "$@" >>"$run/log" 2>&1 </dev/null &
 	until [[ -e $run/pid ]]; do sleep 0.1; done
 	echo "started on $(hostname)"

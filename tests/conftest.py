@@ -14,15 +14,18 @@ import tiny_runs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# What a test compiles in its own process runs a few times at most: quick to compile is quicker than quick to run.  This
-# is about machine code, not about XLA's passes over the program; processes that tests start compile as users' do.
-jax.config.update("jax_disable_most_optimizations", True)
+# What a test compiles runs a few times at most: quick to compile is quicker than quick to run, in its own process and in
+# those that it starts.  This is about machine code, not about XLA's passes over the program; sweep_test.py's sweep of
+# real runs compiles as users do.
+QUICK_TO_COMPILE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+jax.config.update(QUICK_TO_COMPILE.lower(), True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets all processes of the tests, also those that they start, share what they compile: half the time."""
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
+    os.environ[QUICK_TO_COMPILE] = "1"
     folder = tempfile.TemporaryDirectory(prefix="kronecker-tests-compiled-")
     config.add_cleanup(folder.cleanup)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name

@@ -22,7 +22,6 @@ ARMS = ("kronecker", "kronecker_tied", "table_tied")  # the three ways to embed 
 CHILD = """
 import json, sys, jax
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)  # of machine code, for the time; not of the split
 import jax.numpy as jnp, numpy as np
 from configs import arms, base
 from kronecker import build, config, sharding

@@ -21,7 +21,7 @@ from etils import epath
 from kronecker import storage
 from kronecker.data import prepare, remote, rows
 from kronecker.report import page
-from kronecker.training import metrics, rundir
+from kronecker.training import checkpoint, metrics, rundir
 
 ROOT = Path(__file__).parents[1]
 # The emulator does not say which generation of an object was read; tensorstore, which replaces none but that, wants it.
@@ -167,6 +167,22 @@ def test_a_run_in_a_bucket_that_is_killed_goes_on_from_its_checkpoint(bucket: ep
     assert f"train {first}" in losses(bucket / "run")  # what the checkpoint goes on from is there
     finished(*words, cache=tmp_path)
     assert losses(bucket / "run") == losses(bucket / "undisturbed")
+
+
+def test_a_checkpoint_that_is_half_in_the_bucket_is_none(bucket: epath.Path):
+    step = bucket / "run" / "checkpoints" / "4"
+    (step / "state" / "manifest.ocdbt").write_bytes(b"half")
+    (bucket / "run" / "config.json").write_text("{}")
+    assert not rundir.has_checkpoint(bucket / "run")
+    with checkpoint.open_manager(bucket / "run") as manager:
+        assert manager.latest_step() is None  # and orbax is of the same opinion
+    rundir.check_same_run(bucket / "run", configured("data", "stdlib"))  # nothing to lose: begins anew
+    (step / "commit_success.txt").write_text("")
+    assert rundir.has_checkpoint(bucket / "run")
+    with checkpoint.open_manager(bucket / "run") as manager:
+        assert manager.latest_step() == 4
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        rundir.check_same_run(bucket / "run", configured("data", "stdlib"))
 
 
 def test_lines_reach_the_bucket_at_a_sync_and_at_the_end(bucket: epath.Path):

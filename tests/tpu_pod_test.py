@@ -39,6 +39,7 @@ case "$3 $4" in
 "tpu-vm describe" | "queued-resources describe")
 	file=state
 	[ "$3" = tpu-vm ] || file=queued
+	[ ! -s trouble ] || { head -n 1 trouble >&2; sed -i 1d trouble; exit 1; } # a line for each look that fails
 	[ -e $file ] || { echo "ERROR: (gcloud) NOT_FOUND: Resource was not found" >&2; exit 1; }
 	cat $file
 	[ $file = queued ] && mkdir -p worker0 worker1 && echo READY >state # it is given at the second look
@@ -119,6 +120,7 @@ def run_flags(tmp_path: Path, *more: str, steps: int = tiny_sweep.STEPS) -> list
     config, *options = tiny_sweep.flags(tmp_path, steps)
     flags = ["run", "my-pod", "--zone=here", "--type=v5litepod-8", config, f"--workdir={tmp_path}/run", "--poll=0.1"]
     flags += [f"--install=ln -s {ROOT}/.venv .venv", "--allow_dirty", *more]
+    options.append("--config.checkpoint.every=100")  # of two processes, one takes a second
     return [*flags, "--", *options, "--config.embedding.arm=kronecker", "--config.seed=0"]
 
 
@@ -159,6 +161,10 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path, clo
     attached.wait()
     attached.stdout.close()
     assert Path(f"/proc/{second}").exists()
+    other = cloud.run(*flags, "--config.train.lr=0.001")
+    assert other.returncode == 2
+    assert "my-pod is at work on another commit or with other flags (see above); end it with" in other.stderr
+    assert Path(f"/proc/{second}").exists()
     again = cloud.run(*flags)
     assert again.returncode == 0, again.stderr
     assert cloud.calls().count("tpu-vm create") == 1
@@ -177,9 +183,29 @@ def test_a_training_that_cannot_work_ends_the_script_and_keeps_the_slice(tmp_pat
 def test_an_installation_that_fails_is_tried_three_times(tmp_path: Path, cloud: Cloud):
     done = cloud.run(*run_flags(tmp_path, "--install=false && true"))
     assert done.returncode == 2
-    assert "could not install or start on my-pod, 3 times; the slice is kept" in done.stderr
+    assert "could not install or start, 3 times in a row; the slice my-pod is kept" in done.stderr
     assert cloud.calls() == ["tpu-vm create", *3 * ["tpu-vm scp", "tpu-vm ssh"]]
     assert not list(cloud.folder.glob("worker*/kronecker-*/installed"))
+
+
+def test_a_training_that_keeps_dying_is_tried_three_times(tmp_path: Path, cloud: Cloud):
+    dies = "mkdir -p .venv/bin && echo 'kill -ABRT $$' >.venv/bin/python && chmod +x .venv/bin/python"
+    done = cloud.run(*run_flags(tmp_path, f"--install={dies}"))
+    assert done.returncode == 2
+    assert "ended by a signal, perhaps as it failed on another worker" in done.stderr
+    assert "(see the log of each), 3 times in a row; the slice my-pod is kept" in done.stderr
+    assert cloud.calls() == ["tpu-vm create", *3 * ["tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh"]]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "passes"), [(3 * ["ERROR: name or service not found"], True), (["ERROR: PERMISSION_DENIED"], False)]
+)
+def test_trouble_with_a_look_at_the_slice_may_pass(tmp_path: Path, cloud: Cloud, trouble: list[str], passes: bool):
+    (cloud.folder / "trouble").write_text("".join(f"{line}\n" for line in trouble))
+    done = cloud.run(*run_flags(tmp_path, "--install=false && true"))
+    assert done.returncode == 2
+    assert done.stderr.count(f"gcloud could not describe my-pod: {trouble[0]}") == len(trouble)
+    assert ("tpu-vm create" in cloud.calls()) == passes
 
 
 def test_a_dry_run_prints_every_command_on_a_line_and_executes_none(tmp_path: Path, cloud: Cloud):

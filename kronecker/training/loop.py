@@ -175,11 +175,6 @@ class _Trainer:
 
     def _initial_state(self) -> steps.TrainState:
         state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
-        if self.config.checkpoint.init_from and not self.weights:
-            raise ValueError(
-                f"{self.workdir / rundir.CHECKPOINTS}: holds a checkpoint that is not whole, and the run was to begin "
-                "with checkpoint.init_from; delete that folder, and the same command begins again"
-            )
         if self.weights:
             like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh).params
             state = state.replace(params=checkpoint.restore_weights(self.weights, like))

@@ -29,6 +29,7 @@ from kronecker.data import lock
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
 TOKEN_LOSSES = "token_losses.npz"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond
 # the rounding that another device or recomputation brings).
@@ -118,9 +119,13 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
 
 
 def has_checkpoint(workdir: epath.Path) -> bool:
-    """Returns whether there is a whole checkpoint; orbax gives its folder a bare number last."""
+    """Returns whether there is a whole checkpoint.
+
+    On a disk orbax gives its folder a bare number last.  A bucket cannot rename one: there it adds COMMITTED last.
+    """
     folder = workdir / CHECKPOINTS
-    return folder.exists() and any(child.name.isdigit() for child in folder.iterdir())
+    steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+    return any(not storage.is_remote(step) or (step / COMMITTED).exists() for step in steps)
 
 
 def environment() -> dict[str, Any]:
