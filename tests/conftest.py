@@ -14,8 +14,8 @@ import tiny_runs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# What a test compiles runs a few times at most: quick to compile is quicker than quick to run, in its own process and in
-# those that it starts.  This is about machine code, not about XLA's passes over the program; sweep_test.py's sweep of
+# What a test compiles, in its own process or one that it starts, runs a few times at most: quick to compile is quicker
+# than quick to run.  This is about machine code, not about XLA's passes over the program; sweep_test.py's sweep of
 # real runs compiles as users do.
 QUICK_TO_COMPILE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 jax.config.update(QUICK_TO_COMPILE.lower(), True)
