@@ -45,9 +45,8 @@ def main() -> None:
 def _print_loss(run) -> None:
     from kronecker.training import evaluation
 
-    evaluate = evaluation.make_evaluator(
-        run.arm, run.tokenizer.text_bytes, run.mesh, evaluation.held_out(run.prepared, run.config, run.mesh)
-    )
+    batches = evaluation.held_out(run.prepared, run.config, run.mesh)
+    evaluate = evaluation.make_evaluator(run.arm, run.config, run.params, run.tokenizer.text_bytes, run.mesh, batches)
     numbers = evaluate(run.params)
     print(
         f"{_WORKDIR.value} step {run.step:,}: {numbers['loss']:.4f} nats/token, "

@@ -35,10 +35,12 @@ def main() -> None:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
     memory.keep_freed()
     with preemption.Notice(_CONFIG.value.checkpoint.grace_seconds) as notice:
-        from kronecker.training import loop  # after the flags: --help and bad flags should not wait for JAX
+        import jax  # after the flags: --help and bad flags should not wait for it
+
+        from kronecker.training import loop
 
         result = loop.run(_CONFIG.value, _WORKDIR.value, notice.asked, _COMPILE_ONLY.value)
-    if result is None:
+    if result is None or jax.process_index():
         return
     print(
         f"{_WORKDIR.value}: {result['step']:,} steps, {result['tokens']:,} tokens, "

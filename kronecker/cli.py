@@ -1,6 +1,8 @@
 """How every script of the project starts, and how it fails: one line with the culprit and the remedy, exit code 2."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
@@ -15,7 +17,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
 
     Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
     ends in 1, an interrupt in 130, SIGTERM while training in 143.
-    Anything else is a fault of ours and keeps its traceback.
+    Anything else is a fault of ours: it keeps its traceback, and ends in 1.
 
     Args:
       main: takes nothing or, if `positional`, the list of arguments that are not flags.
@@ -43,7 +45,35 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from where it was", file=sys.stderr)
         code = 130
+    except Exception as error:  # noqa: BLE001  nothing is hidden
+        traceback.print_exc()
+        code = 1
+        if _is_of_the_runtime(error):
+            sys.exit(code)
+    if code not in (0, preemption.EXIT_CODE):
+        _leave_others(code)
     sys.exit(code)
+
+
+def _is_of_the_runtime(error: Exception) -> bool:
+    """Returns whether JAX's runtime has failed: of several processes, most often because another one has ended.
+
+    On the ordinary way out it then waits for that one's heartbeat in vain, and says whose it was.
+    """
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def _leave_others(code: int) -> None:
+    """Ends one of several processes, if this is one, at once.
+
+    On the ordinary way out JAX would wait for the others, which wait for this one.  So they miss its heartbeat.
+    """
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:

@@ -1,8 +1,8 @@
 """Several processes that train one run: how they find each other, through JAX's own runtime.
 
 Each says once who and where it is.  One that never comes ends the others after `distributed.timeout_seconds`, one that
-dies after `distributed.heartbeat_seconds`, and JAX's message on process 0 names its index ("Some timed out task names:
-1", "Task 1 heartbeat timeout").
+dies or fails after `distributed.heartbeat_seconds`, and JAX's message on process 0 names its index ("Some timed out
+task names: 1", "Task 1 heartbeat timeout").
 """
 
 import contextlib
@@ -10,11 +10,14 @@ import functools
 import os
 import socket
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
-from jax._src import distributed
+import numpy as np
+from jax._src import clusters, distributed
+from jax.experimental import multihost_utils
 
 # What SLURM and Open MPI, and Cloud TPU, tell each process of how many there are.  JAX reads the rest itself.
 _SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -31,8 +34,8 @@ def start(config: ml_collections.ConfigDict) -> None:
       config: its group `distributed`.
 
     Raises:
-      ValueError: if coordinator, processes and index do not fit together, or there are several processes and
-        distributed.enabled is off.
+      ValueError: if coordinator, processes and index do not fit together, distributed.enabled is on and nothing says
+        where the others are, or it is off and there are several processes.
 
     If the others are not there in time, JAX ends the process with a message and SIGABRT.
     """
@@ -40,10 +43,18 @@ def start(config: ml_collections.ConfigDict) -> None:
     if config.distributed.enabled == "on" or (
         config.distributed.enabled == "auto" and (told or _one_of_several(os.environ))
     ):
+        if not told and not _in_a_cluster():
+            raise ValueError(
+                "distributed.enabled is on, and nothing says where the other processes are: no SLURM, Open MPI or "
+                f"Cloud TPU is here; set distributed.coordinator, processes and index, or {COORDINATOR}, {PROCESSES} "
+                f"and {INDEX}, or leave distributed.enabled at auto"
+            )
         seconds = config.distributed.timeout_seconds
         with _roll_call(seconds):
             jax.distributed.initialize(
                 **told,
+                # Below SLURM, JAX would also give each process one GPU, where whoever tells may want one for all.
+                cluster_detection_method="deactivate" if told else None,
                 initialization_timeout=seconds + SECONDS_TO_TELL,
                 heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
                 shutdown_timeout_seconds=seconds,
@@ -60,6 +71,14 @@ def start(config: ml_collections.ConfigDict) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def processes_here() -> int:
+    """Returns how many of the run's processes are on this machine; collective over them."""
+    if jax.process_count() == 1:
+        return 1
+    own = np.uint32(zlib.crc32(socket.gethostname().encode()))
+    return int((multihost_utils.process_allgather(own) == own).sum())
 
 
 def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -> dict[str, str | int]:
@@ -105,6 +124,12 @@ def _roll_call(seconds: int) -> Iterator[None]:
         yield
     finally:
         setattr(library, name, original)
+
+
+def _in_a_cluster() -> bool:
+    """Returns whether jax.distributed.initialize would find the others by itself; JAX has no public way to ask."""
+    kinds = (kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method)
+    return any(kind.is_env_present() for kind in kinds)
 
 
 def _one_of_several(environment: Mapping[str, str]) -> bool:

@@ -2,7 +2,7 @@
 
 A process alone takes the signal itself.  Before training begins there is nothing to save, and it leaves at once, even
 out of a compilation; from then on whoever trains asks `asked()` at moments at which a state is whole, and saves.  A
-thread ends the process when the grace is over, saved or not: the run then goes on from the checkpoint before.
+thread ends the process when the grace is over, saved or not, and even if it only waits for the others to leave.
 
 Several processes are told by JAX, whose runtime takes the signal of any of them, tells the others, and lets all of them
 stop at the same call of `asked()`.  A second signal changes nothing.
@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from typing import Self
 
 EXIT_CODE = 128 + signal.SIGTERM
@@ -32,7 +33,7 @@ class Notice:
           grace_seconds: from the signal (of several processes: from the moment that they agree to stop) to the end.
         """
         self._grace = grace_seconds
-        self._told, self._left = threading.Event(), threading.Event()
+        self._told = threading.Event()
         self._training = False
         self._calls = 0
 
@@ -46,7 +47,6 @@ class Notice:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
         handler, wakeup = self._before
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, signal.SIG_IGN if self._told.is_set() else handler or signal.SIG_DFL)
@@ -83,11 +83,11 @@ class Notice:
         self._end_in_time()
 
     def _end_in_time(self) -> None:
-        if not self._left.wait(self._grace):
-            _end(
-                f"told to leave, and not done saving {self._grace:g} s later (checkpoint.grace_seconds); the same "
-                "command goes on from the checkpoint before"
-            )
+        time.sleep(self._grace)
+        _end(
+            f"told to leave, and still here {self._grace:g} s later (checkpoint.grace_seconds); the same command goes "
+            "on from the newest checkpoint that is whole"
+        )
 
 
 def _end(words: str) -> None:

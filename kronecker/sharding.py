@@ -15,6 +15,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kronecker import config as configs
+from kronecker import storage
 
 BATCH_AXES = ("data", "fsdp")  # of the mesh, that split the batch
 
@@ -65,6 +66,14 @@ def use_simulated_cpu_devices(config: ml_collections.ConfigDict) -> None:
     """Splits a CPU into mesh.cpu_devices devices a process; only before JAX has started its backend."""
     if config.mesh.cpu_devices > 1:
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
+
+
+def use_compilation_cache(config: ml_collections.ConfigDict) -> None:
+    """Keeps what this process compiles in the folder `compilation_cache`, if set, and takes from there what fits."""
+    if config.compilation_cache:
+        path = storage.open_path(config.compilation_cache, "compilation_cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(path))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:

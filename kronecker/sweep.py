@@ -32,11 +32,13 @@ class Planned:
       name: unique within the sweep, and the name of its folder.
       folder: its directory.
       command: what runs it, or makes it go on.
+      grace_seconds: its checkpoint.grace_seconds; 0: not known.
     """
 
     name: str
     folder: Path
     command: tuple[str, ...]
+    grace_seconds: float = 0.0
 
     @property
     def state(self) -> str:
@@ -64,7 +66,7 @@ def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train
         _check_folder(folder, resolved)
         flags = (f"--config.{key}={value}" for key, value in settings.items())
         command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
-        planned.append(Planned(name, folder, command))
+        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds))
     return planned
 
 

@@ -1,10 +1,12 @@
 """What train.py does before its first step: compile, tell what the run takes or refuse it, begin with other weights."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import pytest
 import tiny_runs
 from tiny_runs import finish, start
@@ -50,11 +52,11 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
     big = {"model.d_model": 32768, "model.heads": 256}
     line = refused(tmp_path / "run", data, OPTIONS | big)
     assert re.match(r"error: the training step needs [\d,]{7,} MB of a device's [\d,]+ MB \(arguments ", line)
-    for key in ("train.accumulate=2", "train.loss_chunk=32", "model.remat=True"):
+    for key in ("train.accumulate=2", "train.loss_chunk=64", "model.remat=True"):
         assert f"--config.{key}" in line
     assert "mesh.fsdp" not in line
     two = refused(tmp_path / "run", data, OPTIONS | big | {"mesh.cpu_devices": 2, "train.accumulate": 2})
-    assert "take less with --config.train.loss_chunk=32, --config.model.remat=True, --config.mesh.fsdp=2" in two
+    assert "take less with --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
     assert not (tmp_path / "run").exists()
 
 
@@ -81,6 +83,7 @@ def test_another_runs_weights_begin_a_run_of_its_own(data: Path, trained: Path, 
     assert f"begins with the weights of {source} after step 8" in words
     ended, began = tiny_runs.losses(trained)["validation 8"], tiny_runs.losses(workdir)["validation 0"]
     assert began == pytest.approx(ended, abs=1e-6)
+    assert json.loads((workdir / "env.json").read_text())["began_with"] == {"run": str(source), "step": 8}
     assert [line["step"] for line in tiny_runs.lines(workdir)] == [1, 2, 3, 4, 5, 6]
     assert tiny_runs.lines(workdir)[0]["lr"] != tiny_runs.lines(trained)[-1]["lr"]  # a schedule of its own
     line = refused(workdir, data, options | {"checkpoint.init_from": ""})
@@ -108,14 +111,24 @@ def test_weights_that_do_not_fit_are_refused(options: dict, message: str, data: 
     assert not (tmp_path / "run").exists()
 
 
+def advised(c: ml_collections.ConfigDict, **values: Any) -> dict[str, str]:
+    return dict(re.findall(r"--config\.(\S+)=(\S+)", plan.remedy(config.resolve(c, 4), 4, **values)))
+
+
 def test_what_is_advised_is_a_config_that_can_be():
-    c = base.apply(base.get_config(), {"train.batch": 12, "mesh.cpu_devices": 4})
-    keys = dict(re.findall(r"--config\.(\S+)=(\w+)", plan.remedy(config.resolve(c, 4), 4)))
-    assert keys == {"train.accumulate": "3", "train.loss_chunk": "256", "model.remat": "True", "mesh.fsdp": "4"}
-    config.resolve(base.apply(c, {"train.accumulate": 3, "train.loss_chunk": 256, "mesh.fsdp": 4}), 4)
-    c.mesh.data, c.model.remat, c.train.loss_chunk, c.mesh.fsdp = 4, True, 1, 1
-    c.train.batch = c.train.accumulate = 4
-    assert "a smaller model" in plan.remedy(c, 4)
+    c = base.apply(base.get_config(), {"train.batch": 12, "mesh.data": 4, "model.vocab_size": 1000})
+    keys = advised(c, limit=1)
+    assert keys == {
+        "train.accumulate": "3",
+        "train.loss_chunk": "384",
+        "model.remat": "True",
+        "mesh.data": "-1",
+        "mesh.fsdp": "4",
+    }
+    assert advised(c, limit=10**12)["mesh.fsdp"] == "2"  # where two devices leave room enough
+    assert "train.accumulate" not in advised(c, limit=1, begun=True)  # it would be another run
+    base.apply(c, {"train.accumulate": 3, "train.loss_chunk": 1, "model.remat": True, "mesh.data": 1, "mesh.fsdp": 4})
+    assert "take a smaller model" in plan.remedy(config.resolve(c, 4), 4, limit=None)
 
 
 def test_a_devices_peak_is_that_of_the_longest_name_that_it_begins_with():

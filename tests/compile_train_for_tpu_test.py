@@ -12,6 +12,7 @@ import pytest
 from configs import base
 from kronecker import config
 from kronecker.tpu import chips, collectives, train
+from kronecker.training import plan
 
 ROOT = Path(__file__).parents[1]
 NEEDS_COMPILER = pytest.mark.skipif(chips.library() is None, reason="needs the TPU compiler: make tpu")
@@ -172,7 +173,7 @@ def test_what_the_command_sets_stays():
 
 def step(sent: int, unknown: tuple[str, ...] = ()) -> train.Step:
     one = collectives.Collective("collective-permute", 2, sent, 1, "")
-    memory = train.Memory(arguments=0, outputs=0, aliased=0, temporaries=0, code=0)
+    memory = plan.Memory(arguments=0, outputs=0, aliased=0, temporaries=0, code=0)
     return train.Step(memory, collectives.Exchange((one,), unknown), False, 0.0, 0.0, 0.0, 0, 0.0)
 
 
@@ -191,4 +192,4 @@ def test_a_target_that_is_missed_is_named(kronecker: train.Step | train.Refusal,
 
 
 def test_memory_is_what_has_to_be_there_at_once():
-    assert train.Memory(arguments=10, outputs=9, aliased=8, temporaries=7, code=1).total == 19
+    assert plan.Memory(arguments=10, outputs=9, aliased=8, temporaries=7, code=1).total == 19

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 import pytest
 import tiny_runs
 from tiny_runs import finish, losses, start
 
+from configs import base
 from kronecker import distributed
 
 STEPS, SAVED = 12, 4
@@ -94,15 +96,17 @@ def test_a_process_that_never_comes_is_named_and_not_waited_for(data: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_named_and_not_waited_for(data: Path, tmp_path: Path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_process_that_dies_or_fails_is_named_and_not_waited_for(number: int, code: int, data: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     options = OPTIONS | {"train.steps": 10**6, "checkpoint.every": 10**5, "distributed.heartbeat_seconds": 10}
     first, second = start(workdir, data, options, processes=2)
     while not tiny_runs.lines(workdir):
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.01)
-    second.kill()
-    second.communicate()
+    second.send_signal(number)
+    second.communicate(timeout=20)
+    assert second.returncode == code
     began = time.monotonic()
     _, words = first.communicate(timeout=60)
     assert time.monotonic() - began < 40
@@ -134,3 +138,16 @@ def test_the_place_of_a_process_comes_from_the_config_or_from_the_environment():
 def test_a_place_that_cannot_be_is_refused(values: dict, environment: dict, message: str):
     with pytest.raises(ValueError, match=message):
         distributed.explicit(group(**values), environment)
+
+
+def test_processes_that_nothing_tells_of_each_other_are_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **values: joined.append(values))
+    c = base.apply(base.get_config(), {"distributed.enabled": "on"})
+    with pytest.raises(ValueError, match=r"no SLURM, Open MPI or Cloud TPU is here; set distributed.coordinator"):
+        distributed.start(c)
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1.0;tcp://10.0.0.1:4")
+    distributed.start(c)
+    base.apply(c, {"distributed.coordinator": "a:1", "distributed.processes": 2, "distributed.index": 0})
+    distributed.start(c)
+    assert [values["cluster_detection_method"] for values in joined] == [None, "deactivate"]

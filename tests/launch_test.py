@@ -227,6 +227,9 @@ def test_a_preempted_job_is_queued_again_and_ends_as_if_undisturbed(folder: Path
     (number,) = re.findall(r"\(job (\d+)\)", said)
     first = tiny_sweep.training_process(run)
     assert f"(job {number}, submitted before)" in submit(folder, "--launcher=submitit_local")
+    here = [sweep.Planned("kronecker-seed0", run, ("true",))]
+    with pytest.raises(ValueError, match="kronecker-seed0 is at work under --launcher=submitit_local; use that, or"):
+        local.execute(here, folder / "runs")
     os.kill(tiny_sweep.parent(first), signal.SIGUSR2)  # the process that keeps it gets what SLURM would send
     tiny_sweep.wait_until(lambda: tiny_sweep.training_processes(run) not in ([], [first]), "another process of the run")
     table = submit(folder, "--launcher=submitit_local", "--wait")
@@ -258,6 +261,16 @@ def test_two_submissions_at_the_same_time_make_one_job(folder: Path):
     assert not (folder / "runs" / "kronecker-seed0" / "result.json").exists()
 
 
+def test_a_child_that_cannot_be_started_leaves_none_behind(tmp_path: Path):
+    commands = {"first": (sys.executable, "-c", RUN, str(tmp_path / "first")), "second": ("no-such-program",)}
+    planned = [sweep.Planned(name, tmp_path / name, command) for name, command in commands.items()]
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        local.execute(planned, tmp_path, parallel=2)
+    number = (tmp_path / "first" / "pid").read_text() if (tmp_path / "first" / "pid").exists() else "none"
+    assert not Path(f"/proc/{number}").exists()
+    subprocess.run(["flock", "--nonblock", tmp_path / ".lock", "true"], check=True)  # nobody holds the folder
+
+
 @pytest.mark.parametrize(("time", "minutes"), [("90", 90), ("1:30:00", 90), ("12:00:59", 720), ("2-01:00:00", 49 * 60)])
 def test_a_time_limit_is_read_as_slurm_reads_it(time: str, minutes: int):
     assert slurm.Resources(time=time).minutes == minutes
@@ -269,12 +282,15 @@ def test_a_time_limit_is_read_as_slurm_reads_it(time: str, minutes: int):
         ({"time": "90:00"}, r"--slurm_time=90:00: write minutes, H:MM:SS or D-H:MM:SS"),
         ({"time": "2"}, r"--slurm_time=2 is not longer than --slurm_signal_delay=120 seconds"),
         ({"nodes": 0}, r"--slurm_nodes=0: at least 1"),
+        ({"signal_delay": 30}, r"--slurm_signal_delay=30 is not above checkpoint.grace_seconds 30"),
+        ({"nodes": 2, "gpus_per_node": 8, "tasks_per_node": 2}, r"--slurm_gpus_per_node=8 with 2 processes on a node"),
         ({"mem": -1.0}, r"--slurm_mem=-1.0: at least 0"),
     ],
 )
 def test_resources_that_cannot_be_are_refused(tmp_path: Path, wrong: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        slurm.execute([], tmp_path / "out", "slurm", slurm.Resources(**wrong), wait=False)
+        planned = [sweep.Planned("first", tmp_path / "out" / "first", ("true",), grace_seconds=30.0)]
+        slurm.execute(planned, tmp_path / "out", "slurm", slurm.Resources(**wrong), wait=False)
     assert not (tmp_path / "out").exists()
 
 

@@ -110,14 +110,23 @@ def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, line
     assert len(tiny_runs.lines(tmp_path)) == line_after + lines
 
 
-@pytest.mark.parametrize(("training", "words"), [(True, "not done saving 1 s later"), (False, "nothing to save")])
-def test_a_process_that_is_stuck_ends_when_the_grace_is_over(training: bool, words: str):
+@pytest.mark.parametrize(
+    ("before", "then", "words"),
+    [
+        ("pass", "time.sleep(60)", "nothing to save"),
+        ("notice.asked()", "time.sleep(60)", "still here 1 s later"),
+        # it has saved and left the block, and JAX waits for other processes that do not come
+        ("notice.asked()", "[time.sleep(.01) for _ in iter(notice.asked, True)]", "still here 1 s later"),
+    ],
+)
+def test_a_process_that_is_stuck_ends_when_the_grace_is_over(before: str, then: str, words: str):
     script = (
         "import time; from kronecker import preemption\n"
         "with preemption.Notice(1.0) as notice:\n"
-        f"    {'notice.asked()' if training else 'pass'}\n"
+        f"    {before}\n"
         "    print('stuck', flush=True)\n"
-        "    time.sleep(60)\n"
+        f"    {then}\n"
+        "time.sleep(60)\n"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tiny_runs.ROOT, **pipes)

@@ -177,7 +177,7 @@ def _jax(
         name,
         dict(zip(MEASURES, (forward_call, gradient_call, update_call), strict=True)),
         lambda: jax.device_get(gradients(matrix, bag, ids[0], grad)),
-        {measure: plan.memory(program) for measure, program in compiled.items()},
+        {measure: plan.Memory.of(program).to_json() for measure, program in compiled.items()},
         least,
         jax.default_backend(),
     )

@@ -160,7 +160,7 @@ class Arm:
             "implementation": built.bag.implementation if built.bag else None,
             "params": accounting.count(self._state.params),
             "buffers_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self._bag)),
-            "memory": plan.memory(self._update),
+            "memory": plan.Memory.of(self._update).to_json(),
             "vocab": c.model.padded_vocab,
         }
 

@@ -11,6 +11,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,8 @@ from submitit import JobEnvironment, helpers
 from kronecker.launch.outcome import STOPPED
 
 LEAVE = signal.SIGUSR2  # what submitit asks SLURM to send ahead of the limit
+# SLURM's controller may be too busy to answer; it kills a job KillWait, 30 seconds by default, after it has told it.
+SQUEUE_TRIES, SECONDS_BETWEEN = 5, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,5 +98,10 @@ def _goes_on(environment: JobEnvironment) -> bool:
     if environment.cluster != "slurm":
         return False
     command = ["squeue", "--noheader", f"--jobs={environment.raw_job_id}", "--format=%T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() == "RUNNING"
+    for _ in range(SQUEUE_TRIES):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip() == "RUNNING"
+        time.sleep(SECONDS_BETWEEN)
+    print(f"squeue does not answer, so the job is not queued again: {done.stderr.strip()}", file=sys.stderr)
+    return False

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from kronecker import sweep
-from kronecker.launch import devices, folder, outcome
+from kronecker.launch import devices, folder, outcome, slurm
 
 LOGS = "logs"  # below the sweep's folder
 POLL_SECONDS = 0.1
@@ -37,12 +37,13 @@ def execute(planned: Sequence[sweep.Planned], out: Path, parallel: int = 1) -> i
       SIGTERM ended the sweep.
 
     Raises:
-      ValueError: if `parallel` is below one or the GPUs do not divide by it.
+      ValueError: if `parallel` is below one, the GPUs do not divide by it, or a job of a cluster trains one of the runs.
     """
     if parallel < 1:
         raise ValueError(f"--parallel={parallel}: at least one run at a time; leave it out for one after another")
     shares = devices.split(parallel) if parallel > 1 else None
     with folder.only_sweep_in(out) as lock, _Children(lock) as children:
+        slurm.check_none_at_work(planned, out)
         outcomes = _at_once(planned, out, children, shares) if shares else _in_turn(planned, children)
     outcome.show(outcomes)
     return 128 + children.stopped_by if children.stopped_by else outcome.exit_code(outcomes)
@@ -58,7 +59,7 @@ class _Child:
 
 
 class _Children:
-    """Starts children, which inherit the sweep's lock, and passes signals on to those that live."""
+    """Starts children, which inherit the sweep's lock, passes signals on to those that live, and leaves none behind."""
 
     def __init__(self, lock: int) -> None:
         self.stopped_by: int | None = None
@@ -71,6 +72,11 @@ class _Children:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if error:  # say another child that could not be started
+            for process in self._alive:
+                process.terminate()
+            for process in self._alive:
+                process.wait()
 
     def start(
         self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None

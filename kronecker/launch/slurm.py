@@ -69,13 +69,27 @@ class Resources:
         """Training processes on a node."""
         return self.tasks_per_node or (max(self.gpus_per_node, 1) if self.nodes > 1 else 1)
 
-    def check(self) -> None:
-        """Raises a ValueError that names the flag if the job could not be."""
+    def check(self, grace_seconds: float) -> None:
+        """Raises a ValueError that names the flag if the job could not be.
+
+        Args:
+          grace_seconds: the longest checkpoint.grace_seconds of the runs.
+        """
         least = {"nodes": 1, "array_parallelism": 1, "signal_delay": 1, "max_timeouts": 0, "tasks_per_node": 0}
         least |= {"gpus_per_node": 0, "cpus_per_task": 0, "mem": 0}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"--slurm_{name}={getattr(self, name)}: at least {minimum}")
+        if self.nodes * self.tasks > 1 and self.gpus_per_node not in (0, self.tasks):
+            raise ValueError(
+                f"--slurm_gpus_per_node={self.gpus_per_node} with {self.tasks} processes on a node: of a run with "
+                "several processes, JAX gives each one GPU; set --slurm_tasks_per_node to the number of GPUs"
+            )
+        if self.signal_delay <= grace_seconds:
+            raise ValueError(
+                f"--slurm_signal_delay={self.signal_delay} is not above checkpoint.grace_seconds {grace_seconds:g}: a "
+                "run at its time limit would be killed while it saves; raise the former"
+            )
         if self.minutes * 60 <= self.signal_delay:
             raise ValueError(
                 f"--slurm_time={self.time} is not longer than --slurm_signal_delay={self.signal_delay} seconds, so a "
@@ -135,13 +149,23 @@ def sort(planned: Sequence[sweep.Planned], out: Path, cluster: str) -> Submissio
     return Submission(finished, active, new, jobs)
 
 
+def check_none_at_work(planned: Sequence[sweep.Planned], out: Path) -> None:
+    """Raises a ValueError if a run of a sweep on this machine is a job that waits or runs.
+
+    Away from the cluster, where there is no squeue, nothing is known of its jobs.
+    """
+    saved = rundir.read_json(epath.Path(out / FOLDER / JOBS))
+    if saved and (saved["cluster"] != "slurm" or shutil.which("squeue")):
+        sort(planned, out, "none")
+
+
 def describe(planned: Sequence[sweep.Planned], out: Path, launcher: str, resources: Resources) -> str:
     """Returns what `execute` would submit, as text for --dry_run.
 
     Raises:
       ValueError: as `execute` does.
     """
-    resources.check()
+    resources.check(max((run.grace_seconds for run in planned), default=0.0))
     sorted_runs = sort(planned, out, CLUSTERS[launcher])
     parameters = " ".join(f"{name}={value}" for name, value in resources.parameters(CLUSTERS[launcher]).items())
     lines = [f"would submit {len(sorted_runs.new)} of {len(planned)} runs, each as a job with {parameters}"]
@@ -166,7 +190,7 @@ def execute(planned: Sequence[sweep.Planned], out: Path, launcher: str, resource
     Raises:
       ValueError: if a flag cannot be, SLURM is not there or refuses the jobs.
     """
-    resources.check()
+    resources.check(max((run.grace_seconds for run in planned), default=0.0))
     cluster = CLUSTERS[launcher]
     with folder.only_sweep_in(out):
         sorted_runs = sort(planned, out, cluster)

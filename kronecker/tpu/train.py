@@ -4,7 +4,6 @@ It is the step that training compiles (`training.step.lower_train_step`), on a m
 """
 
 import dataclasses
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -22,38 +21,11 @@ from kronecker.training import step as steps
 BASELINE = "table_untied"
 LARGEST = 12  # sources of collectives that are kept for the record
 
-# What a config for one device becomes on a slice.  Of a chip's memory: the most that parameters and optimizer may take
-# before they are split over more chips, and that a block's values may before they are computed again.
-MOST_OF_STATE = 1 / 4
-MOST_OF_ACTIVATIONS = 1 / 2
-STATE_COPIES = 3  # the parameters and AdamW's two moments
+# What a config for one device becomes on a slice.
+MOST_OF_ACTIVATIONS = 1 / 2  # of a chip's memory: what the blocks' values may take before they are computed again
 # Kept of one token in one block for the backward pass, bytes for each column of the model's width: about what the
 # compiler takes at 124m on v5e and at 1558m on v6e.
 BLOCK_BYTES = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of one chip's memory.
-
-    Attributes:
-      arguments: parameters, optimizer, bag and batch.
-      outputs: the new state and the metrics.
-      aliased: of the outputs, that take the place of arguments.
-      temporaries: all that a step makes and drops.
-      code: the program.
-    """
-
-    arguments: int
-    outputs: int
-    aliased: int
-    temporaries: int
-    code: int
-
-    @property
-    def total(self) -> int:
-        """Returns what has to be there at once."""
-        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +43,7 @@ class Step:
       compile_seconds: on this machine.
     """
 
-    memory: Memory
+    memory: plan.Memory
     exchange: collectives.Exchange
     loops: bool
     bytes_accessed: float
@@ -100,7 +72,7 @@ class Step:
         by = max(seconds, key=seconds.get)
         return {
             "fits": True,
-            "memory": dataclasses.asdict(self.memory) | {"total": self.memory.total},
+            "memory": self.memory.to_json(),
             "collectives": self.exchange.by_kind(),
             "sent_bytes": self.exchange.sent,
             "largest": self.exchange.largest(LARGEST),
@@ -164,7 +136,7 @@ def for_slice(
         return {}
     changes = {"model.dtype": "bfloat16", "model.scan_layers": True}
     if not {"mesh.fsdp", "mesh.data"} & set(own):
-        fsdp = changes["mesh.fsdp"] = _fsdp(c.model, vocab, chip.memory, count // tensor)
+        fsdp = changes["mesh.fsdp"] = plan.fewest_fsdp(c.model, vocab, chip.memory, count // tensor)
     tokens = sequences * c.train.sequence
     kept = c.model.layers * tokens * c.model.d_model * BLOCK_BYTES
     changes["model.remat"] = kept > MOST_OF_ACTIVATIONS * chip.memory
@@ -196,19 +168,13 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         if plan.OUT_OF_MEMORY not in str(error):
             raise ValueError(f"the compiler for {chip.name} refuses it: {str(error).splitlines()[0]}") from None
-        return _refusal(str(error), remedy(c, chip))
+        return _refusal(str(error), plan.remedy(c, count, chip.memory))
     seconds = time.perf_counter() - start
-    text, memory = compiled.as_text(), compiled.memory_analysis()
+    text = compiled.as_text()
     tokens, shape = c.train.batch * c.train.sequence, arm.model.shape
     model_flops = throughput.flops_per_token(shape, c.train.sequence) * tokens / count
     return Step(
-        memory=Memory(
-            arguments=memory.argument_size_in_bytes,
-            outputs=memory.output_size_in_bytes,
-            aliased=memory.alias_size_in_bytes,
-            temporaries=memory.temp_size_in_bytes,
-            code=memory.generated_code_size_in_bytes,
-        ),
+        memory=plan.Memory.of(compiled),
         exchange=collectives.of(text, count),
         loops=program.count_operations(text)["while"] > 0,
         bytes_accessed=compiled.cost_analysis()["bytes accessed"],
@@ -217,24 +183,6 @@ def compile_step(
         tokens=tokens,
         compile_seconds=seconds,
     )
-
-
-def remedy(config: ml_collections.ConfigDict, chip: chips.Chip) -> str:
-    """Returns the flags that give a step which does not fit more room.
-
-    Args:
-      config: resolved, with its vocabulary.
-      chip: with the slice's devices.
-    """
-    m, t, count = config.model, config.train, len(chip.devices)
-    _, fsdp, tensor = configs.mesh_sizes(config.mesh, count)
-    wider = _fsdp(m, m.padded_vocab, chip.memory, count // tensor, above=fsdp)
-    flags = {"mesh.data": -1, "mesh.fsdp": wider} if wider > fsdp else {}
-    flags |= {} if m.remat else {"model.remat": True}
-    flags |= {} if t.loss_chunk else {"train.loss_chunk": t.sequence}
-    if not flags:
-        return "a smaller train.batch for the same train.accumulate, or more chips"
-    return " ".join(f"--config.{key}={value}" for key, value in flags.items())
 
 
 def verdicts(compiled: Mapping[str, Step | Refusal]) -> list[dict[str, Any]]:
@@ -279,14 +227,3 @@ def _recomputed(shape: transformer.Shape, sequence: int) -> float:
     if not shape.remat:
         return 0.0
     return shape.layers * (24.0 * shape.d_model**2 + 4.0 * sequence * shape.d_model)
-
-
-def _fsdp(model: ml_collections.ConfigDict, vocab: int, memory: int, chips: int, above: int = 0) -> int:
-    params = 12 * model.layers * model.d_model**2 + 2 * vocab * model.d_model
-    state = params * STATE_COPIES * (2 if model.param_dtype == "bfloat16" else 4)
-    allowed = [n for n in _divisors(chips) if model.d_model % n == 0]
-    return next((n for n in allowed if n > above and state / n <= MOST_OF_STATE * memory), allowed[-1])
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if math.gcd(n, number) == n]

@@ -91,7 +91,7 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     numbers = ""
     if verdict["number"] is not None:
         numbers = f": {_mb(verdict['number'])} MB, at most {_mb(verdict['limit'])} MB"
-    remedy = f"; try {verdict['remedy']}" if verdict.get("remedy") else ""
+    remedy = f"; {verdict['remedy']}" if verdict.get("remedy") else ""
     return f"{'met' if verdict['met'] else 'not met':<8} {verdict['what']}{numbers}{remedy}"
 
 

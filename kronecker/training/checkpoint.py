@@ -150,7 +150,16 @@ def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_colle
 
 
 def restore_weights(found: Weights, like: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a checkpoint, laid out as `like`, their shapes, types and shardings, says."""
+    """Returns the parameters of a checkpoint, laid out as `like`, their shapes, types and shardings, says.
+
+    Raises:
+      ValueError: if it is there no more.
+    """
+    if not found.state.exists():
+        raise ValueError(
+            f"{found.state}: gone since this run began with it, as its own run, still at work, keeps newer ones only; "
+            "the same command takes the newest, or wait until that run is finished"
+        )
     item = {"params": like}
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)

@@ -35,23 +35,29 @@ def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict, mesh: M
 
 
 def make_evaluator(
-    arm: build.Arm, text_bytes_V: np.ndarray, mesh: Mesh, batches: Batches, chunk: int = 0
+    arm: build.Arm,
+    config: ml_collections.ConfigDict,
+    like: dict[str, Any],
+    text_bytes_V: np.ndarray,
+    mesh: Mesh,
+    batches: Batches,
 ) -> Callable[..., dict[str, float] | None]:
-    """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl.
+    """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl, compiled already.
 
     `stop` is asked before each batch; evaluate returns None as soon as it says True.
 
     Args:
       arm: the model and its bag.
+      config: resolved.
+      like: the parameters, or their shapes, types and shardings.
       text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
       mesh: of all devices.
-      batches: starts the held-out batches anew: this host's tokens (B, T + 1) and weights (B, T).
-      chunk: as train.loss_chunk.
+      batches: from `held_out`, for the same config and mesh.
     """
-    evaluate_batch = jax.jit(steps.make_eval_step(arm.model, chunk), out_shardings=sharding.replicated(mesh))
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
     text_bytes, bag = sharding.replicate((padded, arm.bag), mesh)
+    evaluate_batch = steps.lower_eval_step(arm.model, bag, config, mesh, like, batch_size(config, mesh)).compile()
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         parts: list[steps.EvalSums] = []

@@ -51,8 +51,7 @@ def run(
     configs.resolve(config)  # before processes wait for each other
     sharding.use_simulated_cpu_devices(config)
     distributed.start(config)
-    if config.compilation_cache:
-        plan.use_compilation_cache(config.compilation_cache)
+    sharding.use_compilation_cache(config)
     config = configs.resolve(config, jax.device_count())
     metrics.check_sinks(config)
     prepared, tokenizer = prepare.ensure_prepared(config)
@@ -84,22 +83,22 @@ class _Trainer:
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
+        self.begun = rundir.has_checkpoint(workdir)
         self.weights: checkpoint.Weights | None = None
-        if config.checkpoint.init_from and not rundir.has_checkpoint(workdir):  # else it has begun
+        if config.checkpoint.init_from and not self.begun:
             other = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
             self.weights = checkpoint.find_weights(other, self.identity, config)
-        held_out = evaluation.held_out(prepared, config, self.mesh)
-        held_out()  # text that is missing or too short is refused before anything is written
+        self.held_out = evaluation.held_out(prepared, config, self.mesh)
+        self.held_out()  # text that is missing or too short is refused before anything is written
         self._train_batches(0)
         if self.arm.codes:
             selfcheck.check_product(self.arm.bag, self.arm.codes, config.embedding, config.model.dtype)
-        chunk = config.train.loss_chunk
-        self.evaluate = evaluation.make_evaluator(self.arm, tokenizer.text_bytes, self.mesh, held_out, chunk)
 
     def compile(self) -> jax.stages.Compiled:
         """Returns the training step, having told what it takes."""
         lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh)
-        compiled = plan.compile_step(lowered, self.config, self.mesh.size)
+        limit = plan.limit()
+        compiled = plan.compile_step(lowered, self.config, self.mesh.size, limit, self.begun)
         if self.lead:
             told = []
             if self.arm.codes:
@@ -108,14 +107,14 @@ class _Trainer:
                 told += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
                 told += [build.product_line(self.arm, self.config, self.mesh)]
             state = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh)
-            told += plan.lines(compiled, accounting.count(state.params), self.config, self.mesh.size)
+            told += plan.lines(compiled, accounting.count(state.params), self.config, self.mesh.size, limit)
             print("".join(f"{self.label}  {words}\n" for words in told), end="", file=sys.stderr, flush=True)
         return compiled
 
     def train(self, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
         """Trains to the end, unless asked to leave, and returns the content of result.json."""
         c, last = self.config, self.config.train.steps
-        update = self.compile()
+        update, evaluate = self.compile(), self._evaluator()
         self._write_conditions()
         own = rundir.locked(self.workdir) if self.lead else contextlib.nullcontext()
         with own, checkpoint.open_manager(self.workdir, c) as manager:
@@ -134,7 +133,7 @@ class _Trainer:
                         log.flush(step, line)
                         line.show(step, "evaluating")
                         with log.watch.pause():
-                            numbers = self.evaluate(state.params, asked_to_leave)
+                            numbers = evaluate(state.params, asked_to_leave)
                         leave = numbers is None
                         if numbers is not None:
                             log.validation(step, numbers)
@@ -163,14 +162,21 @@ class _Trainer:
             manager.wait_until_finished()
             return self._write_result(log)
 
+    def _evaluator(self) -> Callable[..., dict[str, float] | None]:
+        like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh).params
+        text_bytes = self.tokenizer.text_bytes
+        return evaluation.make_evaluator(self.arm, self.config, like, text_bytes, self.mesh, self.held_out)
+
     def _write_conditions(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-            if not rundir.has_checkpoint(self.workdir):
+            if not self.begun:
                 own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
                     own["implementation"] = self.arm.bag.implementation
+                if self.weights:
+                    own["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.weights.step}
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
 
     def _initial_state(self) -> steps.TrainState:

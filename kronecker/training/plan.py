@@ -1,35 +1,99 @@
 """What a run will take, known before its first step: parameters, a device's memory, FLOPs, and the speed to expect."""
 
+import dataclasses
+import math
 import os
 import pathlib  # noqa: TID251  of this machine's own limits
 from collections.abc import Iterator, Mapping
+from typing import Self
 
 import jax
 import ml_collections
 
 from kronecker import config as configs
-from kronecker import cost, storage
+from kronecker import cost, distributed
 from kronecker.training import throughput
 
 # Where a container's limit stands, by the version of control groups; a bare machine has neither.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+MOST_OF_STATE = 1 / 4  # of a device's memory: what parameters and optimizer may take before they are split over more
+STATE_COPIES = 3  # the parameters and AdamW's two moments
+LOSS_CHUNK = 1024  # tokens: the logits of fewer are not worth a product of their own
 
 
-def use_compilation_cache(folder: str) -> None:
-    """Keeps what this process compiles in `folder`, on a disk or in a bucket, and takes from there what fits."""
-    path = storage.open_path(folder, "compilation_cache").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device's memory that a compiled function takes.
+
+    Attributes:
+      arguments: of a training step: parameters, optimizer, bag and batch.
+      outputs: the new state and the metrics.
+      aliased: of the outputs, that take the place of arguments.
+      temporaries: all that it makes and drops.
+      code: the program.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled) -> Self:
+        """Returns what the compiler says."""
+        stats = compiled.memory_analysis()
+        return cls(
+            arguments=stats.argument_size_in_bytes,
+            outputs=stats.output_size_in_bytes,
+            aliased=stats.alias_size_in_bytes,
+            temporaries=stats.temp_size_in_bytes,
+            code=stats.generated_code_size_in_bytes,
+        )
+
+    @property
+    def total(self) -> int:
+        """Returns what has to be there at once."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+    def to_json(self) -> dict[str, int]:
+        """Returns all of it, the total too."""
+        return dataclasses.asdict(self) | {"total": self.total}
+
+    def __str__(self) -> str:
+        results = self.outputs - self.aliased
+        parts = f"arguments {_mb(self.arguments)}, results {_mb(results)}, temporaries {_mb(self.temporaries)}"
+        return f"{parts}, program {_mb(self.code)}"
 
 
-def compile_step(lowered: jax.stages.Lowered, config: ml_collections.ConfigDict, devices: int) -> jax.stages.Compiled:
+def limit() -> int | None:
+    """Returns the bytes that one device here may use; None: not known.  Collective over hosts.
+
+    Simulated devices, and the processes of one machine, share the machine's memory, or its container's.
+    """
+    device = jax.local_devices()[0]
+    processes = distributed.processes_here()
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    files = (pathlib.Path(name) for name in _LIMITS)
+    container = (file.read_text().strip() for file in files if file.exists())
+    whole = min([machine, *(int(text) for text in container if text.isdecimal())])
+    return whole // (processes * jax.local_device_count())
+
+
+def compile_step(
+    lowered: jax.stages.Lowered, config: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool
+) -> jax.stages.Compiled:
     """Returns the compiled training step.
 
     Args:
       lowered: from `step.lower_train_step`.
-      config: resolved.
+      config: resolved, with its vocabulary.
       devices: in all.
+      limit: of a device, from `limit`.
+      begun: whether the run has a checkpoint.
 
     Raises:
       ValueError: if the compiler or `limit` says that a device has too little memory for it; says what would help.
@@ -40,47 +104,54 @@ def compile_step(lowered: jax.stages.Lowered, config: ml_collections.ConfigDict,
         if OUT_OF_MEMORY not in str(error):
             raise
         words = f"the compiler finds no room for the training step: {str(error).splitlines()[0]}"
-        raise ValueError(f"{words}; {remedy(config, devices)}") from None
-    needed, there = memory(compiled), limit()
-    if needed["total"] > there:
+        raise ValueError(f"{words}; {remedy(config, devices, limit, begun)}") from None
+    needed = Memory.of(compiled)
+    if limit and needed.total > limit:
         raise ValueError(
-            f"the training step needs {_mb(needed['total'])} of a device's {_mb(there)} ({_parts(needed)}); "
-            f"{remedy(config, devices)}"
+            f"the training step needs {_mb(needed.total)} of a device's {_mb(limit)} ({needed}); "
+            f"{remedy(config, devices, limit, begun)}"
         )
     return compiled
 
 
-def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns the bytes that a compiled function holds on a device: arguments, results, temporaries, total.
+def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool = False) -> str:
+    """Returns which keys would make the training step smaller, with values that can be.
 
-    A result in the place of a donated argument counts once, as an argument.
+    Args:
+      config: resolved, with its vocabulary.
+      devices: in all.
+      limit: bytes of one.
+      begun: whether the run has a checkpoint, and hence keys that stay.
     """
-    stats = compiled.memory_analysis()
-    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    parts = {"arguments": stats.argument_size_in_bytes, "results": results, "temporaries": stats.temp_size_in_bytes}
-    return parts | {"total": sum(parts.values())}
+    keys = [f"--config.{key}={value}" for key, value in _smaller(config, devices, limit, begun)]
+    return f"take less with {' '.join(keys)}" if keys else "take a smaller model, or more or larger devices"
 
 
-def limit() -> int:
-    """Returns the bytes that one device here may use; simulated ones share the machine's, or its container's."""
-    device = jax.local_devices()[0]
-    told = (device.memory_stats() or {}).get("bytes_limit")
-    if told:
-        return told
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    files = (pathlib.Path(name) for name in _LIMITS)
-    container = (file.read_text().strip() for file in files if file.exists())
-    return min([machine, *(int(text) for text in container if text.isdecimal())]) // jax.local_device_count()
+def fewest_fsdp(
+    model: ml_collections.ConfigDict, vocab: int, limit: int | None, devices: int, above: int = 0
+) -> int | None:
+    """Returns the smallest mesh.fsdp that leaves room beside parameters and optimizer; else the largest that can be.
 
-
-def remedy(config: ml_collections.ConfigDict, devices: int) -> str:
-    """Returns which keys would make the training step smaller, with values that can be."""
-    keys = [f"--config.{key}={value}" for key, value in _smaller(config, devices)]
-    return f"take less with {', '.join(keys)}" if keys else "take a smaller model, or devices with more memory"
+    Args:
+      model: the config's group.
+      vocab: V.
+      limit: bytes of a device; None: none leaves room for sure.
+      devices: that data and fsdp share.
+      above: what mesh.fsdp must exceed; None is returned where it cannot.
+    """
+    params = 12 * model.layers * model.d_model**2 + 2 * vocab * model.d_model
+    state = params * STATE_COPIES * (2 if model.param_dtype == "bfloat16" else 4)
+    allowed = [n for n in range(above + 1, devices + 1) if devices % n == 0 and model.d_model % n == 0]
+    roomy = (n for n in allowed if limit and state / n <= MOST_OF_STATE * limit)
+    return next(roomy, allowed[-1] if allowed else None)
 
 
 def lines(
-    compiled: jax.stages.Compiled, params: Mapping[str, int], config: ml_collections.ConfigDict, devices: int
+    compiled: jax.stages.Compiled,
+    params: Mapping[str, int],
+    config: ml_collections.ConfigDict,
+    devices: int,
+    limit: int | None,
 ) -> list[str]:
     """Returns what to tell whoever waits: parameters by group, memory of a device, FLOPs and speed.
 
@@ -89,9 +160,10 @@ def lines(
       params: as `accounting.count` gives them.
       config: resolved, with its vocabulary.
       devices: in all.
+      limit: of a device, from `limit`.
     """
     groups = ", ".join(f"{name} {size:,}" for name, size in params.items() if name != "total")
-    needed, tokens = memory(compiled), config.train.batch * config.train.sequence
+    needed, tokens = Memory.of(compiled), config.train.batch * config.train.sequence
     flops = throughput.flops_per_token(config.model, config.train.sequence) * tokens
     kind = jax.devices()[0].device_kind
     peak = throughput.peak_flops(kind)
@@ -99,29 +171,31 @@ def lines(
     if peak:
         rate = devices * peak * cost.MFU * tokens / flops
         speed = f"{rate:,.0f} tokens/s at an assumed MFU of {100 * cost.MFU:.0f} % of {devices} x {kind}"
+    there = _mb(limit) if limit else "a limit that is not known"
     return [
         f"parameters: {params['total']:,} ({groups})",
-        f"memory of a device: {_mb(needed['total'])} of {_mb(limit())} ({_parts(needed)})",
+        f"memory of a device: {_mb(needed.total)} of {there} ({needed})",
         f"a step: {tokens:,} tokens, {flops:.3g} FLOPs; {speed}",
     ]
 
 
-def _smaller(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
-    data, fsdp, _ = configs.mesh_sizes(c.mesh, devices)
-    whole = data * fsdp  # a micro-batch is a multiple of so many sequences
-    more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * whole) == 0)
-    if accumulate := next(more, None):
+def _smaller(
+    c: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool
+) -> Iterator[tuple[str, object]]:
+    data, fsdp, tensor = configs.mesh_sizes(c.mesh, devices)
+    parts = data * fsdp  # a micro-batch is a multiple of so many sequences
+    more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
+    if not begun and (accumulate := next(more, None)):
         yield "train.accumulate", accumulate
-    if not c.train.loss_chunk:
-        yield "train.loss_chunk", min(1024, c.train.sequence)
+    tokens = math.ceil(c.train.batch / c.train.accumulate / parts) * c.train.sequence  # of a device at a time
+    if not c.train.loss_chunk and tokens > 1:
+        yield "train.loss_chunk", min(LOSS_CHUNK, tokens // 2)
     if not c.model.remat:
         yield "model.remat", True
-    if c.mesh.data == -1 and fsdp == 1 < data and c.model.d_model % data == 0:
-        yield "mesh.fsdp", data
-
-
-def _parts(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {_mb(size)}" for name, size in sizes.items() if name != "total")
+    if wider := fewest_fsdp(c.model, c.model.padded_vocab, limit, devices // tensor, above=fsdp):
+        if c.mesh.data != -1:
+            yield "mesh.data", -1
+        yield "mesh.fsdp", wider
 
 
 def _mb(size: int) -> str:

@@ -179,19 +179,43 @@ def lower_train_step(
     Raises:
       ValueError: as `sharding.shardings` does.
     """
-    batch, sequence = config.train.batch, config.train.sequence
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
     state = abstract_state(model, bag, config, mesh)
     layout = jax.tree.map(lambda x: x.sharding, state)
-    tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
-    weights = jax.ShapeDtypeStruct((batch, sequence), jnp.float32, sharding=split)
     update = jax.jit(
         make_train_step(model, config),
         in_shardings=(layout, whole, split, split),
         out_shardings=(layout, whole),
         donate_argnums=0,
     )
+    tokens, weights = _abstract_batch(config.train.batch, config.train.sequence, mesh)
     return update.lower(state, sharding.abstract_replica(bag, mesh), tokens, weights)
+
+
+def lower_eval_step(
+    model: transformer.Transformer,
+    bag: bags.Bag | None,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    like: dict[str, Any],
+    batch: int,
+) -> jax.stages.Lowered:
+    """Returns what `make_eval_step` does, for `mesh`, ready to compile.
+
+    Args:
+      model: of the arm.
+      bag: of the arm.
+      config: resolved.
+      mesh: of all devices.
+      like: the parameters, or their shapes, types and shardings.
+      batch: sequences at a time, over all devices.
+    """
+    chunk = config.train.get("loss_chunk", 0)  # runs from before there was such a key have none
+    evaluate = jax.jit(make_eval_step(model, chunk), out_shardings=sharding.replicated(mesh))
+    text_bytes = jax.ShapeDtypeStruct((model.shape.padded_vocab,), jnp.float32, sharding=sharding.replicated(mesh))
+    return evaluate.lower(
+        like, sharding.abstract_replica(bag, mesh), text_bytes, *_abstract_batch(batch, config.train.sequence, mesh)
+    )
 
 
 def full_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> jax.Array:
@@ -219,6 +243,12 @@ def make_eval_step(
         )
 
     return evaluate
+
+
+def _abstract_batch(batch: int, sequence: int, mesh: Mesh) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    split = sharding.split_batch(mesh)
+    tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
+    return tokens, jax.ShapeDtypeStruct((batch, sequence), jnp.float32, sharding=split)
 
 
 def _micro_batches(x_BT: jax.Array, micro: int) -> jax.Array:
