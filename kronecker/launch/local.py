@@ -37,7 +37,7 @@ def execute(planned: Sequence[sweep.Planned], out: Path, parallel: int = 1) -> i
       SIGTERM ended the sweep.
 
     Raises:
-      ValueError: if `parallel` is below one, the GPUs do not divide by it, or a job of a cluster trains one of the runs.
+      ValueError: if `parallel` is below one, the GPUs do not divide by it, or a run is a job that waits or runs.
     """
     if parallel < 1:
         raise ValueError(f"--parallel={parallel}: at least one run at a time; leave it out for one after another")
