@@ -29,7 +29,7 @@ reproduce: setup
 	@$(BIN)/python scripts/report.py $(RUNS) --paper --out=$(RUNS)/paper.html
 
 test: setup
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

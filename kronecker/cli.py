@@ -58,10 +58,11 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
 def _is_of_the_runtime(error: Exception) -> bool:
     """Returns whether JAX's runtime has failed: of several processes, most often because another one has ended.
 
-    On the ordinary way out it then waits for that one's heartbeat in vain, and says whose it was.
+    On the ordinary way out it then waits for that one's heartbeat in vain, and says whose it was.  Too little memory is
+    an error of this process's own; of other errors of the runtime that are, nothing here can tell.
     """
     jax = sys.modules.get("jax")
-    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 def _leave_others(code: int) -> None:

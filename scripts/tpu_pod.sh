@@ -180,9 +180,10 @@ run() {
 		began=$SECONDS code=0
 		{ install_code && start_training "${flags[@]}"; } || code=$?
 		if ((code == 70)); then
-			fail "$name is at work on another commit or with other flags (see above); end it with: scripts/tpu_pod.sh stop $name"
+			fail "$name is at work on another commit or with other flags (see above); end it with: scripts/tpu_pod.sh stop $name --zone=$zone${project:+ --project=$project}"
 		elif ((code)); then
 			words="could not install or start"
+			failures=$((failures + 1))
 		else
 			follow "$lines" || code=$?
 			lines=20
@@ -191,11 +192,11 @@ run() {
 			65 | 66) fail "train.py failed on $name (see the log above); the slice is kept" ;;
 			67) say "train.py was stopped; the same command goes on" && return 143 ;;
 			68) words="train.py was ended by a signal, perhaps as it failed on another worker (see the log of each)" ;;
-			*) words="lost sight of train.py (code $code)" ;;
+			69) words="train.py ended without a word" ;;
+			*) words="lost sight of train.py (code $code)" ;; # it may be at work: attach again
 			esac
+			if ((code != 68 && code != 69 || SECONDS - began >= SOON)); then failures=0; else failures=$((failures + 1)); fi
 		fi
-		((SECONDS - began < SOON)) || failures=0
-		failures=$((failures + 1))
 		say "$words; looking at the slice and going on"
 		sleep "$poll"
 	done

@@ -20,8 +20,9 @@ start)
 	shift
 	wanted=$(printf '%q ' "$code" "$@")
 	if at_work; then
-		[[ $wanted == "$(<"$run/command")" ]] && { echo "already at work on $(hostname)"; exit; }
-		printf 'error: at work on %s:     %s\nand this would be: %s\n' "$(hostname)" "$(<"$run/command")" "$wanted" >&2
+		had=$(cat "$run/command" 2>/dev/null || true)
+		[[ $wanted == "$had" ]] && { echo "already at work on $(hostname)"; exit; }
+		printf 'error: at work on %s:     %s\nand this would be: %s\n' "$(hostname)" "$had" "$wanted" >&2
 		exit 70
 	fi
 	rm -f "$run"/{pid,exit,stopped,supervisor}

@@ -1,5 +1,6 @@
 """Makes the root importable (configs/ and kronecker/), as it is for train.py, and holds what several tests use."""
 
+import collections
 import os
 import shutil
 import subprocess
@@ -23,14 +24,20 @@ jax.config.update(QUICK_TO_COMPILE.lower(), True)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets all processes of the tests, also those that they start, share what they compile: half the time."""
+    os.environ[QUICK_TO_COMPILE] = "1"
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    os.environ[QUICK_TO_COMPILE] = "1"
     folder = tempfile.TemporaryDirectory(prefix="kronecker-tests-compiled-")
     config.add_cleanup(folder.cleanup)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)  # with a limit the folder is locked: no half-read entry
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the files that have the most slow tests, so that no core is without work at the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def wait_until(ready: Callable[[], object], what: str) -> None:
                 subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now+3"], check=True)
         return ready()
 
-    tiny_sweep.wait_until(hurried, what)
+    tiny_sweep.wait_until(hurried, what, seconds=180)  # more than SLURM's two minutes, where the haste comes too late
 
 
 def stays(run: Path, task: int = 0) -> Callable[[], int]:

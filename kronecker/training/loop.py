@@ -171,7 +171,7 @@ class _Trainer:
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.lead:
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-            if not self.begun:
+            if not rundir.has_checkpoint(self.workdir):
                 own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
                     own["implementation"] = self.arm.bag.implementation

@@ -19,7 +19,7 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 MOST_OF_STATE = 1 / 4  # of a device's memory: what parameters and optimizer may take before they are split over more
 STATE_COPIES = 3  # the parameters and AdamW's two moments
-LOSS_CHUNK = 1024  # tokens: the logits of fewer are not worth a product of their own
+LOSS_CHUNK = 1024  # tokens of a device whose logits are a product of a size that is worth it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Memory:
     def __str__(self) -> str:
         results = self.outputs - self.aliased
         parts = f"arguments {_mb(self.arguments)}, results {_mb(results)}, temporaries {_mb(self.temporaries)}"
-        return f"{parts}, program {_mb(self.code)}"
+        return f"{parts}, program {_mb(self.code)}" if self.code else parts
 
 
 def limit() -> int | None:
@@ -73,9 +73,9 @@ def limit() -> int | None:
     Simulated devices, and the processes of one machine, share the machine's memory, or its container's.
     """
     device = jax.local_devices()[0]
-    processes = distributed.processes_here()
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
+    processes = distributed.processes_here()
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     files = (pathlib.Path(name) for name in _LIMITS)
     container = (file.read_text().strip() for file in files if file.exists())
@@ -193,6 +193,8 @@ def _smaller(
     if not c.model.remat:
         yield "model.remat", True
     if wider := fewest_fsdp(c.model, c.model.padded_vocab, limit, devices // tensor, above=fsdp):
+        if c.mesh.tensor == -1:
+            yield "mesh.tensor", tensor
         if c.mesh.data != -1:
             yield "mesh.data", -1
         yield "mesh.fsdp", wider
