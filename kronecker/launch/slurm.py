@@ -99,7 +99,7 @@ class Resources:
     def parameters(self, cluster: str) -> dict[str, Any]:
         """Returns what submitit is given, by its own names; `cluster` is slurm or local."""
         parameters = {"timeout_min": self.minutes, "nodes": self.nodes, "tasks_per_node": self.tasks}
-        parameters |= {"stderr_to_stdout": True, f"{cluster}_signal_delay_s": self.signal_delay}
+        parameters |= {"stderr_to_stdout": True}
         if self.gpus_per_node:
             parameters["gpus_per_node"] = self.gpus_per_node
         if cluster == "local":
@@ -108,7 +108,7 @@ class Resources:
         parameters |= {f"slurm_{name}": text for name, text in optional.items() if text}
         optional = {"cpus_per_task": self.cpus_per_task, "mem_gb": self.mem}
         parameters |= {name: number for name, number in optional.items() if number}
-        parameters |= {"slurm_job_name": "kronecker"}
+        parameters |= {"slurm_job_name": "kronecker", "slurm_signal_delay_s": self.signal_delay}
         parameters["slurm_array_parallelism"] = self.array_parallelism
         parameters["slurm_additional_parameters"] = {"requeue": True}  # also where the cluster's default is not to
         return parameters
