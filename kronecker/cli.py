@@ -1,6 +1,5 @@
 """How every script of the project starts, and how it fails: one line with the culprit and the remedy, exit code 2."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
       positional: whether there may be such arguments.
       needs_config: whether --config, where the script has it, must be given.
     """
+    fault: Exception | None = None
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(_help())
@@ -45,36 +45,13 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from where it was", file=sys.stderr)
         code = 130
-    except Exception as error:  # noqa: BLE001  nothing is hidden
+    except Exception as error:  # noqa: BLE001  its traceback is printed; what is not ours may be one of several's end
         traceback.print_exc()
-        code = 1
-        if _is_of_the_runtime(error):
-            sys.exit(code)
-    if code not in (0, preemption.EXIT_CODE):
-        _leave_others(code)
+        code, fault = 1, error
+    distributed = sys.modules.get("kronecker.distributed")  # there only where something trains
+    if distributed and code not in (0, preemption.EXIT_CODE):
+        distributed.leave(code, fault)
     sys.exit(code)
-
-
-def _is_of_the_runtime(error: Exception) -> bool:
-    """Returns whether JAX's runtime has failed: of several processes, most often because another one has ended.
-
-    On the ordinary way out it then waits for that one's heartbeat in vain, and says whose it was.  Too little memory is
-    an error of this process's own; of other errors of the runtime that are, nothing here can tell.
-    """
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
-
-
-def _leave_others(code: int) -> None:
-    """Ends one of several processes, if this is one, at once.
-
-    On the ordinary way out JAX would wait for the others, which wait for this one.  So they miss its heartbeat.
-    """
-    jax = sys.modules.get("jax")
-    if jax and jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:

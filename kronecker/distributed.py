@@ -19,6 +19,8 @@ import numpy as np
 from jax._src import clusters, distributed
 from jax.experimental import multihost_utils
 
+from kronecker import memory
+
 # What SLURM and Open MPI, and Cloud TPU, tell each process of how many there are.  JAX reads the rest itself.
 _SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
@@ -71,6 +73,24 @@ def start(config: ml_collections.ConfigDict) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def leave(code: int, fault: BaseException | None = None) -> None:
+    """Ends this process with `code` at once if it is one of several that fails on its own account; else returns.
+
+    On the ordinary way out JAX waits for the others, which wait for this one; so they miss its heartbeat instead.  An
+    error of JAX's runtime most often says that another one has ended: then the ordinary way tells whose heartbeat is
+    missing.  Too little memory is an error of this process's own; of other ones that are, nothing here can tell.
+
+    Args:
+      code: not 0.
+      fault: what ends it, where that is no bad input.
+    """
+    echo = isinstance(fault, jax.errors.JaxRuntimeError) and memory.OUT_OF_MEMORY not in str(fault)
+    if jax.distributed.is_initialized() and not echo:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def processes_here() -> int:

@@ -7,6 +7,7 @@ step, page by page and zeroed: a fifth of a small model's processor time.  This 
 import ctypes
 import platform
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # what XLA's errors say that are for want of a device's memory
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # of mallopt, from glibc's malloc.h
 
 

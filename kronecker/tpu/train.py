@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from kronecker import build, sharding, tokenizers, transformer
+from kronecker import build, memory, sharding, tokenizers, transformer
 from kronecker import config as configs
 from kronecker.tpu import chips, collectives, program
 from kronecker.training import plan, throughput
@@ -166,7 +166,7 @@ def compile_step(
     try:
         compiled = steps.lower_train_step(arm.model, arm.bag, c, mesh).compile()
     except jax.errors.JaxRuntimeError as error:
-        if plan.OUT_OF_MEMORY not in str(error):
+        if memory.OUT_OF_MEMORY not in str(error):
             raise ValueError(f"the compiler for {chip.name} refuses it: {str(error).splitlines()[0]}") from None
         return _refusal(str(error), plan.remedy(c, count, chip.memory))
     seconds = time.perf_counter() - start
@@ -218,8 +218,8 @@ def verdicts(compiled: Mapping[str, Step | Refusal]) -> list[dict[str, Any]]:
 def _refusal(error: str, remedy: str) -> Refusal:
     told = re.search(r"(?:Used |\()([\d.]+)([KMGT])", error)
     needed = float(told[1]) * 2 ** (10 * (1 + "KMGT".index(told[2]))) if told else None
-    words = next(line for line in error.splitlines() if plan.OUT_OF_MEMORY in line)
-    return Refusal(words[words.index(plan.OUT_OF_MEMORY) :].strip(), needed, remedy)
+    words = next(line for line in error.splitlines() if memory.OUT_OF_MEMORY in line)
+    return Refusal(words[words.index(memory.OUT_OF_MEMORY) :].strip(), needed, remedy)
 
 
 def _recomputed(shape: transformer.Shape, sequence: int) -> float:

@@ -83,6 +83,7 @@ class _Trainer:
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
+        self.like = steps.abstract_state(self.arm.model, self.bag, config, self.mesh)
         self.begun = rundir.has_checkpoint(workdir)
         self.weights: checkpoint.Weights | None = None
         if config.checkpoint.init_from and not self.begun:
@@ -97,7 +98,7 @@ class _Trainer:
     def compile(self) -> jax.stages.Compiled:
         """Returns the training step, having told what it takes."""
         lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh)
-        limit = plan.limit()
+        limit = plan.device_limit()
         compiled = plan.compile_step(lowered, self.config, self.mesh.size, limit, self.begun)
         if self.lead:
             told = []
@@ -106,8 +107,7 @@ class _Trainer:
                 shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
                 told += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
                 told += [build.product_line(self.arm, self.config, self.mesh)]
-            state = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh)
-            told += plan.lines(compiled, accounting.count(state.params), self.config, self.mesh.size, limit)
+            told += plan.lines(compiled, accounting.count(self.like.params), self.config, self.mesh.size, limit)
             print("".join(f"{self.label}  {words}\n" for words in told), end="", file=sys.stderr, flush=True)
         return compiled
 
@@ -163,9 +163,8 @@ class _Trainer:
             return self._write_result(log)
 
     def _evaluator(self) -> Callable[..., dict[str, float] | None]:
-        like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh).params
         text_bytes = self.tokenizer.text_bytes
-        return evaluation.make_evaluator(self.arm, self.config, like, text_bytes, self.mesh, self.held_out)
+        return evaluation.make_evaluator(self.arm, self.config, self.like.params, text_bytes, self.mesh, self.held_out)
 
     def _write_conditions(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -181,9 +180,13 @@ class _Trainer:
 
     def _initial_state(self) -> steps.TrainState:
         state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
+        if self.config.checkpoint.init_from and not self.weights:
+            raise ValueError(
+                f"{self.workdir / rundir.CHECKPOINTS}: holds a checkpoint that is not whole, and the run was to begin "
+                "with checkpoint.init_from; delete that folder, and the same command begins again"
+            )
         if self.weights:
-            like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh).params
-            state = state.replace(params=checkpoint.restore_weights(self.weights, like))
+            state = state.replace(params=checkpoint.restore_weights(self.weights, self.like.params))
             if self.lead:
                 words = f"the weights of {self.config.checkpoint.init_from} after step {self.weights.step:,}"
                 print(f"{self.label}  begins with {words}", file=sys.stderr)
@@ -193,8 +196,7 @@ class _Trainer:
         return state
 
     def _restored_state(self, manager: ocp.CheckpointManager) -> steps.TrainState:
-        like = steps.abstract_state(self.arm.model, self.bag, self.config, self.mesh)
-        return checkpoint.restore(manager, like, self.identity)
+        return checkpoint.restore(manager, self.like, self.identity)
 
     def _train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train

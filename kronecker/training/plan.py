@@ -11,12 +11,11 @@ import jax
 import ml_collections
 
 from kronecker import config as configs
-from kronecker import cost, distributed
+from kronecker import cost, distributed, memory
 from kronecker.training import throughput
 
 # Where a container's limit stands, by the version of control groups; a bare machine has neither.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 MOST_OF_STATE = 1 / 4  # of a device's memory: what parameters and optimizer may take before they are split over more
 STATE_COPIES = 3  # the parameters and AdamW's two moments
 LOSS_CHUNK = 1024  # tokens of a device whose logits are a product of a size that is worth it
@@ -67,7 +66,7 @@ class Memory:
         return f"{parts}, program {_mb(self.code)}" if self.code else parts
 
 
-def limit() -> int | None:
+def device_limit() -> int | None:
     """Returns the bytes that one device here may use; None: not known.  Collective over hosts.
 
     Simulated devices, and the processes of one machine, share the machine's memory, or its container's.
@@ -92,7 +91,7 @@ def compile_step(
       lowered: from `step.lower_train_step`.
       config: resolved, with its vocabulary.
       devices: in all.
-      limit: of a device, from `limit`.
+      limit: of a device, from `device_limit`.
       begun: whether the run has a checkpoint.
 
     Raises:
@@ -101,7 +100,7 @@ def compile_step(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if OUT_OF_MEMORY not in str(error):
+        if memory.OUT_OF_MEMORY not in str(error):
             raise
         words = f"the compiler finds no room for the training step: {str(error).splitlines()[0]}"
         raise ValueError(f"{words}; {remedy(config, devices, limit, begun)}") from None
@@ -160,7 +159,7 @@ def lines(
       params: as `accounting.count` gives them.
       config: resolved, with its vocabulary.
       devices: in all.
-      limit: of a device, from `limit`.
+      limit: of a device, from `device_limit`.
     """
     groups = ", ".join(f"{name} {size:,}" for name, size in params.items() if name != "total")
     needed, tokens = Memory.of(compiled), config.train.batch * config.train.sequence
