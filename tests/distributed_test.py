@@ -100,7 +100,9 @@ def test_a_process_that_never_comes_is_named_and_not_waited_for(data: Path, tmp_
 def test_a_process_that_dies_or_fails_is_named_and_not_waited_for(number: int, code: int, data: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     options = OPTIONS | {"train.steps": 10**6, "checkpoint.every": 10**5, "distributed.heartbeat_seconds": 10}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and children
     first, second = start(workdir, data, options, processes=2)
+    signal.signal(signal.SIGINT, before)
     while not tiny_runs.lines(workdir):
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.01)
