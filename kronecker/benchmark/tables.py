@@ -101,9 +101,10 @@ def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdo
         reached = "reached" if verdict["reached"] else "not reached"
         target = f"at least {verdict['at_least']}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
         elsewhere = "" if verdict["as_specified"] else f", which was set for {verdict['set_for']}"
+        rounds = f"{verdict['median']:.3g}, " if "median" in verdict else ""
         _print(
             file,
-            f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round, quartiles "
+            f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round {rounds}quartiles "
             f"{verdict['low']:.3g} to {verdict['high']:.3g}); target {target}{elsewhere}",
         )
 

@@ -1,6 +1,7 @@
 """One update and one evaluation as pure functions, and the first state and the update on a mesh.
 
-Losses are sums and counts, in float32, divided once; so micro-batches and devices may hold different numbers of tokens.
+Losses are weighted sums in float32, an update's by shares of the whole batch; so micro-batches and devices may hold
+different numbers of tokens.
 
 Shapes: B batch, T time, A micro-batches, V vocabulary.
 """
@@ -119,7 +120,7 @@ def make_train_step(
     tx, schedule = optimizer.make_optimizer(config), optimizer.make_schedule(config)
     micro, clip = config.train.accumulate, config.train.clip
 
-    def nats_sum(params, bag, tokens_BT1, weights_BT, key):
+    def loss_part(params, bag, tokens_BT1, weights_BT, key):
         x_BTd, head = model.apply(
             {"params": params},
             tokens_BT1[:, :-1],
@@ -130,9 +131,9 @@ def make_train_step(
         )
         return heads.nats_sum(head, x_BTd, tokens_BT1[:, 1:], weights_BT, config.train.loss_chunk, model.mesh)
 
-    def gradient_sums(state, bag, tokens_BT1, weights_BT):
+    def loss_and_gradient(state, bag, tokens_BT1, weights_BT):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.model.dropout else None
-        value_and_grad = jax.value_and_grad(nats_sum)
+        value_and_grad = jax.value_and_grad(loss_part)
         if micro == 1:
             return value_and_grad(state.params, bag, tokens_BT1, weights_BT, key)
 
@@ -147,15 +148,15 @@ def make_train_step(
         return jax.lax.scan(add, (jnp.zeros(()), zeros), batches)[0]
 
     def update(state, bag, tokens_BT1, weights_BT):
-        nats, grads = gradient_sums(state, bag, tokens_BT1, weights_BT)
-        count = weights_BT.sum()
-        grads = jax.tree.map(lambda g, p: (g / count).astype(p.dtype), grads, state.params)
+        # Shares of the mean, not a sum that is divided in the end: that would be a pass over all parameters.
+        loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
         input_matrix = accounting.input_matrix(state.params)
         metrics = StepMetrics(
-            loss=nats / count,
+            loss=loss,
             lr=schedule(state.step),
             grad_norm=grad_norm,
             clip_share=clipped / (state.step + 1),
