@@ -24,14 +24,6 @@ def test_canonical_forms_drop_case_space_and_outer_punctuation(token: bytes, for
     assert words.canonical(token) == form
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "distance"),
-    [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2), ("same", "same", 0), ("ab", "ba", 2)],
-)
-def test_edit_distance_is_levenshteins(a: str, b: str, distance: int):
-    assert words.edit_distance(a, b) == words.edit_distance(b, a) == distance
-
-
 # The table of examples in the paper's section 2, by hand: equal positions over sqrt(L1 L2).
 @pytest.mark.parametrize(
     ("a", "b", "cosine"),

@@ -235,7 +235,7 @@ def test_a_run_that_a_killed_sweep_left_behind_is_waited_for_and_not_doubled(tmp
 
 @pytest.mark.slow
 def test_a_sweep_of_real_runs_ends_in_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)  # compiled as a user's is, see conftest.py
+    monkeypatch.delenv("XLA_FLAGS")  # compiled as a user's is, see conftest.py
     write_texts(tmp_path / "text")
     arms = "for arm in ('table_untied', 'kronecker'): yield arms.ARMS[arm] | {'seed': 0}"
     config = write_config(tmp_path, f"from configs import arms\ndef sweep(seeds):\n    {arms}")

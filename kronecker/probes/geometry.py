@@ -11,8 +11,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-
-from kronecker.probes import words
+from rapidfuzz.distance import Levenshtein
 
 UNRELATED_DISTANCE = 0.7  # edit distance over the longer word's length from which two words count as unrelated
 RELATED_DISTANCE = 2  # edits at most between two words of one stem
@@ -97,14 +96,14 @@ def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0)
         (of_form[a][0], of_form[b][0])
         for members in of_stem.values()
         for a, b in itertools.combinations(members, 2)
-        if abs(len(a) - len(b)) <= RELATED_DISTANCE and words.edit_distance(a, b) <= RELATED_DISTANCE
+        if Levenshtein.distance(a, b, score_cutoff=RELATED_DISTANCE) <= RELATED_DISTANCE
     ]
     names = list(of_form)
     unrelated = []
     if len(names) > 1:
         for i, j in zip(*random_pairs(len(names), 2 * pairs, seed), strict=True):
             a, b = names[i], names[j]
-            if words.edit_distance(a, b) >= UNRELATED_DISTANCE * max(len(a), len(b)):
+            if Levenshtein.distance(a, b) >= UNRELATED_DISTANCE * max(len(a), len(b)):
                 unrelated.append((of_form[a][0], of_form[b][0]))
     drawn = {}
     for kind, found in zip(PAIR_KINDS, (same, stem, unrelated), strict=True):

@@ -1,9 +1,8 @@
-"""Words and tokens as the probes compare them: canonical forms, edit distance, the families of probe words.
+"""Words and tokens as the probes compare them: canonical forms and the families of probe words.
 
 The first families (section 6.1) are the paper's; of the layered probe's it gives the roots, and the lists are ours.
 """
 
-import functools
 import unicodedata
 from collections.abc import Sequence
 
@@ -42,15 +41,3 @@ def canonical(token: bytes) -> str:
 def canonical_forms(token_bytes: Sequence[bytes | None]) -> np.ndarray:
     """Returns the canonical form of each id, (V,) strings; that of an id without bytes is empty."""
     return np.array([canonical(token or b"") for token in token_bytes], dtype=object)
-
-
-@functools.lru_cache(maxsize=65_536)
-def edit_distance(a: str, b: str) -> int:
-    """Returns the least number of insertions, deletions and substitutions of characters that turn `a` into `b`."""
-    before = list(range(len(b) + 1))
-    for i, left in enumerate(a, 1):
-        row = [i]
-        for j, right in enumerate(b, 1):
-            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (left != right)))
-        before = row
-    return before[-1]
