@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What scripts/tpu_pod.sh runs on each worker of a slice, from the folder of the code that it has copied there.
 #
-#   tpu_worker.sh start FLAGS    starts train.py with FLAGS in the background, unless it is at work; ends with 70 if it is
-#                                at work from other code or with other flags
+#   tpu_worker.sh check FLAGS    ends with 70 if train.py is at work from other code or with other flags
+#   tpu_worker.sh start FLAGS    starts train.py with FLAGS in the background, unless it is at work
 #   tpu_worker.sh follow LINES   shows the last LINES of its log (+1: all) and what comes, until it ends
 #   tpu_worker.sh stop           lets it save and leave
 #
@@ -15,16 +15,19 @@ mkdir -p "$run"
 
 at_work() { [[ -e $run/supervisor ]] && grep -qs tpu_worker "/proc/$(<"$run/supervisor")/cmdline"; }
 
+wanted=$(printf '%q ' "$code" "${@:2}")
+
 case ${1:-} in
-start)
-	shift
-	wanted=$(printf '%q ' "$code" "$@")
-	if at_work; then
-		had=$(cat "$run/command" 2>/dev/null || true)
-		[[ $wanted == "$had" ]] && { echo "already at work on $(hostname)"; exit; }
+check)
+	had=$(cat "$run/command" 2>/dev/null || true)
+	if at_work && [[ $wanted != "$had" ]]; then
 		printf 'error: at work on %s:     %s\nand this would be: %s\n' "$(hostname)" "$had" "$wanted" >&2
 		exit 70
 	fi
+	;;
+start)
+	shift
+	at_work && { echo "already at work on $(hostname)"; exit; }
 	rm -f "$run"/{pid,exit,stopped,supervisor}
 	echo "$wanted" >"$run/command"
 	nohup "$code/scripts/tpu_worker.sh" supervise "$@" >>"$run/log" 2>&1 </dev/null &
@@ -61,7 +64,7 @@ stop)
 	kill "$(<"$run/pid")"
 	;;
 *)
-	echo "error: ${1:-nothing}: the commands are start, follow and stop" >&2
+	echo "error: ${1:-nothing}: the commands are check, start, follow and stop" >&2
 	exit 2
 	;;
 esac

@@ -57,6 +57,9 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
     assert "mesh.fsdp" not in line
     two = refused(tmp_path / "run", data, OPTIONS | big | {"mesh.cpu_devices": 2, "train.accumulate": 2})
     assert "take less with --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
+    many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**23})
+    assert re.match(r"error: the evaluation needs [\d,]{7,} MB of a device's [\d,]+ MB \(arg.*, optimizer 1 MB\)", many)
+    assert many.endswith("take less with --config.eval.batch=4194304 --config.train.loss_chunk=1024")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,7 @@
 """One run on several processes and devices, and on others when it goes on: real processes of train.py on loopback."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -144,6 +145,8 @@ def test_a_place_that_cannot_be_is_refused(values: dict, environment: dict, mess
 
 def test_processes_that_nothing_tells_of_each_other_are_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
     joined = []
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **values: joined.append(values))
     c = base.apply(base.get_config(), {"distributed.enabled": "on"})
     with pytest.raises(ValueError, match=r"no SLURM, Open MPI or Cloud TPU is here; set distributed.coordinator"):

@@ -171,6 +171,23 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path, clo
     assert "tpu-vm delete" not in cloud.calls()
 
 
+def test_nothing_is_started_where_one_worker_is_at_work_on_something_else(tmp_path: Path, cloud: Cloud):
+    (cloud.folder / "state").write_text("READY\n")
+    (cloud.folder / "worker0").mkdir()
+    run = cloud.folder / "worker1" / "kronecker-run"
+    run.mkdir(parents=True)
+    (run / "command").write_text("/home/me/kronecker-0123456789ab --config=configs/demo.py \n")
+    with subprocess.Popen(["bash", "-c", "exec -a tpu_worker.sh sleep 60"]) as other:
+        (run / "supervisor").write_text(f"{other.pid}\n")
+        done = cloud.run(*run_flags(tmp_path))
+        other.kill()
+    assert done.returncode == 2
+    assert "my-pod is at work on another commit or with other flags (see above)" in done.stderr
+    assert "/home/me/kronecker-0123456789ab --config=configs/demo.py" in done.stderr
+    assert cloud.calls() == ["tpu-vm scp", "tpu-vm ssh"]
+    assert not (cloud.folder / "worker0" / "kronecker-run" / "command").exists()
+
+
 @pytest.mark.slow
 def test_a_training_that_cannot_work_ends_the_script_and_keeps_the_slice(tmp_path: Path, cloud: Cloud):
     done = cloud.run(*run_flags(tmp_path), "--config.model.heads=3")

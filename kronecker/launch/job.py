@@ -98,10 +98,10 @@ def _goes_on(environment: JobEnvironment) -> bool:
     if environment.cluster != "slurm":
         return False
     command = ["squeue", "--noheader", f"--jobs={environment.raw_job_id}", "--format=%T"]
-    for _ in range(SQUEUE_TRIES):
+    for i in range(SQUEUE_TRIES):
+        time.sleep(SECONDS_BETWEEN if i else 0)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return done.stdout.strip() == "RUNNING"
-        time.sleep(SECONDS_BETWEEN)
     print(f"squeue does not answer, so the job is not queued again: {done.stderr.strip()}", file=sys.stderr)
     return False

@@ -137,16 +137,13 @@ def sort(planned: Sequence[sweep.Planned], out: Path, cluster: str) -> Submissio
     Raises:
       ValueError: if the scheduler does not answer, or the runs are jobs of another launcher.
     """
-    saved = rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"cluster": cluster, "jobs": {}}
-    jobs = saved["jobs"]
-    at_work = alive(list(jobs.values()), saved["cluster"]) if jobs else set()
-    active = [run for run in planned if jobs.get(run.name) in at_work]
+    saved = _record(out)
+    active = _active(planned, saved)
     if active and saved["cluster"] != cluster:
-        other = next(launcher for launcher, name in CLUSTERS.items() if name == saved["cluster"])
-        raise ValueError(f"{out}: {active[0].name} is at work under --launcher={other}; use that, or end it first")
+        raise _refusal(out, active[0], saved["cluster"])
     finished = [run for run in planned if run not in active and run.state == "finished"]
     new = [run for run in planned if run not in active and run not in finished]
-    return Submission(finished, active, new, jobs)
+    return Submission(finished, active, new, saved["jobs"])
 
 
 def check_none_at_work(planned: Sequence[sweep.Planned], out: Path) -> None:
@@ -154,9 +151,9 @@ def check_none_at_work(planned: Sequence[sweep.Planned], out: Path) -> None:
 
     Away from the cluster, where there is no squeue, nothing is known of its jobs.
     """
-    saved = rundir.read_json(epath.Path(out / FOLDER / JOBS))
-    if saved and (saved["cluster"] != "slurm" or shutil.which("squeue")):
-        sort(planned, out, "none")
+    saved = _record(out)
+    if (saved["cluster"] != "slurm" or shutil.which("squeue")) and (active := _active(planned, saved)):
+        raise _refusal(out, active[0], saved["cluster"])
 
 
 def describe(planned: Sequence[sweep.Planned], out: Path, launcher: str, resources: Resources) -> str:
@@ -220,6 +217,23 @@ def alive(jobs: Sequence[str], cluster: str) -> set[str]:
     if done.returncode:
         raise ValueError(f"squeue does not answer, so that running jobs could be doubled: {done.stderr.strip()}")
     return set(done.stdout.split()) & set(jobs)
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """Returns which cluster the sweep's jobs are of, and the last job of each run that ever had one."""
+    return rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"cluster": "", "jobs": {}}
+
+
+def _active(planned: Sequence[sweep.Planned], saved: Mapping[str, Any]) -> list[sweep.Planned]:
+    """Returns the runs whose jobs wait or run."""
+    jobs = saved["jobs"]
+    at_work = alive(list(jobs.values()), saved["cluster"]) if jobs else set()
+    return [run for run in planned if jobs.get(run.name) in at_work]
+
+
+def _refusal(out: Path, run: sweep.Planned, cluster: str) -> ValueError:
+    launcher = next(launcher for launcher, name in CLUSTERS.items() if name == cluster)
+    return ValueError(f"{out}: {run.name} is at work under --launcher={launcher}; use that, or end it first")
 
 
 def _submit(new: Sequence[sweep.Planned], out: Path, cluster: str, resources: Resources) -> dict[str, str]:

@@ -41,6 +41,7 @@ def make_evaluator(
     text_bytes_V: np.ndarray,
     mesh: Mesh,
     batches: Batches,
+    compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
 ) -> Callable[..., dict[str, float] | None]:
     """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl, compiled already.
 
@@ -53,11 +54,12 @@ def make_evaluator(
       text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
       mesh: of all devices.
       batches: from `held_out`, for the same config and mesh.
+      compiled: what compiles it.
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
     text_bytes, bag = sharding.replicate((padded, arm.bag), mesh)
-    evaluate_batch = steps.lower_eval_step(arm.model, bag, config, mesh, like, batch_size(config, mesh)).compile()
+    evaluate_batch = compiled(steps.lower_eval_step(arm.model, bag, config, mesh, like, batch_size(config, mesh)))
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         parts: list[steps.EvalSums] = []

@@ -4,6 +4,7 @@ On the same machine, devices and versions a resumed run is the undisturbed one b
 """
 
 import contextlib
+import functools
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -57,7 +58,9 @@ def run(
     prepared, tokenizer = prepare.ensure_prepared(config)
     config = configs.with_vocabulary(config, tokenizer.vocab_size)
     if compile_only:
-        _Trainer(config, workdir, prepared, tokenizer).compile()
+        trainer = _Trainer(config, workdir, prepared, tokenizer)
+        trainer.compile()
+        trainer.evaluator()
         return None
     rundir.check_same_run(workdir, config)
     result = rundir.read_json(workdir / rundir.RESULT)
@@ -84,6 +87,7 @@ class _Trainer:
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
         self.like = steps.abstract_state(self.arm.model, self.bag, config, self.mesh)
+        self.limit = plan.device_limit()
         self.begun = rundir.has_checkpoint(workdir)
         self.weights: checkpoint.Weights | None = None
         if config.checkpoint.init_from and not self.begun:
@@ -98,8 +102,7 @@ class _Trainer:
     def compile(self) -> jax.stages.Compiled:
         """Returns the training step, having told what it takes."""
         lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh)
-        limit = plan.device_limit()
-        compiled = plan.compile_step(lowered, self.config, self.mesh.size, limit, self.begun)
+        compiled = plan.compile_step(lowered, self.config, self.mesh.size, self.limit, self.begun)
         if self.lead:
             told = []
             if self.arm.codes:
@@ -107,14 +110,33 @@ class _Trainer:
                 shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
                 told += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
                 told += [build.product_line(self.arm, self.config, self.mesh)]
-            told += plan.lines(compiled, accounting.count(self.like.params), self.config, self.mesh.size, limit)
+            told += plan.lines(compiled, accounting.count(self.like.params), self.config, self.mesh.size, self.limit)
             print("".join(f"{self.label}  {words}\n" for words in told), end="", file=sys.stderr, flush=True)
         return compiled
+
+    def evaluator(self) -> Callable[..., dict[str, float] | None]:
+        """Returns the evaluation, compiled, for which there is room beside the optimizer's state."""
+        compiled = functools.partial(
+            plan.compile_evaluation,
+            config=self.config,
+            devices=self.mesh.size,
+            limit=self.limit,
+            beside=plan.bytes_of_a_device(self.like.opt_state),
+        )
+        return evaluation.make_evaluator(
+            self.arm,
+            self.config,
+            self.like.params,
+            self.tokenizer.text_bytes,
+            self.mesh,
+            self.held_out,
+            compiled,
+        )
 
     def train(self, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
         """Trains to the end, unless asked to leave, and returns the content of result.json."""
         c, last = self.config, self.config.train.steps
-        update, evaluate = self.compile(), self._evaluator()
+        update, evaluate = self.compile(), self.evaluator()
         self._write_conditions()
         own = rundir.locked(self.workdir) if self.lead else contextlib.nullcontext()
         with own, checkpoint.open_manager(self.workdir, c) as manager:
@@ -161,10 +183,6 @@ class _Trainer:
                     log.add(step_metrics)
             manager.wait_until_finished()
             return self._write_result(log)
-
-    def _evaluator(self) -> Callable[..., dict[str, float] | None]:
-        text_bytes = self.tokenizer.text_bytes
-        return evaluation.make_evaluator(self.arm, self.config, self.like.params, text_bytes, self.mesh, self.held_out)
 
     def _write_conditions(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)

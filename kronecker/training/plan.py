@@ -4,8 +4,8 @@ import dataclasses
 import math
 import os
 import pathlib  # noqa: TID251  of this machine's own limits
-from collections.abc import Iterator, Mapping
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Self
 
 import jax
 import ml_collections
@@ -97,20 +97,31 @@ def compile_step(
     Raises:
       ValueError: if the compiler or `limit` says that a device has too little memory for it; says what would help.
     """
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if memory.OUT_OF_MEMORY not in str(error):
-            raise
-        words = f"the compiler finds no room for the training step: {str(error).splitlines()[0]}"
-        raise ValueError(f"{words}; {remedy(config, devices, limit, begun)}") from None
-    needed = Memory.of(compiled)
-    if limit and needed.total > limit:
-        raise ValueError(
-            f"the training step needs {_mb(needed.total)} of a device's {_mb(limit)} ({needed}); "
-            f"{remedy(config, devices, limit, begun)}"
-        )
-    return compiled
+    return _compile(lowered, "training step", limit, 0, lambda: remedy(config, devices, limit, begun))
+
+
+def compile_evaluation(
+    lowered: jax.stages.Lowered, config: ml_collections.ConfigDict, devices: int, limit: int | None, beside: int
+) -> jax.stages.Compiled:
+    """Returns the compiled evaluation of one batch.
+
+    Args:
+      lowered: from `step.lower_eval_step`.
+      config: resolved, with its vocabulary.
+      devices: in all.
+      limit: of a device, from `device_limit`.
+      beside: bytes of a device that are taken meanwhile, by the optimizer's state.
+
+    Raises:
+      ValueError: as `compile_step`.
+    """
+    return _compile(lowered, "evaluation", limit, beside, lambda: _advice(_smaller_evaluation(config, devices)))
+
+
+def bytes_of_a_device(tree: Any) -> int:
+    """Returns the bytes that arrays, or their shapes, types and shardings, take of the device that holds most."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool = False) -> str:
@@ -122,8 +133,7 @@ def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, b
       limit: bytes of one.
       begun: whether the run has a checkpoint, and hence keys that stay.
     """
-    keys = [f"--config.{key}={value}" for key, value in _smaller(config, devices, limit, begun)]
-    return f"take less with {' '.join(keys)}" if keys else "take a smaller model, or more or larger devices"
+    return _advice(_smaller(config, devices, limit, begun))
 
 
 def fewest_fsdp(
@@ -176,6 +186,40 @@ def lines(
         f"memory of a device: {_mb(needed.total)} of {there} ({needed})",
         f"a step: {tokens:,} tokens, {flops:.3g} FLOPs; {speed}",
     ]
+
+
+def _compile(
+    lowered: jax.stages.Lowered, what: str, limit: int | None, beside: int, advice: Callable[[], str]
+) -> jax.stages.Compiled:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if memory.OUT_OF_MEMORY not in str(error):
+            raise
+        words = f"the compiler finds no room for the {what}: {str(error).splitlines()[0]}"
+        raise ValueError(f"{words}; {advice()}") from None
+    needed = Memory.of(compiled)
+    if limit and needed.total + beside > limit:
+        parts = f"{needed}, optimizer {_mb(beside)}" if beside else str(needed)
+        raise ValueError(
+            f"the {what} needs {_mb(needed.total + beside)} of a device's {_mb(limit)} ({parts}); {advice()}"
+        )
+    return compiled
+
+
+def _advice(keys: Iterable[tuple[str, object]]) -> str:
+    settings = " ".join(f"--config.{key}={value}" for key, value in keys)
+    return f"take less with {settings}" if settings else "take a smaller model, or more or larger devices"
+
+
+def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
+    data, fsdp, _ = configs.mesh_sizes(c.mesh, devices)
+    parts = data * fsdp
+    if c.eval.batch > parts:
+        yield "eval.batch", max(1, c.eval.batch // parts // 2) * parts
+    tokens = math.ceil(c.eval.batch / parts) * c.train.sequence  # of a device
+    if not c.train.loss_chunk and tokens > 1:
+        yield "train.loss_chunk", min(LOSS_CHUNK, tokens // 2)
 
 
 def _smaller(
