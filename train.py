@@ -24,7 +24,7 @@ from kronecker import cli, memory, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _COMPILE_ONLY = flags.DEFINE_bool(
-    "compile_only", False, "Stop when the step is compiled and its memory, FLOPs and parameters are told."
+    "compile_only", False, "Stop when step and evaluation are compiled and memory, FLOPs and parameters are told."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: new, or one that this command left unfinished.")
 

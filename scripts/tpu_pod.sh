@@ -124,14 +124,14 @@ ensure_ready() {
 	done
 }
 
-# Copies and installs, once for a commit and slice: what is there already stays.  Ends with 70, and nothing is started on any
-# worker, if one of them is at work on something else than these flags.
-install_code() {
+# Copies and installs, once for a commit and slice: what is there already stays.  Ends with 70 before it installs, and so
+# before anything is started on any worker, if one of them is at work on something else.
+prepare() {
 	local code=kronecker-$commit
 	tpu tpu-vm scp "$archive" "$name:$code.tar.gz" --worker=all &&
-		on_workers all "set -e; if ! test -e $code/installed; then rm -rf $code; mkdir $code; tar -xzf $code.tar.gz -C $code; \
-(cd $code && { $install; } && touch installed); fi; $code/scripts/tpu_worker.sh check$(printf ' %q' "$@"); \
-ln -sfn $code kronecker"
+		on_workers all "set -e; if ! test -e $code/installed; then rm -rf $code; mkdir $code; tar -xzf $code.tar.gz -C $code; fi; \
+$code/scripts/tpu_worker.sh check$(printf ' %q' "$@"); \
+if ! test -e $code/installed; then (cd $code && { $install; } && touch installed); fi; ln -sfn $code kronecker"
 }
 
 start_training() { on_workers all "kronecker/scripts/tpu_worker.sh start$(printf ' %q' "$@")"; }
@@ -167,7 +167,7 @@ run() {
 		say "if there is none"
 		create
 		say "when it is READY"
-		install_code "${flags[@]}"
+		prepare "${flags[@]}"
 		start_training "${flags[@]}"
 		follow +1
 		say "if it is PREEMPTED: this, and then the commands above again, which go on from the checkpoints"
@@ -180,7 +180,7 @@ run() {
 		((failures < 3)) || fail "$words, $failures times in a row; the slice $name is kept"
 		say "$name is ready; installing $commit on all workers"
 		began=$SECONDS code=0
-		{ install_code "${flags[@]}" && start_training "${flags[@]}"; } || code=$?
+		{ prepare "${flags[@]}" && start_training "${flags[@]}"; } || code=$?
 		if ((code == 70)); then
 			fail "$name is at work on another commit or with other flags (see above); end it with: scripts/tpu_pod.sh stop $name --zone=$zone${project:+ --project=$project}"
 		elif ((code)); then

@@ -2,7 +2,7 @@
 # What scripts/tpu_pod.sh runs on each worker of a slice, from the folder of the code that it has copied there.
 #
 #   tpu_worker.sh check FLAGS    ends with 70 if train.py is at work from other code or with other flags
-#   tpu_worker.sh start FLAGS    starts train.py with FLAGS in the background, unless it is at work
+#   tpu_worker.sh start FLAGS    the same, and starts train.py with FLAGS in the background unless it is at work
 #   tpu_worker.sh follow LINES   shows the last LINES of its log (+1: all) and what comes, until it ends
 #   tpu_worker.sh stop           lets it save and leave
 #
@@ -17,15 +17,19 @@ at_work() { [[ -e $run/supervisor ]] && grep -qs tpu_worker "/proc/$(<"$run/supe
 
 wanted=$(printf '%q ' "$code" "${@:2}")
 
-case ${1:-} in
-check)
+refuse_other_work() {
+	local had
 	had=$(cat "$run/command" 2>/dev/null || true)
 	if at_work && [[ $wanted != "$had" ]]; then
 		printf 'error: at work on %s:     %s\nand this would be: %s\n' "$(hostname)" "$had" "$wanted" >&2
 		exit 70
 	fi
-	;;
+}
+
+case ${1:-} in
+check) refuse_other_work ;;
 start)
+	refuse_other_work
 	shift
 	at_work && { echo "already at work on $(hostname)"; exit; }
 	rm -f "$run"/{pid,exit,stopped,supervisor}

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import pytest
 import tiny_runs
@@ -25,8 +27,8 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def refused(workdir: Path, data: Path, options: dict[str, Any]) -> str:
-    (words,) = finish(start(workdir, data, options), code=2)
+def refused(workdir: Path, data: Path, options: dict[str, Any], *flags: str) -> str:
+    (words,) = finish(start(workdir, data, options, flags=flags), code=2)
     assert "Traceback" not in words
     return words.strip().splitlines()[-1]
 
@@ -52,12 +54,12 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
     big = {"model.d_model": 32768, "model.heads": 256}
     line = refused(tmp_path / "run", data, OPTIONS | big)
     assert re.match(r"error: the training step needs [\d,]{7,} MB of a device's [\d,]+ MB \(arguments ", line)
-    for key in ("train.accumulate=2", "train.loss_chunk=64", "model.remat=True"):
+    for key in ("train.accumulate=2", "train.loss_chunk=32", "model.remat=True"):
         assert f"--config.{key}" in line
     assert "mesh.fsdp" not in line
     two = refused(tmp_path / "run", data, OPTIONS | big | {"mesh.cpu_devices": 2, "train.accumulate": 2})
     assert "take less with --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
-    many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**23})
+    many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**23}, "--compile_only")
     assert re.match(r"error: the evaluation needs [\d,]{7,} MB of a device's [\d,]+ MB \(arg.*, optimizer 1 MB\)", many)
     assert many.endswith("take less with --config.eval.batch=4194304 --config.train.loss_chunk=1024")
     assert not (tmp_path / "run").exists()
@@ -123,15 +125,33 @@ def test_what_is_advised_is_a_config_that_can_be():
     keys = advised(c, limit=1)
     assert keys == {
         "train.accumulate": "3",
-        "train.loss_chunk": "384",
+        "train.loss_chunk": "128",
         "model.remat": "True",
         "mesh.data": "-1",
         "mesh.fsdp": "4",
     }
     assert advised(c, limit=10**12)["mesh.fsdp"] == "2"  # where two devices leave room enough
     assert "train.accumulate" not in advised(c, limit=1, begun=True)  # it would be another run
+    assert advised(c, limit=1, begun=True)["train.loss_chunk"] == "384"
     base.apply(c, {"train.accumulate": 3, "train.loss_chunk": 1, "model.remat": True, "mesh.data": 1, "mesh.fsdp": 4})
     assert "take a smaller model" in plan.remedy(config.resolve(c, 4), 4, limit=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"eval.batch": 12}, "take less with --config.eval.batch=4 --config.train.loss_chunk=128"),
+        ({"eval.batch": 4, "train.loss_chunk": 6}, "take less with --config.train.loss_chunk=3"),
+        ({"eval.batch": 4, "train.loss_chunk": 1}, "take a smaller model, or more or larger devices"),
+    ],
+)
+def test_an_evaluation_for_which_there_is_no_room_is_refused_beside_the_optimizers_state(options: dict, advice: str):
+    c = config.resolve(base.apply(base.get_config(), options), 4)
+    lowered = jax.jit(jnp.sin).lower(jnp.zeros(2**18))
+    assert plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, beside=2**20)
+    words = r"the evaluation needs 5 MB of a device's 4 MB \(arguments 1 MB, .*, optimizer 3 MB\); " + re.escape(advice)
+    with pytest.raises(ValueError, match=f"{words}$"):
+        plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, beside=3 * 2**20)
 
 
 def test_a_devices_peak_is_that_of_the_longest_name_that_it_begins_with():

@@ -14,16 +14,12 @@ import tiny_runs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# What a test compiles, in its own process or one that it starts, runs a few times at most: at level 1 LLVM takes half
-# the time, and its code is hardly slower, where that of level 0 takes twice as long.  XLA's own passes over the program
-# stay the same.  sweep_test.py's sweep of real runs compiles as users do.
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=1"
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets all processes of the tests, also those that they start, share what they compile: half the time."""
-    if QUICK_TO_COMPILE not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if tiny_runs.QUICK_TO_COMPILE not in flags:
+        os.environ["XLA_FLAGS"] = " ".join([*flags, tiny_runs.QUICK_TO_COMPILE])
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.TemporaryDirectory(prefix="kronecker-tests-compiled-")

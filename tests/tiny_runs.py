@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+# What a test compiles, in its own process or one that it starts, runs a few times at most: at level 1 LLVM takes half
+# the time, and its code is hardly slower, where that of level 0 takes twice as long.  XLA's own passes over the program
+# stay the same.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=1"
 OPTIONS: dict[str, Any] = {
     "model.layers": 1,
     "model.heads": 2,

@@ -180,7 +180,12 @@ def test_nothing_is_started_where_one_worker_is_at_work_on_something_else(tmp_pa
     with subprocess.Popen(["bash", "-c", "exec -a tpu_worker.sh sleep 60"]) as other:
         (run / "supervisor").write_text(f"{other.pid}\n")
         done = cloud.run(*run_flags(tmp_path))
+        worker = ROOT / "scripts" / "tpu_worker.sh"
+        alone = subprocess.run(
+            [worker, "start", "--x=1"], env=os.environ | {"HOME": str(run.parent)}, capture_output=True
+        )
         other.kill()
+    assert alone.returncode == 70
     assert done.returncode == 2
     assert "my-pod is at work on another commit or with other flags (see above)" in done.stderr
     assert "/home/me/kronecker-0123456789ab --config=configs/demo.py" in done.stderr

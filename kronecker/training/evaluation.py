@@ -41,25 +41,25 @@ def make_evaluator(
     text_bytes_V: np.ndarray,
     mesh: Mesh,
     batches: Batches,
-    compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
+    compile_with: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
 ) -> Callable[..., dict[str, float] | None]:
     """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl, compiled already.
 
     `stop` is asked before each batch; evaluate returns None as soon as it says True.
 
     Args:
-      arm: the model and its bag.
+      arm: the model and its bag, which is on `mesh`.
       config: resolved.
       like: the parameters, or their shapes, types and shardings.
       text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
       mesh: of all devices.
       batches: from `held_out`, for the same config and mesh.
-      compiled: what compiles it.
+      compile_with: what compiles it.
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
-    text_bytes, bag = sharding.replicate((padded, arm.bag), mesh)
-    evaluate_batch = compiled(steps.lower_eval_step(arm.model, bag, config, mesh, like, batch_size(config, mesh)))
+    text_bytes, batch = sharding.replicate(padded, mesh), batch_size(config, mesh)
+    evaluate_batch = compile_with(steps.lower_eval_step(arm.model, arm.bag, config, mesh, like, batch))
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         parts: list[steps.EvalSums] = []
@@ -68,7 +68,7 @@ def make_evaluator(
                 return None
             jax.block_until_ready(parts[-2:-1])  # two at a time: whoever stops waits for no more
             placed = [sharding.to_devices(x, mesh) for x in (tokens, weights)]
-            parts.append(evaluate_batch(params, bag, text_bytes, *placed))
+            parts.append(evaluate_batch(params, arm.bag, text_bytes, *placed))
         nats, tokens, text_bytes_sum = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
         return {
             "loss": float(nats / tokens),

@@ -4,6 +4,7 @@ On the same machine, devices and versions a resumed run is the undisturbed one b
 """
 
 import contextlib
+import dataclasses
 import functools
 import statistics
 import sys
@@ -40,7 +41,7 @@ def run(
       config: every key of configs/base.py; resolved here.
       workdir: the run's directory.
       asked_to_leave: as `preemption.Notice.asked`.
-      compile_only: whether to return None when the step is compiled and what it takes is told; writes no run.
+      compile_only: whether to return None when all is compiled and what it takes is told; writes no run.
 
     Raises:
       ValueError: if the config cannot work, the devices have too little memory, or `workdir` or the data belong to
@@ -116,7 +117,7 @@ class _Trainer:
 
     def evaluator(self) -> Callable[..., dict[str, float] | None]:
         """Returns the evaluation, compiled, for which there is room beside the optimizer's state."""
-        compiled = functools.partial(
+        compile_with = functools.partial(
             plan.compile_evaluation,
             config=self.config,
             devices=self.mesh.size,
@@ -124,13 +125,13 @@ class _Trainer:
             beside=plan.bytes_of_a_device(self.like.opt_state),
         )
         return evaluation.make_evaluator(
-            self.arm,
+            dataclasses.replace(self.arm, bag=self.bag),
             self.config,
             self.like.params,
             self.tokenizer.text_bytes,
             self.mesh,
             self.held_out,
-            compiled,
+            compile_with,
         )
 
     def train(self, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:

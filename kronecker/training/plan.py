@@ -214,12 +214,11 @@ def _advice(keys: Iterable[tuple[str, object]]) -> str:
 
 def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
     data, fsdp, _ = configs.mesh_sizes(c.mesh, devices)
-    parts = data * fsdp
-    if c.eval.batch > parts:
-        yield "eval.batch", max(1, c.eval.batch // parts // 2) * parts
-    tokens = math.ceil(c.eval.batch / parts) * c.train.sequence  # of a device
-    if not c.train.loss_chunk and tokens > 1:
-        yield "train.loss_chunk", min(LOSS_CHUNK, tokens // 2)
+    sequences = c.eval.batch // (data * fsdp)  # of a device
+    if sequences > 1:
+        sequences //= 2
+        yield "eval.batch", sequences * data * fsdp
+    yield from _smaller_chunk(c.train, sequences)
 
 
 def _smaller(
@@ -228,11 +227,10 @@ def _smaller(
     data, fsdp, tensor = configs.mesh_sizes(c.mesh, devices)
     parts = data * fsdp  # a micro-batch is a multiple of so many sequences
     more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
-    if not begun and (accumulate := next(more, None)):
+    accumulate = None if begun else next(more, None)
+    if accumulate:
         yield "train.accumulate", accumulate
-    tokens = math.ceil(c.train.batch / c.train.accumulate / parts) * c.train.sequence  # of a device at a time
-    if not c.train.loss_chunk and tokens > 1:
-        yield "train.loss_chunk", min(LOSS_CHUNK, tokens // 2)
+    yield from _smaller_chunk(c.train, math.ceil(c.train.batch / (accumulate or c.train.accumulate) / parts))
     if not c.model.remat:
         yield "model.remat", True
     if wider := fewest_fsdp(c.model, c.model.padded_vocab, limit, devices // tensor, above=fsdp):
@@ -241,6 +239,14 @@ def _smaller(
         if c.mesh.data != -1:
             yield "mesh.data", -1
         yield "mesh.fsdp", wider
+
+
+def _smaller_chunk(train: ml_collections.ConfigDict, sequences: int) -> Iterator[tuple[str, object]]:
+    """Yields train.loss_chunk where a device that has so many sequences at a time can have fewer logits."""
+    tokens = sequences * train.sequence
+    most = min(tokens, train.loss_chunk or tokens)
+    if most > 1:
+        yield "train.loss_chunk", min(LOSS_CHUNK, most // 2)
 
 
 def _mb(size: int) -> str:
