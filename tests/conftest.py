@@ -18,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 def pytest_configure(config: pytest.Config) -> None:
     """Lets all processes of the tests, also those that they start, share what they compile: half the time."""
     flags = os.environ.get("XLA_FLAGS", "").split()
-    if tiny_runs.QUICK_TO_COMPILE not in flags:
-        os.environ["XLA_FLAGS"] = " ".join([*flags, tiny_runs.QUICK_TO_COMPILE])
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, *tiny_runs.QUICK_TO_COMPILE]))
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.TemporaryDirectory(prefix="kronecker-tests-compiled-")
