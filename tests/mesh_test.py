@@ -43,7 +43,7 @@ def on(arm, sizes):
     mesh = sharding.make_mesh(c, devices)
     arm = build.build(c, tokens, mesh)
     bag = sharding.replicate(arm.bag, mesh)
-    state = steps.init_on_mesh(arm.model, bag, c, mesh)
+    state = steps.init_on_mesh(arm.model, bag, c, steps.abstract_state(arm.model, bag, c, mesh))
     step = steps.make_train_step(arm.model, c)
     ids, scale = (jax.device_put(x, sharding.split_batch(mesh)) for x in (batch, weights))
     lowered = jax.jit(step).lower(state, bag, ids, scale)

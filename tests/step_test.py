@@ -145,8 +145,9 @@ def compiled(c: ml_collections.ConfigDict):
     mesh = sharding.make_mesh()
     arm = build.build(c, TOKEN_BYTES, mesh)
     bag = sharding.replicate(arm.bag, mesh)
-    state = step.init_on_mesh(arm.model, bag, c, mesh)
-    update = step.lower_train_step(arm.model, bag, c, mesh).compile()
+    like = step.abstract_state(arm.model, bag, c, mesh)
+    state = step.init_on_mesh(arm.model, bag, c, like)
+    update = step.lower_train_step(arm.model, bag, c, mesh, like).compile()
     return mesh, bag, state, update, step.full_weights(c, mesh)
 
 

@@ -152,8 +152,9 @@ class Arm:
         built = build.build(c, token_bytes, mesh)
         self._batches = batches
         self._bag = sharding.replicate(built.bag, mesh)
-        self._state = steps.init_on_mesh(built.model, self._bag, c, mesh)
-        self._update = steps.lower_train_step(built.model, self._bag, c, mesh).compile()
+        like = steps.abstract_state(built.model, self._bag, c, mesh)
+        self._state = steps.init_on_mesh(built.model, self._bag, c, like)
+        self._update = steps.lower_train_step(built.model, self._bag, c, mesh, like).compile()
         self._weights = steps.full_weights(c, mesh)
         self.loss = math.nan
         self.facts = {

@@ -29,7 +29,6 @@ import ml_collections
 import numpy as np
 import rich.console
 import rich.progress
-import tensorflow_datasets as tfds
 from etils import epath
 
 from kronecker import storage, tokenizers
@@ -58,7 +57,7 @@ class _Job(NamedTuple):
     shard_tokens: int
 
     @property
-    def features(self) -> tfds.features.FeaturesDict:
+    def features(self) -> shards.Features:
         return shards.features_of(np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32))
 
 

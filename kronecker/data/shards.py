@@ -12,16 +12,19 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import ml_collections
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from kronecker import tokenizers
 from kronecker.data import rows, sources
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+Features: TypeAlias = "tfds.features.FeaturesDict"
 DATASET = "kronecker"  # what TFDS calls it
 TOKENS_PER_RECORD = 2048
 
@@ -38,8 +41,10 @@ class Stream(NamedTuple):
     text_bytes: int
 
 
-def features_of(dtype: np.dtype) -> tfds.features.FeaturesDict:
+def features_of(dtype: np.dtype) -> Features:
     """Returns the features of a record: `tokens`, stored as one string of bytes."""
+    import tensorflow_datasets as tfds  # takes a third of a second that reading does not need
+
     tokens = tfds.features.Tensor(shape=(TOKENS_PER_RECORD,), dtype=dtype, encoding="bytes")
     return tfds.features.FeaturesDict({"tokens": tokens})
 
@@ -78,7 +83,7 @@ def write_part(
     number: int,
     end: tuple[int, int],
     streams: dict[str, Stream],
-    features: tfds.features.FeaturesDict,
+    features: Features,
 ) -> dict[str, Any]:
     """Writes a part and returns its description: {"end": ..., "splits": {split: tokens, bytes, ..., sha256}}.
 
@@ -101,7 +106,7 @@ def write_part(
     return part
 
 
-def _write_shard(file: pathlib.Path, ids: np.ndarray, features: tfds.features.FeaturesDict) -> dict[str, Any]:
+def _write_shard(file: pathlib.Path, ids: np.ndarray, features: Features) -> dict[str, Any]:
     if not ids.size:
         return {"records": 0, "size": 0, "sha256": ""}
     records = np.pad(ids, (0, -ids.size % TOKENS_PER_RECORD)).reshape(-1, TOKENS_PER_RECORD)
@@ -120,7 +125,7 @@ def _write_shard(file: pathlib.Path, ids: np.ndarray, features: tfds.features.Fe
 def finish(
     folder: pathlib.Path,
     parts: dict[tuple[int, int], dict[str, Any]],
-    features: tfds.features.FeaturesDict,
+    features: Features,
     source: sources.Source,
     tokenizer: tokenizers.Tokenizer,
     config: ml_collections.ConfigDict,

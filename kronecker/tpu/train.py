@@ -163,8 +163,9 @@ def compile_step(
     mesh = sharding.make_mesh(c, chip.devices)
     arm = build.build(c, tokenizer.bytes_from(c.embedding.byte_source), mesh)
     start = time.perf_counter()
+    like = steps.abstract_state(arm.model, arm.bag, c, mesh)
     try:
-        compiled = steps.lower_train_step(arm.model, arm.bag, c, mesh).compile()
+        compiled = steps.lower_train_step(arm.model, arm.bag, c, mesh, like).compile()
     except jax.errors.JaxRuntimeError as error:
         if memory.OUT_OF_MEMORY not in str(error):
             raise ValueError(f"the compiler for {chip.name} refuses it: {str(error).splitlines()[0]}") from None

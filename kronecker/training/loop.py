@@ -102,7 +102,7 @@ class _Trainer:
 
     def compile(self) -> jax.stages.Compiled:
         """Returns the training step, having told what it takes."""
-        lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh)
+        lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh, self.like)
         compiled = plan.compile_step(lowered, self.config, self.mesh.size, self.limit, self.begun)
         if self.lead:
             told = []
@@ -198,7 +198,7 @@ class _Trainer:
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
 
     def _initial_state(self) -> steps.TrainState:
-        state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.mesh)
+        state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.like)
         if self.config.checkpoint.init_from and not self.weights:
             raise ValueError(
                 f"{self.workdir / rundir.CHECKPOINTS}: holds a checkpoint that is not whole, and the run was to begin "

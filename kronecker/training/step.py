@@ -76,21 +76,17 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
 
 
 def init_on_mesh(
-    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, like: TrainState
 ) -> TrainState:
-    """Returns `init_state`'s state, laid out as `abstract_state` says; `bag` is on `mesh` already.
-
-    Raises:
-      ValueError: as `sharding.shardings` does.
-    """
-    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, bag, config, mesh))
+    """Returns `init_state`'s state, laid out as `like`, from `abstract_state`; `bag` is on its mesh already."""
+    layout = jax.tree.map(lambda x: x.sharding, like)
     return jax.jit(lambda bag: init_state(model, bag, config), out_shardings=layout)(bag)
 
 
 def abstract_state(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns the shapes, types and shardings of the state on `mesh`, to restore a checkpoint into.
+    """Returns the shapes, types and shardings of the state on `mesh`: to make it, restore it, or compile for it.
 
     Raises:
       ValueError: as `sharding.shardings` does.
@@ -170,19 +166,19 @@ def make_train_step(
 
 
 def lower_train_step(
-    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
+    model: transformer.Transformer,
+    bag: bags.Bag | None,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    like: TrainState,
 ) -> jax.stages.Lowered:
     """Returns the update of `make_train_step` for `mesh`, whose devices need not be there, ready to compile.
 
-    The program takes a state that is laid out as `abstract_state` says, whose memory it takes too (donation), `bag` on
-    every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
-
-    Raises:
-      ValueError: as `sharding.shardings` does.
+    The program takes a state that is laid out as `like`, from `abstract_state`, whose memory it takes too (donation),
+    `bag` on every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
     """
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
-    state = abstract_state(model, bag, config, mesh)
-    layout = jax.tree.map(lambda x: x.sharding, state)
+    layout = jax.tree.map(lambda x: x.sharding, like)
     update = jax.jit(
         make_train_step(model, config),
         in_shardings=(layout, whole, split, split),
@@ -190,7 +186,7 @@ def lower_train_step(
         donate_argnums=0,
     )
     tokens, weights = _abstract_batch(config.train.batch, config.train.sequence, mesh)
-    return update.lower(state, sharding.abstract_replica(bag, mesh), tokens, weights)
+    return update.lower(like, sharding.abstract_replica(bag, mesh), tokens, weights)
 
 
 def lower_eval_step(
