@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_runs
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ ARMS = ("table_tied", "kronecker")
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
     # Thousands of ids are drawn from a large vocabulary: here the time is not the compiler's.
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    environment = os.environ | {"XLA_FLAGS": tiny_runs.xla_flags_of_users()}
     command = [sys.executable, name, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 

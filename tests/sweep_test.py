@@ -236,8 +236,7 @@ def test_a_run_that_a_killed_sweep_left_behind_is_waited_for_and_not_doubled(tmp
 
 @pytest.mark.slow
 def test_a_sweep_of_real_runs_ends_in_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    flags = os.environ["XLA_FLAGS"].split()  # a user's runs compile without the tests' own
-    monkeypatch.setenv("XLA_FLAGS", " ".join(flag for flag in flags if flag not in tiny_runs.QUICK_TO_COMPILE))
+    monkeypatch.setenv("XLA_FLAGS", tiny_runs.xla_flags_of_users())
     write_texts(tmp_path / "text")
     arms = "for arm in ('table_untied', 'kronecker'): yield arms.ARMS[arm] | {'seed': 0}"
     config = write_config(tmp_path, f"from configs import arms\ndef sweep(seeds):\n    {arms}")

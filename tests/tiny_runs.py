@@ -33,6 +33,11 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+def xla_flags_of_users() -> str:
+    """Returns XLA_FLAGS without QUICK_TO_COMPILE, for processes that compile as users' do."""
+    return " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if flag not in QUICK_TO_COMPILE)
+
+
 def write_texts(folder: Path) -> None:
     """Writes 300 documents of 120 made-up words into `folder`."""
     words = [f"{a}{b}" for a in ("kron", "byte", "code", "table") for b in ("s", "er", "ing", "ed", "")]
