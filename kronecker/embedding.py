@@ -40,10 +40,10 @@ class TableEmbed(nn.Module):
         del bag
         return self.table[ids_BT]
 
-    def output(self, bag: bags.Bag | None = None) -> tuple[jax.Array, None]:
-        """Returns E (V, d), whose transpose is the tied head, and no scale; `bag` is not used."""
+    def output(self, bag: bags.Bag | None = None) -> tuple[jax.Array, float]:
+        """Returns E (V, d), whose transpose is the tied head, and the scale of its logits: 1; `bag` is not used."""
         del bag
-        return self.table, None
+        return self.table, 1.0
 
 
 class FactorizedEmbed(nn.Module):

@@ -20,58 +20,44 @@ from kronecker import sharding
 class Head(struct.PyTreeNode):
     """What turns the last hidden states into logits.
 
+    A tied head is a transposed input table.  With the vocabulary as its last axis for all heads, the gradient of the
+    logits is laid out alike for both products that take it; otherwise the CPU's compiler would make a transposed copy.
+
     Attributes:
-      matrix: (d, V), or (V, d) if `tied`, as it is trained.
-      scale: () of the logits, or None: 1.
-      tied: whether `matrix` is an input table.
+      matrix: (d, V).
       vocab_size: ids that exist; the logits of those beyond it are masked.
       dtype: in which it multiplies; sums are float32.
     """
 
     matrix: jax.Array
-    scale: jax.Array | None
-    tied: bool = struct.field(pytree_node=False)
     vocab_size: int = struct.field(pytree_node=False)
     dtype: str = struct.field(pytree_node=False)
 
     def logits(self, x_BTd: jax.Array) -> jax.Array:
         """Returns float32 logits (B, T, V) of hidden states; those of padded vocabulary entries are -inf."""
-        return self._mask(self._scaled(self._product(x_BTd)))
+        logits_BTV = self._multiply("btd,dv->btv", x_BTd, self.matrix)
+        padded = logits_BTV.shape[-1]
+        if padded == self.vocab_size:
+            return logits_BTV
+        return jnp.where(jnp.arange(padded) < self.vocab_size, logits_BTV, -jnp.inf)
 
     def loss_and_gradients(
         self, x_BTd: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[jax.Array, "Head", jax.Array]:
         """Returns the weighted sum of -log p in nats, and its gradients to this head and to `x_BTd`, all float32."""
-        product_BTV = self._product(x_BTd)
-        logits_BTV = self._mask(self._scaled(product_BTV))
+        logits_BTV = self.logits(x_BTd)
         nats_BT, top_BT, sum_BT = _nats(logits_BTV, targets_BT)
         # softmax minus one-hot, in one pass: the derivative of a gather would be a scatter into zeros
         hot_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
         p_BTV = jnp.exp(logits_BTV - top_BT[..., None]) * (weights_BT / sum_BT)[..., None]
         grad_BTV = p_BTV - jnp.where(hot_BTV, weights_BT[..., None], 0.0)
-        scale_grad = None if self.scale is None else (grad_BTV * product_BTV).sum().astype(self.scale.dtype)
-        grad_BTV = self._scaled(grad_BTV).astype(self.dtype)
-        multiply = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        x_BTd, matrix = x_BTd.astype(self.dtype), self.matrix.astype(self.dtype)
-        if self.tied:
-            matrix_grad, x_grad = multiply("btv,btd->vd", grad_BTV, x_BTd), multiply("btv,vd->btd", grad_BTV, matrix)
-        else:
-            matrix_grad, x_grad = multiply("btd,btv->dv", x_BTd, grad_BTV), multiply("btv,dv->btd", grad_BTV, matrix)
-        return (nats_BT * weights_BT).sum(), self.replace(matrix=matrix_grad, scale=scale_grad), x_grad
+        matrix_grad = self._multiply("btd,btv->dv", x_BTd, grad_BTV)
+        x_grad = self._multiply("btv,dv->btd", grad_BTV, self.matrix)
+        return (nats_BT * weights_BT).sum(), self.replace(matrix=matrix_grad), x_grad
 
-    def _product(self, x_BTd: jax.Array) -> jax.Array:
-        spec = "btd,vd->btv" if self.tied else "btd,dv->btv"
-        operands = x_BTd.astype(self.dtype), self.matrix.astype(self.dtype)
-        return jnp.einsum(spec, *operands, preferred_element_type=jnp.float32)
-
-    def _scaled(self, x_BTV: jax.Array) -> jax.Array:
-        return x_BTV if self.scale is None else self.scale.astype(jnp.float32) * x_BTV
-
-    def _mask(self, logits_BTV: jax.Array) -> jax.Array:
-        padded = logits_BTV.shape[-1]
-        if padded == self.vocab_size:
-            return logits_BTV
-        return jnp.where(jnp.arange(padded) < self.vocab_size, logits_BTV, -jnp.inf)
+    def _multiply(self, spec: str, *operands: jax.Array) -> jax.Array:
+        rounded = (operand.astype(self.dtype) for operand in operands)
+        return jnp.einsum(spec, *rounded, preferred_element_type=jnp.float32)
 
 
 def token_nats(

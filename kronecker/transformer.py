@@ -194,9 +194,9 @@ class Transformer(nn.Module):
         x_BTd, _ = blocks(s, train, self.mesh, name="blocks")(x_BTd, start)
         x_BTd = s.norm("final_norm")(x_BTd)
         if s.tie_head:
-            matrix, scale = self.embed.output(bag)
+            table_Vd, scale = self.embed.output(bag)
+            matrix_dV, x_BTd = table_Vd.T, scale * x_BTd  # not the logits, which are V / d times as many
         else:
-            init = nn.initializers.normal(INIT_STD)
-            matrix, scale = self.param("head", init, (s.d_model, s.padded_vocab), s.param_dtype), None
-        head = heads.Head(matrix, scale, s.tie_head, s.vocab_size, s.dtype)
+            matrix_dV = self.param("head", nn.initializers.normal(INIT_STD), (s.d_model, s.padded_vocab), s.param_dtype)
+        head = heads.Head(matrix_dV, s.vocab_size, s.dtype)
         return (x_BTd, head) if apart else head.logits(x_BTd)

@@ -172,8 +172,8 @@ def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementa
     x_BTd = jax.random.normal(jax.random.key(1), (2, 5, c.model.d_model))
 
     def ours(embed):
-        matrix_Vd, scale = arm.model.embed.apply({"params": embed}, arm.bag, method="output")
-        return head.Head(matrix_Vd, scale, tied=True, vocab_size=len(matrix_Vd), dtype="float32").logits(x_BTd)
+        table_Vd, scale = arm.model.embed.apply({"params": embed}, arm.bag, method="output")
+        return head.Head(table_Vd.T, vocab_size=len(table_Vd), dtype="float32").logits(scale * x_BTd)
 
     def dense(embed):
         table_Vd = jnp.matmul(code_VD, embed["projection"], precision="highest")

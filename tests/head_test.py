@@ -17,27 +17,22 @@ ROOT = Path(__file__).parents[1]
 B, T, D, V, REAL = 4, 12, 16, 128, 100
 
 
-def problem(
-    tied: bool, scale: float | None, dtype: str = "float32"
-) -> tuple[head.Head, jax.Array, jax.Array, jax.Array]:
+def problem(dtype: str = "float32") -> tuple[head.Head, jax.Array, jax.Array, jax.Array]:
     keys = jax.random.split(jax.random.key(0), 4)
-    matrix = jax.random.normal(keys[0], (V, D) if tied else (D, V))
-    made = head.Head(matrix, None if scale is None else jnp.array(scale), tied, REAL, dtype)
+    made = head.Head(jax.random.normal(keys[0], (D, V)), REAL, dtype)
     targets = jax.random.randint(keys[2], (B, T), 0, REAL)
     return made, jax.random.normal(keys[1], (B, T, D)), targets, jax.random.uniform(keys[3], (B, T))
 
 
 def plain_sum(made: head.Head, x: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
     """The textbook loss, differentiated by JAX."""
-    logits = x @ (made.matrix.T if made.tied else made.matrix) * (1.0 if made.scale is None else made.scale)
-    logits = jnp.where(jnp.arange(V) < REAL, logits, -jnp.inf)
+    logits = jnp.where(jnp.arange(V) < REAL, x @ made.matrix, -jnp.inf)
     return (optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights).sum()
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 8, 20, 48, 1000])
-@pytest.mark.parametrize(("tied", "scale"), [(False, None), (True, None), (True, 0.3)])
-def test_loss_and_gradients_are_the_plain_ones_to_1e_6_whatever_the_chunk(tied: bool, scale: float | None, chunk: int):
-    made, x, targets, weights = problem(tied, scale)
+def test_loss_and_gradients_are_the_plain_ones_to_1e_6_whatever_the_chunk(chunk: int):
+    made, x, targets, weights = problem()
     want, (head_want, x_want) = jax.value_and_grad(plain_sum, (0, 1))(made, x, targets, weights)
     got, (head_got, x_got) = jax.jit(
         jax.value_and_grad(lambda h, x: head.nats_sum(h, x, targets, weights, chunk), (0, 1))
@@ -45,26 +40,25 @@ def test_loss_and_gradients_are_the_plain_ones_to_1e_6_whatever_the_chunk(tied: 
     assert got == pytest.approx(float(want), rel=1e-6)
     for one, other in zip(jax.tree.leaves((head_got, x_got)), jax.tree.leaves((head_want, x_want)), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * float(jnp.abs(other).max()))
-    padding = head_got.matrix[REAL:] if tied else head_got.matrix[:, REAL:]
-    assert not padding.any()
+    assert not head_got.matrix[:, REAL:].any()
 
 
 @pytest.mark.parametrize("chunk", [0, 8, 20])
 def test_nats_of_single_tokens_are_the_plain_ones_whatever_the_chunk(chunk: int):
-    made, x, targets, _ = problem(True, 0.3)
+    made, x, targets, _ = problem()
     want = optax.softmax_cross_entropy_with_integer_labels(made.logits(x), targets)
     np.testing.assert_allclose(head.token_nats(made, x, targets, chunk), want, rtol=1e-6)
 
 
 def test_a_scaled_cotangent_scales_the_gradients():
-    made, x, targets, weights = problem(False, None)
+    made, x, targets, weights = problem()
     one = jax.grad(lambda x: head.nats_sum(made, x, targets, weights))(x)
     tripled = jax.grad(lambda x: 3.0 * head.nats_sum(made, x, targets, weights))(x)
     np.testing.assert_allclose(tripled, 3.0 * one, rtol=1e-6)
 
 
 def test_bfloat16_products_leave_gradients_near_the_exact_ones_and_in_the_parameters_type():
-    made, x, targets, weights = problem(False, None, "bfloat16")
+    made, x, targets, weights = problem("bfloat16")
     exact = jax.grad(plain_sum)(made, x, targets, weights).matrix
     rounded = jax.grad(head.nats_sum)(made, x, targets, weights, 16).matrix
     assert rounded.dtype == jnp.float32
@@ -74,7 +68,7 @@ def test_bfloat16_products_leave_gradients_near_the_exact_ones_and_in_the_parame
 
 def test_chunks_shrink_the_programs_temporaries():
     padded, width = 8192, 32
-    made = head.Head(jnp.zeros((width, padded)), None, False, padded, "float32")
+    made = head.Head(jnp.zeros((width, padded)), padded, "float32")
     x, targets, weights = jnp.zeros((4, 128, width)), jnp.zeros((4, 128), jnp.int32), jnp.ones((4, 128))
 
     def temporaries(chunk: int) -> int:
@@ -93,7 +87,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 from kronecker import head, sharding
 from tests import head_test
 mesh = sharding.make_mesh()
-made, x, targets, weights = head_test.problem(True, .3)
+made, x, targets, weights = head_test.problem()
 want = jax.value_and_grad(lambda h, x: head.nats_sum(h, x, targets, weights), (0, 1))(made, x)
 split = sharding.split_batch(mesh)
 placed = jax.device_put((x, targets, weights), split)
