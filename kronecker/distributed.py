@@ -95,10 +95,15 @@ def leave(code: int, fault: BaseException | None = None) -> None:
 
 def processes_here() -> int:
     """Returns how many of the run's processes are on this machine; collective over them."""
+    own = zlib.crc32(socket.gethostname().encode())
+    return told_by_all(own).count(own)
+
+
+def told_by_all(number: int) -> list[int]:
+    """Returns the number, from 0 up to 2^32 - 1, that each of the run's processes gives here; collective over them."""
     if jax.process_count() == 1:
-        return 1
-    own = np.uint32(zlib.crc32(socket.gethostname().encode()))
-    return int((multihost_utils.process_allgather(own) == own).sum())
+        return [number]
+    return multihost_utils.process_allgather(np.uint32(number)).tolist()
 
 
 def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -> dict[str, str | int]:

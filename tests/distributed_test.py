@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,23 @@ def test_a_process_that_dies_or_fails_is_named_and_not_waited_for(number: int, c
     assert time.monotonic() - began < 40
     assert first.returncode not in (0, 143)
     assert "Task 1 heartbeat timeout" in words
+
+
+def test_all_processes_take_the_smallest_limit(tmp_path: Path):
+    script = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from configs import base; from kronecker import distributed; from kronecker.training import plan\n"
+        "distributed.start(base.get_config())\n"
+        "plan._LIMITS = sys.argv[1:]\n"
+        "print(plan.device_limit())\n"
+    )
+    commands = []
+    for name, size in (("first", 3 << 30), ("second", 2 << 30)):
+        (tmp_path / name).write_text(f"{size}\n")
+        commands.append([sys.executable, "-c", script, str(tmp_path / name)])
+    ended = [process.communicate(timeout=120) for process in tiny_runs.start_all(commands)]
+    limits = [said.splitlines()[-1:] for said, _ in ended]  # Gloo speaks before
+    assert limits == [[str(1 << 30)]] * 2, ended  # two processes of one machine share its memory
 
 
 def group(**values: Any) -> ml_collections.ConfigDict:

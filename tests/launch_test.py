@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import submitit
 import tiny_sweep
 
 from kronecker import sweep
@@ -332,3 +333,34 @@ def test_a_training_process_never_gets_the_signal_that_only_its_job_understands(
     child.send_signal(signal.SIGUSR2)
     child.communicate(b"\n", timeout=30)
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("failures", "answer", "goes_on"), [(4, "RUNNING", True), (4, "COMPLETING", False), (5, "", False)]
+)
+def test_squeue_is_asked_five_times_whether_a_job_goes_on(
+    failures: int,
+    answer: str,
+    goes_on: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+):
+    asked = tmp_path / "asked"
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\necho $* >>{asked}\n"
+        f"[ $(wc -l <{asked}) -gt {failures} ] || {{ echo 'Socket timed out' >&2; exit 1; }}\necho {answer}\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(job, "SECONDS_BETWEEN", 0.01)
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_JOB_ID": "5",
+        "SLURM_ARRAY_TASK_ID": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert job._goes_on(submitit.JobEnvironment()) == goes_on
+    assert asked.read_text().splitlines() == ["--noheader --jobs=7 --format=%T"] * 5
+    assert ("the job is not queued again: Socket timed out" in capfd.readouterr().err) == (failures == 5)

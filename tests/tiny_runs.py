@@ -57,15 +57,20 @@ def start(
     workdir: Path, data: Path, options: Mapping[str, Any], processes: int = 1, flags: Sequence[str] = ()
 ) -> list[subprocess.Popen]:
     """Starts the command with more `flags`, as so many processes of one run on this machine."""
+    return start_all([[*command(workdir, data, options), *flags]] * processes)
+
+
+def start_all(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen]:
+    """Starts each command, all of them as processes of one run on this machine where there are several."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     started = []
-    for index in range(processes):
-        place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": index}
-        environment = os.environ | ({key: str(value) for key, value in place.items()} if processes > 1 else {})
+    for index, arguments in enumerate(commands):
+        place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": len(commands), "JAX_PROCESS_ID": index}
+        environment = os.environ | ({key: str(value) for key, value in place.items()} if len(commands) > 1 else {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen([*command(workdir, data, options), *flags], cwd=ROOT, env=environment, **pipes))
+        started.append(subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes))
     return started
 
 

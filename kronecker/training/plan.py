@@ -67,19 +67,13 @@ class Memory:
 
 
 def device_limit() -> int | None:
-    """Returns the bytes that one device here may use; None: not known.  Collective over hosts.
+    """Returns the bytes that each device of the run may use; None: not known.  Collective over processes.
 
     Simulated devices, and the processes of one machine, share the machine's memory, or its container's.
     """
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    processes = distributed.processes_here()
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    files = (pathlib.Path(name) for name in _LIMITS)
-    container = (file.read_text().strip() for file in files if file.exists())
-    whole = min([machine, *(int(text) for text in container if text.isdecimal())])
-    return whole // (processes * jax.local_device_count())
+    # one limit for all, in KiB: were it each machine's own, one could refuse a run that the others begin
+    least = min(distributed.told_by_all(_own_limit() // 1024))
+    return least * 1024 or None
 
 
 def compile_step(
@@ -186,6 +180,19 @@ def lines(
         f"memory of a device: {_mb(needed.total)} of {there} ({needed})",
         f"a step: {tokens:,} tokens, {flops:.3g} FLOPs; {speed}",
     ]
+
+
+def _own_limit() -> int:
+    """Returns the bytes that a device of this process may use; 0: not known."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit", 0)
+    processes = distributed.processes_here()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    files = map(pathlib.Path, _LIMITS)
+    container = (file.read_text().strip() for file in files if file.exists())
+    whole = min([machine, *(int(text) for text in container if text.isdecimal())])
+    return whole // (processes * jax.local_device_count())
 
 
 def _compile(
