@@ -16,7 +16,7 @@ from kronecker import config, tokenizers
 from kronecker.data import prepare, rows, segments, shards, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
-SHARD_TOKENS = 200_000
+SHARD_TOKENS = 50_000
 RUN = """
 import sys
 from configs import base
@@ -27,7 +27,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 prepare.ensure_prepared(c, *map(int, sys.argv[3:]))
 """
-SEGMENT_BYTES = 4_000_000  # of the standard library: three segments, of four parts each
+SEGMENT_BYTES = 4_000_000  # of the standard library: three segments, each of many parts
 
 
 def configured(folder, source="stdlib", tokenizer="gpt2", **keys):
@@ -38,32 +38,44 @@ def configured(folder, source="stdlib", tokenizer="gpt2", **keys):
 
 
 def start(folder, *sizes):
-    [process] = start_together(folder, *sizes, count=1)
+    [process] = ready(folder, *sizes, count=1)
+    begin(process)
     return process
 
 
-def start_together(folder, *sizes, count):
+def ready(folder, *sizes, count):
+    """Starts processes that have imported what they need and wait: importing takes longer than preparing."""
     command = [sys.executable, "-c", RUN, str(folder), "stdlib", *map(str, sizes or (SHARD_TOKENS,))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(count)]
-    for process in processes:  # importing takes longer than preparing
-        assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.close()
-        process.stdout.close()
+        assert process.stdout.readline() == "ready\n"
     return processes
 
 
-def wait_until_two_work(folder, processes):
-    """Returns when two segments have a part and are not finished, which two processes alone can bring about."""
-    while all(process.poll() is None for process in processes):
-        begun = {file.name.split("-")[1] for file in folder.glob("stdlib*/part-*.json")}
-        finished = {file.stem.split("-")[1] for file in folder.glob("stdlib*/segment-*.json")}
-        if len(begun - finished) > 1:
-            return
+def begin(process):
+    process.stdin.write("\n")
+    process.stdin.close()
+    process.stdout.close()
+
+
+def two_at_work(folder, count):
+    """Returns processes, the first of which is stopped in the middle of a segment while the others do another one."""
+    processes = first, *others = ready(folder, SHARD_TOKENS, SEGMENT_BYTES, count=count)
+    begin(first)
+    wait_for(folder, "part-00000-*.json", first)
+    first.send_signal(signal.SIGSTOP)
+    assert not list(folder.glob("stdlib*/segment-*")), "stopped too late; the test would show nothing"
+    for process in others:
+        begin(process)
+    wait_for(folder, "part-00001-*.json", *others)
+    return processes
+
+
+def wait_for(folder, pattern, *processes):
+    while not list(folder.glob(f"stdlib*/{pattern}")):
+        assert all(process.poll() is None for process in processes)
         time.sleep(0.001)
-    pytest.fail("a process ended before two segments were in work at once")
 
 
 def contents(folder):
@@ -218,8 +230,8 @@ def test_a_segment_ends_with_the_file_that_fills_it(sizes, least, expected):
 
 @pytest.mark.slow
 def test_processes_at_once_share_the_segments_of_one_dataset(alone, tmp_path):
-    processes = start_together(tmp_path, SHARD_TOKENS, SEGMENT_BYTES, count=3)
-    wait_until_two_work(tmp_path, processes)
+    processes = two_at_work(tmp_path, count=3)
+    processes[0].send_signal(signal.SIGCONT)
     assert [process.wait() for process in processes] == [0, 0, 0]
     [folder] = tmp_path.glob("stdlib*")
     assert contents(folder) == contents(alone.folder)
@@ -228,8 +240,7 @@ def test_processes_at_once_share_the_segments_of_one_dataset(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_what_a_killed_process_left_is_taken_over_by_one_that_lives(alone, tmp_path, victim):
-    processes = start_together(tmp_path, SHARD_TOKENS, SEGMENT_BYTES, count=2)
-    wait_until_two_work(tmp_path, processes)
+    processes = two_at_work(tmp_path, count=2)
     processes[victim].kill()
     assert processes[victim].wait() == -signal.SIGKILL
     [folder] = tmp_path.glob("stdlib*")
@@ -239,6 +250,7 @@ def test_what_a_killed_process_left_is_taken_over_by_one_that_lives(alone, tmp_p
         for file in folder.glob("part-*.array_record")
         if file.name[: len("part-N....-N....")] in whole
     }
+    processes[0].send_signal(signal.SIGCONT)
     assert processes[1 - victim].wait() == 0
     assert kept <= {file.stat().st_ino for file in folder.glob("kronecker*")}  # nothing was redone
     assert contents(folder) == contents(alone.folder)
