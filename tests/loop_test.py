@@ -171,7 +171,10 @@ def test_a_run_whose_text_changed_is_refused(finished: Path, data: Path, tmp_pat
     shutil.copytree(finished, workdir)
     (workdir / "result.json").unlink()
     shutil.copytree(data / "text", elsewhere / "text")
-    (elsewhere / "text" / "299.txt").write_text("another text\n")
+    first, last = elsewhere / "text" / "000.txt", elsewhere / "text" / "299.txt"
+    swapped = last.read_text(), first.read_text()  # another dataset, of which the same tokenizer is made
+    first.write_text(swapped[0])
+    last.write_text(swapped[1])
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["source"] = f"text:{elsewhere / 'text'}"  # so that only the checkpoint still knows
     (workdir / "config.json").write_text(json.dumps(config))
