@@ -110,5 +110,5 @@ class BagEmbed(nn.Module):
         return implementations.product(self.projection, bag, ids_BT, self.dtype, self.mesh)
 
     def output(self, bag: bags.Bag) -> tuple[jax.Array, jax.Array]:
-        """Returns the induced table K W (V, d), whose transpose is the tied head, and the scale () of its logits."""
-        return implementations.induced_table(self.projection, bag, self.dtype), self.scale
+        """Returns the induced table K W (V, d), whose transpose is the tied head, and its logits' scale, float32 ()."""
+        return implementations.induced_table(self.projection, bag, self.dtype), self.scale.astype(jnp.float32)

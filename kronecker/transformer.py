@@ -170,7 +170,8 @@ class Transformer(nn.Module):
           train: whether dropout is on, which needs an RNG named "dropout".
           start: None: `ids_BT` are whole texts.  Else their part from this position on, up to the context at most:
             "cache", a mutable collection that the first part makes, holds what came before, and the part is added.
-          apart: whether to return, instead of the logits, what makes them: the last hidden states (B, T, d) and head.
+          apart: whether to return, instead of the logits, what makes them: the last hidden states (B, T, d),
+            times the scale of a tied head, and the head.
         """
         s = self.shape
         positions_Cd = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)

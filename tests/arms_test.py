@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from configs import arms, base, gpt2
@@ -166,26 +167,36 @@ def test_all_arms_of_a_seed_start_from_one_body():
 
 @pytest.mark.parametrize("implementation", ["bag", "induced", "onehot"])
 def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementation: str):
-    c = resolved("kronecker_tied", WORDS, embedding__pos_dim=8, embedding__implementation=implementation)
+    small = {"model__layers": 1, "embedding__pos_dim": 8}
+    c = resolved("kronecker_tied", WORDS, embedding__implementation=implementation, **small)
     arm, params = initial(c, WORDS)
-    code_VD = jnp.asarray(codec.dense_code(arm.codes, np.arange(c.model.padded_vocab), "z"), jnp.float32)
-    x_BTd = jax.random.normal(jax.random.key(1), (2, 5, c.model.d_model))
+    code_VD = jnp.asarray(codec.dense_code(arm.codes, np.arange(len(WORDS)), "z"), jnp.float32)
+    ids_BT, targets_BT = jax.random.randint(jax.random.key(1), (2, 2, 5), 0, len(WORDS))
+    weights_BT = jax.random.uniform(jax.random.key(2), ids_BT.shape)
+    embed = params["embed"] | {"logit_scale": jnp.float32(0.3)}
+    assert abs(float(params["embed"]["logit_scale"]) - 0.02) < 1e-6
 
-    def ours(embed):
-        table_Vd, scale = arm.model.embed.apply({"params": embed}, arm.bag, method="output")
-        return head.Head(table_Vd.T, vocab_size=len(table_Vd), dtype="float32").logits(scale * x_BTd)
+    def run(embed, **options):
+        return arm.model.apply({"params": params | {"embed": embed}}, ids_BT, arm.bag, **options)
 
-    def dense(embed):
+    def dense_logits(embed):
+        named = {"capture_intermediates": lambda module, _: module.name == "final_norm", "mutable": ["intermediates"]}
+        (x_BTd,) = run(embed, **named)[1]["intermediates"]["final_norm"]["__call__"]
         table_Vd = jnp.matmul(code_VD, embed["projection"], precision="highest")
         return embed["logit_scale"] * jnp.einsum("btd,vd->btv", x_BTd, table_Vd, precision="highest")
 
-    weight = jax.random.normal(jax.random.key(2), (2, 5, c.model.padded_vocab))
-    embed = params["embed"]
-    np.testing.assert_allclose(ours(embed), dense(embed), atol=1e-4)
-    assert abs(float(embed["logit_scale"]) - 0.02) < 1e-6
-    got, want = (jax.grad(lambda p, f=f: (f(p) * weight).sum())(embed) for f in (ours, dense))
+    def ours(embed):
+        x_BTd, made = run(embed, apart=True)
+        return head.nats_sum(made, x_BTd, targets_BT, weights_BT)
+
+    def dense(embed):
+        return (optax.softmax_cross_entropy_with_integer_labels(dense_logits(embed), targets_BT) * weights_BT).sum()
+
+    np.testing.assert_allclose(run(embed)[..., : len(WORDS)], dense_logits(embed), atol=1e-4)
+    (got, got_grad), (want, want_grad) = (jax.jit(jax.value_and_grad(f))(embed) for f in (ours, dense))
+    assert got == pytest.approx(float(want), rel=1e-5)
     for name in ("projection", "logit_scale"):
-        np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(got_grad[name], want_grad[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pathlib
 import random
@@ -16,7 +17,7 @@ from kronecker import config, tokenizers
 from kronecker.data import prepare, rows, segments, shards, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
-SHARD_TOKENS = 50_000
+SHARD_TOKENS = 200_000
 RUN = """
 import sys
 from configs import base
@@ -27,7 +28,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 prepare.ensure_prepared(c, *map(int, sys.argv[3:]))
 """
-SEGMENT_BYTES = 4_000_000  # of the standard library: three segments, each of many parts
+SEGMENT_BYTES = 4_000_000  # of the standard library: three segments, of four parts each
 
 
 def configured(folder, source="stdlib", tokenizer="gpt2", **keys):
@@ -59,17 +60,23 @@ def begin(process):
     process.stdout.close()
 
 
+@contextlib.contextmanager
 def two_at_work(folder, count):
-    """Returns processes, the first of which is stopped in the middle of a segment while the others do another one."""
+    """Yields processes, the first of which is stopped in the middle of a segment while the others do another one."""
     processes = first, *others = ready(folder, SHARD_TOKENS, SEGMENT_BYTES, count=count)
-    begin(first)
-    wait_for(folder, "part-00000-*.json", first)
-    first.send_signal(signal.SIGSTOP)
-    assert not list(folder.glob("stdlib*/segment-*")), "stopped too late; the test would show nothing"
-    for process in others:
-        begin(process)
-    wait_for(folder, "part-00001-*.json", *others)
-    return processes
+    try:
+        begin(first)
+        wait_for(folder, "part-00000-*.json", first)
+        first.send_signal(signal.SIGSTOP)
+        assert not list(folder.glob("stdlib*/segment-*")), "stopped too late; the test would show nothing"
+        for process in others:
+            begin(process)
+        wait_for(folder, "part-00001-*.json", *others)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def wait_for(folder, pattern, *processes):
@@ -230,9 +237,9 @@ def test_a_segment_ends_with_the_file_that_fills_it(sizes, least, expected):
 
 @pytest.mark.slow
 def test_processes_at_once_share_the_segments_of_one_dataset(alone, tmp_path):
-    processes = two_at_work(tmp_path, count=3)
-    processes[0].send_signal(signal.SIGCONT)
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    with two_at_work(tmp_path, count=3) as processes:
+        processes[0].send_signal(signal.SIGCONT)
+        assert [process.wait() for process in processes] == [0, 0, 0]
     [folder] = tmp_path.glob("stdlib*")
     assert contents(folder) == contents(alone.folder)
 
@@ -240,18 +247,18 @@ def test_processes_at_once_share_the_segments_of_one_dataset(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_what_a_killed_process_left_is_taken_over_by_one_that_lives(alone, tmp_path, victim):
-    processes = two_at_work(tmp_path, count=2)
-    processes[victim].kill()
-    assert processes[victim].wait() == -signal.SIGKILL
-    [folder] = tmp_path.glob("stdlib*")
-    whole = {file.with_suffix("").name for file in folder.glob("part-*.json")}
-    kept = {
-        file.stat().st_ino
-        for file in folder.glob("part-*.array_record")
-        if file.name[: len("part-N....-N....")] in whole
-    }
-    processes[0].send_signal(signal.SIGCONT)
-    assert processes[1 - victim].wait() == 0
+    with two_at_work(tmp_path, count=2) as processes:
+        processes[victim].kill()
+        assert processes[victim].wait() == -signal.SIGKILL
+        [folder] = tmp_path.glob("stdlib*")
+        whole = {file.with_suffix("").name for file in folder.glob("part-*.json")}
+        kept = {
+            file.stat().st_ino
+            for file in folder.glob("part-*.array_record")
+            if file.name[: len("part-N....-N....")] in whole
+        }
+        processes[0].send_signal(signal.SIGCONT)
+        assert processes[1 - victim].wait() == 0
     assert kept <= {file.stat().st_ino for file in folder.glob("kronecker*")}  # nothing was redone
     assert contents(folder) == contents(alone.folder)
 

@@ -19,7 +19,7 @@ from kronecker.probes.result import Result
 from kronecker.training import restore
 
 SOURCE = "6.11"
-FINAL_NORM = "final_norm"  # the module of the transformer whose output the head reads
+FINAL_NORM = "final_norm"  # the module of the transformer whose output is the last hidden states
 LOGITS = 2**26  # of a batch: 256 MB
 LABELS = {
     "stable": "top-1 stable, share",

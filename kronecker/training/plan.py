@@ -72,7 +72,7 @@ def device_limit() -> int | None:
     Simulated devices, and the processes of one machine, share the machine's memory, or its container's.
     """
     # one limit for all, in KiB: were it each machine's own, one could refuse a run that the others begin
-    least = min(distributed.told_by_all(_own_limit() // 1024))
+    least = min(distributed.told_by_all(min(_own_limit() // 1024, 2**32 - 1)))
     return least * 1024 or None
 
 
