@@ -120,7 +120,7 @@ def test_a_process_that_dies_or_fails_is_named_and_not_waited_for(number: int, c
 
 def test_all_processes_take_the_smallest_limit(tmp_path: Path):
     script = (
-        "import sys; sys.path.insert(0, '.')\n"
+        "import sys\n"
         "from configs import base; from kronecker import distributed; from kronecker.training import plan\n"
         "distributed.start(base.get_config())\n"
         "plan._LIMITS = sys.argv[1:]\n"
