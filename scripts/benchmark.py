@@ -28,9 +28,10 @@ step     The training step of every arm of configs/arms.py at one size of config
 train    Tokens per second and MFU (where the device's peak is known) of whole training steps, by size, set up as
          train.py sets them up.  --against=torch adds the same GPT-2 in PyTorch the usual way (`make reference`),
          float32 on CPU: it starts from the same weights, its first losses must agree, and each contender has a process
-         of its own, so mind the memory.  torch_tuned has AdamW's fused kernel, and train.py's allocator settings:
+         of its own, so mind the memory.  torch_tuned has AdamW's fused kernel, and train.py's allocator settings;
+         torch_compiled has both, and torch.compile, which needs a C++ compiler and a minute or two before the timing:
 
-           python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned
+           python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned,torch_compiled
            python scripts/benchmark.py train --sizes=124m --arms=table_untied --against=torch --rounds=6
 
 runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
@@ -83,7 +84,7 @@ _SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py."
 _SIZES = flags.DEFINE_list(
     "sizes", None, "train: of configs/sizes.py (default: micro); data: tokens, rising (default: 10_000_000,30_000_000)."
 )
-_AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned; see above.")
+_AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned, torch_compiled; see above.")
 _ARMS = flags.DEFINE_list(
     "arms",
     None,
