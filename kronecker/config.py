@@ -22,7 +22,8 @@ ALLOWED = {
     "embedding.truncation": codec.TRUNCATIONS,
     "embedding.byte_source": codec.BYTE_SOURCES,
     # implementations.IMPLEMENTATIONS, which is not imported: a refused flag need not wait for JAX
-    "embedding.implementation": ("auto", "cached", "onthefly", "bag", "onehot", "induced"),
+    "embedding.implementation": ("auto", "cached", "onthefly", "bag", "gather", "onehot", "induced"),
+    "embedding.gather_gradient": ("auto", "scatter", "onehot"),  # likewise
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn", "splash"),

@@ -31,6 +31,7 @@ NO_INFLUENCE = {
     "eval.every": "evaluating does not touch the state, and the last step is always evaluated",
     "log.": "reporting does not touch the state",
     "embedding.implementation": "how the product is computed: the same numbers but for rounding",
+    "embedding.gather_gradient": "likewise",
     "embedding.cache_limit_mb": "likewise",
     "mesh.": "where it is computed: likewise",
     "distributed.": "likewise",

@@ -18,7 +18,18 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, codec, distributed, preemption, selfcheck, sharding, storage, tokenizers
+from kronecker import (
+    accounting,
+    build,
+    codec,
+    distributed,
+    implementations,
+    preemption,
+    selfcheck,
+    sharding,
+    storage,
+    tokenizers,
+)
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
@@ -192,7 +203,7 @@ class _Trainer:
             if not rundir.has_checkpoint(self.workdir):
                 own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
-                    own["implementation"] = self.arm.bag.implementation
+                    own["implementation"] = implementations.describe(self.arm.bag)
                 if self.weights:
                     own["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.weights.step}
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)

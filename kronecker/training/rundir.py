@@ -43,6 +43,7 @@ FREE_ON_RESUME = (
     "data.workers",
     "distributed.",
     "embedding.cache_limit_mb",
+    "embedding.gather_gradient",
     "embedding.implementation",
     "eval.batch",
     "eval.every",
