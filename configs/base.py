@@ -99,6 +99,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.eps = 1e-8
     train.weight_decay = 0.1  # on matrices alone: linear kernels, tables, projection, head
     train.clip = 1.0  # global gradient norm; 0: no clipping
+    # equal inputs give equal bits on a GPU too, where sums have no fixed order otherwise; slower there, and for one GPU
+    train.deterministic = False
 
     c.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every = 100  # steps; also before step 0 and after the last; 0: only after the last

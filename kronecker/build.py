@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from kronecker import accounting, codec, embedding, implementations, rivals, sharding, transformer
+from kronecker import accounting, codec, determinism, embedding, implementations, rivals, sharding, transformer
 from kronecker import bag as bags
 
 
@@ -58,8 +58,9 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     implementation = c.implementation
     if implementation == implementations.AUTO:
         implementation = implementations.choose(platform, tokens_a_device(config, mesh), bag.vocab)
+    gradient = determinism.gather_gradient(config)
     bag = implementations.prepare(
-        bag, implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, c.gather_gradient
+        bag, implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient
     )
     std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
     tied_scale = transformer.INIT_STD / std if shape.tie_head else 0.0  # the logits then start at a learned table's

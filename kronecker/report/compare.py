@@ -38,6 +38,7 @@ NO_INFLUENCE = {
     "model.attention": "which kernel computes it: likewise",
     "model.remat": "likewise",
     "model.scan_layers": "likewise",
+    "train.deterministic": "likewise",
     "train.loss_chunk": "likewise",
 }
 # Equal within a pair, but not from one pair to the next.

@@ -52,6 +52,7 @@ FREE_ON_RESUME = (
     "model.attention",
     "model.remat",
     "model.scan_layers",
+    "train.deterministic",
     "train.loss_chunk",
 )
 # Keys that came after there were runs, and the values under which a run is what it was without them.
