@@ -89,16 +89,14 @@ def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype | No
     return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
 
 
-def choose(platform: str, tokens: int, vocab: int) -> str:
+def choose(platform: str) -> str:
     """Returns the implementation that "auto" stands for.
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      tokens: that a device embeds at a time.
-      vocab: V.
     """
-    if platform == "cpu":  # results/benchmark/encoder-cpu.json: the two are even at about 1.5 V
-        return "bag" if tokens < 2 * vocab else "induced"
+    if platform == "cpu":  # results/benchmark/encoder-cpu.json: from 256 tokens to 2.6 V the fastest
+        return "bag"
     if platform == "gpu":  # compiled, not measured: one fused kernel, while a GPU stores the one-hot of "onehot"
         return "gather"
     return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" takes v5e as long and v6e longer

@@ -143,7 +143,7 @@ def _run_one(
     samples = timing.interleave({**cases, TRIAD: triad}, rounds, seconds, show)
     bandwidth = triad_bytes / samples[TRIAD].median
     vocab = len(problem.table.lengths)
-    auto = implementations.choose(jax.default_backend(), setting.tokens, vocab)
+    auto = implementations.choose(jax.default_backend())
     rows = []
     for entrant in entrants:
         measured = {}
