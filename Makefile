@@ -4,7 +4,7 @@
 # make lint     ruff
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
-# make tpu      adds the TPU compiler, for scripts/compile_for_tpu.py and its test; skipped when done
+# make tpu      adds the TPU compiler, for scripts/compile_for.py and its test; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo

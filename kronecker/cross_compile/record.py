@@ -9,12 +9,12 @@ import ml_collections
 
 from kronecker import config as configs
 from kronecker import tokenizers
-from kronecker.tpu import chips, encoder, train
+from kronecker.cross_compile import input_programs, targets, training_step
 
 
 def encoder_on(
-    chip: chips.Chip,
-    setting: encoder.Setting,
+    chip: targets.Chip,
+    setting: input_programs.Setting,
     names: Sequence[str],
     limit_mb: float,
     progress: Callable[[str], None] = lambda _: None,
@@ -25,19 +25,19 @@ def encoder_on(
       chip: to compile for.
       setting: what to compile.
       names: implementations, `auto`'s choice among them; one that is refused is named with its reason.
-      limit_mb: see `encoder.compile_product`.
+      limit_mb: see `input_programs.compile_product`.
       progress: told what is being compiled; one of them takes seconds to minutes.
 
     Raises:
       ValueError: if the table or auto's choice does not compile: there is nothing to judge then.
     """
-    progress(f"compiling {encoder.TABLE} for {chip.name}")
-    compiled = {encoder.TABLE: encoder.compile_table(chip, setting)}
+    progress(f"compiling {input_programs.TABLE} for {chip.name}")
+    compiled = {input_programs.TABLE: input_programs.compile_table(chip, setting)}
     refused = {}
     for name in names:
         progress(f"compiling {name} for {chip.name}")
         try:
-            compiled[name] = encoder.compile_product(chip, setting, name, limit_mb)
+            compiled[name] = input_programs.compile_product(chip, setting, name, limit_mb)
         except ValueError as error:
             if name == setting.auto:
                 raise
@@ -53,11 +53,11 @@ def encoder_on(
             for name, programs in compiled.items()
         ],
         "refused": refused,
-        "verdicts": encoder.verdicts(setting, compiled[setting.auto], compiled[encoder.TABLE]),
+        "verdicts": input_programs.verdicts(setting, compiled[setting.auto], compiled[input_programs.TABLE]),
     }
 
 
-def to_json(setting: encoder.Setting, tokenizer: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def to_json(setting: input_programs.Setting, tokenizer: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns what was compiled, with which versions, and `results`, one of each chip."""
     return {
         "setting": {
@@ -74,7 +74,7 @@ def to_json(setting: encoder.Setting, tokenizer: str, results: Sequence[dict[str
     }
 
 
-def slice_of(chip: chips.Chip, topology: str, config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict:
+def slice_of(chip: targets.Chip, topology: str, config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict:
     """Returns the facts of a slice and of the config that is compiled for it.
 
     Args:
@@ -104,7 +104,7 @@ def slice_of(chip: chips.Chip, topology: str, config: ml_collections.ConfigDict,
 
 
 def train_on(
-    chip: chips.Chip,
+    chip: targets.Chip,
     arms: Mapping[str, ml_collections.ConfigDict],
     tokenizer: tokenizers.Tokenizer,
     progress: Callable[[str], None] = lambda _: None,
@@ -118,21 +118,21 @@ def train_on(
       progress: told what is being compiled; one of them takes minutes.
 
     Raises:
-      ValueError: as `train.compile_step` does.
+      ValueError: as `training_step.compile_step` does.
     """
     compiled = {}
     for name, config in arms.items():
         progress(f"compiling {name} for {len(chip.devices)} chips of {chip.name}")
-        compiled[name] = train.compile_step(chip, config, tokenizer)
+        compiled[name] = training_step.compile_step(chip, config, tokenizer)
     rows = [{"arm": name} | one.to_json(chip) for name, one in compiled.items()]
-    return {"rows": rows, "verdicts": train.verdicts(compiled)}
+    return {"rows": rows, "verdicts": training_step.verdicts(compiled)}
 
 
 def versions() -> dict[str, str | None]:
     """Returns the versions of JAX, of what compiles for it, and of libtpu; None: there is none."""
-    library = chips.library()
+    library = targets.library()
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
-        "libtpu": chips.library_version(library) if library else None,
+        "libtpu": targets.library_version(library) if library else None,
     }

@@ -1,4 +1,4 @@
-"""What `compile_for_tpu.py train` prints: memory of a chip, what the chips exchange, the bound, and the verdicts."""
+"""What `compile_for.py train` prints: memory of a chip, what the chips exchange, the bound, and the verdicts."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence

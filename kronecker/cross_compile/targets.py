@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.experimental import topologies
 
-from kronecker import tpu
+from kronecker import cross_compile
 from kronecker.training import throughput
 
 # Of one chip, by what JAX calls it, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: the bytes of its
@@ -27,7 +27,7 @@ class Chip:
     """A chip to compile for.
 
     Attributes:
-      name: a key of tpu.TOPOLOGIES.
+      name: a key of cross_compile.TOPOLOGIES.
       devices: of the topology, one a chip; they take programs but cannot run them.
     """
 
@@ -71,13 +71,13 @@ def chip(topology: str) -> Chip:
     It sets the environment that libtpu reads, and JAX's platform to "cpu": nothing here may look for a TPU.
 
     Args:
-      topology: as `tpu.chip_of` reads it, or a chip alone, whose smallest topology it then is.
+      topology: as `cross_compile.chip_of` reads it, or a chip alone, whose smallest topology it then is.
 
     Raises:
-      ValueError: if this is no topology of a chip of tpu.TOPOLOGIES, or there is no libtpu, or it refuses.
+      ValueError: if this is no topology of a chip of cross_compile.TOPOLOGIES, or there is no libtpu, or it refuses.
     """
-    topology = tpu.TOPOLOGIES.get(topology, topology)
-    name = tpu.chip_of(topology)
+    topology = cross_compile.TOPOLOGIES.get(topology, topology)
+    name = cross_compile.chip_of(topology)
     found = library()
     if found is None:
         raise ValueError(INSTALL)

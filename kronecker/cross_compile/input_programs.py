@@ -16,7 +16,7 @@ import ml_collections
 
 from kronecker import bag as bags
 from kronecker import codec, implementations, transformer
-from kronecker.tpu import chips, program
+from kronecker.cross_compile import program, targets
 from kronecker.training import input_side, throughput
 
 TABLE = "table"
@@ -59,7 +59,7 @@ class Setting:
         return self.tokens * throughput.flops_per_token(shape, self.config.train.sequence)
 
 
-def compile_table(chip: chips.Chip, setting: Setting) -> dict[str, program.Program]:
+def compile_table(chip: targets.Chip, setting: Setting) -> dict[str, program.Program]:
     """Returns the programs of a learned table.
 
     Its lookup takes the ids to be in bounds, as the product's does: flax.linen.Embed's does not, and moves more bytes.
@@ -72,7 +72,7 @@ def compile_table(chip: chips.Chip, setting: Setting) -> dict[str, program.Progr
     return _compile(chip, setting, embed, len(setting.table.lengths), TABLE, None, 1)
 
 
-def compile_product(chip: chips.Chip, setting: Setting, name: str, limit_mb: float) -> dict[str, program.Program]:
+def compile_product(chip: targets.Chip, setting: Setting, name: str, limit_mb: float) -> dict[str, program.Program]:
     """Returns the programs of one implementation.
 
     Args:
@@ -132,7 +132,7 @@ def verdicts(
 
 
 def _compile(
-    chip: chips.Chip,
+    chip: targets.Chip,
     setting: Setting,
     embed: input_side.Embed,
     rows: int,

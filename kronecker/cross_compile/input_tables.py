@@ -1,4 +1,4 @@
-"""What compile_for_tpu prints: a table a chip, then how auto's choice stands against its targets."""
+"""What compile_for prints: a table a chip, then how auto's choice stands against its targets."""
 
 import sys
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from rich import box, console, measure, table
 
-from kronecker.tpu import program
+from kronecker.cross_compile import program
 
 PROGRAMS = {"gradient": "forward + gradient", "update": "+ AdamW"}
 HEADERS = ("GFLOP", "passes", "bytes\nMB", "temporary\nMB", "in\nMB", "out\nMB", *program.KINDS, "bound\nms", "by")

@@ -1,9 +1,9 @@
 r"""Compiles our programs with the real TPU compiler, on a machine without a TPU, and prints what the compiler says.
 
-  python scripts/compile_for_tpu.py encoder
-  python scripts/compile_for_tpu.py encoder --topology=v5e --implementations=auto --json=compiled.json
-  python scripts/compile_for_tpu.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --topology=v5e:16x16
-  python scripts/compile_for_tpu.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
+  python scripts/compile_for.py encoder
+  python scripts/compile_for.py encoder --topology=v5e --implementations=auto --json=compiled.json
+  python scripts/compile_for.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --topology=v5e:16x16
+  python scripts/compile_for.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
       --topology=v5e:4x4,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
 
 `make tpu` installs the compiler, libtpu, first.  Nothing is run: these are the compiler's counts, not timings.
@@ -53,7 +53,7 @@ How to read train.
   links      sent at what all links of a chip can send at once: no step is faster, and a mesh that leaves links idle is
              slower.
   bound      the longest of the three, as if they were hidden behind each other; MFU is model over peak at that time.
-Peaks, memories and links are those of Cloud TPU's documentation (kronecker/tpu/chips.py).
+Peaks, memories and links are those of Cloud TPU's documentation (kronecker/cross_compile/targets.py).
 """
 
 import json
@@ -66,7 +66,7 @@ import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli, config, tpu
+from kronecker import cli, config, cross_compile
 
 _TOPOLOGY = flags.DEFINE_list(
     "topology", None, "Chips (encoder; default: v5e,v6e) or slices (train) to compile for: v5e, v5p, v6e; v5e:16x16."
@@ -101,7 +101,7 @@ def main(words: Sequence[str]) -> int:
     for command, names in _OWN.items():
         wrong = next((name for name in names if command != words[0] and flags.FLAGS[name].present), None)
         if wrong:
-            raise ValueError(f"--{wrong} belongs to `compile_for_tpu.py {command}`, not to {words[0]}")
+            raise ValueError(f"--{wrong} belongs to `compile_for.py {command}`, not to {words[0]}")
     if _JSON.value and not Path(_JSON.value).parent.is_dir():  # minutes before it would be written
         raise ValueError(f"--json={_JSON.value}: there is no folder {Path(_JSON.value).parent}")
     written, results = commands[words[0]]()
@@ -113,21 +113,25 @@ def main(words: Sequence[str]) -> int:
 
 
 def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    topologies = _known("topology", ["v5e", "v6e"] if _TOPOLOGY.value is None else _TOPOLOGY.value, tpu.TOPOLOGIES)
+    topologies = _known(
+        "topology", ["v5e", "v6e"] if _TOPOLOGY.value is None else _TOPOLOGY.value, cross_compile.TOPOLOGIES
+    )
     names = _known("implementations", _IMPLEMENTATIONS.value, config.ALLOWED["embedding.implementation"])
 
     from kronecker import codec, implementations, tokenizers  # after the flags: --help should not wait for JAX
-    from kronecker.tpu import chips, encoder, report, tables
+    from kronecker.cross_compile import input_programs, input_tables, record, targets
 
     token_bytes = tokenizers.load(_TOKENIZER.value).token_bytes
-    setting = encoder.Setting(codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value), _TOKENS.value, _gpt2())
+    setting = input_programs.Setting(
+        codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value), _TOKENS.value, _gpt2()
+    )
     names = list(dict.fromkeys([setting.auto, *(name for name in names if name != implementations.AUTO)]))
     results = []
     for name in topologies:
         with rich.console.Console(stderr=True).status("loading the compiler") as status:
-            results.append(report.encoder_on(chips.chip(name), setting, names, _CACHE_LIMIT.value, status.update))
-        tables.show(results[-1])
-    return report.to_json(setting, _TOKENIZER.value, results), results
+            results.append(record.encoder_on(targets.chip(name), setting, names, _CACHE_LIMIT.value, status.update))
+        input_tables.show(results[-1])
+    return record.to_json(setting, _TOKENIZER.value, results), results
 
 
 def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -136,27 +140,27 @@ def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not _TOPOLOGY.value:
         raise ValueError("--topology is missing; for example --topology=v5e:16x16")
     for topology in _TOPOLOGY.value:
-        tpu.chip_of(topology)
+        cross_compile.chip_of(topology)
     own = config_flags.get_override_values(flags.FLAGS["config"])
     arms = _arms(own)
     for c in arms.values():
         config.resolve(c)
 
     from kronecker import tokenizers  # after the flags: --help should not wait for JAX
-    from kronecker.tpu import chips, report, train, train_tables
+    from kronecker.cross_compile import record, step_tables, targets, training_step
 
     tokenizer = tokenizers.load(_CONFIG.value.tokenizer)
     results = []
     for topology in _TOPOLOGY.value:
-        chip = chips.chip(topology)
-        changes = train.for_slice(_CONFIG.value, own, chip, tokenizer.vocab_size, _SEQUENCES.value)
+        chip = targets.chip(topology)
+        changes = training_step.for_slice(_CONFIG.value, own, chip, tokenizer.vocab_size, _SEQUENCES.value)
         fitted = {name: _with(c, changes) for name, c in arms.items()}
-        result = report.slice_of(chip, topology, next(iter(fitted.values())), changes)
-        train_tables.show_slice(result)
+        result = record.slice_of(chip, topology, next(iter(fitted.values())), changes)
+        step_tables.show_slice(result)
         with rich.console.Console(stderr=True).status("loading the compiler") as status:
-            results.append(result | report.train_on(chip, fitted, tokenizer, status.update))
-        train_tables.show(results[-1])
-    return {"versions": report.versions(), "slices": results}, results
+            results.append(result | record.train_on(chip, fitted, tokenizer, status.update))
+        step_tables.show(results[-1])
+    return {"versions": record.versions(), "slices": results}, results
 
 
 def _arms(own: dict[str, Any]) -> dict[str, ml_collections.ConfigDict]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from kronecker.tpu import chips
+from kronecker.cross_compile import targets
 
 KINDS = ("convolution", "dot", "gather", "scatter", "sort", "while", "fusion")
 # An instruction of the optimised program: `%name = type operation(operands)`; a type holds no word before a bracket.
@@ -50,11 +50,11 @@ class Program:
         """Returns the FLOPs of all passes."""
         return self.flops * self.passes
 
-    def seconds(self, chip: chips.Chip) -> dict[str, float]:
+    def seconds(self, chip: targets.Chip) -> dict[str, float]:
         """Returns the least time for the FLOPs at the chip's peak and for the bytes at its memory's bandwidth."""
         return {"compute": self.product_flops / chip.peak, "memory": self.bytes_accessed / chip.bandwidth}
 
-    def to_json(self, chip: chips.Chip) -> dict[str, Any]:
+    def to_json(self, chip: targets.Chip) -> dict[str, Any]:
         """Returns all of it, with the bound on `chip`; None where the numbers do not give one."""
         bound = max(self.seconds(chip).values()) if self.comparable else None
         derived = {"comparable": self.comparable, "seconds": self.seconds(chip), "bound_seconds": bound}
@@ -62,7 +62,7 @@ class Program:
 
 
 def compile_for(
-    chip: chips.Chip, function: Callable, arguments: Sequence[Any], passes: int, donate: Sequence[int] = ()
+    chip: targets.Chip, function: Callable, arguments: Sequence[Any], passes: int, donate: Sequence[int] = ()
 ) -> Program:
     """Returns what the compiler makes of `function` on one chip.
 

@@ -14,7 +14,7 @@ import ml_collections
 
 from kronecker import build, memory, sharding, tokenizers, transformer
 from kronecker import config as configs
-from kronecker.tpu import chips, collectives, program
+from kronecker.cross_compile import collectives, program, targets
 from kronecker.training import plan, throughput
 from kronecker.training import step as steps
 
@@ -52,7 +52,7 @@ class Step:
     tokens: int
     compile_seconds: float
 
-    def seconds(self, chip: chips.Chip) -> dict[str, float]:
+    def seconds(self, chip: targets.Chip) -> dict[str, float]:
         """Returns the least time of a step for each of three things alone, the links all busy at once.
 
         "compute" is `flops` at the chip's bfloat16 peak; "memory" the compiler's bytes at the memory's bandwidth or,
@@ -66,7 +66,7 @@ class Step:
             "links": self.exchange.sent / chip.links,
         }
 
-    def to_json(self, chip: chips.Chip) -> dict[str, Any]:
+    def to_json(self, chip: targets.Chip) -> dict[str, Any]:
         """Returns all of it, with the bound on `chip`, what binds, and the share of the peak (MFU) that it leaves."""
         seconds = self.seconds(chip)
         by = max(seconds, key=seconds.get)
@@ -104,14 +104,14 @@ class Refusal:
     needed: float | None
     remedy: str
 
-    def to_json(self, chip: chips.Chip) -> dict[str, Any]:
+    def to_json(self, chip: targets.Chip) -> dict[str, Any]:
         """Returns all of it."""
         del chip
         return {"fits": False} | dataclasses.asdict(self)
 
 
 def for_slice(
-    config: ml_collections.ConfigDict, own: Mapping[str, Any], chip: chips.Chip, vocab: int, sequences: int
+    config: ml_collections.ConfigDict, own: Mapping[str, Any], chip: targets.Chip, vocab: int, sequences: int
 ) -> dict[str, Any]:
     """Returns the keys that make a config for one device one for a slice, with their values; none if it is one already.
 
@@ -146,7 +146,7 @@ def for_slice(
 
 
 def compile_step(
-    chip: chips.Chip, config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
+    chip: targets.Chip, config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
 ) -> Step | Refusal:
     """Returns what the compiler makes of a config's training step on all devices of `chip`, or why it makes none.
 
