@@ -1,59 +1,79 @@
-r"""Compiles our programs with the real TPU compiler, on a machine without a TPU, and prints what the compiler says.
+r"""Compiles our programs with the real compiler of a GPU or a TPU, on a machine without one, and prints what comes out.
 
-  python scripts/compile_for.py encoder
-  python scripts/compile_for.py encoder --topology=v5e --implementations=auto --json=compiled.json
-  python scripts/compile_for.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --topology=v5e:16x16
+  python scripts/compile_for.py encoder --target=h100
+  python scripts/compile_for.py encoder --target=v5e,v6e --implementations=auto --json=compiled.json
+  python scripts/compile_for.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied --target=h100
+  python scripts/compile_for.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --target=v5e:16x16
   python scripts/compile_for.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
-      --topology=v5e:4x4,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
+      --target=h100:8,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
 
-`make tpu` installs the compiler, libtpu, first.  Nothing is run: these are the compiler's counts, not timings.
+`make gpu` and `make tpu` install the compilers first: JAX's CUDA plugin with cuDNN, and libtpu.  Nothing is run: these
+are counts, not timings.  --target is one device (a100, b200, h100, h200; v5e, v5p, v6e) or, for train, several: h100:8
+for GPUs of one machine, a slice as the TPU's compiler names it: v5e:4x4, v6e:16x16, v5p:4x4x4, ...  --topology is an
+older spelling of it.
 
-encoder  The input side of a model on one chip: every implementation of the product, as `auto` would prepare it for TPU,
-         and a learned table, each as two programs: forward and gradient; these and the AdamW update that training
-         does.  Parameters, embeddings and gradients are float32; --dtype is of the operands of matrix products.  The
-         table's lookup takes its ids to be in bounds: its bytes are below those of flax.linen.Embed.  auto's choice and
-         the table are always compiled, for the targets are about them; --implementations says what stands beside them.
-         The exit code is 1 if auto's choice misses a target.
-train    The training step of a config, the very one that train.py compiles, sharded by config.mesh over all chips of a
-         slice: what a chip's memory holds, what the chips exchange, and the time that a step takes at least.
-         --topology is a slice as the compiler names it: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x4x4, ...  --config and
+encoder  The input side of a model on one device: every implementation of the product, as `auto` would prepare it there,
+         and a learned table, each as programs: forward (on a GPU alone); forward and gradient; these and the AdamW
+         update that training does.  Parameters, embeddings and gradients are float32; --dtype is of the operands of
+         matrix products.  The table's lookup takes its ids to be in bounds: its bytes are below those of
+         flax.linen.Embed.  auto's choice and the table are always compiled, for the verdicts are about them;
+         --implementations says what stands beside them.  The exit code is 1 if auto's choice misses one.
+train    The training step of a config, the very one that train.py compiles, sharded by config.mesh over all devices:
+         what a device's memory holds, what the devices exchange, and the time that a step takes at least.  --config and
          --config.KEY are train.py's.  --arms compiles the same config with each of these arms.  The exit code is 1 if a
-         step does not fit its chip, and then a line says what to set; or if a Kronecker arm's chips send more than
-         those of table_untied, where both are asked for.
-         A config whose batch the chips cannot split, as configs/gpt2.py's of 8 sequences over 256, is for one device.
-         It gets a slice's values for what the command does not set, and a line says which; give them to train.py too:
-         --sequences a chip, bfloat16, layers in a loop, mesh.fsdp as far as parameters and optimizer need it, and
+         step does not fit its device, and then a line says what to set; if a Kronecker arm's devices send more than
+         those of table_untied, where both are asked for; or if on one GPU its temporaries exceed the table's by more
+         than 20 MB.
+         A config whose batch the devices cannot split, as configs/gpt2.py's of 8 sequences over 256, is for one device.
+         It gets values for several for what the command does not set, and a line says which; give them to train.py too:
+         --sequences a device, bfloat16, layers in a loop, mesh.fsdp as far as parameters and optimizer need it, and
          model.remat where the blocks' values would fill the memory.  A slice of 256 chips takes a minute or two.
 
-How to read encoder.
-  GFLOP      the compiler's count times the passes that the matrix units make over a product to reach its precision: 1
-             in bfloat16; in float32 3 with a one-hot operand and 6 without.
-  bytes      what all operations access, by the compiler's count, which includes traffic inside the chip and the whole
-             operand of a gather: comparable between programs, and above what the chip's memory moves.
-  temporary  memory beside arguments (in) and results (out).
-  convolution, dot, ... while, fusion    operations in the program, those inside fusions included.
-  bound      the longer of GFLOP at the chip's peak and bytes at its bandwidth; `by` says which of the two it is.
-  in loops   a loop's body is counted once, however often it runs: such numbers are in the JSON but say nothing.
+On a GPU each program is compiled in two forms, as no GPU is there to time which is faster for a product: Triton, with
+the tiles that XLA falls back to, and cuBLAS.  A real GPU chooses product by product, so it lies between the two, and
+its tiles are better.  Memory that cuDNN asks for while it runs is not counted, and JAX takes 75 % of a GPU's memory
+unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 
-The targets are set for the defaults.  The training step is GPT-2's of 124M, at this width and vocabulary, on as many
-tokens in sequences of 1,024; its FLOPs are tokens * (6 (12 layers d^2 + d V) + 12 layers T d), the project's own count
-(kronecker/training/throughput.py), in one pass.
+How to read encoder.
+  GFLOP      on a TPU the compiler's count times the passes that the matrix units make over a product to reach its
+             precision: 1 in bfloat16; in float32 3 with a one-hot operand and 6 without.  On a GPU those of matrix
+             products, as they stand in the program, all passes.
+  units      that make them: bf16 and tf32 are tensor cores, f32 is CUDA cores.
+  bytes      on a TPU what all operations access, by the compiler's count, which includes traffic inside the chip and
+             the whole operand of a gather: comparable between programs, and above what the chip's memory moves.  On a
+             GPU what the memory moves if nothing stays in the cache between two kernels: a look-up reads what it gives,
+             an update in place what it changes, and an array that fits the L2 cache is counted once.
+  cached     bytes that the cache serves beside them, where look-ups and updates touch a small array many times, as if
+             each of the P places of each token were in use.  They are not in the bound.
+  temporary  memory beside arguments (in) and results (out); total is all that has to be there at once.
+  convolution, dot, ... while, fusion    operations in the program, those inside fusions included.
+  bound      the longer of GFLOP at the device's peaks and bytes at its bandwidth; `by` says which of the two it is.  It
+             knows nothing of atomic adds to one place and of the time to launch a kernel.
+  in loops   numbers that say nothing: a TPU's compiler counts a loop's body once, and a GPU's loop may be of a length
+             that the program does not tell.
+
+The verdicts are set for the defaults.  On a TPU the training step is GPT-2's of 124M, at this width and vocabulary, on
+as many tokens in sequences of 1,024; its FLOPs are tokens * (6 (12 layers d^2 + d V) + 12 layers T d), the project's
+own count (kronecker/training/throughput.py), in one pass.
 
 How to read train.
   arguments  parameters, AdamW's moments, the arm's bag and the batch; outputs that are aliased take their place.
-  operations collectives that run in a step, each as often as the loop around it goes round; a tuple of arrays is one.
-  payload    bytes of a chip's array where it is whole: before a reduction, after a gathering.
-  sent       bytes that a chip sends at least, as around a ring of n chips: 2 (n-1)/n of the payload for an all-reduce,
+  cuDNN attention, custom calls, collectives    that run in a step, each as often as the loop around it goes round.
+  loops, scatters, gathers, sorts               that stand in the program.
+  payload    bytes of a device's array where it is whole: before a reduction, after a gathering.
+  sent       bytes that a device sends at least, as around a ring of n: 2 (n-1)/n of the payload for an all-reduce,
              (n-1)/n for all-gather, reduce-scatter and all-to-all, all of it for a permute.
-  model, done    FLOPs of a chip's share by the project's own count, attention over the whole T x T square, nearly half
-             of which splash leaves out; done adds the forward pass of model.remat.
-  compute    done at the chip's bfloat16 peak.
-  memory     the compiler's bytes at the memory's bandwidth; in a program with loops, whose bodies it counts once, only
-             what every step must: read the arguments and write the outputs.
-  links      sent at what all links of a chip can send at once: no step is faster, and a mesh that leaves links idle is
-             slower.
+  model, done    FLOPs of a device's share by the project's own count, attention over the whole T x T square, of which
+             kernels may leave out nearly half.  done adds on a TPU the forward pass of model.remat; on a GPU it is
+             counted in the program, attention's backward pass of five products included.
+  compute    done at the peaks.
+  memory     on a TPU the compiler's bytes at the memory's bandwidth; in a program with loops, whose bodies it counts
+             once, only what every step must: read the arguments and write the outputs.  On a GPU the bytes as above,
+             loops counted: an estimate, as kernels may find in the cache what the one before has left.
+  links      sent at what all links of a device can send at once: no step is faster, and a mesh that leaves links idle
+             is slower.
   bound      the longest of the three, as if they were hidden behind each other; MFU is model over peak at that time.
-Peaks, memories and links are those of Cloud TPU's documentation (kronecker/cross_compile/targets.py).
+Peaks stand in kronecker/training/throughput.py, the rest in kronecker/cross_compile/targets.py and gpus/.
 """
 
 import json
@@ -68,13 +88,14 @@ from ml_collections import config_flags
 
 from kronecker import cli, config, cross_compile
 
-_TOPOLOGY = flags.DEFINE_list(
-    "topology", None, "Chips (encoder; default: v5e,v6e) or slices (train) to compile for: v5e, v5p, v6e; v5e:16x16."
+_TARGET = flags.DEFINE_list(
+    "target", None, "What to compile for: a100, b200, h100, h200, v5e, v5p, v6e; for train also h100:8, v5e:16x16, ..."
 )
+flags.DEFINE_alias("topology", "target")
 _IMPLEMENTATIONS = flags.DEFINE_list(
-    "implementations", "auto,cached,onthefly,bag,onehot,induced", "encoder: beside the table, with commas."
+    "implementations", "auto,cached,onthefly,bag,gather,onehot,induced", "encoder: beside the table, with commas."
 )
-_TOKENS = flags.DEFINE_integer("tokens", 16384, "encoder: tokens a chip embeds at a time.", lower_bound=1)
+_TOKENS = flags.DEFINE_integer("tokens", 16384, "encoder: tokens that a device embeds at a time.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("d_model", 768, "encoder: d.", lower_bound=1)
 _VOCAB = flags.DEFINE_integer("vocab", 50304, "encoder: V, padding included.", lower_bound=1)
 _POS_DIM = flags.DEFINE_integer("pos_dim", 16, "encoder: P, the byte positions kept of a token.", lower_bound=1)
@@ -83,7 +104,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "encode
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: the most that cached codes may take.", 0.0)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "train: the config file, as train.py takes it.")
 _ARMS = flags.DEFINE_list("arms", None, "train: arms of configs/arms.py; default: the config's own.")
-_SEQUENCES = flags.DEFINE_integer("sequences", 4, "train: of a chip, where the config is for one device.", 1)
+_SEQUENCES = flags.DEFINE_integer("sequences", 4, "train: of a device, where the config is for one device.", 1)
 _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
 _OWN = {
     "encoder": ("implementations", "tokens", "d_model", "vocab", "pos_dim", "tokenizer", "dtype", "cache_limit_mb"),
@@ -113,23 +134,21 @@ def main(words: Sequence[str]) -> int:
 
 
 def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    topologies = _known(
-        "topology", ["v5e", "v6e"] if _TOPOLOGY.value is None else _TOPOLOGY.value, cross_compile.TOPOLOGIES
-    )
+    wanted = _known("target", _asked("h100"), (*cross_compile.GPUS, *cross_compile.TOPOLOGIES))
     names = _known("implementations", _IMPLEMENTATIONS.value, config.ALLOWED["embedding.implementation"])
 
     from kronecker import codec, implementations, tokenizers  # after the flags: --help should not wait for JAX
     from kronecker.cross_compile import input_programs, input_tables, record, targets
 
     token_bytes = tokenizers.load(_TOKENIZER.value).token_bytes
-    setting = input_programs.Setting(
-        codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value), _TOKENS.value, _gpt2()
-    )
-    names = list(dict.fromkeys([setting.auto, *(name for name in names if name != implementations.AUTO)]))
+    table = codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value)
+    setting = input_programs.Setting(table, _TOKENS.value, _gpt2())
+    rows = input_programs.rows(name for name in names if name != implementations.AUTO)
     results = []
-    for name in topologies:
+    for name in wanted:
         with rich.console.Console(stderr=True).status("loading the compiler") as status:
-            results.append(record.encoder_on(targets.chip(name), setting, names, _CACHE_LIMIT.value, status.update))
+            target = targets.target(name)
+            results.append(record.encoder_on(target, setting, rows, _CACHE_LIMIT.value, status.update))
         input_tables.show(results[-1])
     return record.to_json(setting, _TOKENIZER.value, results), results
 
@@ -137,10 +156,9 @@ def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if _CONFIG.value is None:
         raise ValueError("--config is missing; for example --config=configs/gpt2.py:size=124m,arm=kronecker")
-    if not _TOPOLOGY.value:
-        raise ValueError("--topology is missing; for example --topology=v5e:16x16")
-    for topology in _TOPOLOGY.value:
-        cross_compile.chip_of(topology)
+    wanted = _asked("h100 or --target=v5e:16x16")
+    for name in wanted:
+        cross_compile.parse(name)
     own = config_flags.get_override_values(flags.FLAGS["config"])
     arms = _arms(own)
     for c in arms.values():
@@ -151,16 +169,22 @@ def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     tokenizer = tokenizers.load(_CONFIG.value.tokenizer)
     results = []
-    for topology in _TOPOLOGY.value:
-        chip = targets.chip(topology)
-        changes = training_step.for_slice(_CONFIG.value, own, chip, tokenizer.vocab_size, _SEQUENCES.value)
-        fitted = {name: _with(c, changes) for name, c in arms.items()}
-        result = record.slice_of(chip, topology, next(iter(fitted.values())), changes)
-        step_tables.show_slice(result)
+    for name in wanted:
+        target = targets.target(name)
+        changes = training_step.for_devices(_CONFIG.value, own, target, tokenizer.vocab_size, _SEQUENCES.value)
+        fitted = {arm: _with(c, changes) for arm, c in arms.items()}
+        result = record.devices_of(target, name, next(iter(fitted.values())), changes)
+        step_tables.show_target(result)
         with rich.console.Console(stderr=True).status("loading the compiler") as status:
-            results.append(result | record.train_on(chip, fitted, tokenizer, status.update))
+            results.append(result | record.train_on(target, fitted, tokenizer, status.update))
         step_tables.show(results[-1])
-    return {"versions": record.versions(), "slices": results}, results
+    return {"made": record.made(), "targets": results}, results
+
+
+def _asked(example: str) -> list[str]:
+    if _TARGET.value is None:
+        raise ValueError(f"--target is missing; for example --target={example}")
+    return _TARGET.value
 
 
 def _arms(own: dict[str, Any]) -> dict[str, ml_collections.ConfigDict]:

@@ -1,4 +1,4 @@
-"""All programs of one chip or slice, and the record of them that JSON holds."""
+"""All programs of one target, and the record of them that JSON holds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,56 +9,71 @@ import ml_collections
 
 from kronecker import config as configs
 from kronecker import tokenizers
-from kronecker.cross_compile import input_programs, targets, training_step
+from kronecker.cross_compile import compilers, input_programs, targets, training_step
+from kronecker.training import rundir
 
 
 def encoder_on(
-    chip: targets.Chip,
+    target: targets.Target,
     setting: input_programs.Setting,
     names: Sequence[str],
     limit_mb: float,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Returns every program of the input side on one chip, and the verdicts on `auto`'s choice.
+    """Returns every program of the input side on one device, and the verdicts on `auto`'s choice.
 
     Args:
-      chip: to compile for.
+      target: to compile for.
       setting: what to compile.
-      names: implementations, `auto`'s choice among them; one that is refused is named with its reason.
+      names: rows of the table, see `input_programs.rows`, beside `auto`'s choice; one that is refused is named with its
+        reason.
       limit_mb: see `input_programs.compile_product`.
       progress: told what is being compiled; one of them takes seconds to minutes.
 
     Raises:
       ValueError: if the table or auto's choice does not compile: there is nothing to judge then.
     """
-    progress(f"compiling {input_programs.TABLE} for {chip.name}")
-    compiled = {input_programs.TABLE: input_programs.compile_table(chip, setting)}
-    refused = {}
-    for name in names:
-        progress(f"compiling {name} for {chip.name}")
+    progress(f"compiling {input_programs.TABLE} for {target.name}")
+    compiled = {input_programs.TABLE: input_programs.compile_table(target, setting)}
+    refused, auto = {}, setting.auto(target.platform)
+    for name in dict.fromkeys([auto, *names]):
+        progress(f"compiling {name} for {target.name}")
         try:
-            compiled[name] = input_programs.compile_product(chip, setting, name, limit_mb)
+            compiled[name] = input_programs.compile_product(target, setting, name, limit_mb)
         except ValueError as error:
-            if name == setting.auto:
+            if name == auto:
                 raise
             refused[name] = str(error)
-    return {
-        "chip": chip.name,
-        "kind": chip.kind,
-        "peak_flops": chip.peak,
-        "bandwidth": chip.bandwidth,
-        "auto": setting.auto,
+    return facts(target) | {
+        "auto": auto,
         "rows": [
-            {"name": name, "programs": {which: one.to_json(chip) for which, one in programs.items()}}
+            {
+                "name": name,
+                "form": form,
+                "programs": {which: forms[form].to_json(target) for which, forms in programs.items()},
+            }
             for name, programs in compiled.items()
+            for form in target.forms
         ],
         "refused": refused,
-        "verdicts": input_programs.verdicts(setting, compiled[setting.auto], compiled[input_programs.TABLE]),
+        "verdicts": input_programs.verdicts(target, setting, compiled[auto], compiled[input_programs.TABLE]),
+    }
+
+
+def facts(target: targets.Target) -> dict[str, Any]:
+    """Returns what is known of a target's device."""
+    return {
+        "target": target.name,
+        "kind": target.kind,
+        "peak_flops": target.peaks,
+        "memory": target.memory,
+        "bandwidth": target.bandwidth,
+        "links": target.links,
     }
 
 
 def to_json(setting: input_programs.Setting, tokenizer: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what was compiled, with which versions, and `results`, one of each chip."""
+    """Returns what was compiled, when and with which versions, and `results`, one of each target."""
     return {
         "setting": {
             "tokens": setting.tokens,
@@ -69,32 +84,29 @@ def to_json(setting: input_programs.Setting, tokenizer: str, results: Sequence[d
             "dtype": setting.config.model.dtype,
             "step_flops": setting.step_flops,
         },
-        "versions": versions(),
-        "chips": list(results),
+        "made": made(),
+        "targets": list(results),
     }
 
 
-def slice_of(chip: targets.Chip, topology: str, config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict:
-    """Returns the facts of a slice and of the config that is compiled for it.
+def devices_of(
+    target: targets.Target, name: str, config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the facts of a target and of the config that is compiled for it.
 
     Args:
-      chip: with the slice's devices.
-      topology: its name.
+      target: with all devices.
+      name: its name on the command line.
       config: not resolved; `changes` are in it already.
       changes: the keys that a config for one device had to change.
 
     Raises:
       ValueError: if the config's mesh does not make up the devices.
     """
-    sizes = configs.mesh_sizes(config.mesh, len(chip.devices))
-    return {
-        "topology": topology,
-        "chips": len(chip.devices),
-        "kind": chip.kind,
-        "peak_flops": chip.peak,
-        "memory": chip.memory,
-        "bandwidth": chip.bandwidth,
-        "links": chip.links,
+    sizes = configs.mesh_sizes(config.mesh, len(target.devices))
+    return facts(target) | {
+        "target": name,
+        "devices": len(target.devices),
         "mesh": dict(zip(configs.MESH_AXES, sizes, strict=True)),
         "batch": config.train.batch,
         "sequence": config.train.sequence,
@@ -104,15 +116,15 @@ def slice_of(chip: targets.Chip, topology: str, config: ml_collections.ConfigDic
 
 
 def train_on(
-    chip: targets.Chip,
+    target: targets.Target,
     arms: Mapping[str, ml_collections.ConfigDict],
     tokenizer: tokenizers.Tokenizer,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Returns every arm's training step on one slice, and the verdicts on them.
+    """Returns every arm's training step on all devices of a target, and the verdicts on them.
 
     Args:
-      chip: with the slice's devices.
+      target: with all devices.
       arms: of each, by its label, the config; not resolved.
       tokenizer: of all of them.
       progress: told what is being compiled; one of them takes minutes.
@@ -122,17 +134,18 @@ def train_on(
     """
     compiled = {}
     for name, config in arms.items():
-        progress(f"compiling {name} for {len(chip.devices)} chips of {chip.name}")
-        compiled[name] = training_step.compile_step(chip, config, tokenizer)
-    rows = [{"arm": name} | one.to_json(chip) for name, one in compiled.items()]
-    return {"rows": rows, "verdicts": training_step.verdicts(compiled)}
+        progress(f"compiling {name} for {len(target.devices)} of {target.name}")
+        compiled[name] = training_step.compile_step(target, config, tokenizer)
+    rows = [
+        {"arm": name, "form": form} | one.to_json(target)
+        for name, forms in compiled.items()
+        for form, one in forms.items()
+    ]
+    return {"rows": rows, "verdicts": training_step.verdicts(target, compiled)}
 
 
-def versions() -> dict[str, str | None]:
-    """Returns the versions of JAX, of what compiles for it, and of libtpu; None: there is none."""
-    library = targets.library()
-    return {
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "libtpu": targets.library_version(library) if library else None,
-    }
+def made() -> dict[str, Any]:
+    """Returns when, from which commit and by which command this is made, and the versions of what compiles."""
+    here = rundir.environment()
+    own = {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | compilers.versions()
+    return {name: here[name] for name in ("started", "commit", "command", "python")} | {"versions": own}

@@ -1,34 +1,40 @@
-"""The TPU compiler on a machine without a TPU: where its library is, and the chips that it can compile for."""
+"""The devices to compile for, with their facts, and the forms in which each is compiled for."""
 
 import dataclasses
-import importlib.metadata
-import importlib.util
-import os
-import sys
+import functools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-from jax.experimental import topologies
 
 from kronecker import cross_compile
+from kronecker.cross_compile import compilers
 from kronecker.training import throughput
 
-# Of one chip, by what JAX calls it, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: the bytes of its
-# memory, its memory's bytes a second, and the bytes that all its links send in a second, half of the bidirectional
-# bandwidth that the pages give (400, 1,200 and 800 GB/s).  throughput.PEAK_FLOPS has the FLOPs.
-MEMORY = {"TPU v5 lite": 16 * 2**30, "TPU v5": 95 * 2**30, "TPU v6 lite": 32 * 2**30}
-BANDWIDTH = {"TPU v5 lite": 819e9, "TPU v5": 2765e9, "TPU v6 lite": 1600e9}
-LINKS = {"TPU v5 lite": 200e9, "TPU v5": 600e9, "TPU v6 lite": 400e9}
-INSTALL = "the TPU compiler, libtpu, is not installed; `make tpu` adds it (requirements-tpu.txt)"
+# Of one TPU, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: bytes of its memory, and its memory's
+# bytes a second.  A GPU's stand in its description.  throughput.PEAK_FLOPS has the FLOPs of both.
+MEMORY = {"v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+BANDWIDTH = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1600e9}
+# Bytes a second that a device sends over all its links, half of the bidirectional bandwidth that the same pages (400,
+# 1,200 and 800 GB/s) and NVIDIA's data sheets (NVLink: 600, 900, 900 and 1,800 GB/s) give.
+LINKS = {"v5e": 200e9, "v5p": 600e9, "v6e": 400e9, "a100": 300e9, "h100": 450e9, "h200": 450e9, "b200": 900e9}
+
+BFLOAT16, TF32, FLOAT32 = "bfloat16", "tf32", "float32"  # units that multiply: two types of tensor cores, CUDA cores
+# XLA's options for each form.  Without a GPU nothing is timed to choose between them: a real one takes the faster form
+# for each product, and other tiles.
+_NO_DEVICE = {"xla_gpu_enable_cub_radix_sort": False}  # CUB would ask the GPU how much memory its sort takes
+GPU_FORMS = {"Triton": _NO_DEVICE, "cuBLAS": _NO_DEVICE | {"xla_gpu_enable_triton_gemm": False}}
+TPU_FORMS = {"": {}}
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """A chip to compile for.
+class Target:
+    """Devices to compile for.
 
     Attributes:
-      name: a key of cross_compile.TOPOLOGIES.
-      devices: of the topology, one a chip; they take programs but cannot run them.
+      name: a key of LINKS.
+      devices: they take programs but cannot run them.
     """
 
     name: str
@@ -36,85 +42,83 @@ class Chip:
 
     @property
     def kind(self) -> str:
-        """Returns what JAX calls it."""
+        """Returns what JAX calls a device."""
         return self.devices[0].device_kind
 
     @property
+    def is_gpu(self) -> bool:
+        """Returns whether it is a GPU."""
+        return self.name in cross_compile.GPUS
+
+    @property
+    def platform(self) -> str:
+        """Returns what JAX calls the platform."""
+        return "gpu" if self.is_gpu else "tpu"
+
+    @property
     def peak(self) -> float:
-        """Returns its bfloat16 FLOP/s."""
-        return throughput.PEAK_FLOPS[self.kind]
+        """Returns a device's bfloat16 FLOP/s."""
+        return throughput.peak_flops(self.kind)
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """Returns a device's FLOP/s by unit: TF32 runs at half of bfloat16, a CUDA core does two a clock."""
+        if not self.is_gpu:
+            return {BFLOAT16: self.peak}
+        cores = _fact(self.name, "core_count") * _fact(self.name, "fpus_per_core")
+        clock = 1e9 * _fact(self.name, "clock_rate_ghz")
+        return {BFLOAT16: self.peak, TF32: self.peak / 2, FLOAT32: 2 * cores * clock}
 
     @property
     def bandwidth(self) -> float:
-        """Returns the bytes a second of its memory."""
-        return BANDWIDTH[self.kind]
+        """Returns the bytes a second of a device's memory."""
+        return _fact(self.name, "memory_bandwidth") if self.is_gpu else BANDWIDTH[self.name]
 
     @property
     def memory(self) -> int:
-        """Returns the bytes of its memory."""
-        return MEMORY[self.kind]
+        """Returns the bytes of a device's memory."""
+        return int(_fact(self.name, "device_memory_size")) if self.is_gpu else MEMORY[self.name]
+
+    @property
+    def cache(self) -> int:
+        """Returns the bytes of a GPU's L2 cache; 0 for a TPU."""
+        return int(_fact(self.name, "l2_cache_size")) if self.is_gpu else 0
 
     @property
     def links(self) -> float:
-        """Returns the bytes a second that it can send to other chips, over all of its links at once."""
-        return LINKS[self.kind]
+        """Returns the bytes a second that a device can send to others, over all of its links at once."""
+        return LINKS[self.name]
+
+    @property
+    def forms(self) -> Mapping[str, Mapping[str, bool]]:
+        """Returns the forms that a program is compiled in, each with the compiler's options."""
+        return GPU_FORMS if self.is_gpu else TPU_FORMS
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
-        """Returns the sharding of a program for this chip alone."""
+        """Returns the sharding of a program for one device."""
         return jax.sharding.SingleDeviceSharding(self.devices[0])
 
 
-def chip(topology: str) -> Chip:
-    """Returns the chip of a topology, with all devices; the first call in a process loads the compiler.
-
-    It sets the environment that libtpu reads, and JAX's platform to "cpu": nothing here may look for a TPU.
+def target(name: str) -> Target:
+    """Returns a target, with all devices; the first call in a process loads the compiler.
 
     Args:
-      topology: as `cross_compile.chip_of` reads it, or a chip alone, whose smallest topology it then is.
+      name: as `cross_compile.parse` reads it, or a TPU alone, whose smallest topology it then is.
 
     Raises:
-      ValueError: if this is no topology of a chip of cross_compile.TOPOLOGIES, or there is no libtpu, or it refuses.
+      ValueError: if there is no such target, or no compiler for it, or it refuses.
     """
-    topology = cross_compile.TOPOLOGIES.get(topology, topology)
-    name = cross_compile.chip_of(topology)
-    found = library()
-    if found is None:
-        raise ValueError(INSTALL)
-    # Of a machine that has none: libtpu would ask for each of these over the network, or fail.
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
-    os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-    # A lock keeps TPUs from being shared.  Compiling uses none, so several compilers may run, and beside training.
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
-    os.environ["TPU_LIBRARY_PATH"] = str(found)
-    jax.config.update("jax_platforms", "cpu")
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except jax.errors.JaxRuntimeError as error:
-        if "lockfile" in str(error):  # its own advice is to delete the lock
-            raise ValueError(
-                "another process is using libtpu and this version of it does not share; run this again when that ends"
-            ) from None
-        raise ValueError(f"the compiler knows no topology {topology}: {error}") from None
-    return Chip(name, tuple(devices))
+    name, topology = cross_compile.parse(cross_compile.TOPOLOGIES.get(name, name))
+    if name in cross_compile.GPUS:
+        return Target(name, compilers.gpus(name, topology, _description(name)))
+    return Target(name, compilers.tpus(topology))
 
 
-def library() -> Path | None:
-    """Returns the file of libtpu: the one of `make tpu`, or a package installed in this environment; None: neither.
-
-    `make tpu` keeps it outside the environment's packages, where each JAX process of a machine without a TPU would
-    load it and complain.
-    """
-    beside = Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
-    if beside.is_file():
-        return beside
-    package = importlib.util.find_spec("libtpu")
-    folders = package.submodule_search_locations if package else None
-    return next((file for folder in folders or () if (file := Path(folder) / "libtpu.so").is_file()), None)
+@functools.cache
+def _description(name: str) -> str:
+    return (Path(__file__).parent / "gpus" / f"{name}.txtpb").read_text()
 
 
-def library_version(file: Path) -> str:
-    """Returns the version of the package that holds `file`."""
-    found = importlib.metadata.distributions(name="libtpu", path=[str(file.parents[1])])
-    return next((distribution.version for distribution in found), "unknown")
+def _fact(name: str, field: str) -> float:
+    return float(re.search(rf"\b{field}: ([\d.]+)", _description(name))[1])
