@@ -5,7 +5,7 @@
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
 # make tpu      adds the TPU compiler, for scripts/compile_for.py and its tests; skipped when done
-# make gpu      adds the GPU compiler, for the same: a download of 0.9 GB, most of it cuDNN; skipped when done
+# make gpu      adds the GPU compiler, for the same: a download of 0.65 GB, most of it cuDNN; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo

@@ -67,9 +67,10 @@ How to read train.
              kernels may leave out nearly half.  done adds on a TPU the forward pass of model.remat; on a GPU it is
              counted in the program, attention's backward pass of five products included.
   compute    done at the peaks.
-  memory     on a TPU the compiler's bytes at the memory's bandwidth; in a program with loops, whose bodies it counts
-             once, only what every step must: read the arguments and write the outputs.  On a GPU the bytes as above,
-             loops counted: an estimate, as kernels may find in the cache what the one before has left.
+  uncached   on a GPU the bytes as above, loops counted, at the memory's bandwidth: an estimate, and no bound, as
+             kernels find in the cache much of what the ones before have left.
+  memory     on a TPU the compiler's bytes at the memory's bandwidth; on a GPU, and on a TPU where there are loops,
+             whose bodies it counts once, only what every step must: read the arguments and write the outputs.
   links      sent at what all links of a device can send at once: no step is faster, and a mesh that leaves links idle
              is slower.
   bound      the longest of the three, as if they were hidden behind each other; MFU is model over peak at that time.
@@ -87,6 +88,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from kronecker import cli, config, cross_compile
+from kronecker.cross_compile import compilers
 
 _TARGET = flags.DEFINE_list(
     "target", None, "What to compile for: a100, b200, h100, h200, v5e, v5p, v6e; for train also h100:8, v5e:16x16, ..."
@@ -184,6 +186,7 @@ def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _asked(example: str) -> list[str]:
     if _TARGET.value is None:
         raise ValueError(f"--target is missing; for example --target={example}")
+    compilers.reveal_cuda()  # before anything imports JAX
     return _TARGET.value
 
 

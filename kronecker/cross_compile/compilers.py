@@ -1,7 +1,8 @@
 """The compilers of devices that are not there: where they are, their versions, and how JAX is brought to use them.
 
 `make tpu` and `make gpu` keep them beside the environment's packages: among these, each JAX process of a machine
-without such a device would load them and complain.
+without such a device would load them and complain.  Nothing here imports JAX before it is needed: JAX notes when it is
+imported which cuDNN there is.
 """
 
 import importlib.metadata
@@ -9,9 +10,10 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-from jax.experimental import topologies
+if TYPE_CHECKING:
+    import jax
 
 PLUGIN = "xla_cuda13"  # the module of JAX's namespace package jax_plugins
 NO_LIBTPU = "the TPU compiler, libtpu, is not installed; `make tpu` adds it (requirements-tpu.txt)"
@@ -37,6 +39,14 @@ def cuda() -> Path | None:
     return next((folder for folder in (beside, *own) if (folder / "jax_plugins" / PLUGIN).is_dir()), None)
 
 
+def reveal_cuda() -> None:
+    """Lets JAX find the CUDA plugin, if there is one; before JAX is imported it lets it find cuDNN too."""
+    found = cuda()
+    if found and str(found) not in sys.path:
+        sys.path.append(str(found))
+        importlib.invalidate_caches()
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of the compilers that are there, by package."""
     file = libtpu()
@@ -44,7 +54,7 @@ def versions() -> dict[str, str]:
     return {name: _version(name, folder) for name, folder in places.items() if folder}
 
 
-def tpus(topology: str) -> tuple[jax.Device, ...]:
+def tpus(topology: str) -> "tuple[jax.Device, ...]":
     """Returns the devices of a TPU's topology; the first call in a process loads the compiler.
 
     It sets the environment that libtpu reads, and JAX's platform to "cpu": nothing here may look for a TPU.
@@ -58,6 +68,10 @@ def tpus(topology: str) -> tuple[jax.Device, ...]:
     found = libtpu()
     if found is None:
         raise ValueError(NO_LIBTPU)
+
+    import jax
+    from jax.experimental import topologies
+
     # Of a machine that has none: libtpu would ask for each of these over the network, or fail.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
@@ -76,7 +90,7 @@ def tpus(topology: str) -> tuple[jax.Device, ...]:
         raise ValueError(f"the compiler knows no topology {topology}: {error}") from None
 
 
-def gpus(name: str, topology: str, description: str) -> tuple[jax.Device, ...]:
+def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]":
     """Returns GPUs to compile for; the first call in a process loads the compiler.  It sets JAX's platform to "cpu".
 
     Args:
@@ -87,12 +101,13 @@ def gpus(name: str, topology: str, description: str) -> tuple[jax.Device, ...]:
     Raises:
       ValueError: if there is no CUDA plugin, or it refuses.
     """
-    found = cuda()
-    if found is None:
+    if cuda() is None:
         raise ValueError(NO_PLUGIN)
-    if str(found) not in sys.path:
-        sys.path.append(str(found))
-        importlib.invalidate_caches()
+    reveal_cuda()
+
+    import jax
+    from jax.experimental import topologies
+
     jax.config.update("jax_platforms", "cpu")
 
     def devices():

@@ -155,6 +155,10 @@ def _parts(
     """
     parts, whole = 0.0, False
     for one in users:
+        if fused and one.operation in _ELEMENTWISE and not one.root and name in one.operands:
+            more, all_of_it = _parts(computation, one.name, computation.instructions.values(), fused)
+            parts, whole = parts + more, whole or all_of_it
+            continue
         for position in [i for i, operand in enumerate(one.operands) if operand == name]:
             if one.operation in _SLICES and position == 0:
                 parts += _elements(one.type)
@@ -162,9 +166,6 @@ def _parts(
                 pass  # written in place
             elif one.operation == "scatter" and position < len(one.operands) // 2:
                 parts += _elements(computation.instructions[one.operands[-1]].type)  # read, to be added to
-            elif fused and one.operation in _ELEMENTWISE and not one.root:
-                more, all_of_it = _parts(computation, one.name, computation.instructions.values(), fused)
-                parts, whole = parts + more, whole or all_of_it
             else:
                 whole = True
     return parts, whole

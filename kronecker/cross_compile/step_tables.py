@@ -79,9 +79,11 @@ def _exchanges(rows: Sequence[Mapping[str, Any]]) -> table.Table:
 
 def _bounds(rows: Sequence[Mapping[str, Any]]) -> table.Table:
     parts = ("compute", "memory", "links")
+    gpu = any(row["form"] for row in rows)
     headers = (
         "model\nTFLOP",
         "done\nTFLOP",
+        *(["uncached\nms"] if gpu else []),
         *(f"{part}\nms" for part in parts),
         "bound\nms",
         "by",
@@ -94,6 +96,7 @@ def _bounds(rows: Sequence[Mapping[str, Any]]) -> table.Table:
             _name(row),
             f"{row['model_flops'] / 1e12:,.3g}",
             f"{sum(row['flops'].values()) / 1e12:,.3g}",
+            *([f"{1e3 * row['uncached_seconds']:,.2f}"] if gpu else []),
             *(f"{1e3 * row['seconds'][part]:,.2f}" for part in parts),
             f"{1e3 * row['bound_seconds']:,.2f}",
             row["by"],

@@ -59,12 +59,12 @@ class Step:
     def seconds(self, target: targets.Target) -> dict[str, float]:
         """Returns the least time of a step for each of three things alone, the links all busy at once.
 
-        "compute" is `flops` at the peaks; "memory" the bytes at the memory's bandwidth or, where the TPU's compiler
-        counts and there are loops, only what every step must: read its arguments and write its results; "links" what a
-        device sends, at the bandwidth of all its links.
+        "compute" is `flops` at the peaks; "memory" the bytes at the memory's bandwidth as a TPU's compiler counts them
+        or, on a GPU and where there are loops, only what every step must: read its arguments and write its results;
+        "links" what a device sends, at the bandwidth of all its links.
         """
         least = self.memory.arguments + self.memory.outputs
-        partial = self.operations["while"] and not target.is_gpu
+        partial = target.is_gpu or self.operations["while"]
         return {
             "compute": program.compute_seconds(self.flops, target),
             "memory": (least if partial else self.bytes_accessed) / target.bandwidth,
@@ -88,6 +88,8 @@ class Step:
             "model_flops": self.model_flops,
             "flops": self.flops,
             "seconds": seconds,
+            # of a GPU, where bytes_accessed is whole: if no kernel found in the cache what one before it has left
+            "uncached_seconds": self.bytes_accessed / target.bandwidth if target.is_gpu else None,
             "bound_seconds": seconds[by],
             "by": by,
             "mfu_bound": self.model_flops / target.peak / seconds[by],
