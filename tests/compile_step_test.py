@@ -224,7 +224,10 @@ FOR_GPUS = (
 
 @pytest.fixture(scope="module")
 def on_h100(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess, dict[str, Any]]:
-    return compiled(tmp_path_factory.mktemp("gpu"), *FOR_GPUS, "--target=h100")
+    file = tmp_path_factory.mktemp("gpu") / "compiled.json"
+    done = run(*FOR_GPUS, "--target=h100", f"--json={file}")
+    assert done.stderr == ""
+    return done, json.loads(file.read_text())["targets"][0]
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +250,21 @@ def test_on_a_gpu_attention_is_one_cudnn_call_a_layer_forward_and_one_backward(o
 
 @NEEDS_GPU
 @pytest.mark.slow
-def test_a_kronecker_step_takes_no_more_of_a_gpus_memory_than_a_tables(on_h100):
-    rows = {(row["arm"], row["form"]): row["memory"] for row in on_h100[1]["rows"]}
+def test_a_kronecker_step_takes_less_of_a_gpus_memory_than_a_tables(on_h100):
+    done, found = on_h100
+    rows = {(row["arm"], row["form"]): row["memory"] for row in found["rows"]}
     assert max(memory["total"] for memory in rows.values()) < 80e9
-    for form in ("Triton", "cuBLAS"):
+    # What a compiler lays out differs by more than the product takes: jax 0.10.2 gives Kronecker's step with Triton's
+    # products 30 MB of temporaries above the table's, whatever computes the product, and jax 0.11.2 38 MB below.
+    above = {"Triton": 40e6, "cuBLAS": 20e6}
+    for form, most in above.items():
         kronecker, table = rows["kronecker", form], rows["table_untied", form]
-        assert kronecker["temporaries"] <= table["temporaries"] + 20e6
+        assert kronecker["temporaries"] <= table["temporaries"] + most
+        assert kronecker["total"] < table["total"]
         assert table["arguments"] - kronecker["arguments"] == pytest.approx(3 * 4 * (50304 - 4096) * 768, rel=0.01)
-    assert [verdict["met"] for verdict in on_h100[1]["verdicts"]] == 8 * [True]
+    missed = [verdict["what"] for verdict in found["verdicts"] if not verdict["met"]]
+    assert all("has temporaries of" in what and what.endswith("Triton") for what in missed)
+    assert done.returncode == bool(missed)
 
 
 @NEEDS_GPU
@@ -269,15 +279,24 @@ def test_on_eight_gpus_a_kronecker_step_sends_no_more_than_a_tables(on_8_h100):
         assert kronecker["unknown_loops"] == table["unknown_loops"] == []
 
 
+ON_A_SMALL_GPU = """
+import runpy, sys
+from kronecker.cross_compile import targets
+targets.Target.memory = 50_000_000
+runpy.run_path("scripts/compile_for.py", run_name="__main__")
+"""
+
+
 @NEEDS_GPU
-@pytest.mark.slow
 def test_what_does_not_fit_a_gpu_is_exit_1_with_what_to_set():
-    flags = f"--config={GPT2}:size=nano", "--config.train.batch=2048", "--config.train.accumulate=1"
-    done = run(*flags, "--config.model.layers=1", "--target=h100")
-    assert done.returncode == 1
+    flags = "train", f"--config={GPT2}:size=nano", "--config.model.layers=1", "--target=h100"
+    done = subprocess.run([sys.executable, "-c", ON_A_SMALL_GPU, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
     lines = done.stdout.splitlines()
-    assert any(re.match(r"kronecker, Triton: it takes [\d,]+ MB of a device's 84,943 MB ", line) for line in lines)
-    assert lines[-1].startswith("not met  kronecker fits, cuBLAS; take less with --config.train.accumulate=2")
+    assert any(
+        re.match(r"kronecker, Triton: it takes [\d,]+ MB of a device's 50 MB \(arguments ", line) for line in lines
+    )
+    assert re.match("not met  kronecker fits, cuBLAS; take less with --config.train.", lines[-1])
 
 
 def test_memory_is_what_has_to_be_there_at_once():
