@@ -288,6 +288,7 @@ runpy.run_path("scripts/compile_for.py", run_name="__main__")
 
 
 @NEEDS_GPU
+@pytest.mark.slow
 def test_what_does_not_fit_a_gpu_is_exit_1_with_what_to_set():
     flags = "train", f"--config={GPT2}:size=nano", "--config.model.layers=1", "--target=h100"
     done = subprocess.run([sys.executable, "-c", ON_A_SMALL_GPU, *flags], cwd=ROOT, capture_output=True, text=True)
