@@ -69,8 +69,11 @@ def get_config() -> ml_collections.ConfigDict:
     # all tokens that are part of a character become one
     embedding.byte_source = "raw"
     embedding.norm = "z"  # z: the paper's z-norm | length: the unit-norm code, no z-norm
-    # auto | cached | onthefly | bag | onehot | induced: how the product is computed; same numbers, other costs
+    # auto | cached | onthefly | bag | gather | onehot | induced: how the product is computed; same numbers, other costs
     embedding.implementation = "auto"
+    # how implementation=gather sums the projection's gradient: auto | scatter (atomic adds on a GPU) | onehot (products
+    # with one-hot symbols; equal inputs give equal bits)
+    embedding.gather_gradient = "auto"
     embedding.cache_limit_mb = 1024.0  # the most memory a device may give to the codes of implementation=cached
     # of the table, of the product U Q or of the projection; 0: derived, .02 for the tables, the paper's 1/sqrt(D) for a
     # projection
@@ -96,6 +99,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.eps = 1e-8
     train.weight_decay = 0.1  # on matrices alone: linear kernels, tables, projection, head
     train.clip = 1.0  # global gradient norm; 0: no clipping
+    # equal inputs give equal bits on a GPU too, where sums have no fixed order otherwise; slower there, and for one GPU
+    train.deterministic = False
 
     c.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every = 100  # steps; also before step 0 and after the last; 0: only after the last

@@ -34,9 +34,11 @@ class Bag(struct.PyTreeNode):
       rows: D.
       symbol_stride: see `symbols`.
       slot_stride: see `symbols`.
-      implementation: how `product` computes; set by `implementations.prepare`, which also adds what the two below hold.
       codes: (V, D), the codes themselves; for "cached" alone.
       order: int32 (V,), all ids, longest first; for the induced table.
+      implementation: how `product` computes.  `implementations.prepare` sets it, and `codes`, `order` and all below.
+      gather_gradient: how "gather" sums into W: "scatter" or "onehot".
+      platform: where it will run: "cpu", "gpu" or "tpu".
       buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products.
     """
 
@@ -50,6 +52,8 @@ class Bag(struct.PyTreeNode):
     symbol_stride: int = struct.field(pytree_node=False, default=1)
     slot_stride: int = struct.field(pytree_node=False, default=0)
     implementation: str = struct.field(pytree_node=False, default="bag")
+    gather_gradient: str = struct.field(pytree_node=False, default="scatter")
+    platform: str = struct.field(pytree_node=False, default="cpu")
     buckets: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
 
     @property

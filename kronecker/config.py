@@ -22,7 +22,8 @@ ALLOWED = {
     "embedding.truncation": codec.TRUNCATIONS,
     "embedding.byte_source": codec.BYTE_SOURCES,
     # implementations.IMPLEMENTATIONS, which is not imported: a refused flag need not wait for JAX
-    "embedding.implementation": ("auto", "cached", "onthefly", "bag", "onehot", "induced"),
+    "embedding.implementation": ("auto", "cached", "onthefly", "bag", "gather", "onehot", "induced"),
+    "embedding.gather_gradient": ("auto", "scatter", "onehot"),  # likewise
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn", "splash"),
@@ -284,6 +285,8 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"model.heads is {m.heads}, which does not divide model.d_model {m.d_model}; choose a divisor"
     if t.sequence > m.context:
         yield f"train.sequence is {t.sequence}, longer than model.context {m.context}; shorten it or raise that"
+    if t.deterministic and c.embedding.gather_gradient == "scatter":
+        yield "embedding.gather_gradient is scatter, which train.deterministic does not allow; set it to auto or onehot"
     if t.accumulate > 0 and t.batch % t.accumulate:
         yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}"
     if m.tie_head and c.embedding.kind not in TIEABLE:

@@ -1,12 +1,13 @@
-"""The exact product of a code and its projection, without the code: one public function, five ways to compute it.
+"""The exact product of a code and its projection, without the code: one public function, six ways to compute it.
 
     cached      the paper's: looks the batch up in the (V, D) codes, precomputed, and multiplies by W
     onthefly    the paper's dynamic variant: writes the codes of a batch out in full and multiplies
     bag         merges the duplicates of a batch and sums the rows of W that each id has on
+    gather      sums the rows of W that each token has on, duplicates or not: one kernel on a GPU
     onehot      multiplies one-hot symbols on matrix units; a TPU's compiler fuses them, they are never in memory
     induced     embeds the whole vocabulary, E = K W, then looks the batch up in it
 
-All five give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
+All six give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
 
 Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width, w a
 device's part of it.
@@ -26,7 +27,10 @@ from kronecker import kernels, sharding
 AUTO = "auto"
 BUCKET_ROWS = 512
 WIDTH_AXIS = sharding.RULES["width"]  # of the mesh
-IMPLEMENTATIONS = ("cached", "onthefly", "bag", "onehot", "induced")
+IMPLEMENTATIONS = ("cached", "onthefly", "bag", "gather", "onehot", "induced")
+GATHER_GRADIENTS = ("scatter", "onehot")
+# An estimate for an H100, not measured: with the update 0.2 to 0.4 ms for 16,384 tokens, by one-hot products 0.35 ms.
+FASTEST_GATHER_GRADIENT = "scatter"
 
 
 def product(
@@ -44,7 +48,8 @@ def product(
       projection_Dd: W, shape (bag.rows, d).
       bag: the arm's cells and weights, prepared for its implementation.
       ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
-      dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds.
+      dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds, and
+        so does "gather", unless its gradient is by one-hot products.
       mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and one sum of the
         gradients of W is all that the devices exchange.  Where it splits W's width too, they either gather W before, or
         each embeds the tokens of all in its columns of W, as they do with a table, and they swap parts of embeddings:
@@ -94,9 +99,9 @@ def choose(platform: str, tokens: int, vocab: int) -> str:
     """
     if platform == "cpu":  # results/benchmark/encoder-cpu.json: the two are even at about 1.5 V
         return "bag" if tokens < 2 * vocab else "induced"
-    # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" is bound by as much time on v5e and by more on v6e.
-    # A GPU gets the same because one-hot products need no scatter, which XLA is slow at there; that is not measured.
-    return "onehot"
+    if platform == "gpu":  # compiled, not measured: one fused kernel, while a GPU stores the one-hot of "onehot"
+        return "gather"
+    return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" takes v5e as long and v6e longer
 
 
 def prepare(
@@ -106,6 +111,7 @@ def prepare(
     limit_mb: float = 1024,
     platform: str = "cpu",
     induced_head: bool = False,
+    gather_gradient: str = AUTO,
 ) -> bags.Bag:
     """Returns `bag` with what `implementation` needs.
 
@@ -114,14 +120,18 @@ def prepare(
       implementation: one of IMPLEMENTATIONS; what `choose` returns, where "auto" is meant.
       dtype: of the codes that "cached" keeps.
       limit_mb: the most that they may take, in units of 10^6 bytes.
-      platform: where it will run; off the CPU "induced" makes its table by one-hot products.
+      platform: where it will run: "cpu", "gpu" or "tpu".
       induced_head: whether `induced_table` will be wanted too.
+      gather_gradient: one of GATHER_GRADIENTS, or "auto": the fastest one.
 
     Raises:
-      ValueError: if there is no such implementation, or the codes would take more than `limit_mb`.
+      ValueError: if there is no such implementation or gradient, or the codes would take more than `limit_mb`.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"embedding.implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
+    if gather_gradient not in (AUTO, *GATHER_GRADIENTS):
+        allowed = ", ".join((AUTO, *GATHER_GRADIENTS))
+        raise ValueError(f"embedding.gather_gradient is {gather_gradient!r}; allowed: {allowed}")
     codes = order = None
     buckets = ()
     if implementation == "cached":
@@ -135,8 +145,29 @@ def prepare(
         codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
     if implementation == "induced" or induced_head:
         order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
-        buckets = () if platform == "cpu" else _buckets(bag)
-    return bag.replace(implementation=implementation, codes=codes, order=order, buckets=buckets)
+        buckets = _buckets(bag) if platform == "tpu" else ()
+    return bag.replace(
+        implementation=implementation,
+        gather_gradient=FASTEST_GATHER_GRADIENT if gather_gradient == AUTO else gather_gradient,
+        platform=platform,
+        codes=codes,
+        order=order,
+        buckets=buckets,
+    )
+
+
+def describe(bag: bags.Bag) -> str:
+    """Returns how a prepared bag's product is computed, in words."""
+    if bag.implementation == "gather":
+        return f"gather, gradient by {bag.gather_gradient}"
+    return bag.implementation
+
+
+def rounds(bag: bags.Bag) -> tuple[bool, bool]:
+    """Returns whether bfloat16 operands round the product of a prepared bag, and whether they round its gradient."""
+    multiplies = bag.implementation in ("cached", "onthefly", "onehot") or bool(bag.buckets)
+    uses_gather = bag.implementation == "gather" or (bag.platform == "gpu" and bag.order is not None)
+    return multiplies, multiplies or (uses_gather and bag.gather_gradient == "onehot")
 
 
 def _by_columns(projection_Dd: jax.Array, ids: jax.Array, mesh: Mesh) -> bool:
@@ -176,6 +207,10 @@ def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtyp
     return kernels.sum_merged(weights_Dd, bag, kernels.merge(bag, ids_N))
 
 
+def _gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.gather(weights_Dd, bag, ids_N, dtype)
+
+
 def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return kernels.one_hot(weights_Dd, bag, ids_N, dtype, bag.slots)
 
@@ -184,11 +219,20 @@ def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.
     return _sorted_table(weights_Dd, bag, dtype).at[_rank(bag)[ids_N]].get(mode="promise_in_bounds")
 
 
-_EMBED = {"cached": _cached, "onthefly": _onthefly, "bag": _bag, "onehot": _onehot, "induced": _induced}
+_EMBED = {
+    "cached": _cached,
+    "onthefly": _onthefly,
+    "bag": _bag,
+    "gather": _gather,
+    "onehot": _onehot,
+    "induced": _induced,
+}
 
 
 def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
     order_V = jnp.asarray(bag.order)
+    if bag.platform == "gpu":
+        return kernels.gather(weights_Dd, bag, order_V, dtype)
     if not bag.buckets:
         return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
     ends = np.cumsum([count for count, _ in bag.buckets])

@@ -1,6 +1,7 @@
 """The kernels under the product: embeddings of given ids from a projection and a bag.
 
-`sum_rows` gathers the rows that are on, `one_hot` multiplies on matrix units, `codes` writes the code out in full.
+`sum_rows` sums the rows that are on tile by tile, `gather` all at once, `one_hot` multiplies on matrix units, `codes`
+writes the code out in full.
 Each applies scale and shift itself, so each is exact alone; `implementations.py` decides which ids they see.
 
 Shapes: N tokens, M distinct ids, K slots, D rows of the projection W, d model width, S ids of a tile.
@@ -16,6 +17,8 @@ from flax import struct
 from kronecker import bag as bags
 
 TILE = 64  # ids summed, and tokens collected, at a time: their rows stay in a core's cache
+# The part of a one-hot that is in memory at a time where it is: these tokens times D / HOT_PARTS.
+HOT_TOKENS, HOT_PARTS = 16_384, 4
 
 
 @jax.custom_vjp
@@ -198,63 +201,161 @@ def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax
     )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns the embeddings (N, d) of `ids_N`, each a sum over the rows that its slots name, in the weights' dtype.
+
+    A GPU's compiler makes one kernel of it, which stores no row.  A slot that is not in use reads nothing.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: scale, shift and cells; its `gather_gradient` says how the backward pass sums into W.
+      ids_N: token ids.
+      dtype: of the operands of the backward pass, where that multiplies.
+    """
+    lengths_N = _lengths(bag, ids_N)
+    rows_NKd = weights_Dd.at[bag.cells(ids_N, lengths_N)].get(mode="fill", fill_value=0)
+    return _weighted(rows_NKd.sum(axis=1), weights_Dd, bag, lengths_N)
+
+
+def _gather_forward(weights_Dd, bag, ids_N, dtype):
+    return gather(weights_Dd, bag, ids_N, dtype), (bag, ids_N)
+
+
+def _gather_backward(dtype, saved, grad_Nd):
+    bag, ids_N = saved
+    if bag.gather_gradient == "onehot":
+        return _sum_by_one_hot(bag, ids_N, grad_Nd, dtype, bag.slots), None, None
+    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
+    cells_NK = bag.cells(ids_N, _lengths(bag, ids_N))
+    rows_NKd = jnp.broadcast_to(scaled_Nd[:, None], (*cells_NK.shape, grad_Nd.shape[1]))
+    grad_Dd = jnp.zeros((bag.rows, grad_Nd.shape[1]), grad_Nd.dtype).at[cells_NK].add(rows_NKd, mode="drop")
+    return grad_Dd + shifted_d, None, None
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
     """Returns the embeddings (N, d) of `ids_N` as one product with one-hot symbols, in the weights' dtype.
 
     The symbol's axis stands before the slot's and the comparison is in float32: so a TPU's compiler makes the one-hot
-    inside the product, in the forward and in the backward pass, and none is ever in memory.
+    inside the product, in the forward and in the backward pass, and none is ever in memory.  A GPU's compiler stores
+    the forward pass's, N times D values of one or two bytes.
 
     Args:
       weights_Dd: W, float32 or float64.
       bag: whose rows are symbol * K + slot, or the symbols themselves.
       ids_N: token ids.
-      dtype: bfloat16 lets a matrix unit round W and the gradient to bfloat16, sums being float32; float32 costs it
-        about three passes.
+      dtype: bfloat16 rounds W and the gradient to bfloat16, sums being float32; float32 takes a matrix unit three
+        passes on a TPU and six on a GPU.
       slots: no id has more in use.
     """
     hot, axes, shape = _hot_operand(bag, ids_N, slots)
     weights = weights_Dd.reshape(*shape, -1)[:, :slots] if axes == "vk" else weights_Dd
-    summed_Nd = jnp.einsum(f"n{axes},{axes}d->nd", hot.astype(weights.dtype), weights, precision=_precision(dtype))
-    scale, shift = _weights_by_length(bag, weights.dtype)
-    lengths_N = jnp.asarray(bag.lengths)[ids_N]
-    out_Nd = scale[lengths_N][:, None] * summed_Nd
-    return out_Nd if shift is None else out_Nd + shift[lengths_N][:, None] * weights_Dd.sum(axis=0)
+    summed_Nd = _hot_product(f"n{axes},{axes}d->nd", hot, weights, bag.platform, dtype)
+    return _weighted(summed_Nd, weights_Dd, bag, _lengths(bag, ids_N))
 
 
 def _one_hot_forward(weights_Dd, bag, ids_N, dtype, slots):
     return one_hot(weights_Dd, bag, ids_N, dtype, slots), (bag, ids_N)
 
 
-# Written out so that the backward pass makes its one-hot anew instead of keeping the forward pass's.
 def _one_hot_backward(dtype, slots, saved, grad_Nd):
     bag, ids_N = saved
-    hot, axes, shape = _hot_operand(bag, ids_N, slots)
-    scale, shift = _weights_by_length(bag, grad_Nd.dtype)
-    lengths_N = jnp.asarray(bag.lengths)[ids_N]
-    scaled_Nd = scale[lengths_N][:, None] * grad_Nd
-    grad = jnp.einsum(f"n{axes},nd->{axes}d", hot.astype(grad_Nd.dtype), scaled_Nd, precision=_precision(dtype))
-    if axes == "vk":
-        grad = jnp.pad(grad, ((0, 0), (0, shape[1] - slots), (0, 0)))
-    grad_Dd = grad.reshape(bag.rows, -1)
-    if shift is not None:
-        grad_Dd += (shift[lengths_N][:, None] * grad_Nd).sum(axis=0)
-    return grad_Dd, None, None
+    return _sum_by_one_hot(bag, ids_N, grad_Nd, dtype, slots), None, None
 
 
 one_hot.defvjp(_one_hot_forward, _one_hot_backward)
 
 
-def _hot_operand(bag: bags.Bag, ids_N: jax.Array, slots: int) -> tuple[jax.Array, str, tuple[int, ...]]:
-    """Returns the 0/1 operand, the einsum letters of its axes after n, and W's shape without d."""
-    used_NK = jnp.arange(slots) < jnp.asarray(bag.lengths)[ids_N][:, None]
+def _sum_by_one_hot(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
+    """Returns the gradient (D, d) of W from that of the embeddings, by products with one-hot symbols.
+
+    Each sum has a fixed order, so equal inputs give equal bits.  The one-hot is made anew and not kept from the forward
+    pass.  Off a TPU it is in memory, so it is made for some tokens and some rows at a time.
+    """
+    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
+    if bag.platform == "tpu":
+        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, parts=1)
+    elif len(ids_N) <= HOT_TOKENS:
+        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, HOT_PARTS)
+    else:
+        padding = -len(ids_N) % HOT_TOKENS  # adds zeros to the rows of id 0
+        ids_CN = jnp.pad(ids_N, (0, padding)).reshape(-1, HOT_TOKENS)
+        scaled_CNd = jnp.pad(scaled_Nd, ((0, padding), (0, 0))).reshape(*ids_CN.shape, -1)
+
+        def add_tokens(sum_Dd, tokens):
+            return sum_Dd + _sum_tokens(bag, *tokens, dtype, slots, HOT_PARTS), None
+
+        zeros_Dd = jnp.zeros((bag.rows, grad_Nd.shape[1]), grad_Nd.dtype)
+        grad_Dd, _ = jax.lax.scan(add_tokens, zeros_Dd, (ids_CN, scaled_CNd))
+    return grad_Dd + shifted_d
+
+
+def _sum_tokens(
+    bag: bags.Bag, ids_N: jax.Array, scaled_Nd: jax.Array, dtype: jnp.dtype, slots: int, parts: int
+) -> jax.Array:
+    """Returns the sum (D, d) over tokens of their scaled gradients, `parts` ranges of rows one after another."""
+    sums = []
+    for part in range(parts):
+        if parts > 1:  # not before the last part's product is done, and not the forward pass's one-hot
+            ids_N, *sums = jax.lax.optimization_barrier((ids_N, *sums))
+        hot, axes, shape = _hot_operand(bag, ids_N, slots, part, parts)
+        sum_ = _hot_product(f"n{axes},nd->{axes}d", hot, scaled_Nd, bag.platform, dtype)
+        if axes == "vk":
+            sum_ = jnp.pad(sum_, ((0, 0), (0, shape[1] - slots), (0, 0)))
+        sums.append(sum_.reshape(-1, scaled_Nd.shape[1]))
+    return jnp.concatenate(sums)
+
+
+def _hot_operand(
+    bag: bags.Bag, ids_N: jax.Array, slots: int, part: int = 0, parts: int = 1
+) -> tuple[jax.Array, str, tuple[int, ...]]:
+    """Returns the 0/1 operand, the einsum letters of its axes after n, and W's shape without d.
+
+    Of `parts` ranges of symbols, the operand holds the range number `part`.
+    """
+    used_NK = jnp.arange(slots) < _lengths(bag, ids_N)[:, None]
     symbols_NK = jnp.where(used_NK, jnp.asarray(bag.symbols)[ids_N][:, :slots].astype(jnp.float32), -1.0)
-    if (bag.symbol_stride, bag.slot_stride) == (bag.slots, 1):
-        radix = bag.rows // bag.slots
-        return symbols_NK[:, None, :] == jnp.arange(radix, dtype=jnp.float32)[:, None], "vk", (radix, bag.slots)
-    rows_D = jnp.arange(bag.rows, dtype=jnp.float32)
-    counts_ND = sum((symbols_NK[:, slot, None] == rows_D).astype(jnp.float32) for slot in range(slots))
-    return counts_ND, "v", (bag.rows,)
+    grid = (bag.symbol_stride, bag.slot_stride) == (bag.slots, 1)
+    radix = bag.rows // bag.slots if grid else bag.rows
+    symbols = jnp.arange(radix * part // parts, radix * (part + 1) // parts, dtype=jnp.float32)
+    if grid:
+        return symbols_NK[:, None, :] == symbols[:, None], "vk", (radix, bag.slots)
+    counts_NV = sum((symbols_NK[:, slot, None] == symbols).astype(jnp.float32) for slot in range(slots))
+    return counts_NV, "v", (bag.rows,)
+
+
+def _hot_product(subscripts: str, hot: jax.Array, other: jax.Array, platform: str, dtype: jnp.dtype) -> jax.Array:
+    if dtype == jnp.bfloat16 and platform != "tpu":
+        # A TPU rounds float32 operands by itself.  A GPU would multiply them as TF32: twice the bytes, half the speed.
+        hot, rounded = hot.astype(dtype), other.astype(dtype)
+        return jnp.einsum(subscripts, hot, rounded, preferred_element_type=other.dtype)
+    precision = _precision(dtype)
+    if platform == "gpu" and dtype == jnp.float32:
+        precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6  # HIGHEST leaves a GPU's matrix units idle
+    return jnp.einsum(subscripts, hot.astype(other.dtype), other, precision=precision)
+
+
+def _weighted(summed_Nd: jax.Array, weights_Dd: jax.Array, bag: bags.Bag, lengths_N: jax.Array) -> jax.Array:
+    """Returns the embeddings of ids whose rows sum to `summed_Nd`."""
+    scale, shift = _weights_by_length(bag, weights_Dd.dtype)
+    out_Nd = scale[lengths_N][:, None] * summed_Nd
+    return out_Nd if shift is None else out_Nd + shift[lengths_N][:, None] * weights_Dd.sum(axis=0)
+
+
+def _scaled(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array) -> tuple[jax.Array, jax.Array | float]:
+    """Returns the gradient of each id's sum of rows, and what the shift adds to the gradient of every row."""
+    scale, shift = _weights_by_length(bag, grad_Nd.dtype)
+    lengths_N = _lengths(bag, ids_N)
+    shifted_d = 0.0 if shift is None else (shift[lengths_N][:, None] * grad_Nd).sum(axis=0)
+    return scale[lengths_N][:, None] * grad_Nd, shifted_d
+
+
+def _lengths(bag: bags.Bag, ids_N: jax.Array) -> jax.Array:
+    return jnp.asarray(bag.lengths)[ids_N]
 
 
 def _precision(dtype: jnp.dtype) -> jax.lax.Precision:

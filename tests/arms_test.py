@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from configs import arms, base, gpt2
-from kronecker import accounting, build, codec, config, head, rivals, selfcheck, tokenizers
+from kronecker import accounting, build, codec, config, head, implementations, rivals, selfcheck, tokenizers
 from kronecker import bag as bags
 
 GPT2_BYTES = tokenizers.load("gpt2").token_bytes
@@ -106,11 +106,23 @@ def test_hashed_grams_are_those_of_the_marked_bytes(words: codec.ByteTable):
         assert not kept or len(grams) == 3 * len(kept) + 1
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"implementation": "bag"},
+        {"implementation": "gather", "gather_gradient": "scatter", "platform": "gpu"},
+        {"implementation": "gather", "gather_gradient": "onehot", "platform": "gpu"},
+        {"implementation": "onehot", "platform": "tpu"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("arm", BAG_ARMS)
-def test_every_bag_arm_passes_the_check_before_training(arm: str):
+def test_every_bag_arm_passes_the_check_before_training(arm: str, how: dict[str, str]):
     c = resolved(arm, GPT2_BYTES)
     built = build.build(c, GPT2_BYTES)
-    selfcheck.check_product(built.bag, built.codes, c.embedding, "float32")
+    bag = implementations.prepare(built.bag, **how)
+    for dtype in ("float32", "bfloat16"):
+        selfcheck.check_product(bag, built.codes, c.embedding, dtype)
 
 
 @pytest.mark.parametrize("arm", arms.ARMS)
@@ -165,7 +177,7 @@ def test_all_arms_of_a_seed_start_from_one_body():
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize("implementation", ["bag", "induced", "onehot"])
+@pytest.mark.parametrize("implementation", ["bag", "gather", "induced", "onehot"])
 def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementation: str):
     small = {"model__layers": 1, "embedding__pos_dim": 8}
     c = resolved("kronecker_tied", WORDS, embedding__implementation=implementation, **small)

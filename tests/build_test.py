@@ -1,12 +1,14 @@
 """From a config to an arm: which bytes, which cut, which implementation."""
 
+import dataclasses
+
 import jax
 import ml_collections
 import numpy as np
 import pytest
 
 from configs import base
-from kronecker import build, codec, config
+from kronecker import build, codec, config, implementations, sharding
 
 TOKENS = [bytes([value]) for value in range(256)] + [b"a token of more than eight bytes", "日本語".encode()]
 
@@ -25,9 +27,29 @@ def test_auto_on_a_cpu_induces_the_table_from_two_vocabularies_of_tokens_on(sequ
     assert build.build(c, TOKENS).bag.implementation == name
 
 
-@pytest.mark.parametrize("name", ["cached", "onthefly", "onehot", "induced"])
+@pytest.mark.parametrize("name", ["cached", "onthefly", "gather", "onehot", "induced"])
 def test_an_implementation_can_be_asked_for(name: str):
     assert build.build(resolved(implementation=name), TOKENS).bag.implementation == name
+
+
+@pytest.mark.parametrize("gradient", ["scatter", "onehot"])
+def test_the_gradient_of_gather_can_be_asked_for(gradient: str):
+    bag = build.build(resolved(implementation="gather", gather_gradient=gradient), TOKENS).bag
+    assert bag.gather_gradient == gradient
+    assert implementations.describe(bag) == f"gather, gradient by {gradient}"
+
+
+@pytest.mark.parametrize(("platform", "name"), [("gpu", "gather"), ("tpu", "onehot")])
+def test_auto_has_a_choice_of_its_own_for_each_platform(platform: str, name: str):
+    assert implementations.choose(platform, tokens=16_384, vocab=50_304) == name
+
+
+def test_a_bag_on_a_gpu_says_what_it_costs():
+    c = resolved(implementation="bag")
+    arm, mesh = build.build(c, TOKENS), sharding.make_mesh(c)
+    assert "gather" not in build.product_line(arm, c, mesh)
+    on_gpu = dataclasses.replace(arm, bag=arm.bag.replace(platform="gpu"))
+    assert build.product_line(on_gpu, c, mesh).endswith("10 to 20 ms a step: gather is one kernel")
 
 
 def test_codes_above_the_limit_are_refused_by_the_key_that_sets_it():

@@ -7,11 +7,23 @@ import optax
 import pytest
 
 from kronecker import bag as bags
-from kronecker import codec, config, implementations
+from kronecker import codec, config, implementations, kernels
 
 WIDTH = 24
-INDUCED_BY_ONE_HOT = "induced by one-hot products"
-EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", [*implementations.IMPLEMENTATIONS, INDUCED_BY_ONE_HOT])
+# Beside each implementation as a CPU has it, those of other platforms.
+ELSEWHERE = {
+    "gather, gradient by one-hot": {"implementation": "gather", "gather_gradient": "onehot"},
+    "onehot for TPU": {"implementation": "onehot", "platform": "tpu"},
+    "onehot for GPU": {"implementation": "onehot", "platform": "gpu"},
+    "induced for TPU": {"implementation": "induced", "platform": "tpu"},
+    "induced for GPU": {"implementation": "induced", "platform": "gpu"},
+    "induced for GPU, gradient by one-hot": {
+        "implementation": "induced",
+        "platform": "gpu",
+        "gather_gradient": "onehot",
+    },
+}
+EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", [*implementations.IMPLEMENTATIONS, *ELSEWHERE])
 EVERY_NORM = pytest.mark.parametrize("norm", codec.NORMS)
 
 
@@ -34,10 +46,8 @@ def small_table() -> codec.ByteTable:
 
 
 def kronecker(table: codec.ByteTable, implementation: str, norm: str = "z", dtype: str = "float32") -> bags.Bag:
-    bag = bags.kronecker_bag(table, norm)
-    if implementation == INDUCED_BY_ONE_HOT:
-        return implementations.prepare(bag, "induced", platform="tpu")
-    return implementations.prepare(bag, implementation, jnp.dtype(dtype))
+    how = ELSEWHERE.get(implementation, {"implementation": implementation})
+    return implementations.prepare(bags.kronecker_bag(table, norm), dtype=jnp.dtype(dtype), **how)
 
 
 def relative_error(got: jax.Array, want: np.ndarray) -> float:
@@ -82,7 +92,7 @@ def test_bfloat16_operands_cost_at_most_their_rounding(table: codec.ByteTable, i
     assert relative_error(gradient, want_gradient) < 2**-8
 
 
-@pytest.mark.parametrize("implementation", ["bag", "induced"])
+@pytest.mark.parametrize("implementation", ["bag", "gather", "induced", "induced for GPU"])
 def test_sums_of_rows_are_not_rounded_under_bfloat16(small_table: codec.ByteTable, implementation: str):
     out, gradient, want, want_gradient = all_ids_and_repeats(small_table, implementation, "bfloat16")
     assert relative_error(out, want) < 1e-6
@@ -132,6 +142,21 @@ def test_ids_out_of_range_are_those_of_a_table(small_table: codec.ByteTable, imp
     bag, last = kronecker(small_table, implementation), len(small_table.lengths) - 1
     out = implementations.product(weights, bag, np.array([-1, last + 1, last + 9, -3, 5]))
     np.testing.assert_allclose(out, implementations.product(weights, bag, np.array([last, last, last, last - 2, 5])))
+
+
+@pytest.mark.parametrize("beyond", [0, 1, kernels.HOT_TOKENS])
+def test_a_gradient_by_one_hot_is_exact_for_more_tokens_than_are_in_memory_at_a_time(
+    small_table: codec.ByteTable, beyond: int
+):
+    rng = np.random.default_rng(9)
+    ids = rng.integers(0, len(small_table.lengths), kernels.HOT_TOKENS + beyond)
+    cotangent = rng.normal(size=(len(ids), 3)).astype(np.float32)
+    bag = kronecker(small_table, "gather, gradient by one-hot")
+    _, gradient = value_and_gradient(jnp.ones((small_table.code_dim, 3)), bag, ids, cotangent)
+    code_VD = codec.dense_code(small_table, np.arange(len(small_table.lengths)), "z")
+    by_id_Vd = np.zeros((len(code_VD), 3))
+    np.add.at(by_id_Vd, ids, cotangent)
+    assert relative_error(gradient, code_VD.T @ by_id_Vd) < 1e-5
 
 
 @EVERY_IMPLEMENTATION
@@ -215,7 +240,7 @@ def test_the_bag_needs_no_memory_for_codes_or_for_rows_by_position():
     assert temporary < 4 * (3 * count * width + 2 * table.code_dim * width + 3 * count * table.pos_dim)
 
 
-@pytest.mark.parametrize("implementation", ["bag", "onehot", "onthefly"])
+@pytest.mark.parametrize("implementation", ["bag", "gather", "onehot", "onthefly"])
 def test_the_layer_keeps_a_byte_a_position_and_two_a_length(implementation: str):
     tokens = [bytes([value % 256, value // 256]) for value in range(2048)]
     bag = kronecker(codec.byte_table(tokens, 32), implementation)
@@ -241,12 +266,18 @@ def test_cached_codes_above_the_limit_are_refused_with_their_size(small_table: c
 
 
 def test_an_unknown_implementation_is_refused(small_table: codec.ByteTable):
-    with pytest.raises(ValueError, match="is 'fused'; allowed: cached, onthefly, bag, onehot"):
+    with pytest.raises(ValueError, match="is 'fused'; allowed: cached, onthefly, bag, gather, onehot"):
         implementations.prepare(bags.kronecker_bag(small_table), "fused")
 
 
-def test_the_config_allows_each_implementation_and_auto():
+def test_the_config_allows_each_implementation_each_gradient_and_auto():
     assert config.ALLOWED["embedding.implementation"] == (implementations.AUTO, *implementations.IMPLEMENTATIONS)
+    assert config.ALLOWED["embedding.gather_gradient"] == (implementations.AUTO, *implementations.GATHER_GRADIENTS)
+
+
+def test_an_unknown_gradient_of_gather_is_refused(small_table: codec.ByteTable):
+    with pytest.raises(ValueError, match="gather_gradient is 'sort'; allowed: auto, scatter, onehot"):
+        implementations.prepare(bags.kronecker_bag(small_table), "gather", gather_gradient="sort")
 
 
 def test_an_unknown_norm_is_refused(small_table: codec.ByteTable):

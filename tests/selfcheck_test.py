@@ -22,9 +22,22 @@ def check(bag: bags.Bag, table: codec.ByteTable, dtype: str = "float32", norm: s
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("implementation", ["onthefly", "bag", "onehot", "induced"])
-def test_an_exact_product_passes(table: codec.ByteTable, implementation: str, dtype: str):
-    check(implementations.prepare(bags.kronecker_bag(table), implementation), table, dtype)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"implementation": "onthefly"},
+        {"implementation": "bag"},
+        {"implementation": "gather"},
+        {"implementation": "gather", "gather_gradient": "onehot"},
+        {"implementation": "gather", "gather_gradient": "onehot", "platform": "gpu", "induced_head": True},
+        {"implementation": "onehot"},
+        {"implementation": "onehot", "platform": "gpu"},
+        {"implementation": "induced"},
+    ],
+    ids=str,
+)
+def test_an_exact_product_passes(table: codec.ByteTable, how: dict[str, str], dtype: str):
+    check(implementations.prepare(bags.kronecker_bag(table), **how), table, dtype)
 
 
 def test_both_norms_pass(table: codec.ByteTable):

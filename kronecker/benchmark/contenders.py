@@ -20,7 +20,7 @@ from flax import linen as nn
 from kronecker import bag as bags
 from kronecker import codec, implementations
 from kronecker.benchmark import package, timing
-from kronecker.benchmark.settings import REFERENCE, TABLE
+from kronecker.benchmark.settings import GATHER_BY_ONE_HOT, REFERENCE, TABLE
 from kronecker.training import input_side, plan
 
 MEASURES = ("forward", "gradient", "update")
@@ -101,8 +101,17 @@ def make(name: str, problem: Problem) -> Contender | str:
         return _package(problem) if package.installed() else package.MISSING
     if name == TABLE:
         return _table(problem)
+    how = {"implementation": name, "gather_gradient": "scatter"}
+    if name == GATHER_BY_ONE_HOT:
+        how = {"implementation": "gather", "gather_gradient": "onehot"}
     try:
-        bag = implementations.prepare(problem.bag, name, problem.dtype, problem.cache_limit_mb)
+        bag = implementations.prepare(
+            problem.bag,
+            dtype=problem.dtype,
+            limit_mb=problem.cache_limit_mb,
+            platform=jax.default_backend(),
+            **how,
+        )
     except ValueError as error:  # the codes would be too large
         return str(error)
     embed = functools.partial(implementations.product, dtype=problem.dtype)

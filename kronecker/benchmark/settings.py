@@ -5,7 +5,8 @@ import dataclasses
 from kronecker import config
 
 TABLE, REFERENCE = "table", "reference"
-NAMES = (*config.ALLOWED["embedding.implementation"][1:], TABLE, REFERENCE)  # "auto" is the first
+GATHER_BY_ONE_HOT = "gather_onehot"  # gather, its gradient by one-hot products; "gather" is the one by scatter
+NAMES = (*config.ALLOWED["embedding.implementation"][1:], GATHER_BY_ONE_HOT, TABLE, REFERENCE)  # "auto" is the first
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,12 +31,14 @@ NO_INFLUENCE = {
     "eval.every": "evaluating does not touch the state, and the last step is always evaluated",
     "log.": "reporting does not touch the state",
     "embedding.implementation": "how the product is computed: the same numbers but for rounding",
+    "embedding.gather_gradient": "likewise",
     "embedding.cache_limit_mb": "likewise",
     "mesh.": "where it is computed: likewise",
     "distributed.": "likewise",
     "model.attention": "which kernel computes it: likewise",
     "model.remat": "likewise",
     "model.scan_layers": "likewise",
+    "train.deterministic": "likewise",
     "train.loss_chunk": "likewise",
 }
 # Equal within a pair, but not from one pair to the next.

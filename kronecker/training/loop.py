@@ -1,6 +1,7 @@
 """The training loop: from a config to a run's directory, resumable at any moment.
 
-On the same machine, devices and versions a resumed run is the undisturbed one bit for bit.
+On a CPU a resumed run equals the undisturbed one bit for bit, with the same machine, devices and versions.  On a GPU it
+does so with train.deterministic alone, which has not been tried on one.
 """
 
 import contextlib
@@ -18,7 +19,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import accounting, build, codec, distributed, preemption, selfcheck, sharding, storage, tokenizers
+from kronecker import (
+    accounting,
+    build,
+    codec,
+    determinism,
+    distributed,
+    implementations,
+    preemption,
+    selfcheck,
+    sharding,
+    storage,
+    tokenizers,
+)
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
@@ -85,6 +98,7 @@ class _Trainer:
         self.lead = jax.process_index() == 0
         self.label = f"{config.embedding.arm} seed {config.seed}"
         self.mesh: Mesh = sharding.make_mesh(config)
+        self.compiler_options = determinism.compiler_options(config, self.mesh)
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
@@ -104,7 +118,9 @@ class _Trainer:
     def compile(self) -> jax.stages.Compiled:
         """Returns the training step, having told what it takes."""
         lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh, self.like)
-        compiled = plan.compile_step(lowered, self.config, self.mesh.size, self.limit, self.begun)
+        compiled = plan.compile_step(
+            lowered, self.config, self.mesh.size, self.limit, self.begun, self.compiler_options
+        )
         if self.lead:
             told = []
             if self.arm.codes:
@@ -112,8 +128,10 @@ class _Trainer:
                 shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
                 told += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
                 told += [build.product_line(self.arm, self.config, self.mesh)]
+            told += [determinism.line(self.config, self.mesh)]
             told += plan.lines(compiled, accounting.count(self.like.params), self.config, self.mesh.size, self.limit)
-            print("".join(f"{self.label}  {words}\n" for words in told), end="", file=sys.stderr, flush=True)
+            lines = "".join(f"{self.label}  {words}\n" for words in told if words)
+            print(lines, end="", file=sys.stderr, flush=True)
         return compiled
 
     def evaluator(self) -> Callable[..., dict[str, float] | None]:
@@ -124,6 +142,7 @@ class _Trainer:
             devices=self.mesh.size,
             limit=self.limit,
             beside=plan.bytes_of_a_device(self.like.opt_state),
+            options=self.compiler_options,
         )
         return evaluation.make_evaluator(
             dataclasses.replace(self.arm, bag=self.bag),
@@ -195,7 +214,7 @@ class _Trainer:
             if not rundir.has_checkpoint(self.workdir):
                 own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
                 if self.arm.bag:
-                    own["implementation"] = self.arm.bag.implementation
+                    own["implementation"] = implementations.describe(self.arm.bag)
                 if self.weights:
                     own["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.weights.step}
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)

@@ -77,7 +77,12 @@ def device_limit() -> int | None:
 
 
 def compile_step(
-    lowered: jax.stages.Lowered, config: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool
+    lowered: jax.stages.Lowered,
+    config: ml_collections.ConfigDict,
+    devices: int,
+    limit: int | None,
+    begun: bool,
+    options: Mapping[str, bool] | None = None,
 ) -> jax.stages.Compiled:
     """Returns the compiled training step.
 
@@ -87,15 +92,21 @@ def compile_step(
       devices: in all.
       limit: of a device, from `device_limit`.
       begun: whether the run has a checkpoint.
+      options: of the compiler.
 
     Raises:
       ValueError: if the compiler or `limit` says that a device has too little memory for it; says what would help.
     """
-    return _compile(lowered, "training step", limit, 0, lambda: remedy(config, devices, limit, begun))
+    return _compile(lowered, options, "training step", limit, 0, lambda: remedy(config, devices, limit, begun))
 
 
 def compile_evaluation(
-    lowered: jax.stages.Lowered, config: ml_collections.ConfigDict, devices: int, limit: int | None, beside: int
+    lowered: jax.stages.Lowered,
+    config: ml_collections.ConfigDict,
+    devices: int,
+    limit: int | None,
+    beside: int,
+    options: Mapping[str, bool] | None = None,
 ) -> jax.stages.Compiled:
     """Returns the compiled evaluation of one batch.
 
@@ -105,11 +116,14 @@ def compile_evaluation(
       devices: in all.
       limit: of a device, from `device_limit`.
       beside: bytes of a device that are taken meanwhile, by the optimizer's state.
+      options: of the compiler.
 
     Raises:
       ValueError: as `compile_step`.
     """
-    return _compile(lowered, "evaluation", limit, beside, lambda: _advice(_smaller_evaluation(config, devices)))
+    return _compile(
+        lowered, options, "evaluation", limit, beside, lambda: _advice(_smaller_evaluation(config, devices))
+    )
 
 
 def bytes_of_a_device(tree: Any) -> int:
@@ -196,10 +210,15 @@ def _own_limit() -> int:
 
 
 def _compile(
-    lowered: jax.stages.Lowered, what: str, limit: int | None, beside: int, advice: Callable[[], str]
+    lowered: jax.stages.Lowered,
+    options: Mapping[str, bool] | None,
+    what: str,
+    limit: int | None,
+    beside: int,
+    advice: Callable[[], str],
 ) -> jax.stages.Compiled:
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if memory.OUT_OF_MEMORY not in str(error):
             raise

@@ -43,6 +43,7 @@ FREE_ON_RESUME = (
     "data.workers",
     "distributed.",
     "embedding.cache_limit_mb",
+    "embedding.gather_gradient",
     "embedding.implementation",
     "eval.batch",
     "eval.every",
@@ -51,6 +52,7 @@ FREE_ON_RESUME = (
     "model.attention",
     "model.remat",
     "model.scan_layers",
+    "train.deterministic",
     "train.loss_chunk",
 )
 # Keys that came after there were runs, and the values under which a run is what it was without them.

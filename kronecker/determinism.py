@@ -1,0 +1,46 @@
+"""train.deterministic: equal inputs give equal bits, on a GPU too.
+
+On a GPU three things change bits from one run to the next.  A scatter adds to one place in no fixed order, and so does
+cuDNN's backward pass of attention; and XLA times several kernels for a product and takes the fastest, which may be
+another one in the next process.  CPUs and TPUs do none of this.
+"""
+
+import ml_collections
+from jax.sharding import Mesh
+
+from kronecker import sharding
+
+# Of XLA: sorts what a scatter adds, takes cuDNN's deterministic kernel, and times no kernels.
+_OPTION = "xla_gpu_deterministic_ops"
+
+
+def compiler_options(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, bool]:
+    """Returns what the programs of a run are compiled with: XLA's options, as `jax.stages.Lowered.compile` takes them.
+
+    Raises:
+      ValueError: if train.deterministic is set for several GPUs.
+    """
+    if not config.train.deterministic or sharding.platform(mesh) != "gpu":
+        return {}
+    if mesh.size > 1:
+        raise ValueError(
+            f"train.deterministic holds on one GPU, and this run has {mesh.size}: NCCL does not promise the order in "
+            "which GPUs add; set it to False, or show the run one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+    return {_OPTION: True}
+
+
+def gather_gradient(config: ml_collections.ConfigDict) -> str:
+    """Returns embedding.gather_gradient, where "auto" is the deterministic one if train.deterministic is set."""
+    asked = config.embedding.gather_gradient
+    return "onehot" if config.train.deterministic and asked == "auto" else asked
+
+
+def line(config: ml_collections.ConfigDict, mesh: Mesh) -> str | None:
+    """Returns what train.deterministic costs the run, in one line; None where it costs nothing."""
+    if not compiler_options(config, mesh):
+        return None
+    table = config.embedding.kind in ("table", "factorized") or config.model.tie_head
+    values = config.train.batch // config.train.accumulate * config.train.sequence * config.model.d_model
+    sort = f"the input's gradient sorts {values:,} values a step, " if table else ""
+    return f"deterministic: {sort}XLA times no kernels, and attention's backward pass is cuDNN's slower one"
