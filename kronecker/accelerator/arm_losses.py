@@ -22,7 +22,6 @@ from etils import epath
 
 from kronecker import sharding
 from kronecker.accelerator import extents
-from kronecker.accelerator.ledger import ROOT
 from kronecker.benchmark import step
 from kronecker.training import rundir
 
@@ -95,7 +94,7 @@ def on_the_cpu(
     told = {"rehearsal": extent.rehearsal, "text": vars(text), "arms": list(names), "folder": str(folder)}
     job.write_text(json.dumps(told))
     module = f"{__package__}.{Path(__file__).stem}"
-    process = subprocess.Popen([sys.executable, "-m", module, str(job)], cwd=ROOT, env=environment)
+    process = subprocess.Popen([sys.executable, "-m", module, str(job)], env=environment)
 
     def wait(name: str, seconds: float) -> list[float]:
         deadline = time.monotonic() + seconds

@@ -16,8 +16,10 @@ from kronecker.accelerator import extents, parts, summary
 from kronecker.accelerator.children import Children
 from kronecker.accelerator.ledger import Ledger
 from kronecker.accelerator.study_runs import Study
-from kronecker.accelerator.worker import AGAIN, GRACE, Job, say
+from kronecker.accelerator.worker import AGAIN, GRACE, PREPARING, Job, say
 from kronecker.training import rundir
+
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # of a rehearsal, whose times mean nothing
 
 
 def run(
@@ -42,6 +44,7 @@ def run(
     """
     if extent.rehearsal:
         os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
     end = time.time() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="kronecker-accelerator-") as name, Children() as children:
         folder = Path(name)
@@ -53,9 +56,7 @@ def run(
         ledger, waiting = Ledger(out, facts), {}
         names = [part.name for part in chosen]
         if parts.STUDY in names:
-            study = Study(extent, text, ledger, folder)
-            study.run(children, end)
-            waiting[parts.STUDY] = study.left()
+            waiting[parts.STUDY] = _study(Study(extent, text, ledger, folder), ledger, children, end)
         for part, all_names in extents.names(extent).items():
             if part in names:
                 waiting[part] = sum(not ledger.holds(part, one) for one in all_names), False
@@ -63,6 +64,17 @@ def run(
     page = summary.write(ledger, waiting)
     say(f"written: {page}, and a JSON file for each result in the folders beside it")
     return 128 + children.stopped_by if children.stopped_by else int(failed)
+
+
+def _study(study: Study, ledger: Ledger, children: Children, end: float) -> tuple[int, bool]:
+    """Trains runs of the study and returns what is left of it; that it cannot be trained is kept as its failure."""
+    ledger.forget(parts.STUDY, PREPARING)
+    try:
+        study.run(children, end)
+        return study.left()
+    except (ValueError, OSError) as fault:  # a run's folder that is of another config, say
+        ledger.write(parts.STUDY, PREPARING, 0.0, None, f"{type(fault).__name__}: {fault}")
+        return 0, True
 
 
 def _measure(
