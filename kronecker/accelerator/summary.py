@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from rich import console
 
 from kronecker.accelerator import parts
+from kronecker.accelerator.extents import mfu_name
 from kronecker.accelerator.ledger import Ledger
 from kronecker.benchmark import contenders
 from kronecker.benchmark import figures as pictures
@@ -98,7 +99,7 @@ def _tables(ledger: Ledger) -> list[tuple[str, Table]]:
         ("What the input side costs: ms, medians; ratio: to a table with its update", _encoder(ledger)),
         ("What a whole step costs", _steps(ledger)),
         ("Which settings use the device best", _mfu(ledger)),
-        (f"The costliest kernels of {best['settings'] if best else ''}", _kernels(best)),
+        (f"The costliest kernels of {mfu_name(best['settings']) if best else ''}", _kernels(best)),
         ("The study: nats per token", _study(ledger)),
         ("Targets", targets(ledger)),
     ]

@@ -128,6 +128,10 @@ def _one(
     try:
         result = take(name)
         error = faults(result)
+    except TimeoutError as fault:
+        at_work.unlink()
+        say(f"{part}: {name}: {fault}; left for the next visit")
+        return time.monotonic() - began, True
     except Exception as fault:  # noqa: BLE001  whatever it is, it is this result's, and the next one may be better
         traceback.print_exc()
         error, usable = f"{type(fault).__name__}: {fault}", not isinstance(fault, jax.errors.JaxRuntimeError)
