@@ -11,17 +11,17 @@ import pytest
 
 from configs import base
 from kronecker import config
-from kronecker.tpu import chips, collectives, train
+from kronecker.cross_compile import collectives, targets, training_step
 from kronecker.training import plan
 
 ROOT = Path(__file__).parents[1]
-NEEDS_COMPILER = pytest.mark.skipif(chips.library() is None, reason="needs the TPU compiler: make tpu")
+NEEDS_COMPILER = pytest.mark.skipif(targets.library() is None, reason="needs the TPU compiler: make tpu")
 GPT2 = str(ROOT / "configs" / "gpt2.py")
 BOTH = "--arms=kronecker,table_untied"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/compile_for_tpu.py", "train", *arguments]
+    command = [sys.executable, "scripts/compile_for.py", "train", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -127,7 +127,7 @@ def test_a_topology_that_the_compiler_does_not_know_is_exit_2():
             [f"--config={GPT2}", "--topology=v5e:4x4", BOTH, "--config.embedding.norm=z"],
             "error: --config.embedding.norm: each of --arms sets it; leave one of the two out",
         ),
-        ([f"--config={GPT2}", "--topology=v5e:4x4", "--tokens=8"], "--tokens belongs to `compile_for_tpu.py encoder`"),
+        ([f"--config={GPT2}", "--topology=v5e:4x4", "--tokens=8"], "--tokens belongs to `compile_for.py encoder`"),
         ([f"--config={GPT2}", "--topology=v5e:4x4", "--config.model.heads=5"], "model.heads is 5, which does not div"),
     ],
 )
@@ -139,8 +139,8 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
 
 def for_slice(size: str, kind: str, count: int, own: dict[str, Any]) -> dict[str, Any]:
     c = base.apply(config.load(f"{GPT2}:size={size}"), own)
-    chip = chips.Chip("a slice", (SimpleNamespace(device_kind=kind),) * count)
-    return train.for_slice(c, own, chip, 50257, 4)
+    chip = targets.Chip("a slice", (SimpleNamespace(device_kind=kind),) * count)
+    return training_step.for_slice(c, own, chip, 50257, 4)
 
 
 def test_a_batch_that_the_chips_can_split_is_left_as_it_is():
@@ -170,10 +170,10 @@ def test_what_the_command_sets_stays():
     assert found == {"model.scan_layers": True, "train.batch": 4 * 128, "train.accumulate": 1}
 
 
-def step(sent: int, unknown: tuple[str, ...] = ()) -> train.Step:
+def step(sent: int, unknown: tuple[str, ...] = ()) -> training_step.Step:
     one = collectives.Collective("collective-permute", 2, sent, 1, "")
     memory = plan.Memory(arguments=0, outputs=0, aliased=0, temporaries=0, code=0)
-    return train.Step(memory, collectives.Exchange((one,), unknown), False, 0.0, 0.0, 0.0, 0, 0.0)
+    return training_step.Step(memory, collectives.Exchange((one,), unknown), False, 0.0, 0.0, 0.0, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def step(sent: int, unknown: tuple[str, ...] = ()) -> train.Step:
         (step(100), [True, True, True]),
         (step(101), [True, True, False]),
         (step(50, ("loop",)), [True, True, False]),
-        (train.Refusal("too large", None, "less"), [False, True]),
+        (training_step.Refusal("too large", None, "less"), [False, True]),
     ],
 )
-def test_a_target_that_is_missed_is_named(kronecker: train.Step | train.Refusal, met: list[bool]):
-    found = train.verdicts({"kronecker": kronecker, "table_untied": step(100)})
+def test_a_target_that_is_missed_is_named(kronecker: training_step.Step | training_step.Refusal, met: list[bool]):
+    found = training_step.verdicts({"kronecker": kronecker, "table_untied": step(100)})
     assert [verdict["met"] for verdict in found] == met
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from kronecker import codec, config
-from kronecker.tpu import chips, encoder, program
+from kronecker.cross_compile import input_programs, program, targets
 
 ROOT = Path(__file__).parents[1]
-NEEDS_COMPILER = pytest.mark.skipif(chips.library() is None, reason="needs the TPU compiler: make tpu")
+NEEDS_COMPILER = pytest.mark.skipif(targets.library() is None, reason="needs the TPU compiler: make tpu")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/compile_for_tpu.py", *arguments]
+    command = [sys.executable, "scripts/compile_for.py", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -97,7 +97,7 @@ def test_a_target_that_is_missed_is_exit_1():
 
 @NEEDS_COMPILER
 def test_two_compilers_run_at_once():
-    load = "from kronecker.tpu import chips; print(chips.chip('v6e').kind, flush=True)"
+    load = "from kronecker.cross_compile import targets; print(targets.chip('v6e').kind, flush=True)"
     holding = subprocess.Popen(
         [sys.executable, "-c", f"{load}; input()"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -109,9 +109,9 @@ def test_two_compilers_run_at_once():
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(chips, "library", lambda: None)
+    monkeypatch.setattr(targets, "library", lambda: None)
     with pytest.raises(ValueError, match="`make tpu` adds it"):
-        chips.chip("v5e")
+        targets.chip("v5e")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch: pytest.Monkey
         ),
         (["encoder", "--topology="], "error: --topology=: it names none; allowed: v5e, v5p, v6e"),
         (["encoder", "--json=nowhere/compiled.json"], "there is no folder nowhere"),
-        (["encoder", "--arms=kronecker"], "error: --arms belongs to `compile_for_tpu.py train`, not to encoder"),
+        (["encoder", "--arms=kronecker"], "error: --arms belongs to `compile_for.py train`, not to encoder"),
         (["decoder"], "error: say what to compile: encoder or train, got 'decoder'"),
         ([], "got 'nothing'"),
     ],
@@ -153,9 +153,9 @@ ENTRY %main (a: f32[8]) -> (f32[8], s32[]) {
 
 
 @pytest.fixture(scope="module")
-def setting() -> encoder.Setting:
+def setting() -> input_programs.Setting:
     c = config.resolve(config.load(f"{ROOT / 'configs' / 'gpt2.py'}:size=124m"))
-    return encoder.Setting(codec.byte_table([b"a"] * 50257, 16, 50304), 16384, config.with_vocabulary(c, 50257))
+    return input_programs.Setting(codec.byte_table([b"a"] * 50257, 16, 50304), 16384, config.with_vocabulary(c, 50257))
 
 
 TABLES = program.Program(1e7, 1, 800e6, 0, 0, 0, dict.fromkeys(program.KINDS, 0), 0.0)
@@ -173,12 +173,12 @@ OURS = dataclasses.replace(TABLES, flops=206e9, bytes_accessed=500e6, temporary_
         ({"operations": OURS.operations | {"while": 1}}, [True, False, False, False]),
     ],
 )
-def test_a_target_that_is_missed_is_named(setting: encoder.Setting, worse: dict[str, Any], met: list[bool]):
-    ours = dict.fromkeys(encoder.PROGRAMS, dataclasses.replace(OURS, **worse))
-    found = encoder.verdicts(setting, ours, dict.fromkeys(encoder.PROGRAMS, TABLES))
+def test_a_target_that_is_missed_is_named(setting: input_programs.Setting, worse: dict[str, Any], met: list[bool]):
+    ours = dict.fromkeys(input_programs.PROGRAMS, dataclasses.replace(OURS, **worse))
+    found = input_programs.verdicts(setting, ours, dict.fromkeys(input_programs.PROGRAMS, TABLES))
     assert [verdict["met"] for verdict in found] == met
 
 
-def test_codes_above_the_limit_are_refused_before_they_are_made(setting: encoder.Setting):
+def test_codes_above_the_limit_are_refused_before_they_are_made(setting: input_programs.Setting):
     with pytest.raises(ValueError, match=r"\(50,304, 4,096\) codes, 824 MB in float32, above .* = 100"):
-        encoder.compile_product(None, setting, "cached", 100)
+        input_programs.compile_product(None, setting, "cached", 100)
