@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -118,12 +119,16 @@ def test_codes_above_the_limit_are_listed_as_refused_with_their_size(encoder_run
 
 @pytest.mark.slow
 def test_a_benchmark_says_what_it_ran_on(encoder_run, step_run):
-    for result, printed, _ in (encoder_run, step_run):
+    for result, printed, file in (encoder_run, step_run):
         machine = result["machine"]
         assert {"jax", "jaxlib", "flax", "torch", "kronecker-embeddings"} <= set(machine["versions"])
         assert machine["cores"] >= 1
         assert machine["devices"]
         assert machine["command"][0] == "scripts/benchmark.py"
+        assert f"--data={TEXT}" in machine["command"]
+        assert "--out=" + Path(file).name in machine["command"]  # and not where it lies
+        assert machine["commit"] or not (ROOT / ".git").exists()
+        assert machine["keeps_freed_memory"] == (platform.libc_ver()[0] == "glibc")
         assert f"jax {machine['versions']['jax']}" in printed
 
 
