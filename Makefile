@@ -5,7 +5,8 @@
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
 # make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
-# make tpu      adds the TPU compiler, for scripts/compile_for_tpu.py and its test; skipped when done
+# make tpu      adds the TPU compiler, for scripts/compile_for.py and its tests; skipped when done
+# make gpu      adds the GPU compiler, for the same: a download of 0.65 GB, most of it cuDNN; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo
@@ -17,8 +18,9 @@ BIN := .venv/bin
 READY := .venv/ready
 REFERENCE := .venv/reference
 TPU := .venv/tpu/ready
+GPU := .venv/gpu/ready
 
-.PHONY: pair reproduce accelerator test lint setup reference tpu clean
+.PHONY: pair reproduce accelerator test lint setup reference tpu gpu clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -63,6 +65,8 @@ $(REFERENCE): $(READY) requirements-reference.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	@touch $@
 
+JAX_INSTALLED := $(BIN)/python -c "from importlib import metadata; print('jax==' + metadata.version('jax'))"
+
 tpu: $(TPU)
 
 # Beside the packages of .venv and not among them: there, each JAX process on a machine without a TPU loads libtpu and
@@ -71,7 +75,7 @@ $(TPU): $(READY) requirements-tpu.txt
 	@echo "adding the TPU compiler to .venv/tpu ..."
 	@rm -rf $(@D)
 	@mkdir $(@D)
-	@$(BIN)/python -c "from importlib import metadata; print('jax==' + metadata.version('jax'))" > $(@D)/jax.txt
+	@$(JAX_INSTALLED) > $(@D)/jax.txt
 	@{ UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python \
 			--constraint $(@D)/jax.txt --output-file $(@D)/all.txt requirements-tpu.txt \
 		&& grep '^libtpu==' $(@D)/all.txt > $(@D)/libtpu.txt \
@@ -79,6 +83,21 @@ $(TPU): $(READY) requirements-tpu.txt
 			-r $(@D)/libtpu.txt; } \
 		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
 			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt -r requirements-tpu.txt; }
+	@touch $@
+
+gpu: $(GPU)
+
+# Beside them too: on a machine without a GPU each JAX process would print a traceback.  Compiling needs no more of CUDA
+# than these packages, so they come without what they depend on.
+$(GPU): $(READY) requirements-gpu.txt
+	@echo "adding the GPU compiler to .venv/gpu ..."
+	@rm -rf $(@D)
+	@mkdir $(@D)
+	@$(JAX_INSTALLED) | sed 's/^jax/jax-cuda13-plugin/p; s/^jax-cuda13-plugin/jax-cuda13-pjrt/' > $(@D)/jax.txt
+	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps \
+			--constraint $(@D)/jax.txt -r requirements-gpu.txt \
+		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
+			--disable-pip-version-check --target $(@D) --no-deps --constraint $(@D)/jax.txt -r requirements-gpu.txt; }
 	@touch $@
 
 clean:

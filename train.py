@@ -7,8 +7,8 @@ r"""Trains one model from a config file, or goes on where the same command was c
 Any key of configs/base.py can be set with --config.KEY=VALUE.  The folder --workdir then holds config.json, env.json,
 params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.json.
 
-SIGTERM makes it save and leave with exit code 143 within checkpoint.grace_seconds; the same command goes on from there,
-with the numbers of a run that was not disturbed.
+SIGTERM makes it save and leave with exit code 143 within checkpoint.grace_seconds; the same command resumes it.  On a
+CPU its losses are then those of an undisturbed run bit for bit; on a GPU, with train.deterministic alone.
 
 Before the first step it says what the run takes, and refuses one for which a device has too little memory;
 --compile_only stops there.

@@ -57,7 +57,7 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
     bag = make_bag(codes, c.kind, c.norm)
     implementation = c.implementation
     if implementation == implementations.AUTO:
-        implementation = implementations.choose(platform, tokens_a_device(config, mesh), bag.vocab)
+        implementation = implementations.choose(platform)
     gradient = determinism.gather_gradient(config)
     bag = implementations.prepare(
         bag, implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient

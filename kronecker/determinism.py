@@ -8,6 +8,7 @@ another one in the next process.  CPUs and TPUs do none of this.
 import ml_collections
 from jax.sharding import Mesh
 
+from kronecker import config as configs
 from kronecker import sharding
 
 # Of XLA: sorts what a scatter adds, takes cuDNN's deterministic kernel, and times no kernels.
@@ -40,7 +41,11 @@ def line(config: ml_collections.ConfigDict, mesh: Mesh) -> str | None:
     """Returns what train.deterministic costs the run, in one line; None where it costs nothing."""
     if not compiler_options(config, mesh):
         return None
-    table = config.embedding.kind in ("table", "factorized") or config.model.tie_head
-    values = config.train.batch // config.train.accumulate * config.train.sequence * config.model.d_model
-    sort = f"the input's gradient sorts {values:,} values a step, " if table else ""
-    return f"deterministic: {sort}XLA times no kernels, and attention's backward pass is cuDNN's slower one"
+    sort = ""
+    if config.embedding.kind in configs.TABLES:
+        width = config.embedding.rank or config.model.d_model
+        values = config.train.batch // config.train.accumulate * config.train.sequence * width
+        sort = f"the gradient of the table sorts {values:,} values, "
+    return (
+        f"deterministic, hence slower: {sort}XLA times no kernels, and cuDNN's attention has its deterministic kernel"
+    )

@@ -85,20 +85,18 @@ def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype | No
       bag: prepared for "induced", or with `induced_head`.
       dtype: as in `product`.
     """
-    table_Vd = _sorted_table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
-    return table_Vd[_rank(bag)].astype(projection_Dd.dtype)
+    table_Vd, row_V = _table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
+    return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
 
 
-def choose(platform: str, tokens: int, vocab: int) -> str:
+def choose(platform: str) -> str:
     """Returns the implementation that "auto" stands for.
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      tokens: that a device embeds at a time.
-      vocab: V.
     """
-    if platform == "cpu":  # results/benchmark/encoder-cpu.json: the two are even at about 1.5 V
-        return "bag" if tokens < 2 * vocab else "induced"
+    if platform == "cpu":  # results/benchmark/encoder-cpu.json: from 256 tokens to 2.6 V the fastest
+        return "bag"
     if platform == "gpu":  # compiled, not measured: one fused kernel, while a GPU stores the one-hot of "onehot"
         return "gather"
     return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" takes v5e as long and v6e longer
@@ -216,7 +214,8 @@ def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.d
 
 
 def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return _sorted_table(weights_Dd, bag, dtype).at[_rank(bag)[ids_N]].get(mode="promise_in_bounds")
+    table_Vd, row_V = _table(weights_Dd, bag, dtype)
+    return table_Vd.at[ids_N if row_V is None else row_V[ids_N]].get(mode="promise_in_bounds")
 
 
 _EMBED = {
@@ -229,10 +228,15 @@ _EMBED = {
 }
 
 
+def _table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+    """Returns K W (V, d), and the row of each id in it; None: an id is the number of its row."""
+    if bag.platform == "gpu":
+        return kernels.gather(weights_Dd, bag, jnp.arange(bag.vocab), dtype), None
+    return _sorted_table(weights_Dd, bag, dtype), _rank(bag)
+
+
 def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
     order_V = jnp.asarray(bag.order)
-    if bag.platform == "gpu":
-        return kernels.gather(weights_Dd, bag, order_V, dtype)
     if not bag.buckets:
         return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
     ends = np.cumsum([count for count, _ in bag.buckets])

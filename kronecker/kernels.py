@@ -16,7 +16,8 @@ from flax import struct
 
 from kronecker import bag as bags
 
-TILE = 64  # ids summed, and tokens collected, at a time: their rows stay in a core's cache
+TILE = 128  # ids summed at a time: their rows stay in a core's cache
+SLOTS = 4  # of each of them at a time: their sum is read and written once for all
 # The part of a one-hot that is in memory at a time where it is: these tokens times D / HOT_PARTS.
 HOT_TOKENS, HOT_PARTS = 16_384, 4
 
@@ -39,13 +40,15 @@ def sum_rows(weights_Dd: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: 
     column_sum_d = None if shift is None else weights_Dd.sum(axis=0)
 
     def embed_tile(tile, out_Md):
-        cells_KS, lengths_S = cells[tile], lengths[tile]
+        cells_TKS, lengths_S = cells[tile], lengths[tile]
 
-        def add_slot(slot, sum_Sd):
-            return sum_Sd + weights_Dd.at[cells_KS[slot]].get(mode="fill", fill_value=0)
+        def add_slots(turn, sum_Sd):
+            for cells_S in cells_TKS[turn]:
+                sum_Sd += weights_Dd.at[cells_S].get(mode="fill", fill_value=0)
+            return sum_Sd
 
         zeros_Sd = jnp.zeros((TILE, weights_Dd.shape[1]), weights_Dd.dtype)
-        tile_Sd = scale[lengths_S][:, None] * jax.lax.fori_loop(0, lengths_S[0], add_slot, zeros_Sd)
+        tile_Sd = scale[lengths_S][:, None] * jax.lax.fori_loop(0, _turns(lengths_S), add_slots, zeros_Sd)
         if shift is not None:
             tile_Sd += shift[lengths_S][:, None] * column_sum_d
         return jax.lax.dynamic_update_slice(out_Md, tile_Sd, (tile * TILE, 0))
@@ -58,47 +61,72 @@ def _sum_rows_forward(weights_Dd, bag, ids_M, lengths_M):
     return sum_rows(weights_Dd, bag, ids_M, lengths_M), (bag, ids_M, lengths_M)
 
 
+# Written out so that all tiles share one accumulator.
 def _sum_rows_backward(saved, grad_Md):
     bag, ids_M, lengths_M = saved
     grad_Md = jnp.pad(grad_Md, ((0, -len(ids_M) % TILE), (0, 0)))
+    count, cells, lengths = _tiles(bag, ids_M, lengths_M)
+    scale, shift = _weights_by_length(bag, grad_Md.dtype)
 
-    def tile_gradient(tile):
-        return jax.lax.dynamic_slice(grad_Md, (tile * TILE, 0), (TILE, grad_Md.shape[1]))
+    def add_tile(tile, sums):
+        grad_Dd, shifted_d = sums
+        cells_TKS, lengths_S = cells[tile], lengths[tile]
+        grad_Sd = jax.lax.dynamic_slice(grad_Md, (tile * TILE, 0), (TILE, grad_Md.shape[1]))
+        if shift is not None:
+            shifted_d += shift[lengths_S] @ grad_Sd
+        grad_Sd *= scale[lengths_S][:, None]
 
-    return _add_tiles(bag, ids_M, lengths_M, tile_gradient, grad_Md), None, None, None
+        def add_slots(turn, sum_Dd):
+            for cells_S in cells_TKS[turn]:
+                sum_Dd = sum_Dd.at[cells_S].add(grad_Sd, mode="drop")
+            return sum_Dd
+
+        return jax.lax.fori_loop(0, _turns(lengths_S), add_slots, grad_Dd), shifted_d
+
+    width = grad_Md.shape[1]
+    sums = jnp.zeros((bag.rows, width), grad_Md.dtype), jnp.zeros(width, grad_Md.dtype)
+    grad_Dd, shifted_d = jax.lax.fori_loop(0, count, add_tile, sums)
+    return grad_Dd if shift is None else grad_Dd + shifted_d, None, None, None
 
 
 sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
 
 
 class Groups(struct.PyTreeNode):
-    """The tokens of a batch by the id that they share, longest ids first; beyond the last group there are fillers.
+    """The distinct ids of a batch, longest first; beyond the last one there are fillers.
 
     Attributes:
-      ids: int32 (N,), the id of a group.
-      lengths: int32 (N,), its length; 0 for a filler.
-      starts: int32 (N,), where its tokens begin in `tokens`; N for a filler.
-      tokens: int32 (N,), places in the batch, those of a group next to each other.
-      group: int32 (N,), the group of each of `tokens`, rising from 0.
+      ids: int32 (M,), as many as there are tokens or ids in the vocabulary, whichever are fewer, in whole tiles.
+      lengths: int32 (M,), their lengths; 0 for a filler.
+      group: int32 (N,), the place of each token's id in `ids`.
     """
 
     ids: jax.Array
     lengths: jax.Array
-    starts: jax.Array
-    tokens: jax.Array
     group: jax.Array
 
 
 def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
-    """Returns the groups of a batch, found by one sort."""
-    count, places_N = len(ids_N), jnp.arange(len(ids_N), dtype=jnp.int32)
-    lengths_N = jnp.asarray(bag.lengths)[ids_N].astype(jnp.int32)
-    keys_N, tokens_N = jax.lax.sort_key_val((bag.slots - lengths_N) * bag.vocab + ids_N.astype(jnp.int32), places_N)
-    first_N = jnp.concatenate([jnp.ones(1, bool), keys_N[1:] != keys_N[:-1]])
-    group_N = jnp.cumsum(first_N, dtype=jnp.int32) - 1
-    starts_N = jnp.full(count, count, jnp.int32).at[jnp.where(first_N, group_N, count)].set(places_N, mode="drop")
-    keys_N = keys_N.at[starts_N].get(mode="fill", fill_value=bag.slots * bag.vocab)
-    return Groups(keys_N % bag.vocab, bag.slots - keys_N // bag.vocab, starts_N, tokens_N, group_N)
+    """Returns the groups of a batch.
+
+    Only keys are sorted, with no values beside them: XLA's CPU backend takes four times as long for those, and a token
+    finds its group by its id.
+    """
+    filler = (bag.slots + 1) * bag.vocab
+    few = len(ids_N) < bag.vocab
+    ids_M = ids_N if few else jnp.arange(bag.vocab, dtype=jnp.int32)
+    keys_M = (bag.slots - _lengths(bag, ids_M).astype(jnp.int32)) * bag.vocab + ids_M
+    if few:
+        keys_M = jnp.sort(keys_M)
+        unwanted_M = jnp.concatenate([jnp.zeros(1, bool), keys_M[1:] == keys_M[:-1]])
+    else:
+        unwanted_M = jnp.ones(bag.vocab, bool).at[ids_N].set(False)
+    keys_M = jnp.sort(jnp.where(unwanted_M, filler, keys_M))
+    keys_M = jnp.pad(keys_M, (0, -len(keys_M) % TILE), constant_values=filler)
+    ids_M, places_M = keys_M % bag.vocab, jnp.arange(len(keys_M), dtype=jnp.int32)
+    at_M = jnp.where(keys_M < filler, ids_M, bag.vocab)
+    group_V = jnp.zeros(bag.vocab, jnp.int32).at[at_M].set(places_M, mode="drop")
+    return Groups(ids_M, jnp.maximum(bag.slots - keys_M // bag.vocab, 0), group_V[ids_N])
 
 
 @jax.custom_vjp
@@ -110,73 +138,58 @@ def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Arra
       bag: scale, shift and cells.
       groups: of the batch.
     """
-    group_of_N = jnp.zeros_like(groups.group).at[groups.tokens].set(groups.group, unique_indices=True)
-    rows_Nd = sum_rows(weights_Dd, bag, groups.ids, groups.lengths)
-    return rows_Nd.at[group_of_N].get(mode="promise_in_bounds")
+
+    def embed(groups):
+        rows_Md = sum_rows(weights_Dd, bag, groups.ids, groups.lengths)
+        return rows_Md.at[groups.group].get(mode="promise_in_bounds")
+
+    return _by_half(groups, embed)
 
 
 def _sum_merged_forward(weights_Dd, bag, groups):
     return sum_merged(weights_Dd, bag, groups), (bag, groups)
 
 
-# Written out because the transpose of the look-up is an array of the batch's size; a tile of it at a time is enough.
 def _sum_merged_backward(saved, grad_Nd):
     bag, groups = saved
-    count = len(groups.tokens)
 
-    def tile_gradient(tile):
-        begin = groups.starts[tile * TILE]
-        end = groups.starts.at[(tile + 1) * TILE].get(mode="fill", fill_value=count)
+    def add(groups):
+        zeros_Md = jnp.zeros((len(groups.ids), grad_Nd.shape[1]), grad_Nd.dtype)
+        grad_Md = zeros_Md.at[groups.group].add(grad_Nd, mode="promise_in_bounds")
+        return _sum_rows_backward((bag, groups.ids, groups.lengths), grad_Md)[0]
 
-        def add_tokens(chunk, sum_Sd):
-            at_S = begin + chunk * TILE + jnp.arange(TILE)
-            rows_Sd = grad_Nd.at[groups.tokens.at[at_S].get(mode="clip")].get(mode="promise_in_bounds")
-            of_tile_S = groups.group.at[at_S].get(mode="clip") - tile * TILE
-            return sum_Sd.at[jnp.where(at_S < end, of_tile_S, TILE)].add(rows_Sd, mode="drop")
-
-        zeros_Sd = jnp.zeros((TILE, grad_Nd.shape[1]), grad_Nd.dtype)
-        return jax.lax.fori_loop(0, (end - begin + TILE - 1) // TILE, add_tokens, zeros_Sd)
-
-    return _add_tiles(bag, groups.ids, groups.lengths, tile_gradient, grad_Nd), None, None
+    return _by_half(groups, add), None, None
 
 
 sum_merged.defvjp(_sum_merged_forward, _sum_merged_backward)
 
 
+def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Array:
+    """Returns function(groups), without the second half of them where that is all fillers, as in most texts.
+
+    To fill their rows with zeros would take a tenth of a step of the input side.
+    """
+    half = -(-len(groups.ids) // (2 * TILE)) * TILE
+    if half == len(groups.ids):
+        return function(groups)
+    first = groups.replace(ids=groups.ids[:half], lengths=groups.lengths[:half])
+    return jax.lax.cond(groups.group.max() < half, lambda: function(first), lambda: function(groups))
+
+
 def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns how many tiles have a cell on, the cells of each tile (M/S, K, S) and its lengths (M/S, S)."""
+    """Returns how many tiles have a cell on, the cells of each (M/S, turns, SLOTS, S), and its lengths (M/S, S)."""
     padding = (0, -len(ids_M) % TILE)
     ids_M, lengths_M = jnp.pad(ids_M, padding), jnp.pad(lengths_M.astype(jnp.int32), padding)
     cells_MK = bag.cells(ids_M, lengths_M)
     count = (jnp.sum(lengths_M > 0) + TILE - 1) // TILE
-    return count, cells_MK.reshape(-1, TILE, bag.slots).swapaxes(1, 2), lengths_M.reshape(-1, TILE)
+    cells_MK = jnp.pad(cells_MK, ((0, 0), (0, -bag.slots % SLOTS)), constant_values=bag.rows)
+    cells = cells_MK.reshape(-1, TILE, cells_MK.shape[1] // SLOTS, SLOTS).transpose(0, 2, 3, 1)
+    return count, cells, lengths_M.reshape(-1, TILE)
 
 
-def _add_tiles(
-    bag: bags.Bag,
-    ids_M: jax.Array,
-    lengths_M: jax.Array,
-    tile_gradient: Callable[[jax.Array], jax.Array],
-    like: jax.Array,
-) -> jax.Array:
-    """Returns the gradient (D, d) of W from that of each tile's rows (S, d): one accumulator, one pass over it."""
-    count, cells, lengths = _tiles(bag, ids_M, lengths_M)
-    scale, shift = _weights_by_length(bag, like.dtype)
-
-    def add_tile(tile, sums):
-        grad_Dd, shifted_d = sums
-        cells_KS, lengths_S, grad_Sd = cells[tile], lengths[tile], tile_gradient(tile)
-        if shift is not None:
-            shifted_d += shift[lengths_S] @ grad_Sd
-        grad_Sd *= scale[lengths_S][:, None]
-        grad_Dd = jax.lax.fori_loop(
-            0, lengths_S[0], lambda slot, sum_Dd: sum_Dd.at[cells_KS[slot]].add(grad_Sd, mode="drop"), grad_Dd
-        )
-        return grad_Dd, shifted_d
-
-    sums = jnp.zeros((bag.rows, like.shape[1]), like.dtype), jnp.zeros(like.shape[1], like.dtype)
-    grad_Dd, shifted_d = jax.lax.fori_loop(0, count, add_tile, sums)
-    return grad_Dd if shift is None else grad_Dd + shifted_d
+def _turns(lengths_S: jax.Array) -> jax.Array:
+    """Returns how often SLOTS slots are summed until those of a tile's first id are, the longest one."""
+    return (lengths_S[0] + SLOTS - 1) // SLOTS
 
 
 def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -28,9 +28,10 @@ step     The training step of every arm of configs/arms.py at one size of config
 train    Tokens per second and MFU (where the device's peak is known) of whole training steps, by size, set up as
          train.py sets them up.  --against=torch adds the same GPT-2 in PyTorch the usual way (`make reference`),
          float32 on CPU: it starts from the same weights, its first losses must agree, and each contender has a process
-         of its own, so mind the memory.  torch_tuned has AdamW's fused kernel, and train.py's allocator settings:
+         of its own, so mind the memory.  torch_tuned has AdamW's fused kernel, and train.py's allocator settings;
+         torch_compiled has both, and torch.compile, which needs a C++ compiler and a minute or two before the timing:
 
-           python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned
+           python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned,torch_compiled
            python scripts/benchmark.py train --sizes=124m --arms=table_untied --against=torch --rounds=6
 
 runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
@@ -45,13 +46,14 @@ data     Preparing, starting and reading as the text grows: seconds, CPU seconds
 
            python scripts/benchmark.py data --data='jsonl:texts/*.jsonl.xz' --sizes=10_000_000,100_000_000,400_000_000
 
-How to read it.  A time is the median over rounds, with the 10 % and 90 % quantiles; one round runs everything once, in
-an order drawn anew, so what else the machine does meets all contenders.  Ratios are of medians, and round by round with
-their quartiles.  The share of bandwidth is the time that the least possible memory traffic would take at the speed of
-a += 2 b on large arrays, timed in the same rounds, over the time taken; what fits into caches can be above 100 %.
-Temporary memory is the compiler's number for one update beside arguments and results; for the reference, the growth of
-a process of its own.  encoder, step, train and data write every sample to a JSON file and a figure beside it, runtime
-its table.
+How to read it.  All run under train.py's allocator settings (kronecker/memory.py), without which large buffers cost a
+page fault for each 4 kB; the torch rival alone does without.  A time is the median over rounds, with the 10 % and 90 %
+quantiles; one round runs everything once, in an order drawn anew, so what else the machine does meets all contenders.
+Ratios are of medians, and round by round with their quartiles.  The share of bandwidth is the time that the least
+possible memory traffic would take at the speed of a += 2 b on large arrays, timed in the same rounds, over the time
+taken; what fits into caches can be above 100 %.  Temporary memory is the compiler's number for one update beside
+arguments and results; for the reference, the growth of a process of its own.  encoder, step, train and data write every
+sample to a JSON file and a figure beside it, runtime its table.
 """
 
 import json
@@ -83,7 +85,7 @@ _SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py."
 _SIZES = flags.DEFINE_list(
     "sizes", None, "train: of configs/sizes.py (default: micro); data: tokens, rising (default: 10_000_000,30_000_000)."
 )
-_AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned; see above.")
+_AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned, torch_compiled; see above.")
 _ARMS = flags.DEFINE_list(
     "arms",
     None,
@@ -122,14 +124,17 @@ def main(words: Sequence[str]) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: a benchmark's file ends in .json; write --out={out.with_suffix('.json')}")
 
+    from kronecker import memory
+
+    kept = memory.keep_freed()  # before JAX starts threads, as train.py does
     if command == "runtime":
         _runtime(out)
     else:
         commands = {"encoder": _encoder, "step": _step, "train": _train, "data": _data}
-        _timed(command, commands[command](), out)
+        _timed(command, commands[command](), out, kept)
 
 
-def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
+def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: bool) -> None:
     # After the flags: --help should not wait for JAX.
     from kronecker.benchmark import figures, machine, scale_view, tables
     from kronecker.report.page import write_text
@@ -137,7 +142,7 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path) -> None:
     before = machine.facts()
     result = run()
     after = {"load_after": machine.load(), "device_peak_bytes": machine.device_peak_bytes()}
-    result = {"machine": before | after, **result}
+    result = {"machine": before | {"keeps_freed_memory": kept} | after, **result}
     tables.show_verdicts(result["verdicts"])
     out.parent.mkdir(parents=True, exist_ok=True)
     draw = {
@@ -204,9 +209,6 @@ def _step() -> Callable[[], dict[str, Any]]:
 
 
 def _train() -> Callable[[], dict[str, Any]]:
-    from kronecker import memory
-
-    memory.keep_freed()  # before JAX starts threads, as train.py does
     own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
     own["model.dtype"] = _DTYPE.value
     names = _ARMS.value or ["table_untied", "kronecker"]

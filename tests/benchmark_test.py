@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import os
+import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 from kronecker import codec, config
-from kronecker.benchmark import contenders, encoder, package, settings, step, text, timing
+from kronecker.benchmark import contenders, encoder, package, settings, step, text, timing, train
 
 ROOT = Path(__file__).parents[1]
 TEXT = "text:kronecker/**/*.py"
@@ -23,10 +26,9 @@ ROUNDS = 5
 SIZE, VOCABULARY, P = 30_000, 30_080, 4  # of the steps: more ids than the text has pairs for
 
 
-def benchmark(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "scripts/benchmark.py", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def benchmark(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/benchmark.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
 
 
 def finished(file: Path, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -117,12 +119,16 @@ def test_codes_above_the_limit_are_listed_as_refused_with_their_size(encoder_run
 
 @pytest.mark.slow
 def test_a_benchmark_says_what_it_ran_on(encoder_run, step_run):
-    for result, printed, _ in (encoder_run, step_run):
+    for result, printed, file in (encoder_run, step_run):
         machine = result["machine"]
         assert {"jax", "jaxlib", "flax", "torch", "kronecker-embeddings"} <= set(machine["versions"])
         assert machine["cores"] >= 1
         assert machine["devices"]
         assert machine["command"][0] == "scripts/benchmark.py"
+        assert f"--data={TEXT}" in machine["command"]
+        assert "--out=" + Path(file).name in machine["command"]  # and not where it lies
+        assert machine["commit"] or not (ROOT / ".git").exists()
+        assert machine["keeps_freed_memory"] == (platform.libc_ver()[0] == "glibc")
         assert f"jax {machine['versions']['jax']}" in printed
 
 
@@ -188,7 +194,7 @@ def test_steps_refuse_codes_above_the_limit():
         ([], "say which benchmark: encoder, step, train, runtime, data; got none"),
         (["encode"], "say which benchmark: encoder, step, train, runtime, data; got 'encode'"),
         (["train", "--size=nano"], "--size belongs to `benchmark.py step`, not to train"),
-        (["train", "--against=tensorflow"], "--against=tensorflow: known: torch, torch_tuned"),
+        (["train", "--against=tensorflow"], "--against=tensorflow: known: torch, torch_tuned, torch_compiled"),
         (["train", "--arms=kronecker", "--against=torch"], "table_untied, which PyTorch's model is, is missing"),
         (["runtime", "--size=nano"], "--size belongs to `benchmark.py step`, not to runtime"),
         (["encoder", "step"], "say which benchmark"),
@@ -217,14 +223,35 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
+def test_a_compiled_rival_without_a_cpp_compiler_is_refused_in_one_line():
+    done = benchmark("train", "--sizes=nano", "--against=torch_compiled", CXX="no-such-compiler")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: --against=torch_compiled: torch.compile needs a C++ compiler and no-such-compiler is not there; "
+        "install it, or name another in the environment variable CXX"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(package.installed(), reason="is about machines without PyTorch")
+def test_a_rival_that_is_not_installed_is_refused_in_one_line():
+    done = benchmark("train", "--sizes=nano", "--against=torch")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: --against=torch: PyTorch is not installed; `make reference` installs it"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
 def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
     small = ("--sizes=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied")
-    result, printed = finished(tmp_path / "train.json", "train", *small, "--against=torch,torch_tuned")
+    result, printed = finished(tmp_path / "train.json", "train", *small, f"--against={','.join(train.RIVALS)}")
     (size,) = result["sizes"]
     rows = {row["name"]: row for row in size["contenders"]}
-    assert list(rows) == ["table_untied", "torch", "torch_tuned"]
+    assert list(rows) == ["table_untied", "torch", "torch_tuned", "torch_compiled"]
     for name, row in rows.items():
         # real losses of three updates, each on another batch and with the weights that the update before it made
         assert row["first_losses"] == pytest.approx(rows["table_untied"]["first_losses"], abs=1e-4)

@@ -20,13 +20,6 @@ def resolved(**embedding) -> ml_collections.ConfigDict:
     return config.with_vocabulary(config.resolve(c), len(TOKENS))
 
 
-@pytest.mark.parametrize(("sequence", "name"), [(64, "bag"), (96, "induced")])
-def test_auto_on_a_cpu_induces_the_table_from_two_vocabularies_of_tokens_on(sequence: int, name: str):
-    c = resolved()
-    c.train.batch, c.train.sequence = 8, sequence  # V is 384
-    assert build.build(c, TOKENS).bag.implementation == name
-
-
 @pytest.mark.parametrize("name", ["cached", "onthefly", "gather", "onehot", "induced"])
 def test_an_implementation_can_be_asked_for(name: str):
     assert build.build(resolved(implementation=name), TOKENS).bag.implementation == name
@@ -39,9 +32,9 @@ def test_the_gradient_of_gather_can_be_asked_for(gradient: str):
     assert implementations.describe(bag) == f"gather, gradient by {gradient}"
 
 
-@pytest.mark.parametrize(("platform", "name"), [("gpu", "gather"), ("tpu", "onehot")])
+@pytest.mark.parametrize(("platform", "name"), [("cpu", "bag"), ("gpu", "gather"), ("tpu", "onehot")])
 def test_auto_has_a_choice_of_its_own_for_each_platform(platform: str, name: str):
-    assert implementations.choose(platform, tokens=16_384, vocab=50_304) == name
+    assert implementations.choose(platform) == name
 
 
 def test_a_bag_on_a_gpu_says_what_it_costs():

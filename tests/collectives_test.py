@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kronecker.tpu import collectives, hlo
+from kronecker.cross_compile import collectives, hlo
 
 WIDTH, TOKENS = 32, 512  # of a device
 BAG_ROWS, TABLE_ROWS = 256 * 8, 256 * 8 * 8

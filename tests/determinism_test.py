@@ -59,10 +59,10 @@ def test_a_gradient_that_is_not_deterministic_is_refused():
     [
         ({"embedding.kind": "table", "embedding.arm": "table_untied"}, True),
         ({}, False),
-        ({"model.tie_head": True, "embedding.arm": "kronecker_tied"}, True),
+        ({"model.tie_head": True, "embedding.arm": "kronecker_tied"}, False),
     ],
 )
 def test_a_gpu_is_told_what_it_costs(own: dict[str, Any], sorts: bool):
     line = determinism.line(resolved(**own), gpus(1))
-    assert line.startswith("deterministic: ")
-    assert ("sorts 512 values a step" in line) == sorts
+    assert line.startswith("deterministic, hence slower: ")
+    assert ("sorts 512 values" in line) == sorts

@@ -77,6 +77,22 @@ def test_value_and_gradient_equal_the_dense_code_in_float64(table: codec.ByteTab
         assert relative_error(gradient, np.einsum("btn,btd->nd", code, cotangent)) < 1e-12
 
 
+# Fewer tokens than the vocabulary has ids, and more; few of them distinct, and most.
+@pytest.mark.parametrize(("tokens", "distinct"), [(700, 90), (700, 699), (3000, 90), (3000, 1000), (1, 1)])
+def test_the_bag_is_exact_however_many_ids_repeat(tokens: int, distinct: int):
+    rng = np.random.default_rng(8)
+    table = codec.byte_table([rng.integers(0, 256, i % 9, np.uint8).tobytes() for i in range(1000)], 8)
+    some = rng.permutation(1000)[:distinct]
+    ids = np.concatenate([some, rng.choice(some, tokens - distinct)])
+    with jax.enable_x64(True):
+        weights, cotangent = rng.normal(size=(table.code_dim, WIDTH)), rng.normal(size=(tokens, WIDTH))
+        code = codec.dense_code(table, ids, "z")
+        bag = kronecker(table, "bag", "z", "float64")
+        out, gradient = value_and_gradient(jnp.asarray(weights), bag, ids, jnp.asarray(cotangent))
+        assert relative_error(out, code @ weights) < 1e-12
+        assert relative_error(gradient, code.T @ cotangent) < 1e-12
+
+
 @EVERY_IMPLEMENTATION
 def test_float32_value_and_gradient_are_within_1e_6(table: codec.ByteTable, implementation: str):
     out, gradient, want, want_gradient = all_ids_and_repeats(table, implementation, "float32")

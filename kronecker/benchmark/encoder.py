@@ -184,7 +184,7 @@ def _measure(
     samples = {case: taken.of_one(turns[case]) for case, taken in samples.items()}
     bandwidth = triad_bytes / samples[TRIAD].median
     vocab = len(given.table.lengths)
-    auto = implementations.choose(jax.default_backend(), setting.tokens, vocab)
+    auto = implementations.choose(jax.default_backend())
     rows = []
     for entrant in entrants:
         measured = {}

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,20 @@ def facts() -> dict[str, Any]:
     """Returns versions, commit, command, devices, cores, processor and load, ready for JSON."""
     found = rundir.environment()
     versions = found.pop("versions") | package.versions()
-    own = {"versions": versions, "cores": os.cpu_count(), "processor": processor(), "load_before": load()}
+    command = [_inside(word) for word in found["command"]]
+    own = {
+        "versions": versions,
+        "command": command,
+        "cores": os.cpu_count(),
+        "processor": processor(),
+        "load_before": load(),
+    }
     return found | own
+
+
+def _inside(word: str) -> str:
+    """Returns a word of a command; of a path that leads out of the folder it was run in, the base name alone."""
+    return re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word)
 
 
 def load() -> list[float]:

@@ -22,13 +22,21 @@ from kronecker.training import optimizer
 class Trainer:
     """A GPT-2 in training."""
 
-    def __init__(self, params: dict[str, Any], config: ml_collections.ConfigDict, threads: int, **adamw: bool) -> None:
+    def __init__(
+        self,
+        params: dict[str, Any],
+        config: ml_collections.ConfigDict,
+        threads: int,
+        compiled: bool = False,
+        **adamw: bool,
+    ) -> None:
         """Makes the model and its optimizer.
 
         Args:
           params: of our model with a learned table, tied or not, as numpy arrays.
           config: resolved, with its vocabulary; float32, no dropout, no accumulation.
           threads: that PyTorch may use.
+          compiled: whether model and loss go through torch.compile, each kind of step before it is first taken.
           **adamw: options of torch.optim.AdamW.
         """
         self._torch = torch = importlib.import_module("torch")
@@ -38,6 +46,7 @@ class Trainer:
         self._schedule = optimizer.make_schedule(config)
         self._updates = 0
         self._model = _model(torch, shape)
+        self._loss = torch.compile(self._eager_loss, dynamic=False) if compiled else self._eager_loss
         named = dict(self._model.named_parameters())
         decays = {name: parameter.dim() >= 2 for name, parameter in named.items()}
         with torch.no_grad():
@@ -58,21 +67,23 @@ class Trainer:
           mask_padding: whether padded vocabulary entries get no probability, as in ours; it costs a copy of the
             logits, and the usual code does without.
         """
-        torch, functional = self._torch, self._torch.nn.functional
-        tokens = torch.from_numpy(tokens_BT1)
-        logits = self._model(tokens[:, :-1])
-        if mask_padding:
-            logits = logits[..., : self._real]
-        loss = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+        loss = self._loss(self._torch.from_numpy(tokens_BT1), mask_padding)
         loss.backward()
         if self._train.clip:
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._train.clip)
+            self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._train.clip)
         for group in self._optimizer.param_groups:
             group["lr"] = float(self._schedule(self._updates))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._updates += 1
         return loss.item()
+
+    def _eager_loss(self, tokens_BT1: Any, mask_padding: bool) -> Any:
+        logits = self._model(tokens_BT1[:, :-1])
+        if mask_padding:
+            logits = logits[..., : self._real]
+        targets = tokens_BT1[:, 1:].reshape(-1)
+        return self._torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)
 
 
 def _model(torch: types.ModuleType, shape: transformer.Shape) -> Any:

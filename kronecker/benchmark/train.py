@@ -6,9 +6,11 @@ one's threads or memory meet the other's.  Before they are timed, their first lo
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
@@ -23,10 +25,11 @@ from kronecker.benchmark import step, timing, torch_gpt2
 from kronecker.training import progress, throughput
 from kronecker.training import step as steps
 
-RIVAL, TUNED = "torch", "torch_tuned"
+RIVAL, TUNED, COMPILED = "torch", "torch_tuned", "torch_compiled"
 RIVALS = {
     RIVAL: "PyTorch as it comes",
     TUNED: "the same with AdamW's fused kernel and freed memory kept, as train.py keeps it",
+    COMPILED: "the tuned one, its model and loss under torch.compile",
 }
 SAME_MODEL = step.BASELINE  # the arm that PyTorch's model is
 TARGETS = {"micro": 1.5, "124m": 1.2}  # times the tokens per second of RIVAL, on two cores
@@ -44,13 +47,21 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], ro
       size: the name that the verdict goes by.
 
     Raises:
-      ValueError: if a config cannot work, the text is too short, or PyTorch is to run beside an accelerator.
+      ValueError: if a config cannot work, the text is too short, a rival lacks what it needs, or PyTorch is to run
+        beside an accelerator.
       FloatingPointError: if a loss is not finite, or PyTorch's is another.
     """
     if rivals and SAME_MODEL not in arms:
         raise ValueError(f"the arms are {', '.join(arms)}; {SAME_MODEL}, which PyTorch's model is, is missing")
     if rivals and jax.default_backend() != "cpu":
         raise ValueError(f"--against is for CPU, and this is {jax.default_backend()}; set JAX_PLATFORMS=cpu")
+    if rivals and not importlib.util.find_spec("torch"):
+        raise ValueError(f"--against={','.join(rivals)}: PyTorch is not installed; `make reference` installs it")
+    if COMPILED in rivals and not shutil.which(_compiler()):
+        raise ValueError(
+            f"--against={COMPILED}: torch.compile needs a C++ compiler and {_compiler()} is not there; install it, or "
+            "name another in the environment variable CXX"
+        )
     mesh = sharding.make_mesh()
     made, read, ids = step.problem(arms, mesh)
     shared = next(iter(made.values()))
@@ -137,8 +148,9 @@ def start(job: Job) -> Callable[[int], float]:
         return take
     built = build.build(job.config, job.token_bytes)
     state = jax.jit(lambda: steps.init_state(built.model, None, job.config))()
-    options = {"fused": True} if job.name == TUNED else {}
-    trainer = torch_gpt2.Trainer(jax.device_get(state.params), job.config, threads(), **options)
+    options = {} if job.name == RIVAL else {"fused": True}
+    params = jax.device_get(state.params)
+    trainer = torch_gpt2.Trainer(params, job.config, threads(), compiled=job.name == COMPILED, **options)
     ids, taken = job.ids.astype(np.int64), 0
 
     def take_rival(number: int) -> float:
@@ -152,6 +164,11 @@ def start(job: Job) -> Callable[[int], float]:
 def threads() -> int:
     """Returns how many threads a contender may use: a core each."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compiler() -> str:
+    """Returns the C++ compiler that torch.compile calls on this machine."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 @contextlib.contextmanager

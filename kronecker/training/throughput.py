@@ -13,6 +13,7 @@ from kronecker import transformer
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; a device that is not here has no MFU.
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
+    "NVIDIA B200": 2250e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 ASYNC_PARTS = ("async-update", "async-done")  # they name the computation that their async-start runs
 
@@ -138,29 +138,37 @@ def calls(one: Instruction) -> list[str]:
     return [*_CALLED.findall(one.attributes), *lists]
 
 
+def named(one: Instruction) -> list[str]:
+    """Returns the computations that an instruction runs, a loop's condition and body among them."""
+    return [_attribute(one, which) for which in ("condition", "body")] if one.operation == "while" else calls(one)
+
+
 def within(computations: Mapping[str, Computation], name: str) -> set[str]:
     """Returns the computations that run when `name` does, itself included, those of its loops too."""
     found = {name}
     for one in computations[name].instructions.values():
-        inner = [_attribute(one, "body")] if one.operation == "while" else calls(one)
-        found.update(*(within(computations, called) for called in inner))
+        found.update(*(within(computations, called) for called in named(one)))
     return found
 
 
 def bytes_of(type_text: str) -> int:
     """Returns the bytes of all arrays in a type such as "(f32[8,128]{1,0}, u32[])", without padding."""
-    return sum(math.prod(shape) * bits for bits, shape in _arrays(type_text)) // 8
+    return sum(math.prod(sizes) * bits(kind) for kind, sizes in arrays(type_text)) // 8
+
+
+def arrays(type_text: str) -> list[tuple[str, list[int]]]:
+    """Returns the arrays in a type, each as its elements' type, such as "f32", and its sizes."""
+    return [(kind, [int(size) for size in sizes.split(",") if size]) for kind, sizes in _ARRAY.findall(type_text)]
+
+
+def bits(kind: str) -> int:
+    """Returns the bits of an element of an array of this type."""
+    return 8 if kind == "pred" else 0 if kind == "token" else int(re.search(r"\d+", kind)[0])
 
 
 def operand_bytes(computation: Computation, instruction: Instruction) -> int:
     """Returns the bytes of all that an instruction takes."""
     return sum(bytes_of(computation.instructions[name].type) for name in instruction.operands)
-
-
-def _arrays(type_text: str) -> Iterator[tuple[int, Sequence[int]]]:
-    for kind, sizes in _ARRAY.findall(type_text):
-        bits = 8 if kind == "pred" else 0 if kind == "token" else int(re.search(r"\d+", kind)[0])
-        yield bits, [int(size) for size in sizes.split(",") if size]
 
 
 def _instruction(line: str) -> Instruction | None:

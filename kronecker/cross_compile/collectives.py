@@ -1,4 +1,4 @@
-"""What the chips of a compiled program exchange: every collective operation, how often it runs, and its bytes.
+"""What the devices of a compiled program exchange: every collective operation, how often it runs, and its bytes.
 
 A TPU's compiler hides collectives in other operations.  A reduce-scatter is an all-reduce inside a fusion that keeps a
 part, and is counted as what it is.  An asynchronous one appears in each of the fusions that it runs beside, all with
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kronecker.tpu import hlo
+from kronecker.cross_compile import hlo
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 OTHER_NAMES = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "collective-permute"}
@@ -34,8 +34,8 @@ class Collective:
 
     Attributes:
       kind: one of KINDS.
-      group: chips that take part together.
-      payload: bytes of a chip's array where it is whole: before a reduction, after a gathering.
+      group: devices that take part together.
+      payload: bytes of a device's array where it is whole: before a reduction, after a gathering.
       times: that it runs in a step, loops counted.
       source: the operation of the model that it comes from, as JAX names it; may be empty.
     """
@@ -48,10 +48,10 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Returns the bytes that a chip has to send at least for one of them, as around a ring of the group.
+        """Returns the bytes that a device has to send at least for one of them, as around a ring of the group.
 
-        An all-reduce of S bytes over n chips is 2 (n - 1)/n S: a reduce-scatter and an all-gather, (n - 1)/n S each, as
-        an all-to-all is; a permute is S.
+        An all-reduce of S bytes over n devices is 2 (n - 1)/n S: a reduce-scatter and an all-gather, (n - 1)/n S each,
+        as an all-to-all is; a permute is S.
         """
         if self.kind == "collective-permute":
             return float(self.payload)
@@ -60,10 +60,10 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """All that the chips exchange in one run of a program.
+    """All that the devices exchange in one run of a program.
 
     Attributes:
-      collectives: those that move something; one over a group of one chip does not.
+      collectives: those that move something; one over a group of one device does not.
       unknown_loops: loops with one of them inside whose length the text does not tell; they are counted once.
     """
 
@@ -72,11 +72,11 @@ class Exchange:
 
     @property
     def sent(self) -> float:
-        """Returns the bytes that a chip sends, see `Collective.sent`."""
+        """Returns the bytes that a device sends, see `Collective.sent`."""
         return sum(one.sent * one.times for one in self.collectives)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
-        """Returns, of each of KINDS that there is, how many run, and a chip's bytes of payload and sent."""
+        """Returns, of each of KINDS that there is, how many run, and a device's bytes of payload and sent."""
         sums: dict[str, dict[str, float]] = {}
         for one in self.collectives:
             row = sums.setdefault(one.kind, {"count": 0, "payload_bytes": 0, "sent_bytes": 0.0})
@@ -95,12 +95,12 @@ class Exchange:
         ]
 
 
-def of(text: str, chips: int) -> Exchange:
-    """Returns what the chips of a program exchange.
+def of(text: str, devices: int) -> Exchange:
+    """Returns what the devices of a program exchange.
 
     Args:
-      text: of the compiled program of one chip, as `jax.stages.Compiled.as_text` returns it.
-      chips: that run it; a collective that names no groups is over all.
+      text: of the compiled program of one device, as `jax.stages.Compiled.as_text` returns it.
+      devices: that run it; a collective that names no groups is over all.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)
@@ -113,7 +113,7 @@ def of(text: str, chips: int) -> Exchange:
     every = [(computation, one) for computation in computations.values() for one in computation.instructions.values()]
     collectives, holders = [], set()
     for computation, one in _without_repeats(every):
-        found = _collective(computation, one, callers.get(computation.name), times[computation.name], chips)
+        found = _collective(computation, one, callers.get(computation.name), times[computation.name], devices)
         if found.times and found.group > 1:
             collectives.append(found)
             holders.add(computation.name)
@@ -146,10 +146,10 @@ def _kind(computation: hlo.Computation, one: hlo.Instruction) -> str | None:
 
 
 def _collective(
-    computation: hlo.Computation, one: hlo.Instruction, caller: hlo.Instruction | None, times: int, chips: int
+    computation: hlo.Computation, one: hlo.Instruction, caller: hlo.Instruction | None, times: int, devices: int
 ) -> Collective:
     kind = _kind(computation, one)
-    group = chips if kind == "collective-permute" else _group(one.attributes, chips)
+    group = devices if kind == "collective-permute" else _group(one.attributes, devices)
     taken = hlo.operand_bytes(computation, one)
     source = _NAMED.search(one.attributes) or (_NAMED.search(caller.attributes) if caller else None)
     return Collective(
@@ -161,7 +161,7 @@ def _collective(
     )
 
 
-def _group(attributes: str, chips: int) -> int:
+def _group(attributes: str, devices: int) -> int:
     if listed := _GROUP_LIST.search(attributes):
         return listed[1].count(",") + 1
     if shaped := _GROUP_SHAPE.search(attributes):
@@ -171,4 +171,4 @@ def _group(attributes: str, chips: int) -> int:
         return math.prod(int(part) if part else sizes[name] for name, _, part in _USED_AXIS.findall(mesh[2]))
     if "replica_groups=" in attributes and "replica_groups={}" not in attributes:
         raise ValueError(f"the compiler writes replica groups in a way not known here: {attributes[:300]}")
-    return chips
+    return devices

@@ -1,0 +1,222 @@
+"""The input side of a model as programs: every implementation of the product, and the table that it replaces.
+
+Three programs each, the first for a GPU alone: embeddings; these and the gradient of the one trained matrix for a given
+cotangent; that and an update of the optimizer that training uses, its state donated as training donates it.  All data
+are arguments.
+
+Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained matrix (D or V), d model width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from kronecker import bag as bags
+from kronecker import codec, implementations, transformer
+from kronecker.cross_compile import program, targets
+from kronecker.training import input_side, throughput
+
+TABLE = "table"
+FORWARD, GRADIENT, UPDATE = "forward", "gradient", "update"
+PROGRAMS = {"tpu": (GRADIENT, UPDATE), "gpu": (FORWARD, GRADIENT, UPDATE)}
+# A name of GATHER stands for one of each of these.
+GATHER = "gather"
+GATHERS = {f"{GATHER}, {gradient}": gradient for gradient in implementations.GATHER_GRADIENTS}
+# Of a TPU over each product, to reach its type on units that multiply bfloat16: a float32 is three of them, so six of
+# the nine partial products count, and three where the other operand is 0 or 1 and one bfloat16 holds it (which the
+# compiler's estimates of cycles bear out; it shows no passes).  A GPU's stand in its program.
+ONE_HOT_PASSES = {"bfloat16": 1, "float32": 3}
+DENSE_PASSES = {"bfloat16": 1, "float32": 6}
+PASSES = {
+    **dict.fromkeys(("cached", "onthefly"), DENSE_PASSES),
+    **dict.fromkeys(("onehot", "induced", f"{GATHER}, onehot"), ONE_HOT_PASSES),
+}
+
+# Targets for a TPU.
+MOST_TEMPORARY_BYTES = 64e6
+MOST_BYTES_OF_TABLES = 1.5  # forward and gradient
+LESS_THAN_STEP = 0.03
+# Targets for a GPU.
+MOST_OF_FORWARD, MOST_OF_GRADIENT = 1e6, 100e6  # temporary bytes
+
+Programs = dict[str, dict[str, program.Program]]  # by program, then by form
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is compiled.
+
+    Attributes:
+      table: the vocabulary's bytes; their lengths decide the layout of "induced".
+      tokens: N.
+      config: resolved, with its vocabulary: the model around the input side, its width, type and optimizer.
+    """
+
+    table: codec.ByteTable
+    tokens: int
+    config: ml_collections.ConfigDict
+
+    def auto(self, platform: str) -> str:
+        """Returns what "auto" is on "tpu" or "gpu", a row of its table."""
+        name = implementations.choose(platform)
+        return f"{name}, {implementations.FASTEST_GATHER_GRADIENT}" if name == GATHER else name
+
+    @property
+    def step_flops(self) -> float:
+        """Returns the matrix FLOPs of a training step on as many tokens, by the project's own count."""
+        shape = transformer.Shape.of(self.config.model)
+        return self.tokens * throughput.flops_per_token(shape, self.config.train.sequence)
+
+
+def rows(names: Iterable[str]) -> list[str]:
+    """Returns the rows of the table for implementations, each once: `gather` has one for each of its gradients."""
+    found = [row for name in names for row in (GATHERS if name == GATHER else [name])]
+    return list(dict.fromkeys(found))
+
+
+def compile_table(target: targets.Target, setting: Setting) -> Programs:
+    """Returns the programs of a learned table.
+
+    Its lookup takes the ids to be in bounds, as the product's does: flax.linen.Embed's does not, and moves more bytes.
+    """
+
+    def embed(table_Vd, bag, ids_N):
+        del bag
+        return table_Vd.at[ids_N].get(mode="promise_in_bounds")
+
+    return _compile(target, setting, embed, len(setting.table.lengths), TABLE, None, 1)
+
+
+def compile_product(target: targets.Target, setting: Setting, name: str, limit_mb: float) -> Programs:
+    """Returns the programs of one implementation.
+
+    Args:
+      target: to compile for.
+      setting: of the product.
+      name: one of implementations.IMPLEMENTATIONS, or of GATHERS.
+      limit_mb: the most that the codes of "cached" may take.
+
+    Raises:
+      ValueError: if they would take more, or the compiler refuses.
+    """
+    dtype = setting.config.model.dtype
+    paper = bags.kronecker_bag(setting.table)
+    implementation = GATHER if name in GATHERS else name
+    gradient = GATHERS.get(name, implementations.AUTO)
+    prepare = functools.partial(
+        implementations.prepare, limit_mb=limit_mb, platform=target.platform, gather_gradient=gradient
+    )
+    bag = jax.eval_shape(lambda: prepare(paper, implementation, jnp.dtype(dtype)))
+    embed = functools.partial(implementations.product, dtype=dtype)
+    passes = PASSES[name][dtype] if name in PASSES else 1
+    return _compile(target, setting, embed, bag.rows, "projection", bag, passes)
+
+
+def verdicts(target: targets.Target, setting: Setting, product: Programs, table: Programs) -> list[dict[str, Any]]:
+    """Returns the targets of `auto`'s choice: each as what, number, limit, met and the sum behind it in words.
+
+    Of a GPU's forms the worse one counts.
+    """
+    if target.is_gpu:
+        return _of_gpu(product, table)
+    ((_, of_product),) = _by_form(product).items()
+    ((_, of_table),) = _by_form(table).items()
+    return _of_tpu(setting, of_product, of_table)
+
+
+def _of_gpu(product: Programs, table: Programs) -> list[dict[str, Any]]:
+    found = []
+    for name, what, limit in (
+        (FORWARD, "temporary memory of forward", MOST_OF_FORWARD),
+        (GRADIENT, "temporary memory of forward + gradient", MOST_OF_GRADIENT),
+    ):
+        number = max(one.temporary_bytes for one in product[name].values())
+        loops = max(one.operations["while"] for one in product[name].values())
+        found.append((what, number, limit, number <= limit, "all of it, in bytes"))
+        found.append((f"loops of {what.partition(' of ')[2]}", loops, 0, loops == 0, "in the program"))
+    pairs = [(one.bytes_accessed, table[UPDATE][form].bytes_accessed) for form, one in product[UPDATE].items()]
+    ours, theirs = max(pairs, key=lambda pair: pair[0] / pair[1])
+    whole = all(one.comparable for side in (product, table) for one in side[UPDATE].values())
+    what = "bytes of forward + gradient + AdamW over the table's"
+    found.append((what, ours / theirs, 1.0, whole and ours < theirs, f"{ours / 1e6:,.0f} / {theirs / 1e6:,.0f} MB"))
+    return _verdicts(found)
+
+
+def _by_form(programs: Programs) -> dict[str, dict[str, program.Program]]:
+    forms = next(iter(programs.values()))
+    return {form: {name: one[form] for name, one in programs.items()} for form in forms}
+
+
+def _of_tpu(
+    setting: Setting, product: dict[str, program.Program], table: dict[str, program.Program]
+) -> list[dict[str, Any]]:
+    both = PROGRAMS["tpu"]
+    temporary = max(product[name].temporary_bytes for name in both)
+    of_table = {name: product[name].bytes_accessed / table[name].bytes_accessed for name in both}
+    bytes_mb = {
+        name: f"{product[name].bytes_accessed / 1e6:,.0f} / {table[name].bytes_accessed / 1e6:,.0f} MB" for name in both
+    }
+    share = product[GRADIENT].product_flops / setting.step_flops
+    whole = all(one[name].comparable for one in (product, table) for name in both)
+    small = temporary <= MOST_TEMPORARY_BYTES
+    return _verdicts(
+        [
+            ("temporary memory", temporary, MOST_TEMPORARY_BYTES, small, "all of it, in bytes"),
+            (
+                "bytes of forward + gradient over the table's",
+                of_table[GRADIENT],
+                MOST_BYTES_OF_TABLES,
+                whole and of_table[GRADIENT] <= MOST_BYTES_OF_TABLES,
+                bytes_mb[GRADIENT],
+            ),
+            (
+                "bytes of forward + gradient + AdamW over the table's",
+                of_table[UPDATE],
+                1.0,
+                whole and of_table[UPDATE] < 1,
+                bytes_mb[UPDATE],
+            ),
+            (
+                "FLOPs of forward + gradient over the training step's",
+                share,
+                LESS_THAN_STEP,
+                whole and share < LESS_THAN_STEP,
+                f"{product[GRADIENT].product_flops / 1e9:,.1f} / {setting.step_flops / 1e9:,.0f} GFLOP",
+            ),
+        ]
+    )
+
+
+def _verdicts(found: Iterable[tuple[str, float, float, bool, str]]) -> list[dict[str, Any]]:
+    return [dict(zip(("what", "number", "limit", "met", "of"), row, strict=True)) for row in found]
+
+
+def _compile(
+    target: targets.Target,
+    setting: Setting,
+    embed: input_side.Embed,
+    rows: int,
+    leaf: str,
+    bag: bags.Bag | None,
+    passes: int,
+) -> Programs:
+    side = input_side.make_input_side(embed, leaf, setting.config)
+    width = setting.config.model.d_model
+    matrix = jax.ShapeDtypeStruct((rows, width), jnp.float32)
+    ids, grad = jax.ShapeDtypeStruct((setting.tokens,), jnp.int32), jax.ShapeDtypeStruct((setting.tokens, width), "f4")
+    state = jax.eval_shape(side.init, matrix)
+    parts = {
+        FORWARD: (side.forward, (matrix, bag, ids), ()),
+        GRADIENT: (side.gradient, (matrix, bag, ids, grad), ()),
+        UPDATE: (side.update, (*state, bag, ids, grad), (0, 1)),
+    }
+    return {
+        name: program.compile_for(target, function, arguments, passes, donate)
+        for name, (function, arguments, donate) in parts.items()
+        if name in PROGRAMS[target.platform]
+    }

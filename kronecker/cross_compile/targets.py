@@ -1,0 +1,124 @@
+"""The devices to compile for, with their facts, and the forms in which each is compiled for."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from kronecker import cross_compile
+from kronecker.cross_compile import compilers
+from kronecker.training import throughput
+
+# Of one TPU, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: bytes of its memory, and its memory's
+# bytes a second.  A GPU's stand in its description.  throughput.PEAK_FLOPS has the FLOPs of both.
+MEMORY = {"v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+BANDWIDTH = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1600e9}
+# Bytes a second that a device sends over all its links, half of the bidirectional bandwidth that the same pages (400,
+# 1,200 and 800 GB/s) and NVIDIA's data sheets (NVLink: 600, 900, 900 and 1,800 GB/s) give.
+LINKS = {"v5e": 200e9, "v5p": 600e9, "v6e": 400e9, "a100": 300e9, "h100": 450e9, "h200": 450e9, "b200": 900e9}
+
+BFLOAT16, TF32, FLOAT32 = "bfloat16", "tf32", "float32"  # units that multiply: two types of tensor cores, CUDA cores
+# XLA's options for each form.  Without a GPU nothing is timed to choose between them: a real one takes the faster form
+# for each product, and other tiles.
+_NO_DEVICE = {"xla_gpu_enable_cub_radix_sort": False}  # CUB would ask the GPU how much memory its sort takes
+GPU_FORMS = {"Triton": _NO_DEVICE, "cuBLAS": _NO_DEVICE | {"xla_gpu_enable_triton_gemm": False}}
+TPU_FORMS = {"": {}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices to compile for.
+
+    Attributes:
+      name: a key of LINKS.
+      devices: they take programs but cannot run them.
+    """
+
+    name: str
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def kind(self) -> str:
+        """Returns what JAX calls a device."""
+        return self.devices[0].device_kind
+
+    @property
+    def is_gpu(self) -> bool:
+        """Returns whether it is a GPU."""
+        return self.name in cross_compile.GPUS
+
+    @property
+    def platform(self) -> str:
+        """Returns what JAX calls the platform."""
+        return "gpu" if self.is_gpu else "tpu"
+
+    @property
+    def peak(self) -> float:
+        """Returns a device's bfloat16 FLOP/s."""
+        return throughput.peak_flops(self.kind)
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """Returns a device's FLOP/s by unit: TF32 runs at half of bfloat16, a CUDA core does two a clock."""
+        if not self.is_gpu:
+            return {BFLOAT16: self.peak}
+        cores = _fact(self.name, "core_count") * _fact(self.name, "fpus_per_core")
+        clock = 1e9 * _fact(self.name, "clock_rate_ghz")
+        return {BFLOAT16: self.peak, TF32: self.peak / 2, FLOAT32: 2 * cores * clock}
+
+    @property
+    def bandwidth(self) -> float:
+        """Returns the bytes a second of a device's memory."""
+        return _fact(self.name, "memory_bandwidth") if self.is_gpu else BANDWIDTH[self.name]
+
+    @property
+    def memory(self) -> int:
+        """Returns the bytes of a device's memory."""
+        return int(_fact(self.name, "device_memory_size")) if self.is_gpu else MEMORY[self.name]
+
+    @property
+    def cache(self) -> int:
+        """Returns the bytes of a GPU's L2 cache; 0 for a TPU."""
+        return int(_fact(self.name, "l2_cache_size")) if self.is_gpu else 0
+
+    @property
+    def links(self) -> float:
+        """Returns the bytes a second that a device can send to others, over all of its links at once."""
+        return LINKS[self.name]
+
+    @property
+    def forms(self) -> Mapping[str, Mapping[str, bool]]:
+        """Returns the forms that a program is compiled in, each with the compiler's options."""
+        return GPU_FORMS if self.is_gpu else TPU_FORMS
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
+        """Returns the sharding of a program for one device."""
+        return jax.sharding.SingleDeviceSharding(self.devices[0])
+
+
+def target(name: str) -> Target:
+    """Returns a target, with all devices; the first call in a process loads the compiler.
+
+    Args:
+      name: as `cross_compile.parse` reads it, or a TPU alone, whose smallest topology it then is.
+
+    Raises:
+      ValueError: if there is no such target, or no compiler for it, or it refuses.
+    """
+    name, topology = cross_compile.parse(cross_compile.TOPOLOGIES.get(name, name))
+    if name in cross_compile.GPUS:
+        return Target(name, compilers.gpus(name, topology, _description(name)))
+    return Target(name, compilers.tpus(topology))
+
+
+@functools.cache
+def _description(name: str) -> str:
+    return (Path(__file__).parent / "gpus" / f"{name}.txtpb").read_text()
+
+
+def _fact(name: str, field: str) -> float:
+    return float(re.search(rf"\b{field}: ([\d.]+)", _description(name))[1])
