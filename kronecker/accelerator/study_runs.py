@@ -6,6 +6,7 @@ checkpoints go.
 
 import dataclasses
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -73,9 +74,8 @@ class Study:
             if not settings:
                 continue
             out = self._ledger.folder / parts.STUDY / RUNS / stage.name
-            planned = sweep.plan_settings(
-                str(ROOT / extents.STUDY_CONFIG), out, settings, self._overrides, ROOT / "train.py"
-            )
+            source = os.path.relpath(ROOT / extents.STUDY_CONFIG)
+            planned = sweep.plan_settings(source, out, settings, self._overrides, ROOT / "train.py")
             members = [Member(stage.name, *one) for one in zip(settings, planned, strict=True)]
             self._members[stage.name] = {_identity(one.settings): one for one in members}
             rest = iter(members)

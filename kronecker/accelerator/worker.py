@@ -91,7 +91,7 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
     longest, began = 0.0, time.monotonic()
     ledger.forget(part, PREPARING)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kronecker-accelerator-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path(job.at_work).parent)))
         session = module.session(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
         try:
             take = stack.enter_context(session)
