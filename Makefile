@@ -4,6 +4,7 @@
 # make lint     ruff
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
+# make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
 # make tpu      adds the TPU compiler, for scripts/compile_for.py and its tests; skipped when done
 # make gpu      adds the GPU compiler, for the same: a download of 0.65 GB, most of it cuDNN; skipped when done
 
@@ -19,7 +20,7 @@ REFERENCE := .venv/reference
 TPU := .venv/tpu/ready
 GPU := .venv/gpu/ready
 
-.PHONY: pair reproduce test lint setup reference tpu gpu clean
+.PHONY: pair reproduce accelerator test lint setup reference tpu gpu clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -29,6 +30,9 @@ pair: setup
 
 reproduce: setup
 	@$(BIN)/python scripts/report.py $(RUNS) --paper --out=$(RUNS)/paper.html
+
+accelerator: setup
+	@$(BIN)/python scripts/accelerator.py $(ARGS)
 
 test: setup
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)

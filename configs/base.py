@@ -117,6 +117,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps between lines of metrics.jsonl
+    # updates, after a few to warm up, that the first process's profiler records into the run's folder `profile`, for
+    # XProf or TensorBoard: where a step's time goes; the clock of tokens_per_second stops meanwhile; 0: none
+    log.profile_steps = 0
     log.tensorboard = False  # event files in the run's folder (tensorboardX)
     log.wandb = ""  # W&B project; empty: off
 

@@ -1,7 +1,8 @@
-"""The study on one GPU of H100 class: the arms that settle tying and scale, GPT-2's vocabulary, three seeds.
+"""The study on one GPU of H100 class: size tiny, bfloat16, GPT-2's vocabulary; and its plan for short visits.
 
-Size tiny, bfloat16, 60M tokens of FineWeb-Edu a run.  table_untied against kronecker is the comparison that the paper
-lacks; kronecker_unit and table_std1 exchange their initial scales, random_code takes the spelling away.
+`sweep()` is the comparison at one rate that is not tuned, 60M tokens of FineWeb-Edu a run, three seeds: table_untied
+against kronecker, which the paper lacks; kronecker_unit and table_std1 exchange their initial scales, random_code takes
+the spelling away.
 
 Expected: the paper has no run of this size and no untied table.  Third parties, not checked here: with 50,000 ids and
 more an untied table is ahead of Kronecker, by .25 nats per token at 131,000 ids and 98M tokens.
@@ -17,9 +18,23 @@ one.  Then the learning rate of the input in the two main arms, beside what is t
 
   python scripts/sweep.py --config=configs/ablations/lr_mult.py:setting=gpu --out=runs/gpu --seeds=3
   python scripts/report.py runs/gpu --baseline='table_untied lr_mult=1.0'
+
+`stages()` is the study in which each arm has a rate and an input step of its own, both chosen by the last TRAINING loss
+on a seed that no comparison uses.  `scripts/accelerator.py --parts=study` trains as many of its runs as the minutes
+allow, again and again until all are finished; with `PLAN` these are
+
+  stage       runs                                                                          tokens
+  rates       4 learning rates x {table_untied, kronecker, table_tied}                      360M
+  input_step  embedding.lr_mult of table_untied, table_std1, kronecker_unit and kronecker   300M
+  finals      3 arms as tuned, table_std1 and kronecker_unit, 5 seeds                       1.5B
+  controls    random_code, head_tail, factorized, at the rates of their kind, 2 seeds       360M
+
+Left out because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and the
+key embedding.scale, which would tell the scale of an embedding from the step that it takes.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -27,6 +42,75 @@ import ml_collections
 from configs import arms, base, sizes
 
 SWEEP_ARMS = ("table_untied", "table_tied", "kronecker", "kronecker_unit", "table_std1", "random_code")
+RATE, STEP = "train.lr", "embedding.lr_mult"
+
+Settings = dict[str, Any]  # dotted key -> value, of one run
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the stages try; the arms' order is that of the runs.
+
+    Attributes:
+      seed: of the first two stages, for choosing alone.
+      rates: learning rates that each arm of `tuned` is tried at.
+      tuned: arms with a rate of their own.
+      rate_of: other arm -> the one of `tuned` whose rate it takes.
+      steps: arm -> multipliers of its input's learning rate that it is tried at, beside 1 where it is one of `tuned`.
+      finals: arms of the comparison, each at the best of what it was tried at.
+      controls: arms that explain it, each at the rate and multiplier of the arm that `rate_of` names.
+      final_seeds: of `finals`.
+      control_seeds: of `controls`.
+      tuning_tokens: training tokens of a run of the first two stages.
+      final_tokens: of the others.
+      final_sequences: validated on, of the others; 0: the whole validation text.
+      warmup_tokens: of every run, so that runs of two lengths begin alike.
+    """
+
+    seed: int = 100
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    tuned: tuple[str, ...] = ("table_untied", "kronecker", "table_tied")
+    rate_of: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {
+            "table_std1": "table_untied",
+            "kronecker_unit": "kronecker",
+            "random_code": "kronecker",
+            "head_tail": "kronecker",
+            "factorized": "table_untied",
+        }
+    )
+    steps: Mapping[str, tuple[float, ...]] = dataclasses.field(
+        default_factory=lambda: {
+            "table_untied": (3.0, 10.0, 30.0),
+            "kronecker": (0.3, 3.0),
+            "table_std1": (10.0, 50.0),
+            "kronecker_unit": (1.0, 10.0, 65.0),
+        }
+    )
+    finals: tuple[str, ...] = ("table_untied", "kronecker", "table_tied", "table_std1", "kronecker_unit")
+    controls: tuple[str, ...] = ("random_code", "head_tail", "factorized")
+    final_seeds: int = 5
+    control_seeds: int = 2
+    tuning_tokens: int = 30_000_000
+    final_tokens: int = 60_000_000
+    final_sequences: int = 0
+    warmup_tokens: int = 2_000_000
+
+
+PLAN = Plan()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Runs that nothing but earlier stages decides.
+
+    Attributes:
+      name: of the stage.
+      groups: of runs; those of a group are compared with each other, so one visit trains them all.
+    """
+
+    name: str
+    groups: tuple[tuple[Settings, ...], ...]
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -39,7 +123,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.train.batch = 64
     c.train.sequence = c.model.context
     c.train.tokens = 60_000_000
-    c.train.lr = 2e-3  # not tuned here; configs/ablations/learning_rate.py:setting=gpu does that
+    c.train.lr = 2e-3  # not tuned here; `stages` does that
     c.train.warmup_share = 0.05
     c.eval.every = 200
     c.eval.sequences = 1024
@@ -53,3 +137,52 @@ def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
     for seed in range(seeds):
         for arm in SWEEP_ARMS:
             yield arms.ARMS[arm] | {"seed": seed}
+
+
+def stages(loss: Callable[[str, Settings], float | None], plan: Plan = PLAN) -> Iterator[Stage]:
+    """Yields the stages one after another, up to the first that an unfinished run still has to decide.
+
+    Args:
+      loss: (stage, settings of a run) -> its last training loss in nats per token; infinite where it diverged, None
+        where it is not finished.
+      plan: what to try.
+    """
+
+    def run(arm: str, tuning: bool, **own: Any) -> Settings:
+        length = {"train.tokens": plan.tuning_tokens, "eval.every": 0, "eval.sequences": 32}
+        if not tuning:
+            length = {"train.tokens": plan.final_tokens, "eval.sequences": plan.final_sequences}
+        return arms.ARMS[arm] | length | {"train.warmup_tokens": plan.warmup_tokens} | own
+
+    def best(tried: list[tuple[str, Settings]]) -> Settings | None:
+        losses = [loss(*one) for one in tried]
+        return None if None in losses else tried[losses.index(min(losses))][1]
+
+    at_rates = {
+        arm: [run(arm, True, **{RATE: rate, STEP: 1.0, "seed": plan.seed}) for rate in plan.rates] for arm in plan.tuned
+    }
+    yield Stage("rates", tuple(zip(*at_rates.values(), strict=True)))
+    chosen = {arm: best([("rates", one) for one in tried]) for arm, tried in at_rates.items()}
+    if None in chosen.values():
+        return
+
+    at_steps = {}
+    for arm, multipliers in plan.steps.items():
+        rate = chosen[plan.rate_of.get(arm, arm)][RATE]
+        at_steps[arm] = [run(arm, True, **{RATE: rate, STEP: one, "seed": plan.seed}) for one in multipliers]
+    yield Stage("input_step", tuple(map(tuple, at_steps.values())))
+    for arm, tried in at_steps.items():
+        first = [("rates", chosen[arm])] if arm in chosen else []
+        chosen[arm] = best(first + [("input_step", one) for one in tried])
+    if None in chosen.values():
+        return
+
+    def final(arm: str, like: str, seed: int) -> Settings:
+        return run(arm, False, **{key: chosen[like][key] for key in (RATE, STEP)}, seed=seed)
+
+    finals = [tuple(final(arm, arm, seed) for arm in plan.finals) for seed in range(plan.final_seeds)]
+    yield Stage("finals", tuple(finals))
+    controls = [
+        tuple(final(arm, plan.rate_of[arm], seed) for arm in plan.controls) for seed in range(plan.control_seeds)
+    ]
+    yield Stage("controls", tuple(controls))

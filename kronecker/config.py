@@ -58,6 +58,7 @@ AT_LEAST = {
     "checkpoint.keep": 1,
     "checkpoint.keep_every": 0,
     "log.every": 1,
+    "log.profile_steps": 0,
     "distributed.processes": 0,
     "distributed.index": -1,
     "distributed.timeout_seconds": 1,

@@ -60,8 +60,32 @@ def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train
     Raises:
       ValueError: as `expand` does, or if a run's folder holds a run of another config.
     """
+    return _planned(config, out, expand(config, seeds, overrides), train)
+
+
+def plan_settings(
+    config: str, out: Path, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any], train: Path
+) -> list[Planned]:
+    """Returns runs that a config's `sweep()` does not yield, as `plan` returns those that it does.
+
+    Args:
+      config: "PATH" or "PATH:key=value,..." of a config module.
+      out: the folder that gets a folder for each run.
+      settings: the keys that each run sets, embedding.arm and seed among them.
+      overrides: dotted keys that every run gets on top.
+      train: the training script.
+
+    Raises:
+      ValueError: as `plan` does.
+    """
+    return _planned(config, out, _expand(config, settings, overrides), train)
+
+
+def _planned(
+    config: str, out: Path, runs: Mapping[str, tuple[dict[str, Any], ml_collections.ConfigDict]], train: Path
+) -> list[Planned]:
     planned = []
-    for name, (settings, resolved) in expand(config, seeds, overrides).items():
+    for name, (settings, resolved) in runs.items():
         folder = out / name
         _check_folder(folder, resolved)
         flags = (f"--config.{key}={value}" for key, value in settings.items())
@@ -93,6 +117,13 @@ def expand(
     settings = list(module.sweep() if seeds is None else module.sweep(seeds))
     if not settings:
         raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no runs")
+    return _expand(config, settings, overrides)
+
+
+def _expand(
+    config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]
+) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
+    path = config.partition(":")[0]
     for setting in settings:
         _check_setting(path, setting, overrides)
     names = _names(settings)

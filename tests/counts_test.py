@@ -169,6 +169,7 @@ ENTRY %main (b: f32[10,64]) -> f32[10,64] {
 }
 """
 KNOWN = 'backend_config={"known_trip_count":{"n":"10"}}'
+CONTRACTED = 'backend_config={"lhs_contracting_dimensions":["0"]}'
 
 
 def counted(
@@ -187,6 +188,16 @@ def test_parts_are_read_through_what_is_made_element_by_element_and_workspaces_a
     found = counted()
     assert found.bytes_accessed == 10 * (slice_ + update + product)
     assert found.calls == {"__cublas$gemm": 10}
+
+
+def test_a_fusion_beside_which_others_run_is_counted_as_one():
+    beside = TEXT.replace(
+        "  %taken = f32[64]{0} fusion(%w, %j), kind=kLoop, calls=%fused",
+        "  %begun = ((f32[10,64]{1,0}, s32[]), f32[64]{0}, u32[]) fusion-start(%w, %j), kind=kLoop, calls=%fused\n"
+        "  %taken = f32[64]{0} fusion-done(%begun)",
+    )
+    assert beside != TEXT
+    assert counts.of(beside.replace("TRIPS", KNOWN).replace("CONFIG", CONTRACTED)) == counted()
 
 
 @pytest.mark.parametrize(

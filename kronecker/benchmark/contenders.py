@@ -38,6 +38,8 @@ class Problem:
       dtype: of the operands where an implementation multiplies matrices.
       config: resolved; its optimizer is the one that is timed.
       cache_limit_mb: the most that the codes of "cached" may take.
+      turns: how often a call does its work, within one program, so that the time to start a program does not count;
+        the package's layer takes one turn always.
     """
 
     table: codec.ByteTable
@@ -46,6 +48,7 @@ class Problem:
     dtype: str
     config: ml_collections.ConfigDict
     cache_limit_mb: float
+    turns: int = 1
 
     @property
     def tokens(self) -> int:
@@ -165,6 +168,10 @@ def _jax(
     side = input_side.make_input_side(embed, "table" if bag is None else "projection", problem.config)
     matrix, bag, grad = jax.device_put((matrix_Md, jax.tree.map(jnp.asarray, bag), problem.grad))
     ids = [jnp.asarray(batch) for batch in problem.ids]
+    if problem.turns > 1:
+        side = _in_turns(side)
+        ids = [jnp.asarray(np.resize(problem.ids, (problem.turns, problem.tokens)))]
+    first = jnp.broadcast_to(jnp.asarray(problem.ids[0]), ids[0].shape)
     state = side.init(jnp.array(matrix_Md))  # a copy of its own, as it is donated
     forwards = jax.jit(side.forward).lower(matrix, bag, ids[0]).compile()
     gradients = jax.jit(side.gradient).lower(matrix, bag, ids[0], grad).compile()
@@ -185,11 +192,56 @@ def _jax(
     return Contender(
         name,
         dict(zip(MEASURES, (forward_call, gradient_call, update_call), strict=True)),
-        lambda: jax.device_get(gradients(matrix, bag, ids[0], grad)),
+        lambda: jax.device_get(gradients(matrix, bag, first, grad)),
         {measure: plan.Memory.of(program).to_json() for measure, program in compiled.items()},
         least,
         jax.default_backend(),
     )
+
+
+def _in_turns(side: input_side.InputSide) -> input_side.InputSide:
+    """Returns the same functions of ids (K, N), which work on the K batches one after another and keep the last result.
+
+    A turn takes its arguments with the result before it, or the compiler would do once, ahead of all turns, what each
+    has to do in training: round W, say, or the cotangent.
+    """
+
+    def forward(matrix_Md, bag, ids_KN):
+        return _loop(lambda _, ids_N, matrix, bag: side.forward(matrix, bag, ids_N), None, ids_KN, matrix_Md, bag)
+
+    def gradient(matrix_Md, bag, ids_KN, grad_Nd):
+        def turn(_, ids_N, matrix_Md, bag, grad_Nd):
+            return side.gradient(matrix_Md, bag, ids_N, grad_Nd)
+
+        return _loop(turn, None, ids_KN, matrix_Md, bag, grad_Nd)
+
+    def update(params, opt_state, bag, ids_KN, grad_Nd):
+        def turn(before, ids_N, bag, grad_Nd):
+            return side.update(*before[:2], bag, ids_N, grad_Nd)
+
+        return _loop(turn, (params, opt_state), ids_KN, bag, grad_Nd)
+
+    return input_side.InputSide(side.init, forward, gradient, update)
+
+
+def _loop(turn: Callable[..., Any], state: tuple[Any, ...] | None, ids_KN: jax.Array, *arguments: Any) -> Any:
+    """Returns the last result of `turn`, called with the result before, ids (N,) and the arguments.
+
+    Args:
+      turn: returns a tuple, or an array, whose first entries are its next `state`.
+      state: that the first turn begins with; None: it has none.
+      ids_KN: of the turns.
+      *arguments: the same for all.
+    """
+    shapes = jax.eval_shape(turn, state, ids_KN[0], *arguments)
+    before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    if state is not None:
+        before = (*state, *before[len(state) :])
+
+    def body(before, ids_N):
+        return turn(*jax.lax.optimization_barrier((before, ids_N, *arguments))), None
+
+    return jax.lax.scan(body, before, ids_KN)[0]
 
 
 def _package(problem: Problem) -> Contender:

@@ -55,12 +55,9 @@ def run(
         if spec not in texts:
             print(f"reading text for {spec}", file=sys.stderr)
             texts[spec] = text.read(spec, base.data)
-        name = f"setting {i}/{len(settings)}"
-        problem = _problem(setting, texts[spec], resolved, dtype, cache_limit_mb)
-        with progress.ProgressLine(name, rounds, 0) as line:
-            done.append(_run_one(setting, problem, texts[spec], rounds, seconds, line.show))
+        given = problem(setting, texts[spec], resolved, dtype, cache_limit_mb)
+        done.append(measure(setting, given, texts[spec], rounds, seconds, f"setting {i}/{len(settings)}"))
         report(done[-1])
-        gc.collect()
     result = {"benchmark": "encoder", "dtype": dtype, "settings": done}
     return result | {"verdicts": verdicts(done)}
 
@@ -111,19 +108,61 @@ def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[
     return found
 
 
-def _problem(
-    setting: Setting, read: text.Text, base: ml_collections.ConfigDict, dtype: str, cache_limit_mb: float
+def problem(
+    setting: Setting,
+    read: text.Text,
+    base: ml_collections.ConfigDict,
+    dtype: str,
+    cache_limit_mb: float,
+    turns: int = 1,
 ) -> contenders.Problem:
-    filled = config.with_vocabulary(base.copy_and_resolve_references(), read.tokenizer.vocab_size)
+    """Returns what the contenders of a setting are given.
+
+    Args:
+      setting: the setting.
+      read: its text.
+      base: resolved; its optimizer is the one that is timed.
+      dtype: as in `run`.
+      cache_limit_mb: as in `run`.
+      turns: as in `contenders.Problem`.
+
+    Raises:
+      ValueError: if the text is too short, or the tokenizer has more ids than the setting.
+    """
+    base = base.copy_and_resolve_references()
+    base.model.vocab_multiple = setting.V or base.model.vocab_multiple
+    filled = config.with_vocabulary(base, read.tokenizer.vocab_size)
     table = codec.byte_table(read.tokenizer.token_bytes, setting.P, filled.model.padded_vocab)
     length = min(SEQUENCE, setting.tokens)
     ids = read.batches(BATCHES, -(-setting.tokens // length), length).reshape(BATCHES, -1)[:, : setting.tokens]
-    return contenders.Problem(table, np.ascontiguousarray(ids), setting.d, dtype, filled, cache_limit_mb)
+    return contenders.Problem(table, np.ascontiguousarray(ids), setting.d, dtype, filled, cache_limit_mb, turns)
 
 
-def _run_one(
+def measure(
+    setting: Setting, given: contenders.Problem, read: text.Text, rounds: int, seconds: float, label: str
+) -> dict[str, Any]:
+    """Returns the numbers of one setting.
+
+    Args:
+      setting: the setting.
+      given: its problem, from `problem`.
+      read: its text.
+      rounds: as in `timing.interleave`.
+      seconds: likewise.
+      label: what the line of progress begins with.
+
+    Raises:
+      FloatingPointError: if two contenders do not agree.
+    """
+    with progress.ProgressLine(label, rounds, 0) as line:
+        result = _measure(setting, given, read, rounds, seconds, line.show)
+    gc.collect()
+    return result
+
+
+def _measure(
     setting: Setting,
-    problem: contenders.Problem,
+    given: contenders.Problem,
     read: text.Text,
     rounds: int,
     seconds: float,
@@ -132,17 +171,19 @@ def _run_one(
     entrants, refused = [], {}
     for name in setting.names:
         show(0, f"compiling {name}")
-        made = contenders.make(name, problem)
+        made = contenders.make(name, given)
         if isinstance(made, str):
             refused[name] = made
         else:
             entrants.append(made)
-    errors = disagreements(entrants, problem.dtype)
+    errors = disagreements(entrants, given.dtype)
     cases = {(entrant.name, measure): call for entrant in entrants for measure, call in entrant.calls.items()}
-    triad, triad_bytes = timing.triad()
+    triad, triad_bytes = timing.triad(given.turns)
     samples = timing.interleave({**cases, TRIAD: triad}, rounds, seconds, show)
+    turns = {case: 1 if REFERENCE in case else given.turns for case in samples}
+    samples = {case: taken.of_one(turns[case]) for case, taken in samples.items()}
     bandwidth = triad_bytes / samples[TRIAD].median
-    vocab = len(problem.table.lengths)
+    vocab = len(given.table.lengths)
     auto = implementations.choose(jax.default_backend())
     rows = []
     for entrant in entrants:
@@ -167,8 +208,8 @@ def _run_one(
         "vocab": vocab,
         "tokenizer": read.tokenizer.spec,
         "source": read.source,
-        "distinct_ids": round(float(np.mean([len(np.unique(ids)) for ids in problem.ids]))),
-        "mean_length": float(problem.table.lengths[problem.ids].mean()),
+        "distinct_ids": round(float(np.mean([len(np.unique(ids)) for ids in given.ids]))),
+        "mean_length": float(given.table.lengths[given.ids].mean()),
         "auto": auto,
         "bandwidth": {"bytes": triad_bytes, "bytes_per_second": bandwidth, **samples[TRIAD].summary()},
         "contenders": rows,

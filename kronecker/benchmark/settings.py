@@ -19,6 +19,7 @@ class Setting:
       P: byte positions.
       tokenizer: as in configs/base.py; "": the one of --tokenizer.
       only: contenders, joined by "+"; "": all.
+      V: ids, where those beyond the tokenizer's are padding, which costs as much; 0: as a config pads the tokenizer's.
     """
 
     tokens: int = 8192
@@ -26,6 +27,7 @@ class Setting:
     P: int = 16
     tokenizer: str = ""
     only: str = ""
+    V: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,13 @@ def by_implementation(
     return made
 
 
-def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: str = BASELINE) -> dict[str, Any]:
+def run(
+    arms: Mapping[str, ml_collections.ConfigDict],
+    rounds: int,
+    baseline: str = BASELINE,
+    turns: int = 1,
+    enough: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Returns the numbers of all arms' training steps, ready for JSON.
 
     Each arm keeps a state of its own, donated from step to step as in training, on all devices that there are.
@@ -50,6 +56,8 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
       arms: name -> config, not resolved; they share data, tokenizer, P, batch and sequence.
       rounds: as in `timing.interleave`.
       baseline: the arm that the others are compared with.
+      turns: steps that are timed together, back to back, as training dispatches them.
+      enough: asked before an arm is compiled, the first two apart; True: this arm and those after it are left out.
 
     Raises:
       ValueError: if a config cannot work, or the text is too short.
@@ -62,12 +70,15 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
     first = resolved[baseline]
     t = first.train
     batches = [sharding.to_devices(batch, mesh) for batch in ids]
-    entrants = {}
+    entrants: dict[str, Arm] = {}
     for name, c in resolved.items():
+        if len(entrants) > 1 and enough():
+            break
         print(f"compiling {name}", file=sys.stderr)
-        entrants[name] = Arm(c, read.tokenizer.token_bytes, mesh, batches)
+        entrants[name] = Arm(c, read.tokenizer.token_bytes, mesh, batches, turns)
     with progress.ProgressLine("steps", rounds, 0) as line:
-        samples = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)
+        timed = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)
+    samples = {name: taken.of_one(turns) for name, taken in timed.items()}
     rows = []
     for name, arm in entrants.items():
         if not math.isfinite(arm.loss):
@@ -89,6 +100,7 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rounds: int, baseline: st
         "ids": read.tokenizer.vocab_size,
         "P": first.embedding.pos_dim,
         "arms": rows,
+        "left_out": [name for name in arms if name not in entrants],
     }
     return result | {"verdicts": verdicts(result)}
 
@@ -132,7 +144,7 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class Arm:
-    """An arm in training; `loss` is the last step's, in nats per token."""
+    """An arm in training; `state` is what it has become, `loss` the last step's, in nats per token."""
 
     def __init__(
         self,
@@ -140,6 +152,7 @@ class Arm:
         token_bytes: Sequence[bytes | None],
         mesh: jax.sharding.Mesh,
         batches: Sequence[jax.Array],
+        turns: int = 1,
     ) -> None:
         """Makes the state and compiles the step.
 
@@ -148,25 +161,28 @@ class Arm:
           token_bytes: of each id.
           mesh: of all devices.
           batches: of ids (B, T + 1) on `mesh`, taken in turn.
+          turns: how many steps `step` takes.
         """
         built = build.build(c, token_bytes, mesh)
-        self._batches = batches
+        self._batches, self._turns = batches, turns
         self._bag = sharding.replicate(built.bag, mesh)
         like = steps.abstract_state(built.model, self._bag, c, mesh)
-        self._state = steps.init_on_mesh(built.model, self._bag, c, like)
+        self.state = steps.init_on_mesh(built.model, self._bag, c, like)
         self._update = steps.lower_train_step(built.model, self._bag, c, mesh, like).compile()
         self._weights = steps.full_weights(c, mesh)
         self.loss = math.nan
         self.facts = {
             "implementation": built.bag.implementation if built.bag else None,
-            "params": accounting.count(self._state.params),
+            "params": accounting.count(self.state.params),
             "buffers_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self._bag)),
             "memory": plan.Memory.of(self._update).to_json(),
             "vocab": c.model.padded_vocab,
         }
 
     def step(self, number: int) -> None:
-        """Takes one step and waits for all of it."""
-        tokens = self._batches[number % len(self._batches)]
-        self._state, metrics = jax.block_until_ready(self._update(self._state, self._bag, tokens, self._weights))
+        """Takes the steps of a call, one dispatched behind the other, and waits for all of them."""
+        for turn in range(number * self._turns, (number + 1) * self._turns):
+            tokens = self._batches[turn % len(self._batches)]
+            self.state, metrics = self._update(self.state, self._bag, tokens, self._weights)
+        jax.block_until_ready((self.state, metrics))
         self.loss = float(metrics.loss)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -41,6 +41,10 @@ class Samples:
     def quantiles(self, *levels: float) -> list[float]:
         """Returns the quantiles at `levels`, in seconds."""
         return np.quantile(self.seconds, levels).tolist()
+
+    def of_one(self, turns: int) -> Self:
+        """Returns the timings of one of the `turns` that each call took back to back."""
+        return dataclasses.replace(self, seconds=tuple(seconds / turns for seconds in self.seconds))
 
     def summary(self) -> dict[str, Any]:
         """Returns the median, the spread and every sample, as JSON holds them."""
@@ -115,8 +119,8 @@ def ratio(slow: Samples, fast: Samples) -> Ratio:
     return Ratio(middle, low, high, slow.median / fast.median, len(common))
 
 
-def triad() -> tuple[Call, int]:
-    """Returns a case that streams through memory, a += 2 b in place, and the bytes that one call moves."""
+def triad(turns: int = 1) -> tuple[Call, int]:
+    """Returns a case that streams through memory, a += 2 b in place, and the bytes that one of its turns moves."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def add(a, b):
@@ -126,7 +130,9 @@ def triad() -> tuple[Call, int]:
 
     def call(_: int) -> None:
         nonlocal a
-        a = jax.block_until_ready(add(a, b))
+        for _ in range(turns):
+            a = add(a, b)
+        jax.block_until_ready(a)
 
     return call, 3 * a.nbytes
 

@@ -109,6 +109,7 @@ def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]"
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # without a GPU it could be written and not be read
 
     def devices():
         wanted = {"topology_name": name, "target_config": description, "topology": topology}

@@ -25,7 +25,7 @@ CUBLAS = ("__cublas$gemm", "__cublas$lt$matmul")
 _HOLDERS = ("while", "conditional", "call", "async-start")
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all", "partition-id"),
-    *("replica-id", *_HOLDERS, *hlo.ASYNC_PARTS),
+    *("replica-id", "fusion-update", "fusion-done", *_HOLDERS, *hlo.ASYNC_PARTS),
 )
 _SLICES = ("gather", "dynamic-slice", "slice")  # that read of their first operand what they give
 _ELEMENTWISE = (
@@ -121,7 +121,7 @@ def _traffic(
         return 0.0, 0.0
     if one.operation.endswith("-done"):
         return float(hlo.bytes_of(one.type)), 0.0
-    if one.operation == "fusion":
+    if one.operation in ("fusion", "fusion-start"):
         inside = computations[hlo.calls(one)[0]]
         taken = [inner for inner in inside.instructions.values() if inner.operation == "parameter"]
         moves = [_touched(inside, inner, inside.instructions.values(), True, cache) for inner in taken]

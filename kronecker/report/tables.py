@@ -94,23 +94,25 @@ def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = 
     screen = console.Console(file=file, highlight=False, markup=False)
     shown = [verdicts(comparison), costs(comparison), reaches(comparison)]
     for told in [*shown, collision_costs(damages)]:
-        if not told.rows:
-            continue
-        printed = table.Table(
-            box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
-        )
-        for header in told.headers:
-            left = header in told.left
-            printed.add_column(header, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
-        for row in told.rows:
-            printed.add_row(*row)
-        # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
-        natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), printed).maximum
-        screen.width = max(NARROWEST if not screen.is_terminal else screen.width, natural)
-        screen.print(printed)
-        screen.print()
+        if told.rows:
+            show_table(told, screen)
+            screen.print()
     for sentence in sentences(comparison):
         screen.print(sentence)
+
+
+def show_table(told: Table, screen: console.Console) -> None:
+    """Prints one table."""
+    printed = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for header in told.headers:
+        left = header in told.left
+        printed.add_column(header, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
+    for row in told.rows:
+        printed.add_row(*row)
+    # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
+    natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), printed).maximum
+    screen.width = max(NARROWEST if not screen.is_terminal else screen.width, natural)
+    screen.print(printed)
 
 
 def sentences(comparison: compare.Comparison) -> list[str]:

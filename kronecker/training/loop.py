@@ -35,7 +35,7 @@ from kronecker import (
 from kronecker import bag as bags
 from kronecker import config as configs
 from kronecker.data import prepare, rows
-from kronecker.training import checkpoint, evaluation, metrics, plan, progress, rundir, throughput
+from kronecker.training import checkpoint, evaluation, metrics, plan, profiling, progress, rundir, throughput
 from kronecker.training import log as logs
 from kronecker.training import step as steps
 
@@ -69,6 +69,7 @@ def run(
     sharding.use_compilation_cache(config)
     config = configs.resolve(config, jax.device_count())
     metrics.check_sinks(config)
+    profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = prepare.ensure_prepared(config)
     config = configs.with_vocabulary(config, tokenizer.vocab_size)
     if compile_only:
@@ -166,6 +167,8 @@ class _Trainer:
             batches = self._train_batches(start)
             log_lines = logs.Log(c, self.arm.model.shape, self.workdir, start)
             with progress.ProgressLine(self.label, last, start, self.lead) as line, log_lines as log:
+                recorded = self.workdir / profiling.FOLDER, c.log.profile_steps
+                update = profiling.recorded(update, *recorded, start, last, log.watch.pause)
                 # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
                 for step in range(start, last + 1):
                     saves = step > start and (step == last or step % c.checkpoint.every == 0)

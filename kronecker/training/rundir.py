@@ -4,7 +4,7 @@
     env.json        versions, commit, devices      metrics.jsonl  one object a line
     checkpoints/    orbax                          result.json    written last: the run is complete
 
-and token_losses.npz, which token_losses.py adds to a complete run.
+and token_losses.npz, which token_losses.py adds to a complete run, and profile/ where log.profile_steps asks for it.
 Everything downstream reads these files alone.
 """
 

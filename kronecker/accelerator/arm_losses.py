@@ -1,0 +1,128 @@
+r"""A few steps of training of an arm, on the devices here, and the same in a process that has the CPU alone.
+
+  JAX_PLATFORMS=cpu python -m kronecker.accelerator.arm_losses JOB
+
+JOB is a JSON file: {"rehearsal": ..., "text": {...}, "arms": [...], "folder": ...}; the folder gets a file an arm.
+"""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from kronecker import sharding
+from kronecker.accelerator import extents
+from kronecker.benchmark import step
+from kronecker.training import rundir
+
+REPEATED = 3  # steps whose result is to be the same twice
+POLL_SECONDS = 0.2
+
+
+class Trial:
+    """Arms in training on equal batches; their losses do not depend on how many there are."""
+
+    def __init__(self, extent: extents.Extent, text: extents.Text, names: Sequence[str]) -> None:
+        """Reads the text.
+
+        Args:
+          extent: of what an arm is.
+          text: where the ids are from.
+          names: of the arms.
+        """
+        self._mesh = sharding.make_mesh()
+        configs = {name: extents.arm_config(name, text, extent.trained) for name in names}
+        self._configs, self._read, ids = step.problem(configs, self._mesh)
+        self._batches = [sharding.to_devices(batch, self._mesh) for batch in ids]
+
+    def start(self, name: str, dtype: str) -> step.Arm:
+        """Returns an arm before its first step; with float32 no product is of TF32, where that is the default."""
+        c = self._configs[name].copy_and_resolve_references()
+        c.model.dtype = dtype
+        with jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext():
+            return step.Arm(c, self._read.tokenizer.token_bytes, self._mesh, self._batches)
+
+
+def losses(arm: step.Arm, steps: int) -> list[float]:
+    """Returns the losses of the next steps of an arm, nats per token."""
+    found = []
+    for number in range(steps):
+        arm.step(number)
+        found.append(arm.loss)
+    return found
+
+
+def repeats(arm: step.Arm, begun: Any) -> bool:
+    """Returns whether the first steps from a state give the same bits when they are taken twice.
+
+    Args:
+      arm: the arm; goes on from the state.
+      begun: the state, on the host.
+    """
+    layout, ended = jax.tree.map(lambda x: x.sharding, arm.state), []
+    for _ in range(2):
+        arm.state = jax.device_put(begun, layout)
+        losses(arm, REPEATED)
+        ended.append(jax.device_get(arm.state))
+    one, other = (jax.tree.leaves(state) for state in ended)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+@contextlib.contextmanager
+def on_the_cpu(
+    extent: extents.Extent, text: extents.Text, names: Sequence[str], folder: Path
+) -> Iterator[Callable[[str, float], list[float]]]:
+    """Starts the process that has the CPU alone; yields a function that waits for an arm's losses in float32.
+
+    Args:
+      extent: of what an arm is.
+      text: where the ids are from.
+      names: of the arms, in the order in which they will be wanted.
+      folder: for the job and what comes of it.
+    """
+    job, environment = folder / "cpu.json", os.environ | {"JAX_PLATFORMS": "cpu"}
+    told = {"rehearsal": extent.rehearsal, "text": vars(text), "arms": list(names), "folder": str(folder)}
+    job.write_text(json.dumps(told))
+    module = f"{__package__}.{Path(__file__).stem}"
+    process = subprocess.Popen([sys.executable, "-m", module, str(job)], env=environment)
+
+    def wait(name: str, seconds: float) -> list[float]:
+        deadline = time.monotonic() + seconds
+        while (found := rundir.read_json(epath.Path(folder / f"{name}.json"))) is None:
+            if process.poll() is not None and not (folder / f"{name}.json").exists():
+                raise ChildProcessError(f"the process with the CPU's losses ended with {process.returncode}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the CPU's losses of {name} are not there yet")
+            time.sleep(POLL_SECONDS)
+        return found
+
+    try:
+        yield wait
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main(job: Mapping[str, Any]) -> None:
+    """Writes the losses of each arm, as soon as it has them."""
+    extent = extents.REHEARSAL if job["rehearsal"] else extents.FULL
+    trial = Trial(extent, extents.Text(**job["text"]), job["arms"])
+    for name in job["arms"]:
+        found = losses(trial.start(name, "float32"), extent.trained["train.steps"])
+        if not all(map(math.isfinite, found)):
+            raise FloatingPointError(f"{name}: the losses on the CPU are {found}")
+        rundir.write_json(epath.Path(job["folder"]) / f"{name}.json", found)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

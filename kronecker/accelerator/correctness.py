@@ -1,0 +1,200 @@
+"""Part `check`: is what this device computes right?  Norms of errors over norms, and losses in nats per token.
+
+Shapes: N tokens, d width, V vocabulary, B batch, T time, H heads, h head width.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kronecker import attention, build, codec, config, head, implementations, selfcheck
+from kronecker import bag as bags
+from kronecker.accelerator import arm_losses
+from kronecker.accelerator.extents import Extent, Text, arm_config
+from kronecker.benchmark import settings
+from kronecker.benchmark import text as texts
+
+# Of an attention kernel in bfloat16 against products and a softmax in float32 on the same rounded operands.
+ATTENTION = 2**-6
+LOSS = 1e-5  # of the loss in chunks against the whole
+# Largest difference of a loss in a few steps from the CPU's in float32, nats per token: Adam's steps are as long for
+# small gradients as for large ones, and rounding decides the sign of the smallest.
+LOSSES = {"float32": 2e-3, "bfloat16": 3e-2}
+
+
+@contextlib.contextmanager
+def session(
+    extent: Extent, text: Text, wanted: Sequence[str], folder: Path, seconds_left: Callable[[], float]
+) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Yields a function that returns a result by its name: rows with an error and the largest allowed one.
+
+    Args:
+      extent: of the checks.
+      text: where ids are from.
+      wanted: names of the results that will be asked for.
+      folder: for what is passed between processes.
+      seconds_left: until the part has to end.
+    """
+    arms = list(dict.fromkeys(name.split("-")[1] for name in wanted if name.startswith("arm-")))
+    with contextlib.ExitStack() as stack:
+        if arms:  # in the background from here on, for the last checks
+            cpu = stack.enter_context(arm_losses.on_the_cpu(extent, text, arms, folder))
+        trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
+        read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
+
+        def measure(name: str) -> dict[str, Any]:
+            kind, *rest = name.split("-")
+            if kind == "product":
+                rows = _products(extent, read(), rest[0])
+            elif kind == "attention":
+                rows = _attention(extent)
+            elif kind == "loss":
+                rows = _loss(extent)
+            elif kind == "selfcheck":
+                rows = _selfchecks(extent, text, read())
+            else:
+                rows = _arm(extent, trial().start(*rest), rest, cpu, seconds_left)
+            return {"rows": rows}
+
+        yield measure
+
+
+def faults(result: dict[str, Any]) -> str | None:
+    """Returns what is wrong in a result of this part, in words; None if nothing is."""
+    found = [
+        f"{row['what']}: {row['error']:.1e}, more than {row['allowed']:.1e}"
+        for row in result["rows"]
+        if row["error"] is not None and not row["error"] <= row["allowed"]
+    ]
+    return "; ".join(found + [row["fault"] for row in result["rows"] if row.get("fault")]) or None
+
+
+def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, Any]]:
+    """Returns the errors of all implementations and gradients against the dense code in float64, on real ids."""
+    tokens, width = extent.product
+    ids_N = read.batches(1, 1, tokens)[0, 0]
+    table = codec.byte_table(read.tokenizer.token_bytes, settings.Setting().P)
+    plain = bags.kronecker_bag(table)
+    rng = np.random.default_rng(0)
+    weights_Dd = rng.normal(0, plain.rows**-0.5, (plain.rows, width)).astype(np.float32)
+    grad_Nd = rng.normal(size=(tokens, width)).astype(np.float32)
+    code_ND = codec.dense_code(table, ids_N, "z")
+    exact = code_ND @ weights_Dd.astype(np.float64), code_ND.T @ grad_Nd.astype(np.float64)
+    rows = []
+    for name in implementations.IMPLEMENTATIONS:
+        for gradient in implementations.GATHER_GRADIENTS if name == "gather" else ("auto",):
+            label = f"gather, gradient by {gradient}" if name == "gather" else name
+            try:
+                bag = implementations.prepare(
+                    plain, name, dtype, platform=jax.default_backend(), gather_gradient=gradient
+                )
+            except ValueError as error:  # the codes would be too large
+                rows.append({"what": f"{label}: not tried, {error}", "error": None, "allowed": None})
+                continue
+            got = _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype)
+            rounds = implementations.rounds(bag)
+            for what, ours, want, rounded in zip(("value", "gradient"), got, exact, rounds, strict=True):
+                allowed = selfcheck.ROUNDED if rounded and dtype == "bfloat16" else selfcheck.EXACT
+                rows.append({"what": f"{label}: {what}", "error": _error(ours, want), "allowed": allowed})
+    return rows
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype):
+    out_Nd, pullback = jax.vjp(lambda w: implementations.product(w, bag, ids_N, jnp.dtype(dtype)), weights_Dd)
+    return out_Nd, pullback(grad_Nd)[0]
+
+
+def _attention(extent: Extent) -> list[dict[str, Any]]:
+    """Returns the errors of the kernels that this platform has against xla in float32, forward and gradients."""
+    shape = extent.attention
+    *qkv, grad = (jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(4))
+    kernels = [name for name, platform in attention.PLATFORM.items() if platform == jax.default_backend()]
+
+    @functools.partial(jax.jit, static_argnames=("kernel", "dtype"))
+    def run(qkv, grad, kernel, dtype):
+        operands = [x.astype(dtype) for x in qkv]
+        out, pullback = jax.vjp(lambda *x: attention.causal(*x, kernel), *operands)
+        return out, *pullback(grad.astype(out.dtype))
+
+    with jax.default_matmul_precision("highest"):
+        exact = run(qkv, grad, "xla", "float32")
+    rows = []
+    for kernel in ("xla", *kernels):
+        got = run(qkv, grad, kernel, "bfloat16")
+        for what, ours, want in zip(("value", "dq", "dk", "dv"), got, exact, strict=True):
+            rows.append({"what": f"{kernel}: {what}", "error": _error(ours, want), "allowed": ATTENTION})
+    return rows
+
+
+def _loss(extent: Extent) -> list[dict[str, Any]]:
+    """Returns the errors of the loss and its gradients in chunks against the whole."""
+    batch, time, width, chunk = extent.loss
+    vocab = 50_257
+    x_BTd = jax.random.normal(jax.random.key(0), (batch, time, width))
+    made = head.Head(0.02 * jax.random.normal(jax.random.key(1), (width, vocab)), vocab, "float32")
+    targets_BT = jax.random.randint(jax.random.key(2), (batch, time), 0, vocab)
+    weights_BT = jnp.full((batch, time), 1 / (batch * time))
+
+    @functools.partial(jax.jit, static_argnames="chunk")
+    def run(made, x_BTd, chunk):
+        loss, (head_grad, x_grad) = jax.value_and_grad(head.nats_sum, argnums=(0, 1))(
+            made, x_BTd, targets_BT, weights_BT, chunk
+        )
+        return loss, head_grad.matrix, x_grad
+
+    with jax.default_matmul_precision("highest"):
+        whole, parts = (jax.device_get(run(made, x_BTd, size)) for size in (0, chunk))
+    named = zip(("loss", "gradient of the head", "gradient of the hidden states"), parts, whole, strict=True)
+    return [
+        {"what": f"{what}, {chunk} of {batch * time} tokens at a time", "error": _error(ours, want), "allowed": LOSS}
+        for what, ours, want in named
+    ]
+
+
+def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, Any]]:
+    """Returns what the check before training says of each arm that has a code, as training would compute it here."""
+    rows = []
+    for arm in extent.arms:
+        for dtype in config.ALLOWED["model.dtype"]:
+            c = config.resolve(arm_config(arm, text, {**extent.trained, "model.dtype": dtype}))
+            if c.embedding.kind in config.TABLES:
+                continue
+            made = build.build(config.with_vocabulary(c, read.tokenizer.vocab_size), read.tokenizer.token_bytes)
+            row = {"what": f"{arm}, {dtype}: {implementations.describe(made.bag)}", "error": None, "allowed": None}
+            try:
+                selfcheck.check_product(made.bag, made.codes, c.embedding, dtype)
+            except FloatingPointError as error:
+                row["fault"] = f"{arm}: {error}"
+            rows.append(row)
+    return rows
+
+
+def _arm(extent: Extent, arm: Any, named: Sequence[str], cpu: Callable, seconds_left: Callable[[], float]) -> list:
+    """Returns how far an arm's losses are from the CPU's, and whether its first steps give the same bits twice."""
+    name, dtype = named
+    begun = jax.device_get(arm.state)
+    ours = arm_losses.losses(arm, extent.trained["train.steps"])
+    bitwise = arm_losses.repeats(arm, begun)
+    theirs = cpu(name, max(1.0, seconds_left()))
+    row = {
+        "what": f"{name}, {dtype}: {len(ours)} losses",
+        "error": float(np.abs(np.subtract(ours, theirs)).max()),
+        "allowed": LOSSES[dtype],
+        "bitwise": bitwise,
+        "product": arm.facts["implementation"],
+        "losses": ours,
+        "losses_cpu": theirs,
+    }
+    return [row]
+
+
+def _error(ours: jax.Array, want: np.ndarray) -> float:
+    ours, want = (np.asarray(x, np.float64) for x in (ours, want))
+    return float(np.linalg.norm(ours - want) / np.linalg.norm(want))

@@ -1,0 +1,133 @@
+"""What is known of an accelerator: one JSON file a result, written when it is there, and when a result still holds."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from kronecker.training import rundir
+
+ROOT = Path(__file__).parents[2]
+CODE = ("kronecker", "configs", "train.py")  # what decides a result
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
+
+
+class Ledger:
+    """The results of one kind of device, a file PART/NAME.json each."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Opens the folder of the device that `facts` are of, as `facts_here` gives them, below `folder`."""
+        self.folder = folder / slug(facts["devices"][0])
+        self.facts = facts
+        self.key = key(facts)
+
+    def holds(self, part: str, name: str) -> bool:
+        """Returns whether there is a result without an error of this device, code and versions."""
+        found = rundir.read_json(epath.Path(self._file(part, name)))
+        return bool(found) and found["key"] == self.key and found["error"] is None
+
+    def write(self, part: str, name: str, seconds: float, result: Any, error: str | None = None) -> None:
+        """Keeps a result, or why there is none."""
+        file = self._file(part, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "part": part,
+            "name": name,
+            "key": self.key,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "time": time.time(),
+            "seconds": round(seconds, 3),
+            "error": error,
+            "result": result,
+            "machine": self.facts,
+        }
+        rundir.write_json(epath.Path(file), record)
+
+    def forget(self, part: str, name: str) -> None:
+        """Removes a result, if there is one."""
+        self._file(part, name).unlink(missing_ok=True)
+
+    def records(self, part: str) -> dict[str, dict[str, Any]]:
+        """Returns what is kept of a part, by name, oldest first; other code's and other versions' results too."""
+        found = (rundir.read_json(epath.Path(file)) for file in (self.folder / part).glob("*.json"))
+        return {record["name"]: record for record in sorted(found, key=lambda record: record["time"])}
+
+    def _file(self, part: str, name: str) -> Path:
+        return self.folder / part / f"{name}.json"
+
+
+def key(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what has to be equal for a result to hold: devices, code, versions, and whether it is a rehearsal's.
+
+    The code counts by its content: a commit of other files changes nothing, and a dirty tree is the code that it holds.
+    """
+    return {"devices": facts["devices"], "rehearsal": facts["rehearsal"], "code": facts["code"], **setup(facts)}
+
+
+def setup(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the versions that two runs of a pair have alike, from `facts_here` or a run's env.json."""
+    return {"versions": {name: facts["versions"].get(name) for name in VERSIONS}}
+
+
+def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, Any]:
+    """Returns what every result says of where it is from; uses JAX's devices.
+
+    Args:
+      rehearsal: whether the sizes are toy ones.
+      command: as it was typed.
+      commit: what to write where the code is in no git repository; "": nothing.
+    """
+    import jax  # the rest of this module is for processes that leave the devices alone
+
+    from kronecker.benchmark import machine
+
+    found = machine.facts()
+    plugins = {name: version for name in PLUGINS if (version := _version(name))}
+    return found | {
+        "rehearsal": rehearsal,
+        "command": command,
+        "commit": found["commit"] or commit or None,
+        "code": code_version(),
+        "versions": found["versions"] | plugins,
+        "driver": _driver(),
+        "memory_bytes": (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"),
+    }
+
+
+def code_version(root: Path = ROOT) -> str:
+    """Returns the first 12 digits of a sha256 over the names and contents of all Python files of CODE."""
+    digest = hashlib.sha256()
+    files = (file for name in CODE for file in [root / name, *(root / name).rglob("*.py")] if file.is_file())
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def slug(device: str) -> str:
+    """Returns a device's name as a folder's: NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    """Returns the NVIDIA driver's version; None where there is none, or it does not say."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.strip() else None

@@ -1,0 +1,88 @@
+"""Part `mfu`: the share of the device's peak that training reaches, by setting, and the kernels that take the time.
+
+A setting for which there is no memory is a result.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from kronecker import config, memory, sharding, transformer
+from kronecker.accelerator.extents import TARGETED, Extent, Text, arm_config, mfu_name
+from kronecker.benchmark import step, timing
+from kronecker.benchmark import text as texts
+from kronecker.training import profiling, progress, throughput
+
+KERNELS = 10
+RECORDED = 2  # calls of so many steps as are timed together
+
+
+@contextlib.contextmanager
+def session(
+    extent: Extent, text: Text, wanted: Sequence[str], folder: Path, seconds_left: Callable[[], float]
+) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Yields a function that returns the numbers of a setting by its name; arguments are `correctness.session`'s."""
+    del wanted, seconds_left
+    settings = {mfu_name(one): one for one in extent.mfu}
+    mesh = sharding.make_mesh()
+    read = texts.read(text.tokenizer, arm_config(TARGETED, text, {}).data)
+
+    def measure(name: str) -> dict[str, Any]:
+        c = config.resolve(arm_config(TARGETED, text, {**extent.whole, **settings[name]}), mesh.size)
+        c = config.with_vocabulary(c, read.tokenizer.vocab_size)
+        told = {"arm": TARGETED, "size": extent.whole["size"], "dtype": c.model.dtype, "settings": settings[name]}
+        try:
+            return told | _measure(c, read, mesh, extent, name, folder / name)
+        except jax.errors.JaxRuntimeError as error:
+            if memory.OUT_OF_MEMORY not in str(error):
+                raise
+            return told | {"out_of_memory": str(error).splitlines()[0]}
+        finally:
+            gc.collect()  # what an error's frames held
+
+    yield measure
+
+
+def faults(result: dict[str, Any]) -> None:
+    """Returns None: too little memory is a result, and all else an error."""
+    del result
+
+
+def _measure(
+    c: ml_collections.ConfigDict, read: texts.Text, mesh: jax.sharding.Mesh, extent: Extent, name: str, folder: Path
+) -> dict[str, Any]:
+    ids = read.batches(step.BATCHES, c.train.batch, c.train.sequence + 1)
+    batches = [sharding.to_devices(batch, mesh) for batch in ids]
+    arm = step.Arm(c, read.tokenizer.token_bytes, mesh, batches, extent.turns)
+    with progress.ProgressLine(f"mfu {name}", extent.rounds, 0) as line:
+        taken = timing.interleave({name: arm.step}, extent.rounds, math.inf, line.show)[name].of_one(extent.turns)
+    if not math.isfinite(arm.loss):
+        raise FloatingPointError(f"the loss is {arm.loss}, and the time of such a step means nothing")
+    with profiling.recording(folder):
+        for number in range(RECORDED):
+            with profiling.step(number):
+                arm.step(number)
+    tokens = c.train.batch * c.train.sequence
+    shape, kind = transformer.Shape.of(c.model), jax.devices()[0].device_kind
+    speed = tokens / taken.median
+    return {
+        "batch": c.train.batch,
+        "sequence": c.train.sequence,
+        "attention": shape.attention,
+        "product": arm.facts["implementation"],
+        "memory": arm.facts["memory"],
+        "tokens_per_second": speed,
+        "flops_per_second": speed * throughput.flops_per_token(shape, c.train.sequence),
+        "peak_flops": throughput.peak_flops(kind),
+        "mfu": throughput.mfu(shape, c.train.sequence, speed, kind, mesh.size),
+        **taken.summary(),
+        "recorded_steps": RECORDED * extent.turns,
+        "kernels": [dataclasses.asdict(kernel) for kernel in profiling.costliest(folder, KERNELS)],
+    }

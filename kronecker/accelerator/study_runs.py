@@ -1,0 +1,174 @@
+"""Part `study`: runs of configs/gpu_study.py's plan as training processes, a group at a time.
+
+What decides a stage is read from the folders of the runs before it.  A run that is finished keeps its small files; its
+checkpoints go.
+"""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from kronecker import config, sweep
+from kronecker.accelerator import extents, parts
+from kronecker.accelerator.children import Children
+from kronecker.accelerator.ledger import ROOT, Ledger, setup
+from kronecker.accelerator.worker import say
+from kronecker.launch import folder as folders
+from kronecker.training import rundir
+
+RUNS = "runs"  # below the part's folder, a folder a stage
+DIVERGED, NOT_FINITE = 1, "is not finite"  # exit code and words of a run whose loss stops being a number
+FIRST_GUESS = 0.0  # seconds a token, before a run has shown them
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A run of the plan.
+
+    Attributes:
+      stage: its stage.
+      settings: the keys that it sets.
+      planned: its folder and command.
+    """
+
+    stage: str
+    settings: Mapping[str, Any]
+    planned: sweep.Planned
+
+    @property
+    def name(self) -> str:
+        """Returns the name of its result."""
+        return f"{self.stage}-{self.planned.name}"
+
+
+class Study:
+    """The plan's runs on one kind of device."""
+
+    def __init__(self, extent: extents.Extent, text: extents.Text, ledger: Ledger, logs: Path) -> None:
+        """Reads the plan.
+
+        Args:
+          extent: of the runs.
+          text: where ids are from.
+          ledger: that keeps the results.
+          logs: folder for what runs print.
+        """
+        self._module = config.load_module(str(ROOT / extents.STUDY_CONFIG))
+        self._plan = dataclasses.replace(self._module.PLAN, **extent.plan)
+        # a checkpoint where a run is told to leave, and at its end
+        self._overrides = {**text.keys, "checkpoint.every": 10**9, **extent.study}
+        self._ledger, self._folder = ledger, logs
+        self._members: dict[str, dict[tuple, Member]] = {}
+
+    def groups(self) -> Iterator[list[Member]]:
+        """Yields the groups of runs, finished or not, as far as the finished ones decide them."""
+        for stage in self._module.stages(self._loss, self._plan):
+            settings = [one for group in stage.groups for one in group]
+            if not settings:
+                continue
+            out = self._ledger.folder / parts.STUDY / RUNS / stage.name
+            planned = sweep.plan_settings(
+                str(ROOT / extents.STUDY_CONFIG), out, settings, self._overrides, ROOT / "train.py"
+            )
+            members = [Member(stage.name, *one) for one in zip(settings, planned, strict=True)]
+            self._members[stage.name] = {_identity(one.settings): one for one in members}
+            rest = iter(members)
+            for group in stage.groups:
+                yield [next(rest) for _ in group]
+
+    def left(self) -> tuple[int, bool]:
+        """Returns how many of the runs that are decided are not finished, and whether stages after them wait."""
+        unfinished = sum(not self._is_settled(one) for group in self.groups() for one in group)
+        stages = [stage for stage in self._module.stages(lambda *_: 0.0, self._plan) if any(stage.groups)]
+        return unfinished, len(self._members) < len(stages)
+
+    def run(self, children: Children, end: float) -> bool:
+        """Trains what is missing, in order, while there is time for whole groups; returns whether no run failed.
+
+        Args:
+          children: that run the training processes.
+          end: when the last run has to be finished, seconds since 1970.
+        """
+        fine = True
+        out = self._ledger.folder / parts.STUDY / RUNS
+        with folders.only_sweep_in(out):
+            for group in self.groups():
+                missing = self._missing(group)
+                need = self._seconds_a_token() * sum(one.settings["train.tokens"] for one in missing)
+                if missing and (children.stopped_by or time.time() + need > end):
+                    say(f"study: the next {len(missing)} runs, which belong together, would take {need:.0f} s")
+                    break
+                for one in missing:
+                    if children.stopped_by or time.time() > end:
+                        break
+                    fine &= self._train(one, children, end)
+        (out / folders.LOCK).unlink()
+        return fine
+
+    def _missing(self, group: list[Member]) -> list[Member]:
+        """Returns the runs of a group that are to be trained: where one is, also those of other devices or versions."""
+        if all(map(self._is_settled, group)):
+            return []
+        for one in group:
+            if self._is_settled(one) and not self._is_alike(one):
+                say(f"study: {one.name} is of other devices or versions than the rest of its group; trained again")
+                shutil.rmtree(one.planned.folder)
+        return [one for one in group if not self._is_settled(one)]
+
+    def _train(self, one: Member, children: Children, end: float) -> bool:
+        say(f"study: {one.name}")
+        began, folder, log = time.monotonic(), one.planned.folder, self._folder / f"{one.name}.log"
+        code = children.run(one.planned.command, log, lambda: time.time() > end)
+        seconds, found = time.monotonic() - began, rundir.read_json(epath.Path(folder / rundir.RESULT))
+        told = {"stage": one.stage, "settings": dict(one.settings), "command": list(one.planned.command[1:])}
+        if found:
+            shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
+            (folder / rundir.LOCK).unlink(missing_ok=True)
+            self._ledger.write(parts.STUDY, one.name, seconds, told | {"diverged": False, **found})
+        elif code == DIVERGED and NOT_FINITE in log.read_text():
+            self._ledger.write(parts.STUDY, one.name, seconds, told | {"diverged": True})
+        elif code is None or children.stopped_by:
+            say(f"study: {one.name} was told to leave; the same command goes on from its checkpoint")
+        else:
+            last = [*log.read_text().splitlines(), "it said nothing"][-2:][0]
+            self._ledger.write(parts.STUDY, one.name, seconds, told, f"train.py ended with {code}: {last}")
+            return False
+        return True
+
+    def _loss(self, stage: str, settings: Mapping[str, Any]) -> float | None:
+        one = self._members[stage][_identity(settings)]
+        found = rundir.read_json(epath.Path(one.planned.folder / rundir.RESULT))
+        return found["train_loss"] if found else math.inf if self._diverged(one) else None
+
+    def _is_settled(self, one: Member) -> bool:
+        return one.planned.state == "finished" or self._diverged(one)
+
+    def _is_alike(self, one: Member) -> bool:
+        """Returns whether a run is of this kind of device and these versions; what counts of the code is its config."""
+        env = rundir.read_json(epath.Path(one.planned.folder / rundir.ENV))
+        facts = self._ledger.facts
+        return not env or (env["devices"], setup(env)) == (facts["devices"], setup(facts))
+
+    def _diverged(self, one: Member) -> bool:
+        record = self._ledger.records(parts.STUDY).get(one.name)
+        return bool(record) and record["error"] is None and record["result"]["diverged"]
+
+    def _seconds_a_token(self) -> float:
+        """Returns what the slowest run here took for a token, its start included."""
+        records = self._ledger.records(parts.STUDY).values()
+        taken = [
+            record["seconds"] / record["result"]["settings"]["train.tokens"]
+            for record in records
+            if record["key"]["devices"] == self._ledger.key["devices"] and record["error"] is None
+        ]
+        return max(taken, default=FIRST_GUESS)
+
+
+def _identity(settings: Mapping[str, Any]) -> tuple:
+    return tuple(sorted(settings.items()))

@@ -1,0 +1,151 @@
+"""The process that has the devices: takes the results that are missing, and writes each at once.
+
+  python -m kronecker.accelerator.worker JOB
+
+JOB is a `Job` in JSON.  It ends after an error of JAX's runtime, after which devices can be of no use to the process;
+whoever started it starts another one for the rest.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from kronecker.accelerator import extents, parts
+from kronecker.accelerator.ledger import Ledger, facts_here
+from kronecker.training import rundir
+
+GRACE = 45.0  # seconds that a result may take beyond the end of its part
+AGAIN = 3  # exit code: start another process for the rest
+PREPARING = "preparing"  # stands for a result where a part could not begin
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a process is to do.
+
+    Attributes:
+      rehearsal: whether sizes are toy ones.
+      text: the fields of an `extents.Text`.
+      parts: names of the parts, the study not among them.
+      also: names of the parts that come after, for the split of the time.
+      end: of the visit, seconds since 1970.
+      out: folder of the results.
+      facts: file that gets what every result says of where it is from.
+      at_work: file that says which result is being made; none: none is.
+      avoid: results, as (part, name), that an earlier process of this visit has failed at.
+      command: of the visit, as it was typed.
+      commit: as in `ledger.facts_here`.
+    """
+
+    rehearsal: bool
+    text: dict[str, str]
+    parts: list[str]
+    also: list[str]
+    end: float
+    out: str
+    facts: str
+    at_work: str
+    avoid: list[list[str]]
+    command: list[str]
+    commit: str
+
+    @property
+    def extent(self) -> extents.Extent:
+        """Returns the sizes."""
+        return extents.REHEARSAL if self.rehearsal else extents.FULL
+
+
+def main(job: Job) -> int:
+    """Does the job; returns 0, or AGAIN."""
+    import jax
+
+    from kronecker.accelerator import correctness, encoder_timing, mfu, step_timing
+
+    modules = {"check": correctness, "encoder": encoder_timing, "step": step_timing, "mfu": mfu}
+    facts = facts_here(job.rehearsal, job.command, job.commit)
+    rundir.write_json(epath.Path(job.facts), facts)
+    if jax.default_backend() == "cpu" and not job.rehearsal:
+        return 0
+    ledger = Ledger(Path(job.out), facts)
+    for i, name in enumerate(job.parts):
+        end = parts.end_of_first(parts.choose([*job.parts[i:], *job.also]), time.time(), job.end)
+        missing = [one for one in extents.names(job.extent)[name] if not ledger.holds(name, one)]
+        missing = [one for one in missing if [name, one] not in job.avoid]
+        if missing and time.time() < job.end and not _take(job, ledger, name, modules[name], missing, end):
+            return AGAIN
+    return 0
+
+
+def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], end: float) -> bool:
+    """Takes results of a part until its time is over; returns whether the devices are still of use."""
+    say(f"{part}: {len(missing)} results to take in {max(0, end - time.time()):.0f} s")
+    longest, began = 0.0, time.monotonic()
+    ledger.forget(part, PREPARING)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kronecker-accelerator-")))
+        session = module.session(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
+        try:
+            take = stack.enter_context(session)
+        except Exception as fault:  # noqa: BLE001  the next part may be better
+            traceback.print_exc()
+            ledger.write(part, PREPARING, time.monotonic() - began, None, f"{type(fault).__name__}: {fault}")
+            return True
+        for name in missing:
+            left = end - time.time()
+            if left < longest or left <= 0:
+                break
+            seconds, usable = _one(job, ledger, part, name, take, module.faults, end)
+            longest = max(longest, seconds)
+            if not usable:
+                return False
+    return True
+
+
+def _one(
+    job: Job,
+    ledger: Ledger,
+    part: str,
+    name: str,
+    take: Callable[[str], dict[str, Any]],
+    faults: Callable[[Mapping[str, Any]], str | None],
+    end: float,
+) -> tuple[float, bool]:
+    """Takes one result and keeps it; returns the seconds that it took, and whether the devices are still of use."""
+    import jax
+
+    at_work, began = epath.Path(job.at_work), time.monotonic()
+    rundir.write_json(at_work, {"part": part, "name": name, "until": end + GRACE, "began": time.time()})
+    result, error, usable = None, None, True
+    try:
+        result = take(name)
+        error = faults(result)
+    except TimeoutError as fault:
+        at_work.unlink()
+        say(f"{part}: {name}: {fault}; left for the next visit")
+        return time.monotonic() - began, True
+    except Exception as fault:  # noqa: BLE001  whatever it is, it is this result's, and the next one may be better
+        traceback.print_exc()
+        error, usable = f"{type(fault).__name__}: {fault}", not isinstance(fault, jax.errors.JaxRuntimeError)
+    seconds = time.monotonic() - began
+    ledger.write(part, name, seconds, result, error)
+    at_work.unlink()
+    say(f"{part}: {name}, {seconds:.1f} s{f', FAILED: {error}' if error else ''}")
+    return seconds, usable
+
+
+def say(words: str) -> None:
+    """Tells whoever waits."""
+    print(words, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Job(**json.loads(Path(sys.argv[1]).read_text()))))
