@@ -234,9 +234,16 @@ def test_a_compiled_rival_without_a_cpp_compiler_is_refused_in_one_line():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(package.installed(), reason="is about machines without PyTorch")
+WITHOUT_PYTORCH = """
+import runpy, sys
+sys.modules["torch"] = None  # as where it is not installed
+runpy.run_path("scripts/benchmark.py", run_name="__main__")
+"""
+
+
 def test_a_rival_that_is_not_installed_is_refused_in_one_line():
-    done = benchmark("train", "--sizes=nano", "--against=torch")
+    command = [sys.executable, "-c", WITHOUT_PYTORCH, "train", "--sizes=nano", "--against=torch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: --against=torch: PyTorch is not installed; `make reference` installs it"
