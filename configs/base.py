@@ -71,8 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
     embedding.norm = "z"  # z: the paper's z-norm | length: the unit-norm code, no z-norm
     # auto | cached | onthefly | bag | gather | onehot | induced: how the product is computed; same numbers, other costs
     embedding.implementation = "auto"
-    # how implementation=gather sums the projection's gradient: auto | scatter (atomic adds on a GPU) | onehot (products
-    # with one-hot symbols; equal inputs give equal bits)
+    # how implementation=gather computes the projection's gradient: auto | scatter (atomic adds on a GPU) | onehot
+    # (one-hot matrix products, whose sums have a fixed order)
     embedding.gather_gradient = "auto"
     embedding.cache_limit_mb = 1024.0  # the most memory a device may give to the codes of implementation=cached
     # of the table, of the product U Q or of the projection; 0: derived, .02 for the tables, the paper's 1/sqrt(D) for a
@@ -99,7 +99,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.eps = 1e-8
     train.weight_decay = 0.1  # on matrices alone: linear kernels, tables, projection, head
     train.clip = 1.0  # global gradient norm; 0: no clipping
-    # equal inputs give equal bits on a GPU too, where sums have no fixed order otherwise; slower there, and for one GPU
+    # bitwise reproducible on one GPU, where sums have no fixed order otherwise; slower there, and refused on several
     train.deterministic = False
 
     c.eval = evaluation = ml_collections.ConfigDict()
@@ -117,8 +117,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps between lines of metrics.jsonl
-    # updates, after a few to warm up, that the first process's profiler records into the run's folder `profile`, for
-    # XProf or TensorBoard: where a step's time goes; the clock of tokens_per_second stops meanwhile; 0: none
+    # steps to profile, after 5 to warm up, in the first process alone; written to the run's folder `profile`, for XProf
+    # or TensorBoard, and left out of tokens_per_second; 0: none
     log.profile_steps = 0
     log.tensorboard = False  # event files in the run's folder (tensorboardX)
     log.wandb = ""  # W&B project; empty: off

@@ -1,13 +1,13 @@
 """The study on one GPU of H100 class: size tiny, bfloat16, GPT-2's vocabulary; and its plan for short visits.
 
-`sweep()` is the comparison at one rate that is not tuned, 60M tokens of FineWeb-Edu a run, three seeds: table_untied
-against kronecker, which the paper lacks; kronecker_unit and table_std1 exchange their initial scales, random_code takes
-the spelling away.
+`sweep()` is the comparison at one learning rate that is not tuned, 60M tokens of FineWeb-Edu per run, three seeds:
+table_untied, which the paper does not have, against kronecker; table_tied, the paper's baseline; kronecker_unit and
+table_std1, which swap the initial scales; random_code, which removes the spelling.
 
 Expected: the paper has no run of this size and no untied table.  Third parties, not checked here: with 50,000 ids and
-more an untied table is ahead of Kronecker, by .25 nats per token at 131,000 ids and 98M tokens.
+more an untied table is ahead of Kronecker, by 0.25 nats per token at 131,000 ids and 98M tokens.
 
-Cost of three seeds, as --dry_run prints it; a model this small may reach far less than the MFU assumed:
+Cost of three seeds, as --dry_run prints it at an assumed MFU of 40 %; a model this small may reach far less:
   18 runs x 60M tokens = 1.08B tokens, 2.09e17 FLOPs, 0.147 H100 hours
 
   python scripts/sweep.py --config=configs/gpu_study.py --out=runs/gpu --seeds=3
@@ -19,18 +19,18 @@ one.  Then the learning rate of the input in the two main arms, beside what is t
   python scripts/sweep.py --config=configs/ablations/lr_mult.py:setting=gpu --out=runs/gpu --seeds=3
   python scripts/report.py runs/gpu --baseline='table_untied lr_mult=1.0'
 
-`stages()` is the study in which each arm has a rate and an input step of its own, both chosen by the last TRAINING loss
-on a seed that no comparison uses.  `scripts/accelerator.py --parts=study` trains as many of its runs as the minutes
-allow, again and again until all are finished; with `PLAN` these are
+`stages()` is the study in which the main arms have a learning rate of their own, and a multiplier of it for the input
+(lr_mult).  Both are chosen by the last TRAINING loss on a seed that no comparison uses.  `scripts/accelerator.py
+--parts=study` trains as many of its runs as the minutes allow, in each call, until all are done; `PLAN` gives
 
   stage       runs                                                                          tokens
   rates       4 learning rates x {table_untied, kronecker, table_tied}                      360M
   input_step  embedding.lr_mult of table_untied, table_std1, kronecker_unit and kronecker   300M
   finals      3 arms as tuned, table_std1 and kronecker_unit, 5 seeds                       1.5B
-  controls    random_code, head_tail, factorized, at the rates of their kind, 2 seeds       360M
+  controls    random_code, head_tail, factorized, as kronecker or table_untied, 2 seeds     360M
 
 Left out because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and the
-key embedding.scale, which would tell the scale of an embedding from the step that it takes.
+key embedding.scale, which would separate an embedding's scale from its effective learning rate.
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = base.apply(base.get_config(), sizes.SIZES["tiny"])
     c.tokenizer = "gpt2"
     c.data.source = "fineweb-edu:sample-10BT"
-    c.data.shards = 1  # 2 GB, about .7B tokens
+    c.data.shards = 1  # 2 GB, about 0.7B tokens
     c.model.dtype = "bfloat16"
     c.train.batch = 64
     c.train.sequence = c.model.context

@@ -2,7 +2,7 @@
 
 On a GPU three things change bits from one run to the next.  A scatter adds to one place in no fixed order, and so does
 cuDNN's backward pass of attention; and XLA times several kernels for a product and takes the fastest, which may be
-another one in the next process.  CPUs and TPUs do none of this.
+another one in the next process.  A CPU does none of this, which a test shows; of a TPU it is expected.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from kronecker import config as configs
 from kronecker import sharding
 
-# Of XLA: sorts what a scatter adds, takes cuDNN's deterministic kernel, and times no kernels.
+# Of XLA: makes a sort of each scatter that adds, takes cuDNN's deterministic kernels, and turns autotuning off.
 _OPTION = "xla_gpu_deterministic_ops"
 
 
@@ -25,8 +25,8 @@ def compiler_options(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str,
         return {}
     if mesh.size > 1:
         raise ValueError(
-            f"train.deterministic holds on one GPU, and this run has {mesh.size}: NCCL does not promise the order in "
-            "which GPUs add; set it to False, or show the run one GPU with CUDA_VISIBLE_DEVICES=0"
+            f"train.deterministic works on one GPU only, and this run has {mesh.size}: NCCL does not promise the order "
+            "in which GPUs add; set it to False, or limit the run to one GPU with CUDA_VISIBLE_DEVICES=0"
         )
     return {_OPTION: True}
 
@@ -45,7 +45,5 @@ def line(config: ml_collections.ConfigDict, mesh: Mesh) -> str | None:
     if config.embedding.kind in configs.TABLES:
         width = config.embedding.rank or config.model.d_model
         values = config.train.batch // config.train.accumulate * config.train.sequence * width
-        sort = f"the gradient of the table sorts {values:,} values, "
-    return (
-        f"deterministic, hence slower: {sort}XLA times no kernels, and cuDNN's attention has its deterministic kernel"
-    )
+        sort = f"the table's gradient sorts {values:,} values, "
+    return f"deterministic, hence slower: {sort}XLA's autotuning is off, and cuDNN uses deterministic kernels"

@@ -14,16 +14,17 @@ Parts, each with its share of the minutes; what one does not use goes to those a
   mfu      124m by batch, loss_chunk, scan_layers and remat: share of the device's peak, and the ten costliest kernels
   study    the plan in configs/gpu_study.py: learning rates, then input steps, then a seed of the final runs at a time
 
-Each result is a JSON file of its own, OUT/DEVICE/PART/NAME.json, written when it is there.  What is there for this kind
-of device, this code (the content of its Python files, whatever the commit) and these versions is not taken again, so
-several short visits add up; a result that failed is.  Runs of the study hold for all code, as those of a sweep do.  The
-command ends in tables, and writes them as OUT/DEVICE/report.html too.  Another text goes into another --out.
+Each result is a JSON file of its own, OUT/DEVICE/PART/NAME.json, written as soon as it is ready.  Results that exist
+for this kind of device, this code (the content of its Python files, not the commit) and these versions are reused, so
+several short visits add up; those that failed are computed again.  Runs of the study hold for all code, as those of a
+sweep do.  The command ends in tables, and writes them as OUT/DEVICE/report.html too.  Another text goes into another
+--out.
 
 It needs no network: the text is --data, the tokenizer --tokenizer.  A text shorter than a run of the study (30 million
 tokens) is read several times.  SIGTERM and Ctrl-C keep what is done.  Exit code: 0; 1 if a result is wrong or could not
 be had; 2 for a wrong command; 128 and more for a signal.
 
---rehearse does all of it at toy size on a CPU, in about two minutes, and says nothing about any device.
+--rehearse does all of it at toy size on a CPU, in two to five minutes, and says nothing about any device.
 docs/accelerator.md says how to read the files, what to commit, and what to do about each verdict.
 """
 

@@ -17,7 +17,7 @@ encoder  The input side of a model on one device: every implementation of the pr
          update that training does.  Parameters, embeddings and gradients are float32; --dtype is of the operands of
          matrix products.  The table's lookup takes its ids to be in bounds: its bytes are below those of
          flax.linen.Embed.  auto's choice and the table are always compiled, for the verdicts are about them;
-         --implementations says what stands beside them.  The exit code is 1 if auto's choice misses one.
+         --implementations says what stands beside them.  The exit code is 1 if auto's choice fails a verdict.
 train    The training step of a config, the very one that train.py compiles, sharded by config.mesh over all devices:
          what a device's memory holds, what the devices exchange, and the time that a step takes at least.  --config and
          --config.KEY are train.py's.  --arms compiles the same config with each of these arms.  The exit code is 1 if a
@@ -36,8 +36,8 @@ unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 
 How to read encoder.
   GFLOP      on a TPU the compiler's count times the passes that the matrix units make over a product to reach its
-             precision: 1 in bfloat16; in float32 3 with a one-hot operand and 6 without.  On a GPU those of matrix
-             products, as they stand in the program, all passes.
+             precision: 1 in bfloat16; in float32 3 with a one-hot operand and 6 without.  On a GPU those of all
+             matrix products in the compiled program, with every pass.
   units      that make them: bf16 and tf32 are tensor cores, f32 is CUDA cores.
   bytes      on a TPU what all operations access, by the compiler's count, which includes traffic inside the chip and
              the whole operand of a gather: comparable between programs, and above what the chip's memory moves.  On a
@@ -64,8 +64,9 @@ How to read train.
   sent       bytes that a device sends at least, as around a ring of n: 2 (n-1)/n of the payload for an all-reduce,
              (n-1)/n for all-gather, reduce-scatter and all-to-all, all of it for a permute.
   model, done    FLOPs of a device's share by the project's own count, attention over the whole T x T square, of which
-             kernels may leave out nearly half.  done adds on a TPU the forward pass of model.remat; on a GPU it is
-             counted in the program, attention's backward pass of five products included.
+             kernels may leave out nearly half.  done: what is executed.  On a TPU, model and the second forward
+             pass of model.remat; on a GPU, as counted in the compiled program, with the five products of attention's
+             backward pass.
   compute    done at the peaks.
   uncached   on a GPU the bytes as above, loops counted, at the memory's bandwidth: an estimate, and no bound, as
              kernels find in the cache much of what the ones before have left.
@@ -73,7 +74,7 @@ How to read train.
              whose bodies it counts once, only what every step must: read the arguments and write the outputs.
   links      sent at what all links of a device can send at once: no step is faster, and a mesh that leaves links idle
              is slower.
-  bound      the longest of the three, as if they were hidden behind each other; MFU is model over peak at that time.
+  bound      the longest of compute, memory and links, as if they overlapped perfectly; MFU is model over peak then.
 Peaks stand in kronecker/training/throughput.py, the rest in kronecker/cross_compile/targets.py and gpus/.
 """
 

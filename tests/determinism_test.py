@@ -40,7 +40,7 @@ def test_without_the_key_a_gpus_programs_are_compiled_as_ever():
 
 
 def test_several_gpus_are_refused_with_what_to_set():
-    with pytest.raises(ValueError, match=r"holds on one GPU, and this run has 2: .* CUDA_VISIBLE_DEVICES=0"):
+    with pytest.raises(ValueError, match=r"works on one GPU only, and this run has 2: .* CUDA_VISIBLE_DEVICES=0"):
         determinism.compiler_options(resolved(), gpus(2))
 
 
