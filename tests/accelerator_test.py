@@ -395,6 +395,13 @@ def test_targets_are_judged_on_one_h100(tmp_path: Path, mfu: float, ratio: float
     assert ("batch64", "", "", "", "", "out of memory") in summary._mfu(kept).rows
 
 
+def test_a_failed_run_of_the_study_costs_no_table(tmp_path: Path):
+    kept = ledger.Ledger(tmp_path, FACTS)
+    kept.write("study", "rates-kronecker-seed100", 1.0, None, "train.py ended with 1: boom")
+    assert summary.show(kept, ["study"], {"study": (1, True)})
+    assert "boom" in summary.write(kept, {"study": (1, True)}).read_text()
+
+
 def test_work_in_turns_is_the_same_work():
     base = config.resolve(config.load(str(ROOT / "configs" / "base.py")))
     read = text.read("gpt2", base.data)

@@ -47,6 +47,20 @@ def test_autos_choice_for_tpu_meets_its_four_targets(done):
 
 @NEEDS_TPU
 @pytest.mark.slow
+def test_the_bytes_that_a_tpu_moves_are_those_of_the_committed_record(done):
+    committed = json.loads((ROOT / "results" / "benchmark" / "encoder-tpu-16384.json").read_text())
+    (before,) = (target["rows"] for target in committed["targets"] if target["target"] == "v5e")
+    (now,) = (target["rows"] for target in done[1]["targets"])
+    moved = [
+        {row["name"]: {name: one["bytes_accessed"] for name, one in row["programs"].items()} for row in rows}
+        for rows in (before, now)
+    ]
+    for name, programs_now in moved[1].items():
+        assert programs_now == pytest.approx(moved[0][name], rel=0.01)
+
+
+@NEEDS_TPU
+@pytest.mark.slow
 def test_the_one_hot_is_never_in_memory(done):
     for one in programs(done[1], "onehot").values():
         assert one["temporary_bytes"] < 16384 * 4096 / 8  # one bit a cell

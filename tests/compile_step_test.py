@@ -269,6 +269,20 @@ def test_a_kronecker_step_takes_less_of_a_gpus_memory_than_a_tables(on_h100):
 
 @NEEDS_GPU
 @pytest.mark.slow
+def test_under_train_deterministic_a_gpus_step_has_no_scatter_or_a_sort_before_it(tmp_path: Path):
+    small = f"--config={GPT2}:size=nano", "--config.model.layers=1", "--config.model.dtype=bfloat16"
+    rows = {}
+    for own in ("", "--config.train.deterministic=True"):
+        _, found = compiled(tmp_path, *small, BOTH, "--target=h100", *filter(None, [own]))
+        rows |= {(row["arm"], bool(own)): row["operations"] for row in found["rows"]}
+    for arm in ("kronecker", "table_untied"):
+        assert (rows[arm, False]["scatter"], rows[arm, False]["sort"]) == (1, 0)
+    assert (rows["kronecker", True]["scatter"], rows["kronecker", True]["sort"]) == (0, 0)
+    assert rows["table_untied", True]["sort"] == 1
+
+
+@NEEDS_GPU
+@pytest.mark.slow
 def test_on_eight_gpus_a_kronecker_step_sends_no_more_than_a_tables(on_8_h100):
     rows = {(row["arm"], row["form"]): row for row in on_8_h100[1]["rows"]}
     for form in ("Triton", "cuBLAS"):

@@ -26,6 +26,7 @@ from kronecker.benchmark import step
 from kronecker.training import rundir
 
 REPEATED = 3  # steps whose result is to be the same twice
+DETERMINISTIC = "deterministic"
 POLL_SECONDS = 0.2
 
 
@@ -46,9 +47,15 @@ class Trial:
         self._batches = [sharding.to_devices(batch, self._mesh) for batch in ids]
 
     def start(self, name: str, dtype: str) -> step.Arm:
-        """Returns an arm before its first step; with float32 no product is of TF32, where that is the default."""
+        """Returns an arm before its first step; with float32 no product is of TF32, where that is the default.
+
+        Args:
+          name: of the arm.
+          dtype: model.dtype, or DETERMINISTIC: bfloat16 under train.deterministic.
+        """
         c = self._configs[name].copy_and_resolve_references()
-        c.model.dtype = dtype
+        c.train.deterministic = dtype == DETERMINISTIC
+        c.model.dtype = "bfloat16" if c.train.deterministic else dtype
         with jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext():
             return step.Arm(c, self._read.tokenizer.token_bytes, self._mesh, self._batches)
 

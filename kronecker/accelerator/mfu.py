@@ -65,10 +65,15 @@ def _measure(
         taken = timing.interleave({name: arm.step}, extent.rounds, math.inf, line.show)[name].of_one(extent.turns)
     if not math.isfinite(arm.loss):
         raise FloatingPointError(f"the loss is {arm.loss}, and the time of such a step means nothing")
-    with profiling.recording(folder):
-        for number in range(RECORDED):
-            with profiling.step(number):
-                arm.step(number)
+    kernels, fault = [], None
+    try:
+        with profiling.recording(folder):
+            for number in range(RECORDED):
+                with profiling.step(number):
+                    arm.step(number)
+        kernels = [dataclasses.asdict(kernel) for kernel in profiling.costliest(folder, KERNELS)]
+    except (OSError, ValueError, RuntimeError) as error:  # the timing above is worth keeping
+        fault = f"{type(error).__name__}: {error}"
     tokens = c.train.batch * c.train.sequence
     shape, kind = transformer.Shape.of(c.model), jax.devices()[0].device_kind
     speed = tokens / taken.median
@@ -84,5 +89,6 @@ def _measure(
         "mfu": throughput.mfu(shape, c.train.sequence, speed, kind, mesh.size),
         **taken.summary(),
         "recorded_steps": RECORDED * extent.turns,
-        "kernels": [dataclasses.asdict(kernel) for kernel in profiling.costliest(folder, KERNELS)],
+        "kernels": kernels,
+        "profile_error": fault,
     }

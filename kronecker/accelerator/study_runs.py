@@ -137,7 +137,7 @@ class Study:
             say(f"study: {one.name} was told to leave; the same command goes on from its checkpoint")
         else:
             last = [*log.read_text().splitlines(), "it said nothing"][-2:][0]
-            self._ledger.write(parts.STUDY, one.name, seconds, told, f"train.py ended with {code}: {last}")
+            self._ledger.write(parts.STUDY, one.name, seconds, None, f"train.py ended with {code}: {last}")
             return False
         return True
 

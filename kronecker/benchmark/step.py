@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from kronecker import accounting, build, config, implementations, sharding
+from kronecker import accounting, build, config, determinism, implementations, sharding
 from kronecker.benchmark import text, timing
 from kronecker.training import plan, progress
 from kronecker.training import step as steps
@@ -168,7 +168,8 @@ class Arm:
         self._bag = sharding.replicate(built.bag, mesh)
         like = steps.abstract_state(built.model, self._bag, c, mesh)
         self.state = steps.init_on_mesh(built.model, self._bag, c, like)
-        self._update = steps.lower_train_step(built.model, self._bag, c, mesh, like).compile()
+        lowered = steps.lower_train_step(built.model, self._bag, c, mesh, like)
+        self._update = lowered.compile(compiler_options=determinism.compiler_options(c, mesh))
         self._weights = steps.full_weights(c, mesh)
         self.loss = math.nan
         self.facts = {
