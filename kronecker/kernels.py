@@ -195,7 +195,7 @@ def _turns(lengths_S: jax.Array) -> jax.Array:
 def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the codes (N, D) of `ids_N`, shift included, written out in full."""
     scale, shift = _weights_by_length(bag, jnp.promote_types(dtype, jnp.float32))
-    lengths_N = jnp.asarray(bag.lengths)[ids_N]
+    lengths_N = _lengths(bag, ids_N)
     token_N1 = jnp.arange(len(ids_N))[:, None]
     code_ND = jnp.zeros((len(ids_N), bag.rows), scale.dtype)
     code_ND = code_ND.at[token_N1, bag.cells(ids_N, lengths_N)].add(scale[lengths_N][:, None], mode="drop")

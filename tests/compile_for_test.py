@@ -100,6 +100,7 @@ def test_json_says_what_was_compiled_and_with_what(done):
     }
     made = written["made"]
     assert made["command"][1:3] == ["encoder", "--target=v5e"]
+    assert made["command"][-1] == "--json=compiled.json"  # and not where it lies
     assert all(made[name] for name in ("started", "commit", "python"))
     assert {"jax", "jaxlib", "libtpu"} <= made["versions"].keys()
     assert [row["name"] for row in written["targets"][0]["rows"]] == ["table", "onehot"]

@@ -94,7 +94,7 @@ def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, An
     plugins = {name: version for name in PLUGINS if (version := _version(name))}
     return found | {
         "rehearsal": rehearsal,
-        "command": command,
+        "command": rundir.without_paths_outside(command),
         "commit": found["commit"] or commit or None,
         "code": code_version(),
         "versions": found["versions"] | plugins,

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,14 @@ def facts() -> dict[str, Any]:
     """Returns versions, commit, command, devices, cores, processor and load, ready for JSON."""
     found = rundir.environment()
     versions = found.pop("versions") | package.versions()
-    command = [_inside(word) for word in found["command"]]
     own = {
         "versions": versions,
-        "command": command,
+        "command": rundir.without_paths_outside(found["command"]),
         "cores": os.cpu_count(),
         "processor": processor(),
         "load_before": load(),
     }
     return found | own
-
-
-def _inside(word: str) -> str:
-    """Returns a word of a command; of a path that leads out of the folder it was run in, the base name alone."""
-    return re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word)
 
 
 def load() -> list[float]:

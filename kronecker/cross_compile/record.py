@@ -147,5 +147,8 @@ def train_on(
 def made() -> dict[str, Any]:
     """Returns when, from which commit and by which command this is made, and the versions of what compiles."""
     here = rundir.environment()
-    own = {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | compilers.versions()
-    return {name: here[name] for name in ("started", "commit", "command", "python")} | {"versions": own}
+    own = {
+        "command": rundir.without_paths_outside(here["command"]),
+        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | compilers.versions(),
+    }
+    return {name: here[name] for name in ("started", "commit", "python")} | own

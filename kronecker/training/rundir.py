@@ -13,9 +13,10 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not, and of this code
 from typing import Any
 
@@ -144,6 +145,14 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def without_paths_outside(command: Sequence[str]) -> list[str]:
+    """Returns a command for a record that others read.
+
+    Of a path that leads out of the folder it was run in, the base name alone is left.
+    """
+    return [re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word) for word in command]
 
 
 def _is_passing(name: str) -> bool:
