@@ -153,7 +153,7 @@ def test_each_result_says_where_it_is_from(rehearsed: Rehearsal):
         assert found["error"] is None
         assert found["seconds"] > 0
         assert found["key"]["devices"] == ["cpu"]
-        assert found["machine"]["command"][:3] == ["python", SCRIPT, "--rehearse"]
+        assert found["machine"]["command"][:3] == ["python", Path(SCRIPT).name, "--rehearse"]
         assert found["machine"]["versions"]["jax"] == jax.__version__
 
 
