@@ -15,7 +15,7 @@ import codecs
 from absl import flags
 from etils import epath
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, as given to train.py.")
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the latest if not given.", lower_bound=0)
@@ -63,7 +63,7 @@ def _print_probes(run) -> None:
 
 
 def _print_text(run) -> None:
-    from kronecker import sampling
+    from kronecker.model import sampling
 
     prompt = [run.tokenizer.eot_id, *run.tokenizer.encode_batch([_PROMPT.value])[0].tolist()]
     drawn = sampling.sample(

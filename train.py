@@ -20,7 +20,7 @@ Several processes train one run when SLURM, Open MPI or Cloud TPU started them, 
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli, memory, preemption
+from kronecker.runtime import allocator, cli, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _COMPILE_ONLY = flags.DEFINE_bool(
@@ -33,7 +33,7 @@ def main() -> None:
     """Runs the training and prints where it ended."""
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
-    memory.keep_freed()
+    allocator.keep_freed()
     with preemption.Notice(_CONFIG.value.checkpoint.grace_seconds) as notice:
         import jax  # after the flags: --help and bad flags should not wait for it
 

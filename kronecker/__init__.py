@@ -5,15 +5,15 @@ from typing import Any
 
 # Looked up when first asked for, so that `--help` and a refused flag do not wait for JAX and Flax.
 _HOME = {
-    "Bag": "bag",
-    "BagEmbed": "embedding",
-    "ByteTable": "codec",
-    "TableEmbed": "embedding",
-    "byte_table": "codec",
-    "kronecker_bag": "bag",
-    "induced_table": "implementations",
-    "prepare": "implementations",
-    "product": "implementations",
+    "Bag": "embedding.bags",
+    "BagEmbed": "embedding.linen",
+    "ByteTable": "embedding.codec",
+    "TableEmbed": "embedding.linen",
+    "byte_table": "embedding.codec",
+    "kronecker_bag": "embedding.bags",
+    "induced_table": "embedding.implementations",
+    "prepare": "embedding.implementations",
+    "product": "embedding.implementations",
 }
 __all__ = sorted(_HOME)
 

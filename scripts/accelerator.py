@@ -33,8 +33,8 @@ from pathlib import Path
 
 from absl import flags
 
-from kronecker import cli
 from kronecker.accelerator import parts
+from kronecker.runtime import cli
 
 _OUT = flags.DEFINE_string("out", "runs/accelerator", "Folder that gets a folder for each kind of device.")
 _PARTS = flags.DEFINE_list("parts", [], f"Of {', '.join(part.name for part in parts.PARTS)}; default: all.")

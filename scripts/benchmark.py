@@ -65,7 +65,8 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from kronecker import cli, config
+from kronecker.runtime import cli
+from kronecker.schema import choices, config_files, resolution
 
 _DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
 _TOKENIZER = flags.DEFINE_string(
@@ -94,7 +95,7 @@ _ARMS = flags.DEFINE_list(
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations",
     ["auto"],
-    f"step: how codes meet the projection: {', '.join(config.ALLOWED['embedding.implementation'])}.",
+    f"step: how codes meet the projection: {', '.join(choices.ALLOWED['embedding.implementation'])}.",
 )
 _POS_DIM = flags.DEFINE_integer("pos_dim", None, "step: P, bytes of a token; default: the config's.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences a step.", lower_bound=1)
@@ -124,9 +125,9 @@ def main(words: Sequence[str]) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: a benchmark's file ends in .json; write --out={out.with_suffix('.json')}")
 
-    from kronecker import memory
+    from kronecker.runtime import allocator
 
-    kept = memory.keep_freed()  # before JAX starts threads, as train.py does
+    kept = allocator.keep_freed()  # before JAX starts threads, as train.py does
     if command == "runtime":
         _runtime(out)
     else:
@@ -136,19 +137,19 @@ def main(words: Sequence[str]) -> None:
 
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: bool) -> None:
     # After the flags: --help should not wait for JAX.
-    from kronecker.benchmark import figures, machine, scale_view, tables
-    from kronecker.report.page import write_text
+    from kronecker.benchmark import machine, scale_view, timing_figures, timing_tables
+    from kronecker.report.pages import write_text
 
     before = machine.facts()
     result = run()
     after = {"load_after": machine.load(), "device_peak_bytes": machine.device_peak_bytes()}
     result = {"machine": before | {"keeps_freed_memory": kept} | after, **result}
-    tables.show_verdicts(result["verdicts"])
+    timing_tables.show_verdicts(result["verdicts"])
     out.parent.mkdir(parents=True, exist_ok=True)
     draw = {
-        "encoder": figures.encoder,
-        "step": figures.steps,
-        "train": figures.training,
+        "encoder": timing_figures.encoder,
+        "step": timing_figures.steps,
+        "train": timing_figures.training,
         "data": scale_view.picture,
     }[command]
     write_text(out.with_suffix(".svg"), draw(result))
@@ -157,12 +158,12 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: boo
 
 
 def _runtime(out: Path) -> None:
-    from kronecker.benchmark import runtime
+    from kronecker.benchmark import arm_runtime
     from kronecker.probes import result
-    from kronecker.report.page import write_text
+    from kronecker.report.pages import write_text
 
-    timed = {arm: _config(f"gpt2.py:size=nano,arm={arm}", **{"model.dtype": _DTYPE.value}) for arm in runtime.ARMS}
-    found = runtime.measure(timed, _ROUNDS.value or runtime.ROUNDS)
+    timed = {arm: _config(f"gpt2.py:size=nano,arm={arm}", **{"model.dtype": _DTYPE.value}) for arm in arm_runtime.ARMS}
+    found = arm_runtime.measure(timed, _ROUNDS.value or arm_runtime.ROUNDS)
     result.show([found])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps([result.to_json(found)], indent=1) + "\n")
@@ -176,21 +177,21 @@ def _encoder() -> Callable[[], dict[str, Any]]:
     base = _config("base.py")
 
     def run() -> dict[str, Any]:
-        from kronecker.benchmark import encoder, tables
+        from kronecker.benchmark import encoder, timing_tables
 
         limit, rounds, seconds = _CACHE_LIMIT.value, _ROUNDS.value or 30, _SECONDS.value
-        return encoder.run(chosen, base, _DTYPE.value, limit, rounds, seconds, tables.show_setting)
+        return encoder.run(chosen, base, _DTYPE.value, limit, rounds, seconds, timing_tables.show_setting)
 
     return run
 
 
 def _step() -> Callable[[], dict[str, Any]]:
-    known = config.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
+    known = config_files.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
     own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
     own |= {"model.dtype": _DTYPE.value, "embedding.cache_limit_mb": _CACHE_LIMIT.value}
     if _POS_DIM.value:
         own["embedding.pos_dim"] = _POS_DIM.value
-    ways, allowed = _IMPLEMENTATIONS.value, config.ALLOWED["embedding.implementation"]
+    ways, allowed = _IMPLEMENTATIONS.value, choices.ALLOWED["embedding.implementation"]
     if not ways or set(ways) - set(allowed):
         raise ValueError(f"--implementations={','.join(ways)}: known: {', '.join(allowed)}")
     arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in _ARMS.value or known}
@@ -198,11 +199,11 @@ def _step() -> Callable[[], dict[str, Any]]:
         c.model.vocab_multiple = _room(_TOKENIZER.value, c.model.vocab_multiple)
 
     def run() -> dict[str, Any]:
-        from kronecker.benchmark import step, tables
+        from kronecker.benchmark import step, timing_tables
 
         timed = step.by_implementation(arms, ways)
         result = {"size": _SIZE.value, **step.run(timed, _ROUNDS.value or 15)}
-        tables.show_steps(result)
+        timing_tables.show_steps(result)
         return result
 
     return run
@@ -216,7 +217,7 @@ def _train() -> Callable[[], dict[str, Any]]:
     arms = {size: {name: _config(f"gpt2.py:size={size},arm={name}", **own) for name in names} for size in sizes}
 
     def run() -> dict[str, Any]:
-        from kronecker.benchmark import tables, train
+        from kronecker.benchmark import timing_tables, train
 
         unknown = [name for name in _AGAINST.value if name not in train.RIVALS]
         if unknown:
@@ -224,7 +225,7 @@ def _train() -> Callable[[], dict[str, Any]]:
         results = []
         for size, configs in arms.items():
             results.append(train.run(configs, _AGAINST.value, _ROUNDS.value or 15, size))
-            tables.show_training(results[-1])
+            timing_tables.show_training(results[-1])
         every = [verdict for one in results for verdict in one.pop("verdicts")]
         return {"benchmark": "train", "threads": train.threads(), "sizes": results, "verdicts": every}
 
@@ -240,7 +241,7 @@ def _data() -> Callable[[], dict[str, Any]]:
         raise ValueError(f"--linked={_LINKED.value}: give at least the largest of --sizes, {sizes[-1]}")
     if _TOKENIZER.value.startswith("bpe:"):
         raise ValueError(f"--tokenizer={_TOKENIZER.value}: data takes one that need not be trained first, as gpt2")
-    base = config.resolve(_config("base.py"))
+    base = resolution.resolve(_config("base.py"))
 
     def run() -> dict[str, Any]:
         from kronecker.benchmark import scale, scale_view
@@ -260,7 +261,7 @@ def _room(tokenizer: str, multiple: int) -> int:
 
 
 def _config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
-    c = config.load(str(ROOT / "configs" / name))
+    c = config_files.load(str(ROOT / "configs" / name))
     c.update_from_flattened_dict({"data.source": _DATA.value, "tokenizer": _TOKENIZER.value, **overrides})
     return c
 

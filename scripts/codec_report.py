@@ -21,20 +21,21 @@ from pathlib import Path
 
 from absl import flags
 
-from kronecker import cli, codec
+from kronecker.runtime import cli
+from kronecker.schema import choices
 
 _POS_DIM = flags.DEFINE_list("pos_dim", "16,32", "P, the byte positions kept of a token; several, with commas.")
 _TRUNCATION = flags.DEFINE_enum(
     "truncation",
     "head",
-    codec.TRUNCATIONS,
+    choices.TRUNCATIONS,
     "What stays of a longer token.  head: its first P bytes, cut between characters; head_raw: its first P bytes; "
     "head_tail: its first and last P/2.",
 )
 _BYTE_SOURCE = flags.DEFINE_enum(
     "byte_source",
     "raw",
-    codec.BYTE_SOURCES,
+    choices.BYTE_SOURCES,
     "raw: the vocabulary's own bytes; decode: what decoding one id gives, as the author's package has it.",
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 5, "Groups of tokens with one code to name, for each P.", lower_bound=0)
@@ -43,18 +44,21 @@ _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.
 
 def main(specs: Sequence[str]) -> None:
     """Prints the report."""
-    from kronecker import coverage, tokenizers  # after the flags: --help should not wait for them
+    from kronecker import tokenization
+    from kronecker.probes import vocabulary_coverage  # after the flags: --help should not wait for them
 
     found = [
-        coverage.cover(tokenizer, pos_dim, _TRUNCATION.value, _BYTE_SOURCE.value, _EXAMPLES.value)
-        for tokenizer in map(tokenizers.load, dict.fromkeys(specs or ["gpt2"]))
+        vocabulary_coverage.cover(tokenizer, pos_dim, _TRUNCATION.value, _BYTE_SOURCE.value, _EXAMPLES.value)
+        for tokenizer in map(tokenization.load, dict.fromkeys(specs or ["gpt2"]))
         for pos_dim in _positions()
     ]
     if _JSON.value:  # first: whoever reads the report may close the pipe
-        from kronecker.report.page import write_text
+        from kronecker.report.pages import write_text
 
-        write_text(Path(_JSON.value), json.dumps(coverage.to_json(found), indent=2, ensure_ascii=False) + "\n")
-    coverage.show(found)
+        write_text(
+            Path(_JSON.value), json.dumps(vocabulary_coverage.to_json(found), indent=2, ensure_ascii=False) + "\n"
+        )
+    vocabulary_coverage.show(found)
 
 
 def _positions() -> list[int]:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _TUNED = flags.DEFINE_bool(
     "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
@@ -32,17 +32,20 @@ _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.
 def main(folders: Sequence[str]) -> None:
     """Prints the verdict table."""
     # After the flags: --help should not wait for SciPy.
-    from kronecker.report import breakdown, collisions, compare, runs, tables, token_losses
-    from kronecker.report.page import local, write_text
+    from kronecker.report import breakdown, collisions, compare, losses_by_token, tables
+    from kronecker.report.pages import local, write_text
+    from kronecker.run import finished_runs
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")
-    comparison = compare.compare([runs.read(folder) for folder in runs.find(folders)], _BASELINE.value, _TUNED.value)
-    losses = token_losses.read_all(comparison)
+    comparison = compare.compare(
+        [finished_runs.read(folder) for folder in finished_runs.find(folders)], _BASELINE.value, _TUNED.value
+    )
+    losses = losses_by_token.read_all(comparison)
     damages = collisions.damage(comparison, losses)
     tables.show(comparison, damages)
     if _JSON.value:
-        lacking = token_losses.missing(comparison)
+        lacking = losses_by_token.missing(comparison)
         if lacking:
             print(f"no losses by token: run scripts/token_losses.py for {', '.join(lacking)}", file=sys.stderr)
         content = compare.to_json(comparison) | {

@@ -88,8 +88,10 @@ import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli, config, cross_compile
+from kronecker import cross_compile
 from kronecker.cross_compile import compilers
+from kronecker.runtime import cli
+from kronecker.schema import choices, config_files, resolution
 
 _TARGET = flags.DEFINE_list(
     "target", None, "What to compile for: a100, b200, h100, h200, v5e, v5p, v6e; for train also h100:8, v5e:16x16, ..."
@@ -130,7 +132,7 @@ def main(words: Sequence[str]) -> int:
         raise ValueError(f"--json={_JSON.value}: there is no folder {Path(_JSON.value).parent}")
     written, results = commands[words[0]]()
     if _JSON.value:
-        from kronecker.report.page import write_text
+        from kronecker.report.pages import write_text
 
         write_text(Path(_JSON.value), json.dumps(written, indent=1) + "\n")
     return 0 if all(verdict["met"] for result in results for verdict in result["verdicts"]) else 1
@@ -138,15 +140,16 @@ def main(words: Sequence[str]) -> int:
 
 def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     wanted = _known("target", _asked("h100"), (*cross_compile.GPUS, *cross_compile.TOPOLOGIES))
-    names = _known("implementations", _IMPLEMENTATIONS.value, config.ALLOWED["embedding.implementation"])
+    names = _known("implementations", _IMPLEMENTATIONS.value, choices.ALLOWED["embedding.implementation"])
 
-    from kronecker import codec, implementations, tokenizers  # after the flags: --help should not wait for JAX
+    from kronecker import tokenization
     from kronecker.cross_compile import input_programs, input_tables, record, targets
+    from kronecker.embedding import codec  # after the flags: --help should not wait for JAX
 
-    token_bytes = tokenizers.load(_TOKENIZER.value).token_bytes
+    token_bytes = tokenization.load(_TOKENIZER.value).token_bytes
     table = codec.byte_table(token_bytes, _POS_DIM.value, _VOCAB.value)
     setting = input_programs.Setting(table, _TOKENS.value, _gpt2())
-    rows = input_programs.rows(name for name in names if name != implementations.AUTO)
+    rows = input_programs.rows(name for name in names if name != choices.AUTO)
     results = []
     for name in wanted:
         with rich.console.Console(stderr=True).status("loading the compiler") as status:
@@ -165,12 +168,12 @@ def _train() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     own = config_flags.get_override_values(flags.FLAGS["config"])
     arms = _arms(own)
     for c in arms.values():
-        config.resolve(c)
+        resolution.resolve(c)
 
-    from kronecker import tokenizers  # after the flags: --help should not wait for JAX
+    from kronecker import tokenization  # after the flags: --help should not wait for JAX
     from kronecker.cross_compile import record, step_tables, targets, training_step
 
-    tokenizer = tokenizers.load(_CONFIG.value.tokenizer)
+    tokenizer = tokenization.load(_CONFIG.value.tokenizer)
     results = []
     for name in wanted:
         target = targets.target(name)
@@ -195,7 +198,7 @@ def _arms(own: dict[str, Any]) -> dict[str, ml_collections.ConfigDict]:
     """Returns the configs to compile, by their labels; refuses a key that an arm would overwrite."""
     if _ARMS.value is None:
         return {_CONFIG.value.embedding.arm: _CONFIG.value}
-    known = config.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
+    known = config_files.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
     names = _known("arms", _ARMS.value, known)
     lost = next((key for name in names for key in known[name] if key in own), None)
     if lost:
@@ -220,8 +223,8 @@ def _known(flag: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]
 
 def _gpt2() -> ml_collections.ConfigDict:
     """Returns GPT-2's config of 124M with this run's width, type and vocabulary."""
-    c = config.load(f"{ROOT / 'configs' / 'gpt2.py'}:size=124m,arm=kronecker,budget=paper")
-    c = config.resolve(c)
+    c = config_files.load(f"{ROOT / 'configs' / 'gpt2.py'}:size=124m,arm=kronecker,budget=paper")
+    c = resolution.resolve(c)
     c.model.d_model, c.model.dtype = _WIDTH.value, _DTYPE.value
     c.model.vocab_size = c.model.padded_vocab = _VOCAB.value
     return c

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds each sweep(seeds) is asked for.")
 
 
 def main(files: Sequence[str]) -> None:
     """Prints the lines."""
-    from kronecker import cost, sweep  # after the flags: --help should not wait for JAX
+    from kronecker.sweep import cost, planning  # after the flags: --help should not wait for JAX
 
     if not files:
         raise ValueError("no config given; for example: python scripts/costs.py configs/ablations/*.py")
     print(cost.BASIS)
     width = max(map(len, files))
     for file in files:
-        print(f"{file:<{width}}  {cost.describe([run for _, run in sweep.expand(file, _SEEDS.value, {}).values()])}")
+        print(f"{file:<{width}}  {cost.describe([run for _, run in planning.expand(file, _SEEDS.value, {}).values()])}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _RUNS = flags.DEFINE_list("runs", [], "Folders of runs whose input embedding is measured too.")
 _TABLES = flags.DEFINE_list("tables", [], "CHECKPOINT@TOKENIZER, for each published model to measure.")
@@ -28,13 +28,13 @@ _JSON = flags.DEFINE_string("json", None, "Also write the tables to this file.")
 
 def main(specs: Sequence[str]) -> None:
     """Prints the tables."""
-    from kronecker import tokenizers  # after the flags: --help should not wait for JAX
+    from kronecker import tokenization  # after the flags: --help should not wait for JAX
     from kronecker.probes import embeddings, result, subjects, survey
-    from kronecker.report.page import write_text
+    from kronecker.report.pages import write_text
 
     if not specs and not _RUNS.value and not _TABLES.value:
         raise ValueError("nothing to measure; for example: python scripts/geometry.py gpt2")
-    loaded = {spec: tokenizers.load(spec) for spec in specs}
+    loaded = {spec: tokenization.load(spec) for spec in specs}
     found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, _POS_DIM.value) for tokenizer in loaded.values()]
     for path in _RUNS.value:
         found.append(_of_run(path))
@@ -43,7 +43,7 @@ def main(specs: Sequence[str]) -> None:
         if not at:
             raise ValueError(f"--tables={entry}: write CHECKPOINT@TOKENIZER, for example models/gpt2@gpt2")
         embedding = embeddings.from_safetensors(checkpoint, _TENSOR.value)
-        found.append(subjects.Table(embedding.name, embedding.matrix, tokenizers.load(spec)))
+        found.append(subjects.Table(embedding.name, embedding.matrix, tokenization.load(spec)))
     if loaded:
         found.append(subjects.random(next(iter(loaded.values()))))
     results = survey.survey(found, {"P": str(_POS_DIM.value)}, _K.value)

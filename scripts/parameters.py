@@ -13,7 +13,8 @@ import rich.console
 import rich.table
 from absl import flags
 
-from kronecker import cli, config
+from kronecker.runtime import cli
+from kronecker.schema import config_files, resolution
 
 _VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Ids of the tokenizer; the model pads them.", lower_bound=1)
 _POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, byte positions of a Kronecker code.", lower_bound=1)
@@ -27,19 +28,19 @@ def main() -> None:
     """Prints the table."""
     import jax  # after the flags: --help should not wait for it
 
-    from kronecker import accounting, build
-    from kronecker.training import step
+    from kronecker.model import accounting, build
+    from kronecker.training import train_step
 
-    gpt2 = config.load_module(str(GPT2))
+    gpt2 = config_files.load_module(str(GPT2))
     table = rich.table.Table("size", "arm", *(rich.table.Column(group, justify="right") for group in GROUPS))
     table.box = rich.box.SIMPLE_HEAD
     for size in gpt2.sizes.SIZES:
         for arm in gpt2.arms.ARMS:
             c = gpt2.get_config(f"size={size},arm={arm}")
             c.embedding.pos_dim = _POS_DIM.value
-            c = config.with_vocabulary(config.resolve(c), _VOCAB.value)
+            c = resolution.with_vocabulary(resolution.resolve(c), _VOCAB.value)
             built = build.build(c, [b""] * _VOCAB.value)
-            state = jax.eval_shape(lambda built=built, c=c: step.init_state(built.model, built.bag, c))
+            state = jax.eval_shape(lambda built=built, c=c: train_step.init_state(built.model, built.bag, c))
             counts = accounting.count(state.params)
             table.add_row(size, arm, *(f"{counts[group]:,}" for group in GROUPS))
         table.add_section()

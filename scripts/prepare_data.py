@@ -66,8 +66,9 @@ import rich.table
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli, config
-from kronecker.data import prepare, rows
+from kronecker.data import manifests, preparation
+from kronecker.runtime import cli
+from kronecker.schema import resolution
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _VERIFY = flags.DEFINE_bool("verify", False, "Read every shard once and compare its sha256 with the manifest's.")
@@ -76,11 +77,11 @@ _COUNTS = ("documents", "bytes", "tokens", "records", "shards")
 
 def main() -> None:
     """Prepares what the config asks for and prints what is there."""
-    prepared, tokenizer = prepare.ensure_prepared(config.resolve(_CONFIG.value))
+    prepared, tokenizer = preparation.ensure_prepared(resolution.resolve(_CONFIG.value))
     console = rich.console.Console()
     if _VERIFY.value:
         started = time.monotonic()
-        size = rows.verify(prepared)
+        size = manifests.verify(prepared)
         console.print(f"verified     {size / 1e6:,.1f} MB in {time.monotonic() - started:.1f} s", highlight=False)
     console.print(_summary(prepared))
     console.print(f"tokenizer    {tokenizer.name}, {tokenizer.vocab_size:,} ids", highlight=False)
@@ -88,7 +89,7 @@ def main() -> None:
     console.print(f"fingerprint  {prepared.fingerprint}", highlight=False, soft_wrap=True)
 
 
-def _summary(prepared: rows.Prepared) -> rich.table.Table:
+def _summary(prepared: manifests.Prepared) -> rich.table.Table:
     table = rich.table.Table("split", *(rich.table.Column(name, justify="right") for name in _COUNTS))
     for split, found in prepared.manifest["splits"].items():
         counts = {**found, "shards": len(found["shards"])}

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _PROBES = flags.DEFINE_list("probes", ["all"], "Names of probes, or all.")
 _PAIRS = flags.DEFINE_string("pairs", None, "A JSON file with prompt pairs for the robustness probe.")
@@ -31,7 +31,7 @@ _JSON = flags.DEFINE_string("json", None, "Also write every table to this file."
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker.probes import on_runs, prompts, result  # after the flags: --help should not wait for JAX
-    from kronecker.report.page import local, require_name, write_text
+    from kronecker.report.pages import local, require_name, write_text
     from kronecker.training import restore
 
     if not folders:
@@ -50,17 +50,18 @@ def main(folders: Sequence[str]) -> None:
     if _JSON.value:
         write_text(local(_JSON.value, "--json"), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
     if _PAGE.value:
-        from kronecker.report import probe_page
+        from kronecker.paper import probe_page
 
         probe_page.write(results, local(_PAGE.value, "--page"), f"Probes of {', '.join(found)}")
 
 
 def _require_pair(folders: Sequence[str]) -> None:
-    from kronecker.report import compare, runs
+    from kronecker.report import compare
+    from kronecker.run import finished_runs
 
     if len(folders) != 2:
         raise ValueError(f"--pair: {len(folders)} runs given; give two: scripts/probe.py --pair RUN_A RUN_B")
-    first, second = (runs.read(folder) for folder in runs.find(folders))
+    first, second = (finished_runs.read(folder) for folder in finished_runs.find(folders))
     if first.seed != second.seed:
         raise ValueError(
             f"--pair: {folders[0]} has seed {first.seed}, {folders[1]} seed {second.seed}; a pair shares it"

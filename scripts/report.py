@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _TUNED = flags.DEFINE_bool(
     "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
@@ -52,12 +52,13 @@ def main(folders: Sequence[str]) -> None:
 
 
 def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
-    from kronecker.report import compare, html, runs  # after the flags: --help should not wait for Matplotlib
-    from kronecker.report.page import local
+    from kronecker.report import compare, comparison_page
+    from kronecker.report.pages import local
+    from kronecker.run import finished_runs  # after the flags: --help should not wait for Matplotlib
 
     page = local(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
-    found = [runs.read(folder) for folder in runs.find(folders)]
-    html.write(
+    found = [finished_runs.read(folder) for folder in finished_runs.find(folders)]
+    comparison_page.write(
         compare.compare(found, _BASELINE.value, _TUNED.value),
         page,
         _TITLE.value or f"Paired runs: {page.absolute().parent.name}",
@@ -66,12 +67,12 @@ def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
 
 
 def _write_paper(folders: Sequence[str]) -> os.PathLike[str]:
-    from kronecker import reproduction
-    from kronecker.report import paper_page, runs, training_claims
-    from kronecker.report.page import folder_of, local
+    from kronecker.paper import paper_page, reproduction, training_claims
+    from kronecker.report.pages import folder_of, local
+    from kronecker.run import finished_runs
 
     page = local(_OUT.value or str(epath.Path(folders[0]) / "paper.html"), "--out")
-    comparison = training_claims.pair([runs.read(folder) for folder in runs.find(folders)])
+    comparison = training_claims.pair([finished_runs.read(folder) for folder in finished_runs.find(folders)])
     timed = [sys.executable, str(BENCHMARK), "runtime"]
     parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)
     found = reproduction.measure(reproduction.chosen(parts, _PARTS.value), folder_of(page), _AGAIN.value)

@@ -26,7 +26,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a function sweep(seeds).")
 _OUT = flags.DEFINE_string("out", None, "The folder that gets a folder for each run.")
@@ -60,8 +60,11 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 
 def main() -> int:
     """Runs the sweep, or lists it; returns the exit code."""
-    from kronecker import sweep  # after the flags: --help should be quick
-    from kronecker.launch import local, slurm
+    from kronecker.sweep import (
+        local,
+        planning,  # after the flags: --help should be quick
+        slurm,
+    )
 
     if not _OUT.value:
         raise ValueError("--out is missing; for example --out=runs/demo")
@@ -69,16 +72,16 @@ def main() -> int:
     flag = flags.FLAGS["config"]
     config, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
     out, seeds = Path(_OUT.value), _SEEDS.value
-    planned = sweep.plan(config, out, seeds, overrides, TRAIN)
+    planned = planning.plan(config, out, seeds, overrides, TRAIN)
     names = (field.name for field in dataclasses.fields(slurm.Resources))
     resources = slurm.Resources(**{name: flags.FLAGS[f"slurm_{name}"].value for name in names})
     if _DRY_RUN.value:
-        print(sweep.describe(planned), flush=True)
+        print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
             print(slurm.describe(planned, out, _LAUNCHER.value, resources), flush=True)
-        from kronecker import cost  # imports JAX, for which the list need not wait
+        from kronecker.sweep import cost  # imports JAX, for which the list need not wait
 
-        resolved = [run for _, run in sweep.expand(config, seeds, overrides).values()]
+        resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
         return 0
     if _LAUNCHER.value == "local":

@@ -15,21 +15,21 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from kronecker import cli
+from kronecker.runtime import cli
 
 _AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose file is there and right.")
 
 
 def main(folders: Sequence[str]) -> None:
     """Evaluates what is missing, and says what it found."""
-    from kronecker.report import runs  # after the flags: --help should not wait for JAX
-    from kronecker.training import token_losses
+    from kronecker.probes import token_losses
+    from kronecker.run import finished_runs  # after the flags: --help should not wait for JAX
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/token_losses.py runs/demo")
-    found = runs.find(folders)
+    found = finished_runs.find(folders)
     for folder in found:
-        runs.require_finished(folder)
+        finished_runs.require_finished(folder)
     due = [folder for folder in found if _AGAIN.value or not _is_current(folder)]
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", end="", file=sys.stderr, flush=True)
@@ -39,10 +39,11 @@ def main(folders: Sequence[str]) -> None:
 
 
 def _is_current(folder) -> bool:
-    from kronecker.report import runs, token_losses
+    from kronecker.report import losses_by_token
+    from kronecker.run import finished_runs
 
     try:
-        return token_losses.read(runs.read(folder)) is not None
+        return losses_by_token.read(finished_runs.read(folder)) is not None
     except ValueError as error:
         print(error, file=sys.stderr)
         return False

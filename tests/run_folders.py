@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kronecker import config as configs
+from kronecker.schema import config_files, resolution
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.py"
 LINES, STEPS_A_LINE, TOKENS_A_STEP = 30, 10, 2048
@@ -22,9 +22,9 @@ def write_run(
     folder: Path, arm: str, seed: int, final_loss: float, overrides: dict[str, Any] | None = None, **result: Any
 ) -> Path:
     """Writes a finished run whose last validation loss is `final_loss`; returns its folder."""
-    config = configs.load(f"{DEMO}:arm={arm},seed={seed}")
+    config = config_files.load(f"{DEMO}:arm={arm},seed={seed}")
     config.update_from_flattened_dict({"train.steps": LINES * STEPS_A_LINE} | (overrides or {}))
-    config = configs.with_vocabulary(configs.resolve(config), 8192)
+    config = resolution.with_vocabulary(resolution.resolve(config), 8192)
     params = PARAMS[arm] | {"body_init_sha256": f"{seed:064x}"}
     train, validation = curves(arm, seed, final_loss)
     folder.mkdir(parents=True)
@@ -99,3 +99,29 @@ def curves(arm: str, seed: int, final_loss: float) -> tuple[list[dict[str, Any]]
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes `content` as JSON."""
     file.write_text(json.dumps(content))
+
+
+STEP, FINGERPRINT = LINES * STEPS_A_LINE, "d" * 64  # of every run that write_run writes
+SCRIPTS = ("Greek", "Latin", "digits")
+
+
+def vocabulary(ids: int, **columns: Any) -> dict[str, np.ndarray]:
+    """Returns what is known of each id; by default they all are equally frequent Latin tokens of one byte."""
+    plain = {
+        "train_count": np.ones(ids, np.int64),
+        "bytes": np.ones(ids, np.int32),
+        "special": np.zeros(ids, bool),
+        "after_space": np.zeros(ids, bool),
+        "script": np.full(ids, SCRIPTS.index("Latin"), np.int32),
+        "scripts": np.array(SCRIPTS),
+        "code_group": np.full(ids, -1, np.int32),
+    }
+    return plain | {name: np.asarray(column, plain[name].dtype) for name, column in columns.items()}
+
+
+def write_losses(folder: Path, facts: dict[str, np.ndarray], **arrays: Any) -> None:
+    """Writes a run's token_losses.npz, and their mean as the run's final loss."""
+    of_run = {"step": np.array(STEP), "data_fingerprint": np.array(FINGERPRINT)}
+    np.savez_compressed(folder / "token_losses.npz", **(facts | of_run | arrays))
+    result = json.loads((folder / "result.json").read_text())
+    write_json(folder / "result.json", result | {"validation_loss": float(arrays["nats"].mean(dtype=np.float64))})

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from kronecker import sharding
 from kronecker.accelerator import extents
 from kronecker.benchmark import step
-from kronecker.training import rundir
+from kronecker.run import rundir
+from kronecker.runtime import device_mesh, sharding
 
 REPEATED = 3  # steps whose result is to be the same twice
 DETERMINISTIC = "deterministic"
@@ -41,7 +41,7 @@ class Trial:
           text: where the ids are from.
           names: of the arms.
         """
-        self._mesh = sharding.make_mesh()
+        self._mesh = device_mesh.make_mesh()
         configs = {name: extents.arm_config(name, text, extent.trained) for name in names}
         self._configs, self._read, ids = step.problem(configs, self._mesh)
         self._batches = [sharding.to_devices(batch, self._mesh) for batch in ids]

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kronecker import attention, build, codec, config, head, implementations, selfcheck
-from kronecker import bag as bags
 from kronecker.accelerator import arm_losses
 from kronecker.accelerator.extents import Extent, Text, arm_config
-from kronecker.benchmark import settings
-from kronecker.benchmark import text as texts
+from kronecker.benchmark import settings, texts
+from kronecker.embedding import bags, codec, implementations, selfcheck
+from kronecker.model import attention, build, output_head
+from kronecker.schema import choices, resolution
 
 # Of an attention kernel in bfloat16 against products and a softmax in float32 on the same rounded operands.
 ATTENTION = 2**-6
@@ -87,8 +87,8 @@ def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, An
     code_ND = codec.dense_code(table, ids_N, "z")
     exact = code_ND @ weights_Dd.astype(np.float64), code_ND.T @ grad_Nd.astype(np.float64)
     rows = []
-    for name in implementations.IMPLEMENTATIONS:
-        for gradient in implementations.GATHER_GRADIENTS if name == "gather" else ("auto",):
+    for name in choices.IMPLEMENTATIONS:
+        for gradient in choices.GATHER_GRADIENTS if name == "gather" else ("auto",):
             label = f"gather, gradient by {gradient}" if name == "gather" else name
             try:
                 bag = implementations.prepare(
@@ -138,13 +138,13 @@ def _loss(extent: Extent) -> list[dict[str, Any]]:
     batch, time, width, chunk = extent.loss
     vocab = 50_257
     x_BTd = jax.random.normal(jax.random.key(0), (batch, time, width))
-    made = head.Head(0.02 * jax.random.normal(jax.random.key(1), (width, vocab)), vocab, "float32")
+    made = output_head.Head(0.02 * jax.random.normal(jax.random.key(1), (width, vocab)), vocab, "float32")
     targets_BT = jax.random.randint(jax.random.key(2), (batch, time), 0, vocab)
     weights_BT = jnp.full((batch, time), 1 / (batch * time))
 
     @functools.partial(jax.jit, static_argnames="chunk")
     def run(made, x_BTd, chunk):
-        loss, (head_grad, x_grad) = jax.value_and_grad(head.nats_sum, argnums=(0, 1))(
+        loss, (head_grad, x_grad) = jax.value_and_grad(output_head.nats_sum, argnums=(0, 1))(
             made, x_BTd, targets_BT, weights_BT, chunk
         )
         return loss, head_grad.matrix, x_grad
@@ -162,11 +162,11 @@ def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, 
     """Returns what the check before training says of each arm that has a code, as training would compute it here."""
     rows = []
     for arm in extent.arms:
-        for dtype in config.ALLOWED["model.dtype"]:
-            c = config.resolve(arm_config(arm, text, {**extent.trained, "model.dtype": dtype}))
-            if c.embedding.kind in config.TABLES:
+        for dtype in choices.ALLOWED["model.dtype"]:
+            c = resolution.resolve(arm_config(arm, text, {**extent.trained, "model.dtype": dtype}))
+            if c.embedding.kind in choices.TABLES:
                 continue
-            made = build.build(config.with_vocabulary(c, read.tokenizer.vocab_size), read.tokenizer.token_bytes)
+            made = build.build(resolution.with_vocabulary(c, read.tokenizer.vocab_size), read.tokenizer.token_bytes)
             row = {"what": f"{arm}, {dtype}: {implementations.describe(made.bag)}", "error": None, "allowed": None}
             try:
                 selfcheck.check_product(made.bag, made.codes, c.embedding, dtype)

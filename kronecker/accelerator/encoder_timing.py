@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kronecker import config
 from kronecker.accelerator.extents import Extent, Text, arm_config, encoder_name
 from kronecker.benchmark import encoder
-from kronecker.benchmark import text as texts
+from kronecker.schema import resolution
 
 CACHE_LIMIT_MB = 1024.0
 
@@ -20,8 +19,8 @@ def session(
     """Yields a function that returns the numbers of a setting by its name; arguments are `correctness.session`'s."""
     del wanted, folder, seconds_left
     settings = {encoder_name(*one): one for one in extent.encoder}
-    resolved = config.resolve(arm_config("kronecker", text, {}))
-    read = texts.read(text.tokenizer, resolved.data)
+    resolved = resolution.resolve(arm_config("kronecker", text, {}))
+    read = text.read(text.tokenizer, resolved.data)
 
     def measure(name: str) -> dict[str, Any]:
         setting, dtype = settings[name]

@@ -6,16 +6,16 @@ from typing import Any
 
 import ml_collections
 
-from kronecker import config
 from kronecker.accelerator.ledger import ROOT
 from kronecker.benchmark.settings import Setting
+from kronecker.schema import choices, config_files
 
 Overrides = Mapping[str, Any]  # dotted key -> value
 
 _GPT2 = "configs/gpt2.py"
 STUDY_CONFIG = "configs/gpu_study.py"
 BASELINE, TARGETED = "table_untied", "kronecker"
-_OTHERS = (arm for arm in config.load_module(str(ROOT / _GPT2)).arms.ARMS if arm not in (BASELINE, TARGETED))
+_OTHERS = (arm for arm in config_files.load_module(str(ROOT / _GPT2)).arms.ARMS if arm not in (BASELINE, TARGETED))
 ARMS = (BASELINE, TARGETED, *_OTHERS)
 
 
@@ -81,14 +81,14 @@ class Extent:
 def arm_config(arm: str, text: Text, own: Overrides) -> ml_collections.ConfigDict:
     """Returns the config of an arm of GPT-2's shape with the keys of `own`, which may hold `size`; not resolved."""
     own = {"size": "124m"} | dict(own)
-    c = config.load(f"{ROOT / _GPT2}:size={own.pop('size')},arm={arm}")
+    c = config_files.load(f"{ROOT / _GPT2}:size={own.pop('size')},arm={arm}")
     c.update_from_flattened_dict({"train.accumulate": 1, **text.keys, **own})
     return c
 
 
 def names(extent: Extent) -> dict[str, list[str]]:
     """Returns the results that make up each part but the study, whose runs depend on each other; in order."""
-    exact = [f"product-{dtype}" for dtype in config.ALLOWED["model.dtype"]]
+    exact = [f"product-{dtype}" for dtype in choices.ALLOWED["model.dtype"]]
     rounded = [f"arm-{arm}-{how}" for arm in extent.arms[:2] for how in ("bfloat16", "deterministic")]
     return {
         "check": [*exact, "attention", "loss", "selfcheck", *(f"arm-{arm}-float32" for arm in extent.arms), *rounded],

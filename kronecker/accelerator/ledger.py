@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from kronecker.training import rundir
+from kronecker.run import rundir
 
 ROOT = Path(__file__).parents[2]
 CODE = ("kronecker", "configs", "train.py")  # what decides a result

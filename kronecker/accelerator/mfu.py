@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from kronecker import config, memory, sharding, transformer
 from kronecker.accelerator.extents import TARGETED, Extent, Text, arm_config, mfu_name
-from kronecker.benchmark import step, timing
-from kronecker.benchmark import text as texts
-from kronecker.training import profiling, progress, throughput
+from kronecker.benchmark import step, texts, timing
+from kronecker.model import accounting, transformer
+from kronecker.runtime import allocator, device_mesh, hardware, progress, sharding
+from kronecker.schema import resolution
+from kronecker.training import profiling
 
 KERNELS = 10
 RECORDED = 2  # calls of so many steps as are timed together
@@ -31,17 +32,17 @@ def session(
     """Yields a function that returns the numbers of a setting by its name; arguments are `correctness.session`'s."""
     del wanted, seconds_left
     settings = {mfu_name(one): one for one in extent.mfu}
-    mesh = sharding.make_mesh()
+    mesh = device_mesh.make_mesh()
     read = texts.read(text.tokenizer, arm_config(TARGETED, text, {}).data)
 
     def measure(name: str) -> dict[str, Any]:
-        c = config.resolve(arm_config(TARGETED, text, {**extent.whole, **settings[name]}), mesh.size)
-        c = config.with_vocabulary(c, read.tokenizer.vocab_size)
+        c = resolution.resolve(arm_config(TARGETED, text, {**extent.whole, **settings[name]}), mesh.size)
+        c = resolution.with_vocabulary(c, read.tokenizer.vocab_size)
         told = {"arm": TARGETED, "size": extent.whole["size"], "dtype": c.model.dtype, "settings": settings[name]}
         try:
             return told | _measure(c, read, mesh, extent, name, folder / name)
         except jax.errors.JaxRuntimeError as error:
-            if memory.OUT_OF_MEMORY not in str(error):
+            if allocator.OUT_OF_MEMORY not in str(error):
                 raise
             return told | {"out_of_memory": str(error).splitlines()[0]}
         finally:
@@ -84,9 +85,9 @@ def _measure(
         "product": arm.facts["implementation"],
         "memory": arm.facts["memory"],
         "tokens_per_second": speed,
-        "flops_per_second": speed * throughput.flops_per_token(shape, c.train.sequence),
-        "peak_flops": throughput.peak_flops(kind),
-        "mfu": throughput.mfu(shape, c.train.sequence, speed, kind, mesh.size),
+        "flops_per_second": speed * accounting.flops_per_token(shape, c.train.sequence),
+        "peak_flops": hardware.peak_flops(kind),
+        "mfu": accounting.mfu(shape, c.train.sequence, speed, kind, mesh.size),
         **taken.summary(),
         "recorded_steps": RECORDED * extent.turns,
         "kernels": kernels,

@@ -15,13 +15,14 @@ from typing import Any
 
 from etils import epath
 
-from kronecker import config, sweep
 from kronecker.accelerator import extents, parts
 from kronecker.accelerator.children import Children
 from kronecker.accelerator.ledger import ROOT, Ledger, setup
 from kronecker.accelerator.worker import say
-from kronecker.launch import folder as folders
-from kronecker.training import rundir
+from kronecker.run import rundir
+from kronecker.runtime import locks
+from kronecker.schema import config_files
+from kronecker.sweep import planning
 
 RUNS = "runs"  # below the part's folder, a folder a stage
 DIVERGED, NOT_FINITE = 1, "is not finite"  # exit code and words of a run whose loss stops being a number
@@ -40,7 +41,7 @@ class Member:
 
     stage: str
     settings: Mapping[str, Any]
-    planned: sweep.Planned
+    planned: planning.Planned
 
     @property
     def name(self) -> str:
@@ -60,7 +61,7 @@ class Study:
           ledger: that keeps the results.
           logs: folder for what runs print.
         """
-        self._module = config.load_module(str(ROOT / extents.STUDY_CONFIG))
+        self._module = config_files.load_module(str(ROOT / extents.STUDY_CONFIG))
         self._plan = dataclasses.replace(self._module.PLAN, **extent.plan)
         # a checkpoint where a run is told to leave, and at its end
         self._overrides = {**text.keys, "checkpoint.every": 10**9, **extent.study}
@@ -75,7 +76,7 @@ class Study:
                 continue
             out = self._ledger.folder / parts.STUDY / RUNS / stage.name
             source = os.path.relpath(ROOT / extents.STUDY_CONFIG)
-            planned = sweep.plan_settings(source, out, settings, self._overrides, ROOT / "train.py")
+            planned = planning.plan_settings(source, out, settings, self._overrides, ROOT / "train.py")
             members = [Member(stage.name, *one) for one in zip(settings, planned, strict=True)]
             self._members[stage.name] = {_identity(one.settings): one for one in members}
             rest = iter(members)
@@ -97,7 +98,7 @@ class Study:
         """
         fine = True
         out = self._ledger.folder / parts.STUDY / RUNS
-        with folders.only_sweep_in(out):
+        with locks.only_sweep_in(out):
             for group in self.groups():
                 missing = self._missing(group)
                 need = self._seconds_a_token() * sum(one.settings["train.tokens"] for one in missing)
@@ -108,7 +109,7 @@ class Study:
                     if children.stopped_by or time.time() > end:
                         break
                     fine &= self._train(one, children, end)
-        (out / folders.LOCK).unlink()
+        (out / locks.LOCK).unlink()
         return fine
 
     def _missing(self, group: list[Member]) -> list[Member]:

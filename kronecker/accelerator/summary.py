@@ -11,9 +11,8 @@ from rich import console
 from kronecker.accelerator import parts
 from kronecker.accelerator.extents import mfu_name
 from kronecker.accelerator.ledger import Ledger
-from kronecker.benchmark import contenders
-from kronecker.benchmark import figures as pictures
-from kronecker.report import figures, page, tables
+from kronecker.benchmark import contenders, timing_figures
+from kronecker.report import figures, pages, tables
 from kronecker.report.tables import Table
 
 PAGE = "report.html"
@@ -51,15 +50,15 @@ def write(ledger: Ledger, waiting: Waiting) -> Path:
     """Writes the page, and its pictures with their numbers in a folder beside it; returns the page's path."""
     file = ledger.folder / PAGE
     drawn = _figures(ledger)
-    numbers = page.folder_of(file)
-    page.write_figures(numbers, drawn)
+    numbers = pages.folder_of(file)
+    pages.write_figures(numbers, drawn)
     told = [*_tables(ledger), ("What is there", _overview(ledger, waiting))]
-    sections = "".join(f"<h2>{html.escape(title)}</h2>\n{page.table(one)}\n" for title, one in told)
-    seen = "".join(page.figure(one, numbers.name) for one in drawn)
-    facts = page.facts(_facts(ledger))
-    failures = page.bullets(sentence for part in parts.PARTS for sentence in _failures(ledger, part.name))
+    sections = "".join(f"<h2>{html.escape(title)}</h2>\n{pages.table(one)}\n" for title, one in told)
+    seen = "".join(pages.figure(one, numbers.name) for one in drawn)
+    facts = pages.facts(_facts(ledger))
+    failures = pages.bullets(sentence for part in parts.PARTS for sentence in _failures(ledger, part.name))
     body = f'{facts}\n{failures}\n{sections}\n<div class="wide">{seen}</div>'
-    page.write_text(file, page.document(f"First results on {ledger.facts['devices'][0]}", body))
+    pages.write_text(file, pages.document(f"First results on {ledger.facts['devices'][0]}", body))
     return file
 
 
@@ -255,11 +254,11 @@ def _figures(ledger: Ledger) -> list[figures.Figure]:
     if encoder:
         told = _encoder(ledger)
         caption = "Each contender's forward, with its gradient, and with the update of the input side, on a log axis."
-        svg = pictures.encoder({"settings": encoder})
+        svg = timing_figures.encoder({"settings": encoder})
         drawn.append(_figure("encoder", "What the input side costs", caption, svg, told))
     for result in _results(ledger, "step").values():
         caption = "Each arm's step over the baseline's, round by round: quartiles and their median."
-        drawn.append(_figure("step", "What a whole step costs", caption, pictures.steps(result), _steps(ledger)))
+        drawn.append(_figure("step", "What a whole step costs", caption, timing_figures.steps(result), _steps(ledger)))
     return drawn
 
 

@@ -17,7 +17,7 @@ from kronecker.accelerator.children import Children
 from kronecker.accelerator.ledger import Ledger
 from kronecker.accelerator.study_runs import Study
 from kronecker.accelerator.worker import AGAIN, GRACE, PREPARING, Job, say
-from kronecker.training import rundir
+from kronecker.run import rundir
 
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # of a rehearsal, whose times mean nothing
 

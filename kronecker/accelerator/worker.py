@@ -21,7 +21,7 @@ from etils import epath
 
 from kronecker.accelerator import extents, parts
 from kronecker.accelerator.ledger import Ledger, facts_here
-from kronecker.training import rundir
+from kronecker.run import rundir
 
 GRACE = 45.0  # seconds that a result may take beyond the end of its part
 AGAIN = 3  # exit code: start another process for the rest

@@ -17,10 +17,9 @@ import ml_collections
 import numpy as np
 from flax import linen as nn
 
-from kronecker import bag as bags
-from kronecker import codec, implementations
 from kronecker.benchmark import package, timing
 from kronecker.benchmark.settings import GATHER_BY_ONE_HOT, REFERENCE, TABLE
+from kronecker.embedding import bags, codec, implementations
 from kronecker.training import input_side, plan
 
 MEASURES = ("forward", "gradient", "update")

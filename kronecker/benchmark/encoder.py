@@ -11,10 +11,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from kronecker import codec, config, implementations
-from kronecker.benchmark import contenders, text, timing
+from kronecker.benchmark import contenders, texts, timing
 from kronecker.benchmark.settings import REFERENCE, TABLE, Setting
-from kronecker.training import progress
+from kronecker.embedding import codec, implementations
+from kronecker.runtime import progress
+from kronecker.schema import resolution
 
 BATCHES = 4  # of ids, in turn; equal rounds have equal batches
 SEQUENCE = 256  # ids in a row that come from one place of the text
@@ -47,16 +48,16 @@ def run(
       ValueError: if text or tokenizer do not fit a setting.
       FloatingPointError: if two contenders do not agree.
     """
-    resolved = config.resolve(base)
-    texts: dict[str, text.Text] = {}
+    resolved = resolution.resolve(base)
+    read: dict[str, texts.Text] = {}
     done = []
     for i, setting in enumerate(settings, 1):
         spec = setting.tokenizer or base.tokenizer
-        if spec not in texts:
+        if spec not in read:
             print(f"reading text for {spec}", file=sys.stderr)
-            texts[spec] = text.read(spec, base.data)
-        given = problem(setting, texts[spec], resolved, dtype, cache_limit_mb)
-        done.append(measure(setting, given, texts[spec], rounds, seconds, f"setting {i}/{len(settings)}"))
+            read[spec] = texts.read(spec, base.data)
+        given = problem(setting, read[spec], resolved, dtype, cache_limit_mb)
+        done.append(measure(setting, given, read[spec], rounds, seconds, f"setting {i}/{len(settings)}"))
         report(done[-1])
     result = {"benchmark": "encoder", "dtype": dtype, "settings": done}
     return result | {"verdicts": verdicts(done)}
@@ -110,7 +111,7 @@ def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[
 
 def problem(
     setting: Setting,
-    read: text.Text,
+    read: texts.Text,
     base: ml_collections.ConfigDict,
     dtype: str,
     cache_limit_mb: float,
@@ -131,7 +132,7 @@ def problem(
     """
     base = base.copy_and_resolve_references()
     base.model.vocab_multiple = setting.V or base.model.vocab_multiple
-    filled = config.with_vocabulary(base, read.tokenizer.vocab_size)
+    filled = resolution.with_vocabulary(base, read.tokenizer.vocab_size)
     table = codec.byte_table(read.tokenizer.token_bytes, setting.P, filled.model.padded_vocab)
     length = min(SEQUENCE, setting.tokens)
     ids = read.batches(BATCHES, -(-setting.tokens // length), length).reshape(BATCHES, -1)[:, : setting.tokens]
@@ -139,7 +140,7 @@ def problem(
 
 
 def measure(
-    setting: Setting, given: contenders.Problem, read: text.Text, rounds: int, seconds: float, label: str
+    setting: Setting, given: contenders.Problem, read: texts.Text, rounds: int, seconds: float, label: str
 ) -> dict[str, Any]:
     """Returns the numbers of one setting.
 
@@ -163,7 +164,7 @@ def measure(
 def _measure(
     setting: Setting,
     given: contenders.Problem,
-    read: text.Text,
+    read: texts.Text,
     rounds: int,
     seconds: float,
     show: Callable[[int, str], None],

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from kronecker.benchmark import package
-from kronecker.training import rundir
+from kronecker.run import rundir
 
 
 def facts() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from kronecker import codec, reference
+from kronecker.embedding import author_package, codec
 
 MISSING = "not installed: make reference"
 DISTRIBUTIONS = ("kronecker-embeddings", "torch")
@@ -59,7 +59,7 @@ class Layer:
             byte_buffer=torch.from_numpy(table.bytes),
             length_buffer=torch.from_numpy(table.lengths.astype(np.int16)),
         )
-        state = reference.state_dict_from_projection(projection_Dd)
+        state = author_package.state_dict_from_projection(projection_Dd)
         self._layer.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
         self._layer.to(self.device)
         self._clip = train.clip

@@ -13,8 +13,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from kronecker import tokenizers
-from kronecker.data import rows, sources
+from kronecker import tokenization
+from kronecker.data import manifests, sources
 
 ROOT = Path(__file__).parents[2]
 SEQUENCE, BATCH = 1024, 528  # the paper's step
@@ -72,7 +72,7 @@ def run(
 def write_texts(source: sources.Source, tokenizer: str, tokens: int, folder: Path) -> Path:
     """Writes about so many tokens of a source's documents as JSON lines, from its start again where it ends."""
     sample = list(sources.training_texts(source, 0.0, SAMPLE_BYTES))
-    sample_tokens = sum(map(len, tokenizers.load(tokenizer).encode_batch(sample))) + len(sample)
+    sample_tokens = sum(map(len, tokenization.load(tokenizer).encode_batch(sample))) + len(sample)
     left = tokens * sum(len(text.encode()) for text in sample) / sample_tokens
     folder.mkdir(parents=True)
     texts = _again_and_again(source)
@@ -98,7 +98,7 @@ def link(prepared: Path, folder: Path, tokens: int) -> str:
     It has the shards, the manifest and the rows of a dataset of that size, and the disk space of the small one.
     """
     folder.mkdir()
-    manifest = json.loads((prepared / rows.MANIFEST).read_text())
+    manifest = json.loads((prepared / manifests.MANIFEST).read_text())
     train = manifest["splits"]["train"]
     times = -(-tokens // train["tokens"])
     for split in manifest["splits"].values():
@@ -107,8 +107,8 @@ def link(prepared: Path, folder: Path, tokens: int) -> str:
         split["tokens"] *= times
         for copy, shard in copies:
             (folder / f"{copy:05d}-{shard['file']}").hardlink_to(prepared / shard["file"])
-    manifest["fingerprint"] = rows.content_fingerprint(manifest)
-    (folder / rows.MANIFEST).write_text(json.dumps(manifest))
+    manifest["fingerprint"] = manifests.content_fingerprint(manifest)
+    (folder / manifests.MANIFEST).write_text(json.dumps(manifest))
     return str(folder)
 
 
@@ -169,7 +169,7 @@ def _use(prepared: str) -> dict[str, Any]:
     starts = [_step("start", folder=prepared, sequence=SEQUENCE, batch=BATCH) for _ in range(STARTS)]
     start = {name: statistics.median(one[name] for one in starts) for name in starts[0]}
     return {
-        "tokens": rows.open_prepared(prepared).tokens("train"),
+        "tokens": manifests.open_prepared(prepared).tokens("train"),
         "start": start | {"samples": starts},
         "read": _read(prepared, cold=False),
     }

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import base
-from kronecker import config
-from kronecker.data import prepare as preparing
-from kronecker.data import rows
+from kronecker.data import manifests, preparation, rows
+from kronecker.schema import resolution
 
 SEED = 0
 
@@ -36,8 +35,8 @@ def prepare(folder: str, source: str, tokenizer: str, workers: int) -> dict[str,
     c = base.get_config()
     c.tokenizer = tokenizer
     c.data.update({"folder": folder, "source": source, "workers": workers})
-    c = config.resolve(c)
-    seconds, (prepared, _) = _timed(lambda: preparing.ensure_prepared(c))
+    c = resolution.resolve(c)
+    seconds, (prepared, _) = _timed(lambda: preparation.ensure_prepared(c))
     splits = prepared.manifest["splits"].values()
     shards = [shard for split in splits for shard in split["shards"]]
     return {
@@ -52,7 +51,7 @@ def prepare(folder: str, source: str, tokenizer: str, workers: int) -> dict[str,
 
 def start(folder: str, sequence: int, batch: int) -> dict[str, Any]:
     """Returns the seconds until a dataset is open and until its first batch is there."""
-    seconds, prepared = _timed(lambda: rows.open_prepared(folder))
+    seconds, prepared = _timed(lambda: manifests.open_prepared(folder))
     began = time.perf_counter()
     next(rows.train_batches(prepared, sequence, batch, SEED))
     first = time.perf_counter() - began
@@ -71,7 +70,7 @@ def read(folder: str, sequence: int, batch: int, least: int, most: int, block: i
       block: batches a sample.
       cold: first ask the kernel to forget the shards, so that the disk is read.
     """
-    prepared = rows.open_prepared(folder)
+    prepared = manifests.open_prepared(folder)
     if cold:
         _forget(Path(folder))
     blocks = min(max(least, prepared.tokens("train") // (sequence * batch)), most) // block

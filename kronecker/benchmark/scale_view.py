@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import figure
 from rich import box, table
 
-from kronecker.benchmark import tables
+from kronecker.benchmark import timing_tables
 from kronecker.report import plot
 
 FIT_WORDS = {
@@ -52,7 +52,7 @@ def show(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
         f"{result['sequence']} tokens; every line's processes are new ones"
     )
     fitted = [words.format(result["fits"][name]) for name, words in FIT_WORDS.items() if name in result["fits"]]
-    tables.show_rows(title, rows, fitted, file)
+    timing_tables.show_rows(title, rows, fitted, file)
 
 
 def picture(result: Mapping[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from kronecker import config
+from kronecker.schema import choices
 
 TABLE, REFERENCE = "table", "reference"
 GATHER_BY_ONE_HOT = "gather_onehot"  # gather, its gradient by one-hot products; "gather" is the one by scatter
-NAMES = (*config.ALLOWED["embedding.implementation"][1:], GATHER_BY_ONE_HOT, TABLE, REFERENCE)  # "auto" is the first
+NAMES = (*choices.ALLOWED["embedding.implementation"][1:], GATHER_BY_ONE_HOT, TABLE, REFERENCE)  # "auto" is the first
 
 
 @dataclasses.dataclass(frozen=True)

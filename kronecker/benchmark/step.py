@@ -10,10 +10,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from kronecker import accounting, build, config, determinism, implementations, sharding
-from kronecker.benchmark import text, timing
-from kronecker.training import plan, progress
-from kronecker.training import step as steps
+from kronecker.benchmark import texts, timing
+from kronecker.model import accounting, build
+from kronecker.runtime import determinism, device_mesh, progress, sharding
+from kronecker.schema import choices, resolution
+from kronecker.training import plan, train_step
 
 BATCHES = 4  # of ids, in turn; all arms have the same one in a round
 BASELINE = "table_untied"
@@ -31,11 +32,11 @@ def by_implementation(
     """
     made = {}
     for name, c in arms.items():
-        if c.embedding.kind in config.TABLES:
+        if c.embedding.kind in choices.TABLES:
             made[name] = c
             continue
         for way in ways:
-            label = name if way == implementations.AUTO else f"{name} {way}"
+            label = name if way == choices.AUTO else f"{name} {way}"
             made[label] = c.copy_and_resolve_references()
             made[label].embedding.implementation = way
     return made
@@ -65,7 +66,7 @@ def run(
     """
     if baseline not in arms:
         raise ValueError(f"the arms are {', '.join(arms)}; {baseline}, which they are compared with, is missing")
-    mesh = sharding.make_mesh()
+    mesh = device_mesh.make_mesh()
     resolved, read, ids = problem(arms, mesh)
     first = resolved[baseline]
     t = first.train
@@ -107,7 +108,7 @@ def run(
 
 def problem(
     arms: Mapping[str, ml_collections.ConfigDict], mesh: jax.sharding.Mesh
-) -> tuple[dict[str, ml_collections.ConfigDict], text.Text, np.ndarray]:
+) -> tuple[dict[str, ml_collections.ConfigDict], texts.Text, np.ndarray]:
     """Returns the configs, with the vocabulary, of arms that are timed together, their text, and its batches.
 
     Args:
@@ -117,11 +118,11 @@ def problem(
     Raises:
       ValueError: if a config cannot work, or the text is too short.
     """
-    resolved = {name: config.resolve(c, mesh.size) for name, c in arms.items()}
+    resolved = {name: resolution.resolve(c, mesh.size) for name, c in arms.items()}
     first = next(iter(resolved.values()))
-    read = text.read(first.tokenizer, first.data)
+    read = texts.read(first.tokenizer, first.data)
     ids = read.batches(BATCHES, first.train.batch, first.train.sequence + 1)
-    return {name: config.with_vocabulary(c, read.tokenizer.vocab_size) for name, c in resolved.items()}, read, ids
+    return {name: resolution.with_vocabulary(c, read.tokenizer.vocab_size) for name, c in resolved.items()}, read, ids
 
 
 def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -166,11 +167,11 @@ class Arm:
         built = build.build(c, token_bytes, mesh)
         self._batches, self._turns = batches, turns
         self._bag = sharding.replicate(built.bag, mesh)
-        like = steps.abstract_state(built.model, self._bag, c, mesh)
-        self.state = steps.init_on_mesh(built.model, self._bag, c, like)
-        lowered = steps.lower_train_step(built.model, self._bag, c, mesh, like)
+        like = train_step.abstract_state(built.model, self._bag, c, mesh)
+        self.state = train_step.init_on_mesh(built.model, self._bag, c, like)
+        lowered = train_step.lower_train_step(built.model, self._bag, c, mesh, like)
         self._update = lowered.compile(compiler_options=determinism.compiler_options(c, mesh))
-        self._weights = steps.full_weights(c, mesh)
+        self._weights = train_step.full_weights(c, mesh)
         self.loss = math.nan
         self.facts = {
             "implementation": built.bag.implementation if built.bag else None,

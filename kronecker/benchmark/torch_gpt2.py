@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from kronecker import transformer
+from kronecker.model import transformer
 from kronecker.training import optimizer
 
 

@@ -20,10 +20,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from kronecker import build, memory, sharding, transformer
 from kronecker.benchmark import step, timing, torch_gpt2
-from kronecker.training import progress, throughput
-from kronecker.training import step as steps
+from kronecker.model import accounting, build, transformer
+from kronecker.runtime import allocator, device_mesh, progress, sharding
+from kronecker.training import train_step
 
 RIVAL, TUNED, COMPILED = "torch", "torch_tuned", "torch_compiled"
 RIVALS = {
@@ -62,7 +62,7 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], ro
             f"--against={COMPILED}: torch.compile needs a C++ compiler and {_compiler()} is not there; install it, or "
             "name another in the environment variable CXX"
         )
-    mesh = sharding.make_mesh()
+    mesh = device_mesh.make_mesh()
     made, read, ids = step.problem(arms, mesh)
     shared = next(iter(made.values()))
     t = shared.train
@@ -137,7 +137,7 @@ def start(job: Job) -> Callable[[int], float]:
 
     A rival's first CHECKED steps mask padded vocabulary, so that their losses are comparable; later ones do without.
     """
-    mesh = sharding.make_mesh()
+    mesh = device_mesh.make_mesh()
     if job.name not in RIVALS:
         arm = step.Arm(job.config, job.token_bytes, mesh, [sharding.to_devices(batch, mesh) for batch in job.ids])
 
@@ -147,7 +147,7 @@ def start(job: Job) -> Callable[[int], float]:
 
         return take
     built = build.build(job.config, job.token_bytes)
-    state = jax.jit(lambda: steps.init_state(built.model, None, job.config))()
+    state = jax.jit(lambda: train_step.init_state(built.model, None, job.config))()
     options = {} if job.name == RIVAL else {"fused": True}
     params = jax.device_get(state.params)
     trainer = torch_gpt2.Trainer(params, job.config, threads(), compiled=job.name == COMPILED, **options)
@@ -199,7 +199,7 @@ def _elsewhere(job: Job) -> Iterator[Callable[[int], float]]:
 
 def _serve(pipe: connection.Connection, name: str) -> None:
     if name != RIVAL:
-        memory.keep_freed()
+        allocator.keep_freed()
     take = start(pipe.recv())
     with contextlib.suppress(EOFError):  # the parent is done
         while True:
@@ -224,7 +224,7 @@ def _row(
     rivals: Sequence[str],
 ) -> dict[str, Any]:
     shape, speed = transformer.Shape.of(c.model), tokens / samples[name].median
-    flops = throughput.flops_per_token(shape, c.train.sequence)
+    flops = accounting.flops_per_token(shape, c.train.sequence)
     kind = jax.devices()[0].device_kind
     return {
         "name": name,
@@ -232,7 +232,7 @@ def _row(
         "tokens_per_second": speed,
         "flops_per_token": flops,
         "flops_per_second": flops * speed,
-        "mfu": throughput.mfu(shape, c.train.sequence, speed, kind, jax.device_count()),
+        "mfu": accounting.mfu(shape, c.train.sequence, speed, kind, jax.device_count()),
         "first_losses": losses,
         "speedup": {rival: dataclasses.asdict(timing.ratio(samples[rival], samples[name])) for rival in rivals},
         **samples[name].summary(),

@@ -16,17 +16,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from kronecker import bag as bags
-from kronecker import codec, implementations, transformer
 from kronecker.cross_compile import program, targets
-from kronecker.training import input_side, throughput
+from kronecker.embedding import bags, codec, implementations
+from kronecker.model import accounting, transformer
+from kronecker.schema import choices
+from kronecker.training import input_side
 
 TABLE = "table"
 FORWARD, GRADIENT, UPDATE = "forward", "gradient", "update"
 PROGRAMS = {"tpu": (GRADIENT, UPDATE), "gpu": (FORWARD, GRADIENT, UPDATE)}
 # A name of GATHER stands for one of each of these.
 GATHER = "gather"
-GATHERS = {f"{GATHER}, {gradient}": gradient for gradient in implementations.GATHER_GRADIENTS}
+GATHERS = {f"{GATHER}, {gradient}": gradient for gradient in choices.GATHER_GRADIENTS}
 # Of a TPU over each product, to reach its type on units that multiply bfloat16: a float32 is three of them, so six of
 # the nine partial products count, and three where the other operand is 0 or 1 and one bfloat16 holds it (which the
 # compiler's estimates of cycles bear out; it shows no passes).  A GPU's stand in its program.
@@ -70,7 +71,7 @@ class Setting:
     def step_flops(self) -> float:
         """Returns the matrix FLOPs of a training step on as many tokens, by the project's own count."""
         shape = transformer.Shape.of(self.config.model)
-        return self.tokens * throughput.flops_per_token(shape, self.config.train.sequence)
+        return self.tokens * accounting.flops_per_token(shape, self.config.train.sequence)
 
 
 def rows(names: Iterable[str]) -> list[str]:
@@ -98,7 +99,7 @@ def compile_product(target: targets.Target, setting: Setting, name: str, limit_m
     Args:
       target: to compile for.
       setting: of the product.
-      name: one of implementations.IMPLEMENTATIONS, or of GATHERS.
+      name: one of choices.IMPLEMENTATIONS, or of GATHERS.
       limit_mb: the most that the codes of "cached" may take.
 
     Raises:
@@ -107,7 +108,7 @@ def compile_product(target: targets.Target, setting: Setting, name: str, limit_m
     dtype = setting.config.model.dtype
     paper = bags.kronecker_bag(setting.table)
     implementation = GATHER if name in GATHERS else name
-    gradient = GATHERS.get(name, implementations.AUTO)
+    gradient = GATHERS.get(name, choices.AUTO)
     prepare = functools.partial(
         implementations.prepare, limit_mb=limit_mb, platform=target.platform, gather_gradient=gradient
     )

@@ -7,10 +7,10 @@ import jax
 import jaxlib
 import ml_collections
 
-from kronecker import config as configs
-from kronecker import tokenizers
+from kronecker import tokenization
 from kronecker.cross_compile import compilers, input_programs, targets, training_step
-from kronecker.training import rundir
+from kronecker.run import rundir
+from kronecker.schema import choices, dotted, resolution
 
 
 def encoder_on(
@@ -103,22 +103,22 @@ def devices_of(
     Raises:
       ValueError: if the config's mesh does not make up the devices.
     """
-    sizes = configs.mesh_sizes(config.mesh, len(target.devices))
+    sizes = resolution.mesh_sizes(config.mesh, len(target.devices))
     return facts(target) | {
         "target": name,
         "devices": len(target.devices),
-        "mesh": dict(zip(configs.MESH_AXES, sizes, strict=True)),
+        "mesh": dict(zip(choices.MESH_AXES, sizes, strict=True)),
         "batch": config.train.batch,
         "sequence": config.train.sequence,
         "changes": dict(changes),
-        "config": configs.flat(config),
+        "config": dotted.flat(config),
     }
 
 
 def train_on(
     target: targets.Target,
     arms: Mapping[str, ml_collections.ConfigDict],
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: tokenization.Tokenizer,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Returns every arm's training step on all devices of a target, and the verdicts on them.

@@ -10,7 +10,7 @@ import jax
 
 from kronecker import cross_compile
 from kronecker.cross_compile import compilers
-from kronecker.training import throughput
+from kronecker.runtime import hardware
 
 # Of one TPU, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: bytes of its memory, and its memory's
 # bytes a second.  A GPU's stand in its description.  throughput.PEAK_FLOPS has the FLOPs of both.
@@ -58,7 +58,7 @@ class Target:
     @property
     def peak(self) -> float:
         """Returns a device's bfloat16 FLOP/s."""
-        return throughput.peak_flops(self.kind)
+        return hardware.peak_flops(self.kind)
 
     @property
     def peaks(self) -> dict[str, float]:

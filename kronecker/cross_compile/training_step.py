@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from kronecker import build, determinism, memory, sharding, tokenizers, transformer
-from kronecker import config as configs
+from kronecker import tokenization
 from kronecker.cross_compile import collectives, counts, program, targets
-from kronecker.training import plan, throughput
-from kronecker.training import step as steps
+from kronecker.model import accounting, build, transformer
+from kronecker.runtime import allocator, determinism, device_mesh
+from kronecker.schema import dotted, resolution
+from kronecker.training import plan, train_step
 
 BASELINE = "table_untied"
 LARGEST = 12  # sources of collectives that are kept for the record
@@ -138,7 +139,7 @@ def for_devices(
       ValueError: if config.mesh does not make up the number of devices.
     """
     count, c = len(target.devices), config.copy_and_resolve_references()
-    data, fsdp, tensor = configs.mesh_sizes(c.mesh, count)
+    data, fsdp, tensor = resolution.mesh_sizes(c.mesh, count)
     micro = c.train.batch // c.train.accumulate
     if micro and micro % (data * fsdp) == 0:
         return {}
@@ -149,12 +150,12 @@ def for_devices(
     kept = c.model.layers * tokens * c.model.d_model * BLOCK_BYTES
     changes["model.remat"] = kept > MOST_OF_ACTIVATIONS * target.memory
     changes |= {"train.batch": sequences * (count // tensor), "train.accumulate": 1, "eval.batch": 0}
-    flat = configs.flat(c)
+    flat = dotted.flat(c)
     return {key: value for key, value in changes.items() if key not in own and flat[key] != value}
 
 
 def compile_step(
-    target: targets.Target, config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
+    target: targets.Target, config: ml_collections.ConfigDict, tokenizer: tokenization.Tokenizer
 ) -> dict[str, Step | Refusal]:
     """Returns what the compiler makes of a config's training step on all devices, or why it makes none, by form.
 
@@ -167,12 +168,12 @@ def compile_step(
       ValueError: if the config does not suit the devices, or the compiler refuses it for another reason than memory.
     """
     count = len(target.devices)
-    c = configs.with_vocabulary(configs.resolve(config, count), tokenizer.vocab_size)
-    mesh = sharding.make_mesh(c, target.devices)
+    c = resolution.with_vocabulary(resolution.resolve(config, count), tokenizer.vocab_size)
+    mesh = device_mesh.make_mesh(c, target.devices)
     options = determinism.compiler_options(c, mesh)
     arm = build.build(c, tokenizer.bytes_from(c.embedding.byte_source), mesh)
-    like = steps.abstract_state(arm.model, arm.bag, c, mesh)
-    lowered = steps.lower_train_step(arm.model, arm.bag, c, mesh, like)
+    like = train_step.abstract_state(arm.model, arm.bag, c, mesh)
+    lowered = train_step.lower_train_step(arm.model, arm.bag, c, mesh, like)
     shape = arm.model.shape
     return {form: _compile(target, lowered, options | own, c, shape) for form, own in target.forms.items()}
 
@@ -230,7 +231,7 @@ def _compile(
     try:
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
-        if memory.OUT_OF_MEMORY not in str(error):
+        if allocator.OUT_OF_MEMORY not in str(error):
             raise ValueError(f"the compiler for {target.name} refuses it: {str(error).splitlines()[0]}") from None
         return _refusal(str(error), plan.remedy(c, count, target.memory))
     seconds, text, taken = time.perf_counter() - start, compiled.as_text(), plan.Memory.of(compiled)
@@ -239,7 +240,7 @@ def _compile(
         return Refusal(reason, taken.total, plan.remedy(c, count, target.memory))
     counted = counts.of(text, target.cache)
     tokens = c.train.batch * c.train.sequence
-    model_flops = throughput.flops_per_token(shape, c.train.sequence) * tokens / count
+    model_flops = accounting.flops_per_token(shape, c.train.sequence) * tokens / count
     again = _recomputed(shape, c.train.sequence) * tokens / count
     return Step(
         memory=taken,
@@ -257,8 +258,8 @@ def _compile(
 def _refusal(error: str, remedy: str) -> Refusal:
     told = re.search(r"(?:Used |\()([\d.]+)([KMGT])", error)
     needed = float(told[1]) * 2 ** (10 * (1 + "KMGT".index(told[2]))) if told else None
-    words = next(line for line in error.splitlines() if memory.OUT_OF_MEMORY in line)
-    return Refusal(words[words.index(memory.OUT_OF_MEMORY) :].strip(), needed, remedy)
+    words = next(line for line in error.splitlines() if allocator.OUT_OF_MEMORY in line)
+    return Refusal(words[words.index(allocator.OUT_OF_MEMORY) :].strip(), needed, remedy)
 
 
 def _recomputed(shape: transformer.Shape, sequence: int) -> float:

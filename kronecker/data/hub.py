@@ -22,7 +22,7 @@ import httpx
 import huggingface_hub
 from huggingface_hub.utils import build_hf_headers
 
-from kronecker.data import lock
+from kronecker.runtime import locks
 
 LOCK_FILE = ".lock"  # two runs must not write one .part file
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path, retry: Retry = 
     The first call asks the hub and writes the answer into `folder`; later calls see the same commit without network.
     """
     file = folder / f"listing-{prefix.replace('/', '-')}.json"
-    with lock.locked(folder / LOCK_FILE):
+    with locks.locked(folder / LOCK_FILE):
         if not file.exists():
             unfinished = file.with_suffix(".part")
             unfinished.write_text(json.dumps(dataclasses.asdict(list_files(repo, prefix, retry)), indent=2))
@@ -132,7 +132,7 @@ def download(
       ConnectionError: if the hub kept failing.
     """
     total, before = sum(file.size for file in files), 0
-    with lock.locked(folder / LOCK_FILE), _client() as client:
+    with locks.locked(folder / LOCK_FILE), _client() as client:
         for file in files:
             target = local_path(file, folder)
             if not target.exists():

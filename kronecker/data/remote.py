@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from kronecker import storage
-from kronecker.data import lock, rows
+from kronecker.data import manifests
+from kronecker.runtime import locks, storage
 
 CACHE_VARIABLE, CACHE = "KRONECKER_CACHE", "~/.cache/kronecker"
 THREADS = 8
@@ -49,19 +49,19 @@ def fetch(folder: epath.Path, show: Show) -> pathlib.Path:
       FileNotFoundError: if there is no manifest or a shard is missing.
       ValueError: if the manifest cannot be read or was edited, or what arrives of a shard has another sha256.
     """
-    manifest = rows.read_manifest(folder)
+    manifest = manifests.read_manifest(folder)
     local = _place(folder.name, manifest)
-    if (local / rows.MANIFEST).exists():
+    if (local / manifests.MANIFEST).exists():
         return local
-    with lock.locked(cache() / f".{local.name}.lock"):
-        if not (local / rows.MANIFEST).exists():
+    with locks.locked(cache() / f".{local.name}.lock"):
+        if not (local / manifests.MANIFEST).exists():
             local.mkdir(exist_ok=True)
-            shards = {shard["file"]: shard["sha256"] for shard in rows.shards_of(manifest)}
+            shards = {shard["file"]: shard["sha256"] for shard in manifests.shards_of(manifest)}
             files = {file.name: None for file in folder.iterdir()} | shards
-            files.pop(rows.MANIFEST)
+            files.pop(manifests.MANIFEST)
             own = epath.Path(local)
             _copy_all([_Copy(folder / name, own / name, sha256) for name, sha256 in files.items()], show)
-            _copy(_Copy(folder / rows.MANIFEST, own / rows.MANIFEST))  # last: it says that all is there
+            _copy(_Copy(folder / manifests.MANIFEST, own / manifests.MANIFEST))  # last: it says that all is there
     return local
 
 
@@ -73,11 +73,11 @@ def publish(prepared: pathlib.Path, folder: epath.Path, show: Show) -> None:
     own = epath.Path(prepared)
     folder.mkdir(parents=True, exist_ok=True)
     _copy_all(
-        [_Copy(own / file.name, folder / file.name) for file in own.iterdir() if file.name != rows.MANIFEST], show
+        [_Copy(own / file.name, folder / file.name) for file in own.iterdir() if file.name != manifests.MANIFEST], show
     )
-    _copy(_Copy(own / rows.MANIFEST, folder / rows.MANIFEST))
-    local = _place(folder.name, rows.read_manifest(own))
-    with lock.locked(cache() / f".{local.name}.lock"):
+    _copy(_Copy(own / manifests.MANIFEST, folder / manifests.MANIFEST))
+    local = _place(folder.name, manifests.read_manifest(own))
+    with locks.locked(cache() / f".{local.name}.lock"):
         if not local.exists():
             prepared.rename(local)
 

@@ -7,7 +7,8 @@ same whoever made them.  One file is never divided: a corpus in a single file is
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from kronecker.data import lock, sources
+from kronecker.data import sources
+from kronecker.runtime import locks
 
 SEGMENT_BYTES = 1 << 28  # of the source's files: some minutes of work, and a few shards
 
@@ -35,6 +36,6 @@ def claims(folder: pathlib.Path, count: int) -> Iterator[int]:
     """
     for wait in (False, True):
         for number in range(count):
-            with lock.claimed(folder / f"{number:05d}", wait) as mine:
+            with locks.claimed(folder / f"{number:05d}", wait) as mine:
                 if mine:
                     yield number

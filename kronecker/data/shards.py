@@ -18,8 +18,8 @@ import ml_collections
 import numpy as np
 from array_record.python import array_record_module
 
-from kronecker import tokenizers
-from kronecker.data import rows, sources
+from kronecker import tokenization
+from kronecker.data import manifests, sources
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -127,7 +127,7 @@ def finish(
     parts: dict[tuple[int, int], dict[str, Any]],
     features: Features,
     source: sources.Source,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: tokenization.Tokenizer,
     config: ml_collections.ConfigDict,
 ) -> None:
     """Gives the shards of `all_parts` their final names and writes what describes them, the manifest last."""
@@ -135,7 +135,7 @@ def finish(
     features.save_config(folder)
     _write_json(folder / "dataset_info.json", _dataset_info(folder, splits))
     manifest = {
-        "version": rows.MANIFEST_VERSION,
+        "version": manifests.MANIFEST_VERSION,
         "name": folder.name,
         "tokenizer": {
             "spec": config.tokenizer,
@@ -155,7 +155,7 @@ def finish(
         "tokens_per_record": TOKENS_PER_RECORD,
         "splits": splits,
     }
-    _write_json(folder / rows.MANIFEST, manifest | {"fingerprint": rows.content_fingerprint(manifest)})
+    _write_json(folder / manifests.MANIFEST, manifest | {"fingerprint": manifests.content_fingerprint(manifest)})
     for file in [*folder.glob("part-*"), *folder.glob("segment-*")]:
         file.unlink()
 
@@ -186,7 +186,7 @@ def _finish_split(folder: pathlib.Path, parts: dict[tuple[int, int], dict[str, A
 def _dataset_info(folder: pathlib.Path, splits: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": DATASET,
-        "version": f"{rows.MANIFEST_VERSION}.0.0",
+        "version": f"{manifests.MANIFEST_VERSION}.0.0",
         "fileFormat": "array_record",
         "splits": [
             {

@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 if TYPE_CHECKING:
-    from kronecker.data import rows
+    from kronecker.data import manifests
 
 # array_record's own threads would be started for each of a few records, and its buffers are for reading in order.
 READER_OPTIONS, READER_BUFFER = "readahead_buffer_size:0,max_parallelism:1", 1 << 15
@@ -22,7 +22,7 @@ READER_OPTIONS, READER_BUFFER = "readahead_buffer_size:0,max_parallelism:1", 1 <
 class Stream:
     """A split's token stream: its shards' tokens, one after another, with random access; threads may share it."""
 
-    def __init__(self, prepared: rows.Prepared, split: str):
+    def __init__(self, prepared: manifests.Prepared, split: str):
         manifest = prepared.manifest
         shards = [shard for shard in manifest["splits"][split]["shards"] if shard["tokens"]]
         self._dtype = np.dtype(manifest["dtype"]).newbyteorder("<")

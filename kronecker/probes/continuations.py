@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from kronecker import tokenizers
+from kronecker import tokenization
 from kronecker.probes import typos
 
 TEMPLATES = pathlib.Path(__file__).parents[1] / "assets" / "generation.json"
@@ -81,7 +81,7 @@ class Template:
                 raise ValueError(f"{self.text!r}: {word!r} has no typo; give a longer word")
         return tuple(made)
 
-    def around(self, tokenizer: tokenizers.Tokenizer) -> tuple[list[list[int]], list[bytes]]:
+    def around(self, tokenizer: tokenization.Tokenizer) -> tuple[list[list[int]], list[bytes]]:
         """Returns the ids of the text before, between and after the slots, and the novel strings as bytes.
 
         A space before a slot belongs to the string, as it belongs to a token.  The parts are encoded one by one, so a

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kronecker import config, sampling
-from kronecker.probes import conditions as described
+from kronecker.model import sampling
 from kronecker.probes import continuations, paired, unseen
 from kronecker.probes.result import Result
+from kronecker.run import measured_on
+from kronecker.schema import dotted
 from kronecker.training import restore
 
 SOURCE = "6.12"
@@ -25,7 +26,7 @@ PAPER = (
     ("table, tied", MISSPELLED, AS_TOKENS, 20, 2, None, None),
     ("Kronecker", MISSPELLED, AS_TOKENS, 20, 5, None, None),
 )
-PAPER_CONDITIONS = described.PAPER | {
+PAPER_CONDITIONS = measured_on.PAPER | {
     "prompts": "20, up to 30 new tokens, T = 0.7, top-p 0.9",
     "seed of the draws": "42",
     "seeds": "1",
@@ -157,7 +158,7 @@ def measure(
             prompt = template.filled([f"⟨{string}⟩" for string in template.novel])
             texts.append(write(place, FORCED, prompt, strings, ids))
     name = f"{run.config.embedding.arm}-seed{run.config.seed}"
-    conditions = described.of_run(config.flat(run.config), run.step) | {
+    conditions = measured_on.of_run(dotted.flat(run.config), run.step) | {
         "prompts": f"{len(templates):,}, up to {new_tokens:,} new tokens, T = {temperature:g}, top-p {top_p:g}",
         "seed of the draws": str(seed),
         "tokenizer": tokenizer.name,
@@ -238,7 +239,7 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
 
 
 def _conditions(runs: Sequence[Measured]) -> dict[str, str]:
-    return described.merged(run.conditions for run in runs)
+    return measured_on.merged(run.conditions for run in runs)
 
 
 def _line(text: str) -> str:

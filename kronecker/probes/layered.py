@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kronecker import accounting, build, config, transformer
-from kronecker.probes import conditions, geometry, neighbours, result, words
+from kronecker.model import accounting, build, transformer
+from kronecker.probes import geometry, neighbours, result, words
+from kronecker.run import measured_on
+from kronecker.schema import dotted
 from kronecker.training import restore
 
 E_RAW, E_POST = "E_raw", "E_post"
@@ -37,7 +39,7 @@ NOTES = (
     "Words are asked for without a space in front. Loose is higher the fewer spellings of the word itself are near, "
     "root and strict the more relatives. The paper's words beyond its roots are not known; the lists are ours.",
 )
-PAPER_CONDITIONS = conditions.PAPER | ASKED | {"seeds": "1"}
+PAPER_CONDITIONS = measured_on.PAPER | ASKED | {"seeds": "1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,7 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
       k: neighbours of a word.
     """
     rows: dict[bool, list[tuple[result.Cell, ...]]] = {False: [], True: []}
-    of_runs = [conditions.of_run(config.flat(run.config), run.step) for run in found.values()]
+    of_runs = [measured_on.of_run(dotted.flat(run.config), run.step) for run in found.values()]
     for name, run in found.items():
         tokens = _probe_tokens(run)
         forms = words.canonical_forms(run.tokenizer.token_bytes)
@@ -166,7 +168,7 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
                     shares = dataclasses.astuple(mean_scores(of_family)) if of_family else (None,) * len(METRICS)
                     rows[single].append((name, space, family, len(of_family), *shares))
     told = {
-        "conditions": conditions.merged(of_runs) | ASKED,
+        "conditions": measured_on.merged(of_runs) | ASKED,
         "columns": ("run", "space", "family", "words", *METRICS),
         "source": SOURCE,
     }

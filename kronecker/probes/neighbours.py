@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kronecker import codec
+from kronecker.embedding import codec
 
 BLOCK = 16_384  # ids at a time: 0.5 GB of float32 at width 8,192
 CLOSE = 1e-6

@@ -7,18 +7,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kronecker import config
-from kronecker.probes import (
-    conditions,
-    continuations,
-    generation,
-    layered,
-    prompts,
-    result,
-    robustness,
-    subjects,
-    survey,
-)
+from kronecker.probes import continuations, generation, layered, prompts, result, robustness, subjects, survey
+from kronecker.run import measured_on
+from kronecker.schema import dotted
 from kronecker.training import restore
 
 Runs = Mapping[str, restore.Restored]
@@ -60,7 +51,7 @@ def _geometry(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]
         tables.append(subjects.Table(name, table_Vd, one.tokenizer))
     first = next(iter(found.values()))
     codes = subjects.Codec("codec", first.tokenizer, first.config.embedding.pos_dim)
-    of_runs = conditions.merged(conditions.of_run(config.flat(one.config), one.step) for one in found.values())
+    of_runs = measured_on.merged(measured_on.of_run(dotted.flat(one.config), one.step) for one in found.values())
     pos_dim = of_runs.pop("P")
     trained = "; ".join(f"{key} {text}" for key, text in of_runs.items())
     embeddings = f"{', '.join(found)}: {trained}; codec: the codes of their vocabulary alone"

@@ -6,7 +6,7 @@ Shapes: V vocabulary, d model width, D = 256 P code dimension.
 import dataclasses
 from collections.abc import Sequence
 
-from kronecker import codec
+from kronecker.embedding import codec
 from kronecker.probes import result
 
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kronecker import build, config
-from kronecker.probes import conditions as described
+from kronecker.model import build
 from kronecker.probes import paired, prompts, shifts
 from kronecker.probes.result import Result
+from kronecker.run import measured_on
+from kronecker.schema import dotted
 from kronecker.training import restore
 
 SOURCE = "6.11"
@@ -28,7 +29,7 @@ LABELS = {
     "drop": "drop of log p(top-1), nats",
 }
 PAPER = (("table, tied", 110, 0.473, 0.859, 0.857, 1.199), ("Kronecker", 110, 0.555, 0.794, 0.879, 1.058))
-PAPER_CONDITIONS = described.PAPER | {
+PAPER_CONDITIONS = measured_on.PAPER | {
     "arms": "table, tied, against Kronecker",
     "prompts": "110 pairs in 11 categories",
     "seeds": "1",
@@ -85,7 +86,7 @@ def measure(run: restore.Restored, pairs: Sequence[prompts.Pair]) -> Measured:
         "prompts": f"{len(pairs):,} pairs in {len(prompts.groups(pairs, 'category')):,} categories",
         "tokenizer": run.tokenizer.name,
     }
-    conditions = described.of_run(config.flat(run.config), run.step) | conditions
+    conditions = measured_on.of_run(dotted.flat(run.config), run.step) | conditions
     name = f"{run.config.embedding.arm}-seed{run.config.seed}"
     return Measured(name, conditions, tuple(pairs), tuple(measured), counts[::2], counts[1::2])
 
@@ -235,4 +236,4 @@ def _alike(runs: Sequence[Measured]) -> Measured:
 
 def _conditions(runs: Sequence[Measured]) -> dict[str, str]:
     arms = {"arms": " against ".join(run.name for run in runs)} if len(runs) == 2 else {}
-    return arms | described.merged(run.conditions for run in runs)
+    return arms | measured_on.merged(run.conditions for run in runs)

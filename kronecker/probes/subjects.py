@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from kronecker import codec, tokenizers
+from kronecker import tokenization
+from kronecker.embedding import codec
 from kronecker.probes import embeddings, geometry, neighbours, words
 
 
@@ -42,7 +43,7 @@ class Subject(Protocol):
 class Table:
     """A learned (or random) embedding table and its tokenizer."""
 
-    def __init__(self, name: str, matrix_Vd: np.ndarray, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, name: str, matrix_Vd: np.ndarray, tokenizer: tokenization.Tokenizer) -> None:
         """Takes the matrix and its tokenizer; rows beyond the vocabulary are padding and left out.
 
         Raises:
@@ -75,7 +76,7 @@ class Table:
 RANDOM = "random"
 
 
-def random(tokenizer: tokenizers.Tokenizer, width: int = 768) -> Table:
+def random(tokenizer: tokenization.Tokenizer, width: int = 768) -> Table:
     """Returns a random table for a tokenizer's vocabulary: what every metric gives for nothing."""
     return Table(RANDOM, embeddings.gaussian(tokenizer.vocab_size, width).matrix, tokenizer)
 
@@ -83,7 +84,7 @@ def random(tokenizer: tokenizers.Tokenizer, width: int = 768) -> Table:
 class Codec:
     """The Kronecker codes of a tokenizer's vocabulary, before z-norm and projection."""
 
-    def __init__(self, name: str, tokenizer: tokenizers.Tokenizer, pos_dim: int) -> None:
+    def __init__(self, name: str, tokenizer: tokenization.Tokenizer, pos_dim: int) -> None:
         """Takes a tokenizer and P."""
         self.name = name
         self._bytes = tokenizer.token_bytes

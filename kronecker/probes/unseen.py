@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 from flax import struct
 
-from kronecker import bag as bags
-from kronecker import build, codec, embedding
+from kronecker.embedding import bags, codec, linen
+from kronecker.model import build
 
 
 class TwoBags(struct.PyTreeNode):
@@ -30,7 +30,7 @@ class TwoBags(struct.PyTreeNode):
     head: bags.Bag
 
 
-class TiedEmbed(embedding.BagEmbed):
+class TiedEmbed(linen.BagEmbed):
     """A BagEmbed that embeds more ids than its head has."""
 
     def __call__(self, ids_BT: jax.Array, bag: TwoBags) -> jax.Array:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kronecker import coverage, tokenizers
-from kronecker.probes import result
+from kronecker import tokenization
+from kronecker.probes import result, vocabulary_coverage
 
-POS_DIMS = tuple(coverage.PAPER_COVERAGE)
+POS_DIMS = tuple(vocabulary_coverage.PAPER_COVERAGE)
 COLLIDING = (16, 32)
 COLUMNS = (
     "vocabulary",
@@ -17,7 +17,7 @@ COLUMNS = (
 )
 
 
-def measure(vocabularies: Sequence[tokenizers.Tokenizer]) -> result.Result:
+def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:
     """Returns a row a vocabulary, their mean, and the mean by the count of the author's package.
 
     Raises:
@@ -40,7 +40,7 @@ def measure(vocabularies: Sequence[tokenizers.Tokenizer]) -> result.Result:
             ("mean", None, *shares, *none),
             ("mean, tokens of exactly P bytes counted as cut", None, *shorter, *none),
         ],
-        paper=[("mean", None, *(100 * share for share in coverage.PAPER_COVERAGE.values()), *none)],
+        paper=[("mean", None, *(100 * share for share in vocabulary_coverage.PAPER_COVERAGE.values()), *none)],
         notes=(
             "Counted over tokens that have bytes and are not special. The author's package counts a token of exactly P "
             "bytes as cut; the last of our rows does too. Tokens that share a code have one embedding.",
@@ -49,15 +49,15 @@ def measure(vocabularies: Sequence[tokenizers.Tokenizer]) -> result.Result:
     )
 
 
-def _row(tokenizer: tokenizers.Tokenizer) -> tuple[result.Cell, ...]:
-    found = {pos_dim: coverage.cover(tokenizer, pos_dim, examples=0) for pos_dim in POS_DIMS}
+def _row(tokenizer: tokenization.Tokenizer) -> tuple[result.Cell, ...]:
+    found = {pos_dim: vocabulary_coverage.cover(tokenizer, pos_dim, examples=0) for pos_dim in POS_DIMS}
     counts = {pos_dim: one.ordinary for pos_dim, one in found.items()}
     shares = (100 * counts[pos_dim].coverage for pos_dim in POS_DIMS)
     colliding = (counts[pos_dim].colliding for pos_dim in COLLIDING)
     return (tokenizer.name, counts[POS_DIMS[0]].tokens, *shares, *colliding)
 
 
-def _shorter(tokenizer: tokenizers.Tokenizer) -> list[float]:
+def _shorter(tokenizer: tokenization.Tokenizer) -> list[float]:
     """Returns the shares of ordinary tokens with fewer than P bytes, in percent."""
     special = set(tokenizer.special_ids)
     sizes = np.array([len(token) for i, token in enumerate(tokenizer.token_bytes) if token and i not in special])

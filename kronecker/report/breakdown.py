@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kronecker.report import compare, statistics, token_losses
+from kronecker.report import compare, intervals, losses_by_token
 
 LEAST_TOKENS = 200  # a smaller group says more about its tokens than about an arm
 DECILES = 10
@@ -42,11 +42,11 @@ class Breakdown:
     groups: tuple[str, ...]
     tokens: tuple[int, ...]
     baseline: tuple[float, ...]
-    differences: Mapping[str, tuple[statistics.Difference, ...]]
+    differences: Mapping[str, tuple[intervals.Difference, ...]]
 
 
 def break_down(
-    comparison: compare.Comparison, losses: Mapping[compare.RunKey, token_losses.TokenLosses]
+    comparison: compare.Comparison, losses: Mapping[compare.RunKey, losses_by_token.TokenLosses]
 ) -> list[Breakdown]:
     """Returns every breakdown in which at least two groups have LEAST_TOKENS tokens; none without token losses."""
     if not losses or not comparison.others:
@@ -64,7 +64,7 @@ def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
             "tokens": made.tokens,
             "baseline_loss": made.baseline,
             "differences": {
-                arm: [statistics.to_json(one) for one in of_arm] for arm, of_arm in made.differences.items()
+                arm: [intervals.to_json(one) for one in of_arm] for arm, of_arm in made.differences.items()
             },
         }
         for made in breakdowns
@@ -89,15 +89,15 @@ class Grouping:
     caption: str
     axis: str
     ids: str
-    of_ids: Callable[[token_losses.TokenLosses], tuple[list[str], np.ndarray]]
+    of_ids: Callable[[losses_by_token.TokenLosses], tuple[list[str], np.ndarray]]
 
-    def of_token(self, facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
+    def of_token(self, facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
         """Returns the names of all groups, and the group of each held-out token (N,)."""
         names, of_id = self.of_ids(facts)
         return names, of_id[facts[self.ids]]
 
 
-def by_frequency(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
+def by_frequency(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns ten groups of ids, each about a tenth of the training text's tokens; the most frequent ids are first.
 
     An id belongs where the middle of its own share lies, so no id is split and one id may fill more than a decile.
@@ -111,7 +111,7 @@ def by_frequency(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray
     return [str(i + 1) for i in range(DECILES)], decile_V
 
 
-def by_length(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
+def by_length(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns groups of ids by their raw bytes; special tokens are a group of their own."""
     ends = [*(first - 1 for first in LENGTHS[1:]), None]
     names = [
@@ -122,7 +122,7 @@ def by_length(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
     return [*names, SPECIAL], np.where(facts["special"] | (group_V < 0), len(names), group_V)
 
 
-def by_script(facts: token_losses.TokenLosses) -> tuple[list[str], np.ndarray]:
+def by_script(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns groups of ids by script, as `coverage.script` names it; special tokens are a group of their own."""
     names = facts["scripts"].tolist()
     return [*names, SPECIAL], np.where(facts["special"], len(names), facts["script"])
@@ -159,7 +159,7 @@ GROUPINGS = (
 
 def _over_groups(
     comparison: compare.Comparison,
-    losses: Mapping[compare.RunKey, token_losses.TokenLosses],
+    losses: Mapping[compare.RunKey, losses_by_token.TokenLosses],
     grouping: Grouping,
     groups: tuple[Sequence[str], np.ndarray],
 ) -> Breakdown:
@@ -176,9 +176,7 @@ def _over_groups(
     baseline = means(comparison.baseline)
     seeds = tuple(run.seed for run in comparison.baseline.runs)
     differences = {
-        arm.name: tuple(
-            statistics.Difference(seeds, tuple(of_group)) for of_group in (means(arm) - baseline).T.tolist()
-        )
+        arm.name: tuple(intervals.Difference(seeds, tuple(of_group)) for of_group in (means(arm) - baseline).T.tolist())
         for arm in comparison.others
     }
     return Breakdown(

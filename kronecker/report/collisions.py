@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kronecker.report import compare, statistics, token_losses
+from kronecker.report import compare, intervals, losses_by_token
 
 LEAST_OF_A_KIND = 20  # predictions after collided, and after other inputs, for a stratum to count
 PLACEBOS = 1000
@@ -44,7 +44,7 @@ class Damage:
     tokens: int
     share: float
     matched: float
-    difference: statistics.Difference | None
+    difference: intervals.Difference | None
     placebo: float | None
 
     @property
@@ -61,10 +61,12 @@ class Damage:
         if self.difference is None:
             return "no match"
         beyond = abs(self.difference.mean) > self.placebo
-        return self.difference.verdict if beyond else statistics.NOT_RESOLVED
+        return self.difference.verdict if beyond else intervals.NOT_RESOLVED
 
 
-def damage(comparison: compare.Comparison, losses: Mapping[compare.RunKey, token_losses.TokenLosses]) -> list[Damage]:
+def damage(
+    comparison: compare.Comparison, losses: Mapping[compare.RunKey, losses_by_token.TokenLosses]
+) -> list[Damage]:
     """Returns the damage of each arm that has ids which share a code; none without token losses."""
     if not losses:
         return []
@@ -80,7 +82,7 @@ def to_json(damages: Sequence[Damage]) -> dict[str, Any]:
             "tokens": found.tokens,
             "share": found.share,
             "matched": found.matched,
-            "damage": found.difference and statistics.to_json(found.difference),
+            "damage": found.difference and intervals.to_json(found.difference),
             "placebo_95": found.placebo,
             "nats_over_all_tokens": found.spread,
             "verdict": found.verdict,
@@ -90,7 +92,7 @@ def to_json(damages: Sequence[Damage]) -> dict[str, Any]:
 
 
 def _damage(
-    comparison: compare.Comparison, losses: Mapping[compare.RunKey, token_losses.TokenLosses], arm: compare.Arm
+    comparison: compare.Comparison, losses: Mapping[compare.RunKey, losses_by_token.TokenLosses], arm: compare.Arm
 ) -> Damage:
     facts = losses[arm.name, arm.runs[0].seed]
     inputs_N = facts["inputs"]
@@ -111,7 +113,7 @@ def _damage(
         matched=of_input.matched(collided_V),
         difference=None
         if estimate is None
-        else statistics.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist())),
+        else intervals.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist())),
         placebo=None if estimate is None else _placebo(of_input, collided_V),
     )
 
@@ -163,11 +165,11 @@ def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
         excess = among.excess(dealt)
         if excess is not None:
             means.append(abs(excess[0]))
-    return float(np.quantile(means, statistics.CONFIDENCE)) if means else None
+    return float(np.quantile(means, intervals.CONFIDENCE)) if means else None
 
 
 def _sums(
-    losses: Mapping[compare.RunKey, token_losses.TokenLosses],
+    losses: Mapping[compare.RunKey, losses_by_token.TokenLosses],
     baseline: str,
     arm: compare.Arm,
     seed: int,
@@ -177,7 +179,7 @@ def _sums(
     return np.bincount(own["inputs"], own["nats"].astype(np.float64) - partner["nats"], len(coded_V)) * coded_V
 
 
-def _strata(facts: token_losses.TokenLosses) -> np.ndarray:
+def _strata(facts: losses_by_token.TokenLosses) -> np.ndarray:
     magnitude_V = np.log2(np.maximum(facts["train_count"], 1)).astype(np.int64)
     keys = np.stack([facts["bytes"], facts["script"], magnitude_V, facts["after_space"]], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kronecker import config as configs
-from kronecker.report import reach, runs, statistics
+from kronecker.report import intervals, reach
+from kronecker.run import finished_runs
+from kronecker.schema import choices, resolution
 
 BASELINE = "table_untied"
 
@@ -57,8 +58,8 @@ class Arm:
     """
 
     name: str
-    runs: tuple[runs.Run, ...]
-    difference: statistics.Difference | None
+    runs: tuple[finished_runs.Run, ...]
+    difference: intervals.Difference | None
     reaches: tuple[reach.Reach | None, ...] = ()
 
     @property
@@ -96,12 +97,12 @@ class Comparison:
         return (self.baseline, *self.others)
 
     @property
-    def runs(self) -> tuple[runs.Run, ...]:
+    def runs(self) -> tuple[finished_runs.Run, ...]:
         """Every run."""
         return tuple(run for arm in self.arms for run in arm.runs)
 
 
-def compare(found: Sequence[runs.Run], baseline: str = BASELINE, tuned: bool = False) -> Comparison:
+def compare(found: Sequence[finished_runs.Run], baseline: str = BASELINE, tuned: bool = False) -> Comparison:
     """Returns every arm of `found` against `baseline`, paired by seed, over the seeds that all arms have.
 
     Args:
@@ -132,7 +133,7 @@ def compare(found: Sequence[runs.Run], baseline: str = BASELINE, tuned: bool = F
     )
 
 
-def names(found: Sequence[runs.Run], tuned: bool = False) -> list[str]:
+def names(found: Sequence[finished_runs.Run], tuned: bool = False) -> list[str]:
     """Returns the names of the arms among `found`, as `compare` gives them, in order of appearance."""
     return list(_by_name_and_seed(found, _compared(tuned)))
 
@@ -141,8 +142,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     """Returns everything that compare knows, for a file; losses in nats per token."""
     return {
         "baseline": comparison.baseline.name,
-        "confidence": statistics.CONFIDENCE,
-        "power": statistics.POWER,
+        "confidence": intervals.CONFIDENCE,
+        "power": intervals.POWER,
         "seeds_left_out": comparison.left_out,
         "arms": {arm.name: _arm_json(arm) for arm in comparison.arms},
     }
@@ -161,7 +162,7 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
         "peak_memory_bytes": per_seed("peak_memory_bytes"),
         "clip_share": per_seed("clip_share"),
         "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
-        "difference": arm.difference and statistics.to_json(arm.difference),
+        "difference": arm.difference and intervals.to_json(arm.difference),
         "reach": {
             "mean_factor": arm.reach_factor,
             "per_seed": [reached and dataclasses.asdict(reached) for reached in arm.reaches],
@@ -169,14 +170,16 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _by_name_and_seed(found: Iterable[runs.Run], compared: Sequence[str]) -> dict[str, dict[int, runs.Run]]:
+def _by_name_and_seed(
+    found: Iterable[finished_runs.Run], compared: Sequence[str]
+) -> dict[str, dict[int, finished_runs.Run]]:
     of_arm = collections.defaultdict(list)
     for run in found:
         of_arm[run.arm].append(run)
     groups = collections.defaultdict(dict)
     for arm, versions in of_arm.items():
         told = [settings(run, compared) for run in versions]
-        keys = runs.varying(told)
+        keys = finished_runs.varying(told)
         for run, own in zip(versions, told, strict=True):
             name = " ".join([arm, *(f"{key}={own[key]}" for key in keys)])
             twin = groups[name].setdefault(run.seed, run)
@@ -186,32 +189,34 @@ def _by_name_and_seed(found: Iterable[runs.Run], compared: Sequence[str]) -> dic
     return groups
 
 
-def settings(run: runs.Run, compared: Sequence[str] = COMPARED) -> dict[str, str]:
+def settings(run: finished_runs.Run, compared: Sequence[str] = COMPARED) -> dict[str, str]:
     """Returns what a pair is there to compare, by the last part of each key.
 
     A projection's derived scale is told as `derived`: each P has its own, which says nothing beside P.
     """
     values = {k: v for k, v in run.config.items() if _within(k, compared) and not _within(k, NO_INFLUENCE)}
     told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
-    if run.config["embedding.kind"] not in configs.TABLES and (
-        run.config["embedding.init_std"] == configs.derived_init_std(run.config)
+    if run.config["embedding.kind"] not in choices.TABLES and (
+        run.config["embedding.init_std"] == resolution.derived_init_std(run.config)
     ):
         told["init_std"] = "derived"
     return told
 
 
-def _paired(name: str, members: tuple[runs.Run, ...], partners: Sequence[runs.Run], compared: Sequence[str]) -> Arm:
+def _paired(
+    name: str, members: tuple[finished_runs.Run, ...], partners: Sequence[finished_runs.Run], compared: Sequence[str]
+) -> Arm:
     pairs = list(zip(members, partners, strict=True))
     for run, partner in pairs:
         _require_equal((partner, run), compared)
-    difference = statistics.Difference(
+    difference = intervals.Difference(
         seeds=tuple(run.seed for run in members),
         values=tuple(run.result["validation_loss"] - partner.result["validation_loss"] for run, partner in pairs),
     )
     return Arm(name, members, difference, tuple(reach.reach(run, partner) for run, partner in pairs))
 
 
-def _require_equal(found: Iterable[runs.Run], compared: Sequence[str], ignoring: tuple[str, ...] = ()) -> None:
+def _require_equal(found: Iterable[finished_runs.Run], compared: Sequence[str], ignoring: tuple[str, ...] = ()) -> None:
     first, *rest = found
     expected = _shared(first, compared)
     for run in rest:
@@ -237,7 +242,7 @@ def _rate_alone(differing: Sequence[str]) -> bool:
     return all(text.startswith(tuple(f"{key} is " for key in TUNED)) for text in differing)
 
 
-def _shared(run: runs.Run, compared: Sequence[str]) -> dict[str, Any]:
+def _shared(run: finished_runs.Run, compared: Sequence[str]) -> dict[str, Any]:
     config = {key: value for key, value in run.config.items() if not _within(key, (*compared, *NO_INFLUENCE))}
     return config | {
         "data_fingerprint": run.result["data_fingerprint"],

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kronecker.report import runs
+from kronecker.run import finished_runs
 
 COARSEST = 1 / 4  # of a run between two evaluations; a crossing inside a wider gap is not known well enough
 
@@ -33,7 +33,7 @@ class Reach:
     factor: float
 
 
-def reach(run: runs.Run, partner: runs.Run) -> Reach | None:
+def reach(run: finished_runs.Run, partner: finished_runs.Run) -> Reach | None:
     """Returns when the better of an arm's run and the baseline's run of the same seed reached the other's final loss.
 
     That is where its validation loss falls below for good.  None where the evaluations do not show it: when they are

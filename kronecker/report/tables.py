@@ -8,7 +8,8 @@ from typing import TextIO
 
 from rich import box, console, measure, table
 
-from kronecker.report import collisions, compare, runs, statistics
+from kronecker.report import collisions, compare, intervals
+from kronecker.run import finished_runs
 
 NARROWEST = 100
 PARAMETER_GROUPS = ("input", "body", "head", "total")
@@ -68,7 +69,7 @@ def reaches(comparison: compare.Comparison) -> Table:
 def settings(comparison: compare.Comparison) -> Table:
     """Returns what the arms set differently of what a pair is there to compare."""
     told = [compare.settings(arm.runs[0], (*compare.COMPARED, *compare.TUNED)) for arm in comparison.arms]
-    keys = [key for key in runs.varying(told) if key != "arm"]
+    keys = [key for key in finished_runs.varying(told) if key != "arm"]
     rows = [(arm.name, *(own[key] for key in keys)) for arm, own in zip(comparison.arms, told, strict=True)]
     return Table(("arm", *keys), tuple(rows), ("arm", *keys))
 
@@ -196,6 +197,6 @@ def _sentence(arm: compare.Arm, baseline: str) -> str:
         f"{seed}: {signed(value)}" for seed, value in zip(difference.seeds, difference.values, strict=True)
     )
     interval = f"95 % interval {signed(low)} to {signed(high)}; per seed {per_seed}"
-    if difference.verdict == statistics.NOT_RESOLVED:
+    if difference.verdict == intervals.NOT_RESOLVED:
         return f"{arm.name}: not resolved; on average {gap}, but the interval holds zero ({interval})."
     return f"{arm.name}: {difference.verdict}, on average {gap} ({interval})."

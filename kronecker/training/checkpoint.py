@@ -12,9 +12,10 @@ import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
 
-from kronecker import build, storage
-from kronecker.training import rundir
-from kronecker.training import step as steps
+from kronecker.model import build
+from kronecker.run import rundir
+from kronecker.runtime import storage
+from kronecker.training import train_step
 
 _STATE, _IDENTITY = "state", "identity"
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # of an identity: what weights alone depend on
@@ -66,7 +67,7 @@ def open_manager(
         manager.close()
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: steps.TrainState, identity: dict[str, str]) -> None:
+def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, identity: dict[str, str]) -> None:
     """Starts saving `state`; collective over hosts.
 
     Args:
@@ -86,8 +87,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: steps.TrainState, ide
 
 
 def restore(
-    manager: ocp.CheckpointManager, like: steps.TrainState, identity: dict[str, str], step: int | None = None
-) -> steps.TrainState:
+    manager: ocp.CheckpointManager, like: train_step.TrainState, identity: dict[str, str], step: int | None = None
+) -> train_step.TrainState:
     """Returns the saved state, laid out as `like` is.
 
     Args:

@@ -9,9 +9,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from kronecker import build, sharding
-from kronecker.data import rows
-from kronecker.training import step as steps
+from kronecker.data import manifests, rows
+from kronecker.model import build
+from kronecker.runtime import sharding
+from kronecker.training import train_step
 
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
@@ -22,7 +23,7 @@ def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     return -(-config.eval.batch // parts) * parts
 
 
-def held_out(prepared: rows.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
+def held_out(prepared: manifests.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
     """Returns a function that starts this host's validation batches anew, as config.eval says."""
     batch = batch_size(config, mesh)
     return lambda: rows.validation_batches(
@@ -59,10 +60,10 @@ def make_evaluator(
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
     text_bytes, batch = sharding.replicate(padded, mesh), batch_size(config, mesh)
-    evaluate_batch = compile_with(steps.lower_eval_step(arm.model, arm.bag, config, mesh, like, batch))
+    evaluate_batch = compile_with(train_step.lower_eval_step(arm.model, arm.bag, config, mesh, like, batch))
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        parts: list[steps.EvalSums] = []
+        parts: list[train_step.EvalSums] = []
         for tokens, weights in batches():
             if stop and stop():
                 return None

@@ -12,8 +12,8 @@ import jax
 import ml_collections
 import optax
 
-from kronecker import accounting
-from kronecker import bag as bags
+from kronecker.embedding import bags
+from kronecker.model import accounting
 from kronecker.training import optimizer
 
 Embed = Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array]

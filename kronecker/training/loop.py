@@ -19,25 +19,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import (
-    accounting,
-    build,
-    codec,
-    determinism,
-    distributed,
-    implementations,
-    preemption,
-    selfcheck,
-    sharding,
-    storage,
-    tokenizers,
-)
-from kronecker import bag as bags
-from kronecker import config as configs
-from kronecker.data import prepare, rows
-from kronecker.training import checkpoint, evaluation, metrics, plan, profiling, progress, rundir, throughput
-from kronecker.training import log as logs
-from kronecker.training import step as steps
+from kronecker import tokenization
+from kronecker.data import manifests, preparation, rows
+from kronecker.embedding import bags, codec, implementations, selfcheck
+from kronecker.model import accounting, build
+from kronecker.run import rundir, sinks
+from kronecker.runtime import determinism, device_mesh, distributed, hardware, preemption, progress, sharding, storage
+from kronecker.schema import resolution
+from kronecker.training import checkpoint, evaluation, plan, profiling, run_log, train_step
 
 
 def run(
@@ -63,15 +52,15 @@ def run(
       preemption.Preempted: if asked to leave; the same call goes on from what was saved, as if it had not been.
     """
     workdir = storage.open_path(workdir, "--workdir")
-    configs.resolve(config)  # before processes wait for each other
-    sharding.use_simulated_cpu_devices(config)
+    resolution.resolve(config)  # before processes wait for each other
+    device_mesh.use_simulated_cpu_devices(config)
     distributed.start(config)
-    sharding.use_compilation_cache(config)
-    config = configs.resolve(config, jax.device_count())
-    metrics.check_sinks(config)
+    device_mesh.use_compilation_cache(config)
+    config = resolution.resolve(config, jax.device_count())
+    sinks.check_sinks(config)
     profiling.check(workdir, config.log.profile_steps)
-    prepared, tokenizer = prepare.ensure_prepared(config)
-    config = configs.with_vocabulary(config, tokenizer.vocab_size)
+    prepared, tokenizer = preparation.ensure_prepared(config)
+    config = resolution.with_vocabulary(config, tokenizer.vocab_size)
     if compile_only:
         trainer = _Trainer(config, workdir, prepared, tokenizer)
         trainer.compile()
@@ -91,18 +80,18 @@ class _Trainer:
         self,
         config: ml_collections.ConfigDict,
         workdir: epath.Path,
-        prepared: rows.Prepared,
-        tokenizer: tokenizers.Tokenizer,
+        prepared: manifests.Prepared,
+        tokenizer: tokenization.Tokenizer,
     ) -> None:
         self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
         self.lead = jax.process_index() == 0
         self.label = f"{config.embedding.arm} seed {config.seed}"
-        self.mesh: Mesh = sharding.make_mesh(config)
+        self.mesh: Mesh = device_mesh.make_mesh(config)
         self.compiler_options = determinism.compiler_options(config, self.mesh)
         self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
         self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
         self.bag = sharding.replicate(self.arm.bag, self.mesh)
-        self.like = steps.abstract_state(self.arm.model, self.bag, config, self.mesh)
+        self.like = train_step.abstract_state(self.arm.model, self.bag, config, self.mesh)
         self.limit = plan.device_limit()
         self.begun = rundir.has_checkpoint(workdir)
         self.weights: checkpoint.Weights | None = None
@@ -117,7 +106,7 @@ class _Trainer:
 
     def compile(self) -> jax.stages.Compiled:
         """Returns the training step, having told what it takes."""
-        lowered = steps.lower_train_step(self.arm.model, self.bag, self.config, self.mesh, self.like)
+        lowered = train_step.lower_train_step(self.arm.model, self.bag, self.config, self.mesh, self.like)
         compiled = plan.compile_step(
             lowered, self.config, self.mesh.size, self.limit, self.begun, self.compiler_options
         )
@@ -163,9 +152,9 @@ class _Trainer:
         with own, checkpoint.open_manager(self.workdir, c) as manager:
             start = manager.latest_step() or 0
             state = self._initial_state() if not start else self._restored_state(manager)
-            weights = steps.full_weights(c, self.mesh)
+            weights = train_step.full_weights(c, self.mesh)
             batches = self._train_batches(start)
-            log_lines = logs.Log(c, self.arm.model.shape, self.workdir, start)
+            log_lines = run_log.Log(c, self.arm.model.shape, self.workdir, start)
             with progress.ProgressLine(self.label, last, start, self.lead) as line, log_lines as log:
                 recorded = self.workdir / profiling.FOLDER, c.log.profile_steps
                 update = profiling.recorded(update, *recorded, start, last, log.watch.pause)
@@ -219,8 +208,8 @@ class _Trainer:
                     own["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.weights.step}
                 rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
 
-    def _initial_state(self) -> steps.TrainState:
-        state = steps.init_on_mesh(self.arm.model, self.bag, self.config, self.like)
+    def _initial_state(self) -> train_step.TrainState:
+        state = train_step.init_on_mesh(self.arm.model, self.bag, self.config, self.like)
         if self.config.checkpoint.init_from and not self.weights:
             raise ValueError(
                 f"{self.workdir / rundir.CHECKPOINTS}: holds a checkpoint that is not whole, and the run was to begin "
@@ -236,7 +225,7 @@ class _Trainer:
             rundir.write_json(self.workdir / rundir.PARAMS, params)
         return state
 
-    def _restored_state(self, manager: ocp.CheckpointManager) -> steps.TrainState:
+    def _restored_state(self, manager: ocp.CheckpointManager) -> train_step.TrainState:
         return checkpoint.restore(manager, self.like, self.identity)
 
     def _train_batches(self, start: int) -> Iterator[np.ndarray]:
@@ -244,9 +233,9 @@ class _Trainer:
         share = sharding.host_share(self.mesh)
         return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, *share)
 
-    def _write_result(self, log: logs.Log) -> dict[str, Any]:
+    def _write_result(self, log: run_log.Log) -> dict[str, Any]:
         if self.lead:
-            lines = metrics.read(self.workdir)
+            lines = sinks.read(self.workdir)
             train = [line for line in lines if line["kind"] == "train"]
             validation = [line for line in lines if line["kind"] == "validation"]
             result = {
@@ -258,7 +247,7 @@ class _Trainer:
                 "tokens_per_second": statistics.median(line["tokens_per_second"] for line in train),
                 "clip_share": train[-1]["clip_share"],
                 "seconds": log.watch.seconds(),
-                "peak_memory_bytes": throughput.peak_memory_bytes(),
+                "peak_memory_bytes": hardware.peak_memory_bytes(),
                 "data_fingerprint": self.prepared.fingerprint,
                 "tokenizer_fingerprint": self.tokenizer.fingerprint,
                 "params": rundir.read_json(self.workdir / rundir.PARAMS),

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import optax
 
-from kronecker import accounting
+from kronecker.model import accounting
 
 MATRICES = frozenset({"kernel", "table", "factor", "projection", "up", "head", "positions"})
 

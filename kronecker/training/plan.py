@@ -10,9 +10,9 @@ from typing import Any, Self
 import jax
 import ml_collections
 
-from kronecker import config as configs
-from kronecker import cost, distributed, memory
-from kronecker.training import throughput
+from kronecker.model import accounting
+from kronecker.runtime import allocator, distributed, hardware
+from kronecker.schema import resolution
 
 # Where a container's limit stands, by the version of control groups; a bare machine has neither.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -181,13 +181,13 @@ def lines(
     """
     groups = ", ".join(f"{name} {size:,}" for name, size in params.items() if name != "total")
     needed, tokens = Memory.of(compiled), config.train.batch * config.train.sequence
-    flops = throughput.flops_per_token(config.model, config.train.sequence) * tokens
+    flops = accounting.flops_per_token(config.model, config.train.sequence) * tokens
     kind = jax.devices()[0].device_kind
-    peak = throughput.peak_flops(kind)
+    peak = hardware.peak_flops(kind)
     speed = f"no peak is known of {kind}, hence no speed to expect"
     if peak:
-        rate = devices * peak * cost.MFU * tokens / flops
-        speed = f"{rate:,.0f} tokens/s at an assumed MFU of {100 * cost.MFU:.0f} % of {devices} x {kind}"
+        rate = devices * peak * hardware.MFU * tokens / flops
+        speed = f"{rate:,.0f} tokens/s at an assumed MFU of {100 * hardware.MFU:.0f} % of {devices} x {kind}"
     there = _mb(limit) if limit else "a limit that is not known"
     return [
         f"parameters: {params['total']:,} ({groups})",
@@ -220,7 +220,7 @@ def _compile(
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        if memory.OUT_OF_MEMORY not in str(error):
+        if allocator.OUT_OF_MEMORY not in str(error):
             raise
         words = f"the compiler finds no room for the {what}: {str(error).splitlines()[0]}"
         raise ValueError(f"{words}; {advice()}") from None
@@ -239,7 +239,7 @@ def _advice(keys: Iterable[tuple[str, object]]) -> str:
 
 
 def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
-    data, fsdp, _ = configs.mesh_sizes(c.mesh, devices)
+    data, fsdp, _ = resolution.mesh_sizes(c.mesh, devices)
     sequences = c.eval.batch // (data * fsdp)  # of a device
     if sequences > 1:
         sequences //= 2
@@ -250,7 +250,7 @@ def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[
 def _smaller(
     c: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool
 ) -> Iterator[tuple[str, object]]:
-    data, fsdp, tensor = configs.mesh_sizes(c.mesh, devices)
+    data, fsdp, tensor = resolution.mesh_sizes(c.mesh, devices)
     parts = data * fsdp  # a micro-batch is a multiple of so many sequences
     more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
     accumulate = None if begun else next(more, None)

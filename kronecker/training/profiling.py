@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from kronecker import storage
+from kronecker.runtime import storage
 
 FOLDER = "profile"  # of a run's
 WARM_UP = 5  # updates of a process that come before those that are recorded: memory is found, clocks are up

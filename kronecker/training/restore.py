@@ -7,10 +7,12 @@ import ml_collections
 from etils import epath
 from jax.sharding import Mesh
 
-from kronecker import build, sharding, storage, tokenizers
-from kronecker.data import prepare, rows
-from kronecker.training import checkpoint, rundir
-from kronecker.training import step as steps
+from kronecker import tokenization
+from kronecker.data import manifests, preparation
+from kronecker.model import build
+from kronecker.run import rundir
+from kronecker.runtime import device_mesh, sharding, storage
+from kronecker.training import checkpoint, train_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,8 +20,8 @@ class Restored:
     """What a run's directory holds, alive: its config, data, tokenizer, model and the parameters of one step."""
 
     config: ml_collections.ConfigDict
-    prepared: rows.Prepared
-    tokenizer: tokenizers.Tokenizer
+    prepared: manifests.Prepared
+    tokenizer: tokenization.Tokenizer
     arm: build.Arm
     params: dict[str, Any]
     step: int
@@ -42,17 +44,17 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     if saved is None:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
     config = ml_collections.ConfigDict(saved).lock()
-    sharding.use_simulated_cpu_devices(config)
+    device_mesh.use_simulated_cpu_devices(config)
     recorded = storage.open_path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""), f"{rundir.ENV}: data")
-    if (recorded / rows.MANIFEST).exists():  # the text that it was made from may be gone
-        prepared, tokenizer = prepare.open_folder(recorded, config.tokenizer)
+    if (recorded / manifests.MANIFEST).exists():  # the text that it was made from may be gone
+        prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer)
     else:
-        prepared, tokenizer = prepare.ensure_prepared(config)
-    mesh = sharding.make_mesh_for(config)
+        prepared, tokenizer = preparation.ensure_prepared(config)
+    mesh = device_mesh.make_mesh_for(config)
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:
-        like = steps.abstract_state(arm.model, arm.bag, config, mesh)
+        like = train_step.abstract_state(arm.model, arm.bag, config, mesh)
         state = checkpoint.restore(manager, like, identity, step)
     arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
     return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)

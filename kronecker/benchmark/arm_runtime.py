@@ -1,0 +1,108 @@
+"""What it costs to write codes on the fly, to keep them all, or to sum rows instead: the paper's section 4.
+
+Whole training steps, in turns, of a table and of the Kronecker arm in each of these ways.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from kronecker.benchmark import machine, step, timing
+from kronecker.probes import result
+from kronecker.run import measured_on
+from kronecker.schema import dotted
+
+TABLE, KRONECKER = ARMS = (step.BASELINE, step.TARGETED)
+CACHED = "cached"
+WAYS = ("auto", "onthefly", CACHED)  # of embedding.implementation
+ROUNDS = 10
+# The paper's V and P.  The tokenizer's own ids are those of real text; the others are padding, which costs as much.
+SETTING = {"model.vocab_multiple": 131_072, "embedding.pos_dim": 32, "embedding.cache_limit_mb": 6000.0}
+SIZE = {"train.batch": 8, "train.sequence": 128, "train.accumulate": 1}
+COLUMNS = (
+    *("arm", "input", "buffers, MB", "step, ms"),
+    *("over table, ms", "over table, %", "% low", "% high"),
+    *("over cached, %", "its low", "its high"),
+)
+PAPER = (
+    (KRONECKER, "onthefly", 4.46, None, None, None, None, None, "0.01 to 0.24", None, None),
+    (KRONECKER, "cached, bfloat16", 2150.0, *[None] * 8),
+)
+
+
+def measure(arms: Mapping[str, ml_collections.ConfigDict], rounds: int = ROUNDS) -> result.Result:
+    """Returns buffers and step times of the table and of each way to compute the Kronecker input.
+
+    Args:
+      arms: the configs of ARMS, not resolved; vocabulary, P and batch are replaced by SETTING and SIZE.
+      rounds: times that all is run, at least 5.
+
+    Raises:
+      ValueError: if a config cannot work.
+    """
+    timed = step.by_implementation({arm: _config(arms[arm]) for arm in ARMS}, WAYS)
+    return to_result(step.run(timed, rounds), timed[TABLE])
+
+
+def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict) -> result.Result:
+    """Returns the table of what `step.run` gave, in its order.
+
+    Args:
+      timed: its numbers; the table is the baseline.
+      table_config: the table's config, for the conditions.
+    """
+    facts = machine.facts()
+    device = facts["devices"][0] if facts["platform"] != "cpu" else f"{facts['cores']} cores of {facts['processor']}"
+    table = next(row for row in timed["arms"] if row["name"] == TABLE)
+    cached = next(row for row in timed["arms"] if row["implementation"] == CACHED)
+    return result.Result(
+        name="runtime",
+        title="Memory kept beside the parameters, and time of a training step",
+        source="4",
+        conditions={
+            "device": device,
+            "vocabulary": f"{timed['vocab']:,}",
+            "P": str(table_config.embedding.pos_dim),
+            "model": measured_on.model(dotted.flat(table_config)),
+            "batch": f"{timed['batch']} x {timed['sequence']} tokens",
+            "type": timed["dtype"],
+            "text": f"{timed['source']} in {timed['tokenizer']}'s ids, the rest of the vocabulary is padding",
+            "versions": ", ".join(f"{name} {facts['versions'][name]}" for name in ("jax", "jaxlib")),
+            "rounds": str(len(table["rounds"])),
+            "load average": f"{machine.load()[0]:g} at the end",
+        },
+        columns=COLUMNS,
+        rows=[_row(row, table, cached) for row in timed["arms"]],
+        paper=PAPER,
+        notes=(
+            "over: more than the step of the table or of cached codes, by medians; low and high: quartiles round by "
+            "round. Where these lie on both sides of zero, nothing is resolved.",
+            "The paper's percentage is what writing codes takes of its own step, 1 to 4 ms a micro-batch; over cached "
+            "is the nearest to it here.",
+            "So small a model's step is mostly its head and the head's update. The product of codes and projection has "
+            "4 % of the head's FLOPs at any width, and hardly any body beside it: by FLOPs the input's share of a step "
+            "is far larger here than in the paper's models.",
+        ),
+        paper_conditions={"vocabulary": "131,072", "P": "32"},
+    )
+
+
+def _row(row: Mapping[str, Any], table: Mapping[str, Any], cached: Mapping[str, Any]) -> tuple[result.Cell, ...]:
+    arm, way = (TABLE, "look-up") if row is table else (KRONECKER, row["implementation"])
+    more = None if row is table else 1e3 * (row["median_seconds"] - table["median_seconds"])
+    timed = (row["buffers_bytes"] / 1e6, 1e3 * row["median_seconds"], more)
+    return (arm, way, *timed, *_over(row, table), *_over(row, cached))
+
+
+def _over(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[result.Cell, ...]:
+    if row is other:
+        return (None, None, None)
+    against = timing.ratio(*(timing.Samples(tuple(one["rounds"]), tuple(one["seconds"])) for one in (row, other)))
+    return tuple(100 * (one - 1) for one in (against.of_medians, against.low, against.high))
+
+
+def _config(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    made = base.copy_and_resolve_references()
+    made.update_from_flattened_dict(SETTING | SIZE)
+    return made

@@ -1,0 +1,126 @@
+"""A benchmark as a picture: an SVG document beside its JSON."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import axes, figure, lines, ticker
+
+from kronecker.benchmark import settings, timing_tables
+from kronecker.report import plot
+
+MARKS = {"forward": ("o", plot.SKY), "gradient": ("s", plot.BLUE), "update": ("D", plot.VERMILION)}
+LEGEND = {"forward": "forward", "gradient": "+ gradient", "update": "+ AdamW"}
+FLOOR = "least bytes at the memory's bandwidth"
+OFFSETS = (-0.24, 0.0, 0.24)  # of the measures within a row
+COLUMNS = 2
+PANEL_WIDTH, ROW_HEIGHT, NAME_WIDTH = 5.2, 0.42, 1.25  # inches
+ABOVE, BELOW, MARGIN = 0.4, 0.6, 0.25  # inches, of a panel
+HEAD = 0.55  # inches, of the sheet
+
+
+def encoder(result: Mapping[str, Any]) -> str:
+    """Returns the picture of the encoder's benchmark: a panel a setting, a row a contender, times on a log axis."""
+    all_settings = result["settings"]
+    rows = [all_settings[i : i + COLUMNS] for i in range(0, len(all_settings), COLUMNS)]
+    heights = [
+        ABOVE + BELOW + ROW_HEIGHT * max(len(one["contenders"]) + len(one["refused"]) for one in row) for row in rows
+    ]
+    with mpl.rc_context(plot.LOOK):
+        paper = figure.Figure((COLUMNS * PANEL_WIDTH, HEAD + sum(heights)))
+        width, height = paper.get_size_inches()
+        top = height - HEAD
+        for row, panel_height in zip(rows, heights, strict=True):
+            for column, setting in enumerate(row):
+                n = len(setting["contenders"]) + len(setting["refused"])
+                box = (column * PANEL_WIDTH + NAME_WIDTH, top - ABOVE - ROW_HEIGHT * n)
+                size = (PANEL_WIDTH - NAME_WIDTH - MARGIN, ROW_HEIGHT * n)
+                ax = paper.add_axes((box[0] / width, box[1] / height, size[0] / width, size[1] / height))
+                _panel(ax, setting)
+            top -= panel_height
+        handles = [
+            lines.Line2D([], [], color=colour, marker=mark, linestyle="", label=LEGEND[measure])
+            for measure, (mark, colour) in MARKS.items()
+        ]
+        handles.append(lines.Line2D([], [], color="#777777", marker="|", markersize=9, linestyle="", label=FLOOR))
+        paper.legend(handles=handles, loc="upper center", ncols=4, frameon=False, bbox_to_anchor=(0.5, 1.0))
+        return plot.svg(paper)
+
+
+def steps(result: Mapping[str, Any]) -> str:
+    """Returns the picture of the steps' benchmark: a row an arm, its time over the baseline's in each round."""
+    arms = result["arms"]
+    base = next(row for row in arms if row["name"] == result["baseline"])
+    of_round = dict(zip(base["rounds"], base["seconds"], strict=True))
+    style = plot.styles([row["name"] for row in arms])
+    with mpl.rc_context(plot.LOOK):
+        paper, ax = plot.rows([f"{row['name']}, {row['tokens_per_second']:,.0f} tokens/s" for row in arms], top=0.35)
+        for i, row in enumerate(arms):
+            colour = style[row["name"]][0]
+            against = row["ratio"]
+            taken = zip(row["rounds"], row["seconds"], strict=True)
+            ratios = [own / of_round[number] for number, own in taken if number in of_round]
+            if row is not base:
+                ax.plot(ratios, [i + 0.24] * len(ratios), "o", color=colour, markersize=3, alpha=0.45, mew=0)
+                ax.plot((against["low"], against["high"]), (i, i), color=colour, linewidth=2.4, solid_capstyle="butt")
+            ax.plot(against["median"], i, "D", color=colour, markersize=6.5, gid=row["name"])
+        ax.axvline(1, color=style[result["baseline"]][0], linewidth=1.2, zorder=0)
+        ax.set_xlabel(f"time of a step, {result['baseline']} = 1")
+        ax.set_title(timing_tables.step_title(result), fontsize=9, loc="right")
+        return plot.svg(paper)
+
+
+def training(result: Mapping[str, Any]) -> str:
+    """Returns the picture of the benchmark of the trainer: a panel a size, a bar a contender, tokens per second."""
+    sizes = result["sizes"]
+    with mpl.rc_context(plot.LOOK):
+        most = max(len(one["contenders"]) for one in sizes)
+        paper = figure.Figure((COLUMNS * PANEL_WIDTH, len(sizes) * (ROW_HEIGHT * most + ABOVE + BELOW)), layout="tight")
+        for ax, one in zip(paper.subplots(len(sizes), 1, squeeze=False)[:, 0], sizes, strict=True):
+            rows, tokens = one["contenders"], one["batch"] * one["sequence"]
+            speeds = [row["tokens_per_second"] for row in rows]
+            spread = [[tokens / row["high"] for row in rows], [tokens / row["low"] for row in rows]]
+            around = [[a - b for a, b in zip(speeds, spread[0], strict=True)]]
+            around += [[b - a for a, b in zip(speeds, spread[1], strict=True)]]
+            colours = [plot.BLUE if row["what"] == "ours" else plot.VERMILION for row in rows]
+            ax.barh([row["name"] for row in rows], speeds, xerr=around, color=colours, ecolor="#333333", height=0.6)
+            ax.invert_yaxis()
+            ax.set_title(timing_tables.training_title(one), loc="left")
+            ax.set_xlabel("tokens per second: median, and 10 % to 90 % of rounds")
+        return plot.svg(paper)
+
+
+def _panel(ax: axes.Axes, setting: Mapping[str, Any]) -> None:
+    timed = {row["name"]: row["measures"] for row in setting["contenders"]}
+    names = sorted([*timed, *setting["refused"]], key=settings.NAMES.index)
+    labels = [f"{name} (auto)" if name == setting["auto"] else name for name in names]
+    shown = []
+    for name, measures in timed.items():
+        for offset, (measure, (mark, colour)) in zip(OFFSETS, MARKS.items(), strict=True):
+            one, y = measures[measure], names.index(name) + offset
+            ends = [1e3 * one[end] for end in ("low", "high")]
+            least = 1e3 * one["bandwidth_share"] * one["median_seconds"]
+            ax.plot(ends, (y, y), color=colour, linewidth=1.6, solid_capstyle="butt")
+            ax.plot(1e3 * one["median_seconds"], y, mark, color=colour, markersize=5.5, mec="white", mew=0.6)
+            ax.plot(least, y, "|", color=colour, markersize=6)
+            shown += [*ends, least]
+    for i, name in enumerate(names):
+        if name in setting["refused"]:
+            why = timing_tables.left_out(name)
+            ax.annotate(why, (0.5, i), xycoords=("axes fraction", "data"), va="center", color="#777777")
+    ax.set_xscale("log")
+    ax.set_xlim(min(shown) / 1.5, max(shown) * 1.5)
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.set_yticks(range(len(names)), labels)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("ms")
+    ax.set_title(
+        timing_tables.title(setting),
+        fontsize=9.5,
+        loc="left",
+        x=-0.9 * NAME_WIDTH / (PANEL_WIDTH - NAME_WIDTH - MARGIN),
+    )

@@ -1,0 +1,148 @@
+"""A prepared dataset on disk: its manifest, its fingerprint, and whether its files are whole."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+from etils import epath
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset on disk.
+
+    Attributes:
+      folder: holds manifest.json, TFDS' metadata and the array_record shards.
+      manifest: what data preparation wrote.
+      fingerprint: sha256 over all that decides the ids and their order.
+      location: where another process finds the dataset: `folder` from the root, or what `folder` is a copy of.
+    """
+
+    folder: epath.Path
+    manifest: dict[str, Any] = dataclasses.field(repr=False)
+    fingerprint: str
+    location: epath.Path
+
+    def tokens(self, split: str) -> int:
+        """Returns the number of ids in a split's stream."""
+        return self.manifest["splits"][split]["tokens"]
+
+
+def open_prepared(folder: epath.PathLike) -> Prepared:
+    """Returns the dataset in `folder`, in a time that does not depend on the number of its tokens.
+
+    The manifest is read and held to its own fingerprint, and each shard's size, which is asked for but not read, to the
+    manifest's: a shard that is missing, cut off, or of another size is found here.  Bytes changed within a shard of the
+    right size are found when the record they lie in is read, by array_record's own hash of each record; a shard
+    replaced by a whole one of the same size is found by `verify` alone.  A dataset prepared before sizes were noted is
+    verified in full.
+
+    Args:
+      folder: a folder of this machine's that data preparation finished; `prepare.open_folder` also takes a remote one.
+
+    Raises:
+      FileNotFoundError: if there is no manifest or a shard is missing.
+      ValueError: if the manifest cannot be read or was edited, or a shard does not have its size.
+    """
+    folder = epath.Path(folder)
+    manifest = read_manifest(folder)
+    prepared = Prepared(folder, manifest, manifest["fingerprint"], folder.resolve())
+    _for_each_shard(prepared, _check_size)
+    return prepared
+
+
+def read_manifest(folder: epath.Path) -> dict[str, Any]:
+    """Returns the manifest in `folder`, which may be remote.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it cannot be read, was edited, or is of another version.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; prepare the data with scripts/prepare_data.py")
+    try:
+        manifest = json.loads(path.read_text())
+        version, fingerprint = manifest["version"], manifest["fingerprint"]
+        intact = version != MANIFEST_VERSION or fingerprint == content_fingerprint(manifest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a manifest ({error!r}); delete {folder} and prepare the data again") from error
+    if version != MANIFEST_VERSION:
+        raise ValueError(f"{path} has version {version}, this code reads {MANIFEST_VERSION}; prepare the data again")
+    if not intact:
+        raise ValueError(f"{path} was changed after it was written; delete {folder} and prepare the data again")
+    return manifest
+
+
+def shards_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns what a manifest says of each shard of all splits."""
+    return list(itertools.chain.from_iterable(split["shards"] for split in manifest["splits"].values()))
+
+
+def verify(prepared: Prepared) -> int:
+    """Reads every shard once, compares its sha256 with the manifest's, and returns the number of bytes read.
+
+    Raises:
+      FileNotFoundError: if a shard is missing.
+      ValueError: if a shard's sha256 is off.
+    """
+    return sum(_for_each_shard(prepared, _check_sha256))
+
+
+def content_fingerprint(manifest: dict[str, Any]) -> str:
+    """Returns the sha256 over what decides the ids and their order; paths, names and counts of text do not."""
+    content = {
+        "tokenizer": manifest["tokenizer"]["fingerprint"],
+        "dtype": manifest["dtype"],
+        "tokens_per_record": manifest["tokens_per_record"],
+        "splits": {
+            name: {"tokens": split["tokens"], "shards": [shard["sha256"] for shard in split["shards"]]}
+            for name, split in manifest["splits"].items()
+        },
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _for_each_shard(prepared: Prepared, check: Callable[[epath.Path, dict[str, Any]], int]) -> list[int]:
+    shards = shards_of(prepared.manifest)
+    with futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda shard: check(prepared.folder / shard["file"], shard), shards))
+
+
+def _check_size(path: epath.Path, shard: dict[str, Any]) -> int:
+    if "size" not in shard:
+        return _check_sha256(path, shard)
+    try:
+        size = path.stat().length
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_missing(path)) from error
+    if size != shard["size"]:
+        raise ValueError(
+            f"{path} is damaged: it has {size:,} bytes, the manifest says {shard['size']:,}; "
+            f"delete {path.parent} and prepare the data again"
+        )
+    return size
+
+
+def _check_sha256(path: epath.Path, shard: dict[str, Any]) -> int:
+    if not path.exists():
+        raise FileNotFoundError(_missing(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != shard["sha256"]:
+        raise ValueError(
+            f"{path} is damaged: its sha256 is {digest[:12]}, the manifest's {shard['sha256'][:12]}; "
+            f"delete {path.parent} and prepare the data again"
+        )
+    return path.stat().length
+
+
+def _missing(path: epath.Path) -> str:
+    return f"{path} does not exist; delete {path.parent} and prepare the data again"

@@ -1,0 +1,346 @@
+"""Text -> a TFDS dataset of token ids in array_record files, with a manifest; TensorFlow is not involved.
+
+The documents of a source, each followed by the end-of-text id, form one stream of ids a split.  The work is cut into
+segments, runs of whole files that processes share, and those into parts, runs of documents whose ids fill one shard.
+Where they end depends on text and tokenizer alone, so the files are the same whatever the number of workers and of
+processes, and whoever comes after a killed process goes on behind the last part that is complete.
+
+Threads tokenise, for both libraries release the interpreter lock; the main thread reads, decompresses and writes.
+Memory holds the parts of one shard and what the threads work on, whatever the size of the source.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import rich.console
+import rich.progress
+from etils import epath
+
+from kronecker import tokenization
+from kronecker.data import manifests, remote, segments, shards, sources
+from kronecker.runtime import locks, storage
+
+SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
+BATCH_CHARACTERS = 1 << 20  # one thread's work: documents of about this many characters
+BATCHES_AHEAD = 4  # a worker; they fill the time in which a shard is written
+BPE_BYTES = 64_000_000  # of training text, the first, that a bpe:SIZE tokenizer is trained on
+PREPARED = "prepared:"  # a data.source that is a folder this module made
+BPE_FILE = "tokenizer.json"
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class _Batch(NamedTuple):
+    documents: list[sources.Document]
+    end: tuple[int, int]  # the unit, and the document in it, that follow
+    share: float  # of the source that lies before `end`
+
+
+class _Job(NamedTuple):
+    source: sources.Source
+    tokenizer: tokenization.Tokenizer
+    folder: pathlib.Path
+    config: ml_collections.ConfigDict
+    shard_tokens: int
+
+    @property
+    def features(self) -> shards.Features:
+        return shards.features_of(np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32))
+
+
+def ensure_prepared(
+    config: ml_collections.ConfigDict,
+    shard_tokens: int = SHARD_TOKENS,
+    segment_bytes: int = segments.SEGMENT_BYTES,
+) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
+    """Returns the prepared dataset of a config and its tokenizer, making what is missing.
+
+    The folder below data.folder is named after all that determines its content, so a changed config gets another one.
+    A remote data.folder gets what is made on this machine's disk, and is read from a copy there.
+    Processes that want the same folder, on one machine or on several with one disk, share the work by segments; what a
+    killed one left is taken over.  All return when everything is there.  What is there is checked as in `open_folder`.
+
+    Args:
+      config: resolved; `tokenizer` and the group `data` are used.
+      shard_tokens: a shard is closed when it has so many.
+      segment_bytes: a segment ends with the file that brings it to so many; shards do not cross its end.
+
+    Raises:
+      ValueError: if source, fields or tokenizer do not fit, a split stays empty, or a finished shard has another
+        size than it was written with.
+      OSError: if a file is missing or cannot be written, a full disk included.
+    """
+    if config.data.source.startswith(PREPARED):
+        found = storage.open_path(config.data.source.removeprefix(PREPARED), "data.source=prepared")
+        return open_folder(found.expanduser(), config.tokenizer)
+    root = storage.open_path(config.data.folder, "data.folder").expanduser()
+    config = config.copy_and_resolve_references()
+    if storage.is_remote(root):  # what is downloaded and made is on this machine first
+        config.data.folder = str(remote.cache() / "preparing")
+    source = sources.open_source(config.data)
+    bpe_size = _bpe_size(config.tokenizer)
+    tokenizer = None if bpe_size else tokenization.load(config.tokenizer)
+    content = {
+        "version": manifests.MANIFEST_VERSION,
+        "source": source.identity,
+        "fields": [config.data.text_field, config.data.split_field],
+        "validation_fraction": config.data.validation_fraction,
+        "tokenizer": tokenizer.fingerprint if tokenizer else [bpe_size, BPE_BYTES],
+        "shard_tokens": shard_tokens,
+    }
+    label = tokenizer.name if tokenizer else f"bpe{bpe_size}"
+    pieces = segments.cut(source.units, segment_bytes)
+    if len(pieces) > 1:
+        content["segment_bytes"] = segment_bytes
+    name = f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
+    folder = pathlib.Path(config.data.folder).expanduser() / name
+    if not (root / name / manifests.MANIFEST).exists():
+        with _display(f"reading {source.name}") as show:
+            source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
+        _check_has_text(source, config.data.source)
+        own = folder.with_name(f".{name}.lock")
+        while not ((folder / manifests.MANIFEST).exists() or (root / name / manifests.MANIFEST).exists()):
+            with locks.locked(own):
+                folder.mkdir(exist_ok=True)
+                if bpe_size:
+                    _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
+                    tokenizer = _load_bpe(folder, label)
+            job = _Job(source, tokenizer, folder, config, shard_tokens)
+            _prepare(job, pieces, own.with_suffix(".locks"))
+            with locks.locked(own):
+                _finish(job, len(pieces))
+        if storage.is_remote(root):
+            with locks.locked(own), _display(f"publishing {name}") as show:
+                if not (root / name / manifests.MANIFEST).exists():
+                    remote.publish(folder, root / name, show)
+    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer)
+
+
+def open_folder(
+    folder: epath.Path, spec: str, tokenizer: tokenization.Tokenizer | None = None
+) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
+    """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
+
+    Args:
+      folder: has a manifest.json; of a remote one this machine's copy is opened, and made if need be.
+      spec: of the tokenizer that it was prepared with.
+      tokenizer: the same, where it is loaded already.
+
+    Raises:
+      FileNotFoundError: if there is no manifest or a shard is missing.
+      ValueError: if a shard is damaged, or the tokenizer is not the dataset's.
+    """
+    if storage.is_remote(folder):
+        with _display(f"fetching {folder.name}") as show:
+            prepared = manifests.open_prepared(remote.fetch(folder, show))
+        prepared = dataclasses.replace(prepared, location=folder)
+    else:
+        prepared = manifests.open_prepared(folder)
+    stored = prepared.manifest["tokenizer"]
+    if tokenizer is None:
+        bpe_size = _bpe_size(spec)
+        tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}") if bpe_size else tokenization.load(spec)
+    if tokenizer.fingerprint != stored["fingerprint"]:
+        raise ValueError(
+            f"{folder} was prepared with tokenizer {stored['spec']}, and {spec} is not the same one; "
+            f"set --config.tokenizer={stored['spec']}, or delete the folder if its tokenizer was changed"
+        )
+    return prepared, tokenizer
+
+
+def _bpe_size(spec: str) -> int:
+    kind, _, size = spec.partition(":")
+    if kind != "bpe":
+        return 0
+    if not size.isdecimal() or int(size) <= tokenization.BYTE_SYMBOLS:
+        raise ValueError(f"tokenizer is {spec!r}; write bpe:SIZE with at least 257 ids, for example bpe:8192")
+    return int(size)
+
+
+def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: float) -> None:
+    if not file.exists():
+        print(f"training a BPE of {size:,} ids on {source.name}", file=sys.stderr)
+        with shards.writing(file) as unfinished:
+            tokenization.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
+
+
+def _load_bpe(folder: epath.PathLike, label: str) -> tokenization.Tokenizer:
+    return dataclasses.replace(tokenization.load(f"tokenizers:{pathlib.Path(folder) / BPE_FILE}"), name=label)
+
+
+def _check_has_text(source: sources.Source, spec: str) -> None:
+    """Raises before anything is written if the first documents cannot be read or there is no text at all."""
+    if not any(document.text for unit in source.units for document in unit.read(0)):
+        raise ValueError(f"data.source={spec} holds no text; choose another source or data.text_field")
+
+
+def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
+    """Prepares the segments that no other process does; returns when all are finished."""
+    config = job.config.data
+    workers = config.workers or os.cpu_count() or 1
+    dtype = job.features["tokens"].np_dtype
+    encode = functools.partial(_encode, tokenizer=job.tokenizer, fraction=config.validation_fraction, dtype=dtype)
+    pool = concurrent.futures.ThreadPoolExecutor(workers, "tokenise")
+    try:
+        with _display(f"tokenising {job.source.name}") as show:
+            for number in segments.claims(claims, len(pieces)):
+                if shards.is_finished(job.folder, number) or (job.folder / manifests.MANIFEST).exists():
+                    continue
+                parts = shards.finished_parts(job.folder, number)
+                start = tuple(parts[-1]["end"]) if parts else (pieces[number].start, 0)
+                batches = _batches(job.source.units, start, pieces[number].stop)
+                encoded = _in_order(pool, encode, batches, workers * BATCHES_AHEAD)
+                count = len(parts)
+                for part in _parts(encoded, job.shard_tokens, show):
+                    shards.write_part(job.folder, number, count, *part, job.features)
+                    count += 1
+                shards.finish_segment(job.folder, number, count)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish(job: _Job, count: int) -> None:
+    """Makes a dataset of the finished segments, unless another process has, or found them unfit and removed them."""
+    if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
+        return
+    parts = shards.all_parts(job.folder, count)
+    _check_splits(parts.values(), job.folder, job.config)
+    shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)
+
+
+def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
+    """Yields the documents from `start`, a unit and a document in it, to the end of the unit before `stop`."""
+    first, skip = start
+    total = sum(unit.size for unit in units) or 1
+    before = sum(unit.size for unit in units[:first])
+    documents, characters, end, share = [], 0, start, 0.0
+    for index, unit in enumerate(units[first:stop], first):
+        for number, document in enumerate(unit.read(skip), skip + 1):
+            documents.append(document)
+            characters += len(document.text)
+            end, share = (index, number), (before + document.share * unit.size) / total
+            if characters >= BATCH_CHARACTERS:
+                yield _Batch(documents, end, share)
+                documents, characters = [], 0
+        skip = 0
+        before += unit.size
+    if documents:
+        yield _Batch(documents, end, share)
+
+
+def _encode(
+    batch: _Batch, tokenizer: tokenization.Tokenizer, fraction: float, dtype: np.dtype
+) -> tuple[_Batch, dict[str, shards.Stream]]:
+    texts: dict[str, list[str]] = {split: [] for split in sources.SPLITS}
+    text_bytes = dict.fromkeys(sources.SPLITS, 0)
+    for document in batch.documents:
+        if document.text:
+            content = document.text.encode()
+            split = document.split or sources.SPLITS[sources.held_out(content, fraction)]
+            texts[split].append(document.text)
+            text_bytes[split] += len(content)
+    end_of_text = np.array([tokenizer.eot_id], dtype)
+    streams = {}
+    for split, chosen in texts.items():
+        pieces = [piece for ids in tokenizer.encode_batch(chosen, 1) for piece in (ids.astype(dtype), end_of_text)]
+        ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
+        streams[split] = shards.Stream(ids, len(chosen), text_bytes[split])
+    return batch._replace(documents=[]), streams
+
+
+def _in_order(
+    pool: concurrent.futures.Executor, function: Callable[[_Batch], Any], batches: Iterable[_Batch], ahead: int
+) -> Iterator[Any]:
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    for batch in batches:
+        pending.append(pool.submit(function, batch))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _parts(
+    encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: remote.Show
+) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
+    """Yields the end and the streams of each part."""
+    pieces: dict[str, list[shards.Stream]] = {split: [] for split in sources.SPLITS}
+    tokens, started, done, end = collections.Counter(), time.monotonic(), 0, None
+    for batch, streams in encoded:
+        end = batch.end
+        for split, stream in streams.items():
+            pieces[split].append(stream)
+            tokens[split] += stream.ids.size
+            done += stream.ids.size
+        show(batch.share, f"{done / 1e6:,.1f}M tokens, {done / 1e6 / (time.monotonic() - started):.2f}M/s")
+        if max(tokens.values()) >= shard_tokens:
+            yield end, {split: _joined(found) for split, found in pieces.items()}
+            pieces, end = {split: [] for split in sources.SPLITS}, None
+            tokens.clear()
+    if end is not None:
+        yield end, {split: _joined(found) for split, found in pieces.items()}
+
+
+def _joined(pieces: list[shards.Stream]) -> shards.Stream:
+    ids, documents, text_bytes = zip(*pieces, strict=True)
+    return shards.Stream(np.concatenate(ids), sum(documents), sum(text_bytes))
+
+
+def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    found = [part["splits"] for part in parts]
+    count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
+    data = config.data
+    if not count["train"]:
+        fault = "has no training text; give it more documents or lower data.validation_fraction"
+    elif not count["validation"] and (data.split_field or data.validation_fraction):
+        fault = f"has no validation text among {count['train']} documents; " + (
+            f"mark some as validation in {data.split_field!r}"
+            if data.split_field
+            else f"raise data.validation_fraction (now {data.validation_fraction}) or give it more documents"
+        )
+    else:
+        return
+    shutil.rmtree(folder)
+    raise ValueError(f"data.source={data.source} {fault}")
+
+
+@contextlib.contextmanager
+def _display(title: str) -> Iterator[remote.Show]:
+    """Yields a function that shows progress: a live line on a terminal, else a line every few seconds."""
+    if sys.stderr.isatty():
+        columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("{task.fields[words]}"))
+        with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=1.0, words="")
+            yield lambda share, words: bar.update(task, completed=share, words=words)
+        return
+    shown = time.monotonic()
+
+    def show(share: float, words: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            print(f"{title}: {share:.0%}, {words}", file=sys.stderr, flush=True)
+
+    yield show
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")[:60]
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

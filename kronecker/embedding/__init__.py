@@ -1,0 +1,1 @@
+"""Bytes to vectors, exactly: the code, the product and the layers."""

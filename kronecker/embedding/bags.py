@@ -1,0 +1,159 @@
+"""A bag: a fixed code of each token, written as the rows of a projection that it sums.
+
+A Kronecker code has L equal nonzero cells, and its z-norm adds one constant to all D of them, so
+
+    kappa W = A(L) * sum_k W[cell_k]  +  B(L) * sum_D W,        A(L), B(L) scalars that depend on L alone:
+
+an embedding bag of L rows and a rank-1 shift.  The shift belongs to the gradient too: it reaches every row of W.
+Every bag arm is the one product of `implementations.py`; an arm differs in its `Bag`, which is data.
+
+Shapes: N tokens, V vocabulary, K slots of a bag, D rows of the projection W, d model width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from kronecker.embedding import codec
+from kronecker.schema import choices
+
+
+class Bag(struct.PyTreeNode):
+    """Which rows of W an id sums, and with which weight.
+
+    One weight serves all cells of an id in every arm, so a bag stores it by length, not by cell: V (K + 2) bytes for a
+    byte grid.  Pass a Bag to a jitted function as an argument; captured as a constant it would be compiled into it.
+
+    Attributes:
+      symbols: unsigned (V, K); slot k of id v is row `symbols[v, k] * symbol_stride + k * slot_stride` of W.
+      lengths: int16 (V,), slots in use.
+      scale: float (K + 1,), A by length; float64 on the host, which JAX narrows unless x64 is on.
+      shift: float (K + 1,), B by length; None where the code is not centred.
+      rows: D.
+      symbol_stride: see `symbols`.
+      slot_stride: see `symbols`.
+      codes: (V, D), the codes themselves; for "cached" alone.
+      order: int32 (V,), all ids, longest first; for the induced table.
+      implementation: how `product` computes.  `implementations.prepare` sets it, and `codes`, `order` and all below.
+      gather_gradient: how "gather" sums into W: "scatter" or "onehot".
+      platform: where it will run: "cpu", "gpu" or "tpu".
+      buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products.
+    """
+
+    symbols: jax.Array
+    lengths: jax.Array
+    scale: jax.Array
+    shift: jax.Array | None
+    codes: jax.Array | None = None
+    order: jax.Array | None = None
+    rows: int = struct.field(pytree_node=False, kw_only=True)
+    symbol_stride: int = struct.field(pytree_node=False, default=1)
+    slot_stride: int = struct.field(pytree_node=False, default=0)
+    implementation: str = struct.field(pytree_node=False, default="bag")
+    gather_gradient: str = struct.field(pytree_node=False, default="scatter")
+    platform: str = struct.field(pytree_node=False, default="cpu")
+    buckets: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
+
+    @property
+    def vocab(self) -> int:
+        """Returns V."""
+        return self.symbols.shape[0]
+
+    @property
+    def slots(self) -> int:
+        """Returns K."""
+        return self.symbols.shape[1]
+
+    def cells(self, ids_N: jax.Array, lengths_N: jax.Array) -> jax.Array:
+        """Returns the rows of W that `ids_N` sum, int32 (N, K); D, which is out of bounds, where a slot is not in use.
+
+        Args:
+          ids_N: token ids.
+          lengths_N: slots in use; fewer than the ids' own cut them short.
+        """
+        slots_K = jnp.arange(self.slots)
+        cells_NK = self._cell(jnp.asarray(self.symbols)[ids_N].astype(jnp.int32), slots_K)
+        return jnp.where(slots_K < lengths_N[:, None], cells_NK, self.rows)
+
+    def host_cells(self, ids_N: np.ndarray) -> np.ndarray:
+        """Returns `cells` of whole ids, int64 (N, K), by numpy: what checks a device must not run on it."""
+        slots_K = np.arange(self.slots)
+        cells_NK = self._cell(np.asarray(self.symbols)[ids_N].astype(np.int64), slots_K)
+        return np.where(slots_K < np.asarray(self.lengths)[ids_N][:, None], cells_NK, self.rows)
+
+    def _cell(self, symbol: Any, slot: Any) -> Any:
+        return symbol * self.symbol_stride + slot * self.slot_stride
+
+
+def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
+    """Returns the bag of the Kronecker code.
+
+    Args:
+      table: the vocabulary's bytes.
+      norm: "z" for the paper's z-norm; "length" for the unit-norm code, 1/sqrt(L) a cell.
+    """
+    scale, shift = weights(table.pos_dim, norm, table.code_dim)
+    return Bag(
+        symbols=table.bytes,
+        lengths=table.lengths.astype(np.int16),
+        scale=scale,
+        shift=shift,
+        rows=table.code_dim,
+        symbol_stride=table.pos_dim,
+        slot_stride=1,
+    )
+
+
+def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns A(L) and B(L), float64 (K + 1,), of a code of L distinct cells of value L^(-1/2); both are 0 at L = 0.
+
+    The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).
+
+    Args:
+      slots: K, the largest L.
+      norm: "z", or "length": A alone, B is None.
+      code_dim: D.
+
+    Raises:
+      ValueError: if there is no such norm.
+    """
+    if norm not in choices.NORMS:
+        raise ValueError(f"norm is {norm!r}; allowed: {', '.join(choices.NORMS)}")
+    length = np.arange(slots + 1, dtype=np.float64)
+    unit = np.divide(1.0, np.sqrt(length), out=np.zeros_like(length), where=length > 0)
+    if norm == "length":
+        return unit, None
+    std = np.sqrt((1.0 - length / code_dim) / (code_dim - 1))
+    inverse = np.where(length > 0, 1.0 / (std + codec.Z_NORM_EPS), 0.0)
+    return unit * inverse, -np.sqrt(length) / code_dim * inverse
+
+
+def sharing(bag: Bag) -> int:
+    """Returns how many ids share all their cells with another, ids without any left out."""
+    return int((shared_code(bag) >= 0).sum())
+
+
+def shared_code(bag: Bag) -> np.ndarray:
+    """Returns int32 (V,): one number for the ids that share all their cells, -1 for an id whose cells are its own."""
+    lengths_V = np.asarray(bag.lengths)
+    used = np.flatnonzero(lengths_V)
+    cells_NK = np.sort(bag.host_cells(used), axis=1)
+    _, group_N, count = np.unique(cells_NK, axis=0, return_inverse=True, return_counts=True)
+    group_N = group_N.reshape(-1)
+    shared_V = np.full(bag.vocab, -1, np.int32)
+    shared_V[used] = np.where(count[group_N] > 1, group_N, -1)
+    return shared_V
+
+
+def dense_code(bag: Bag, ids: np.ndarray) -> np.ndarray:
+    """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: what products are tested against."""
+    code = np.zeros((len(ids), bag.rows))
+    for row, (token_id, cells) in enumerate(zip(ids, bag.host_cells(ids), strict=True)):
+        length = int(bag.lengths[token_id])
+        np.add.at(code[row], cells[:length], bag.scale[length])
+        if bag.shift is not None:
+            code[row] += bag.shift[length]
+    return code

@@ -1,0 +1,163 @@
+"""The codec: token bytes -> ByteTable, and the dense Kronecker code, kept as the oracle.
+
+A token is its byte string b_1..b_L cut to L <= P bytes (`pos_dim`).  Its code has D = 256 P coordinates; byte value v
+at 0-based position p switches on cell v*P + p.  Nothing here is traced: the codec runs once, on the host, in numpy.
+
+Shapes: V vocabulary (padded), P byte positions, D code dimension, N any number of tokens.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kronecker.schema.choices import CHAR_DIM, TRUNCATIONS
+
+Z_NORM_EPS = 1e-6  # added to the standard deviation, outside the root
+
+NO_BYTES = "the tokenizer has no bytes for it"
+EMPTY = "its byte string is empty"
+PADDING = "vocabulary padding"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByteTable:
+    """The bytes of every id of a padded vocabulary.
+
+    Attributes:
+      bytes: uint8 (V, P); zero beyond a token's length, so the length is needed to tell byte 0 from nothing.
+      lengths: int32 (V,), 0..P; 0 for an id without bytes, whose embedding is the zero vector.
+      without_bytes: reason -> ids of length 0.
+      truncated: ids whose byte string was longer than P.
+      fingerprint: sha256 of bytes and lengths; what checkpoints store and restores check.
+    """
+
+    bytes: np.ndarray
+    lengths: np.ndarray
+    without_bytes: Mapping[str, tuple[int, ...]]
+    truncated: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def pos_dim(self) -> int:
+        """Returns P."""
+        return self.bytes.shape[1]
+
+    @property
+    def code_dim(self) -> int:
+        """Returns D = 256 P."""
+        return CHAR_DIM * self.pos_dim
+
+
+def byte_table(
+    token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: int = 0, truncation: str = "head"
+) -> ByteTable:
+    """Returns the ByteTable of a tokenizer.
+
+    Args:
+      token_bytes: bytes of each id; None for an id that has none.
+      pos_dim: P, the byte positions kept.
+      padded_vocab: V of the model; 0: as many as there are tokens.
+      truncation: which bytes of a longer token are kept, one of TRUNCATIONS; see `truncate`.
+
+    Raises:
+      ValueError: if P is not positive, the policy is not known or the tokenizer has more ids than the model.
+    """
+    padded_vocab = padded_vocab or len(token_bytes)
+    if pos_dim < 1:
+        raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at least 1")
+    if len(token_bytes) > padded_vocab:
+        raise ValueError(
+            f"the tokenizer has {len(token_bytes):,} ids but the model's vocabulary has {padded_vocab:,}; "
+            "raise model.vocab_size or use the tokenizer the model was made for"
+        )
+    kept = [truncate(token or b"", pos_dim, truncation) for token in token_bytes]
+    lengths = np.zeros(padded_vocab, np.int32)
+    lengths[: len(kept)] = [len(token) for token in kept]
+    table = np.zeros((padded_vocab, pos_dim), np.uint8)
+    used = np.arange(pos_dim) < lengths[:, None]
+    table[used] = np.frombuffer(b"".join(kept), np.uint8)
+    missing = {
+        NO_BYTES: tuple(i for i, token in enumerate(token_bytes) if token is None),
+        EMPTY: tuple(i for i, token in enumerate(token_bytes) if token == b""),
+        PADDING: tuple(range(len(token_bytes), padded_vocab)),
+    }
+    return ByteTable(
+        bytes=table,
+        lengths=lengths,
+        without_bytes={reason: ids for reason, ids in missing.items() if ids},
+        truncated=tuple(i for i, token in enumerate(token_bytes) if token and len(token) > pos_dim),
+        fingerprint=hashlib.sha256(table.tobytes() + lengths.tobytes()).hexdigest(),
+    )
+
+
+def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
+    """Returns at most P bytes of `token`; a token of P bytes or fewer is never changed.
+
+    Args:
+      token: the bytes.
+      pos_dim: P.
+      truncation: "head" keeps whole UTF-8 characters, as the paper does: it cuts at P and backs off by up to 3 bytes.
+        Where no such head is UTF-8, the first P bytes stay: the reference empties such a token.
+        "head_raw" keeps the first P bytes.
+        "head_tail" keeps the first P - P//2 and the last P//2, so that endings tell long tokens apart.
+
+    Raises:
+      ValueError: if the policy is not known.
+    """
+    if truncation not in TRUNCATIONS:
+        raise ValueError(f"embedding.truncation is {truncation!r}; allowed: {', '.join(TRUNCATIONS)}")
+    if len(token) <= pos_dim:
+        return token
+    if truncation == "head_tail":
+        tail = pos_dim // 2
+        return token[: pos_dim - tail] + token[len(token) - tail :]
+    backs_off = min(4, pos_dim) if truncation == "head" else 0
+    for cut in range(pos_dim, pos_dim - backs_off, -1):
+        try:
+            token[:cut].decode()
+        except UnicodeDecodeError:
+            continue
+        return token[:cut]
+    return token[:pos_dim]
+
+
+def collisions(table: ByteTable) -> list[tuple[int, ...]]:
+    """Returns the groups of two or more ids that share one code, ids without bytes left out."""
+    groups: dict[bytes, list[int]] = {}
+    for token_id in np.flatnonzero(table.lengths):
+        groups.setdefault(table.bytes[token_id, : table.lengths[token_id]].tobytes(), []).append(int(token_id))
+    return [tuple(ids) for ids in groups.values() if len(ids) > 1]
+
+
+def summary(table: ByteTable) -> str:
+    """Returns one line that says what of a vocabulary the code cannot tell apart or hold."""
+    groups = collisions(table)
+    missing = ", ".join(f"{len(ids):,} without bytes ({reason})" for reason, ids in table.without_bytes.items())
+    return (
+        f"codes of {len(table.lengths):,} ids at P = {table.pos_dim}: {len(table.truncated):,} truncated, "
+        f"{sum(map(len, groups)):,} share a code with another ({len(groups):,} groups), {missing or 'all have bytes'}"
+    )
+
+
+def dense_code(table: ByteTable, ids: np.ndarray, norm: str) -> np.ndarray:
+    """Returns the codes (N, D) of `ids` (N,) in float64, built and normalised coordinate by coordinate.
+
+    This is the definition that every product is tested against, not a way to compute one.
+
+    Args:
+      table: the vocabulary's bytes.
+      ids: token ids.
+      norm: "length" for the unit-norm code kappa(b); "z" for the paper's z-norm of it.
+    """
+    code = np.zeros((len(ids), table.code_dim))
+    for row, token_id in enumerate(ids):
+        length = table.lengths[token_id]
+        for position in range(length):
+            code[row, int(table.bytes[token_id, position]) * table.pos_dim + position] = length**-0.5
+    if norm == "z":
+        mean = code.mean(axis=1, keepdims=True)
+        std = code.std(axis=1, ddof=1, keepdims=True)
+        code = np.where(table.lengths[ids][:, None] > 0, (code - mean) / (std + Z_NORM_EPS), 0.0)
+    return code

@@ -1,0 +1,265 @@
+"""The exact product of a code and its projection, without the code: one public function, six ways to compute it.
+
+    cached      the paper's: looks the batch up in the (V, D) codes, precomputed, and multiplies by W
+    onthefly    the paper's dynamic variant: writes the codes of a batch out in full and multiplies
+    bag         merges the duplicates of a batch and sums the rows of W that each id has on
+    gather      sums the rows of W that each token has on, duplicates or not: one kernel on a GPU
+    onehot      multiplies one-hot symbols on matrix units; a TPU's compiler fuses them, they are never in memory
+    induced     embeds the whole vocabulary, E = K W, then looks the batch up in it
+
+All six give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
+
+Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width, w a
+device's part of it.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from kronecker.embedding import bags, kernels
+from kronecker.runtime import sharding
+from kronecker.schema.choices import AUTO, GATHER_GRADIENTS, IMPLEMENTATIONS
+
+BUCKET_ROWS = 512
+WIDTH_AXIS = sharding.RULES["width"]  # of the mesh
+# An estimate for an H100, not measured: with the update 0.2 to 0.4 ms for 16,384 tokens, by one-hot products 0.35 ms.
+FASTEST_GATHER_GRADIENT = "scatter"
+
+
+def product(
+    projection_Dd: jax.Array,
+    bag: bags.Bag,
+    ids: jax.Array,
+    dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Returns the embeddings of `ids`, shape ids.shape + (d,), in the projection's dtype.
+
+    Sums are at least float32.  The code is constant: W alone has a gradient, in reverse mode.
+
+    Args:
+      projection_Dd: W, shape (bag.rows, d).
+      bag: the arm's cells and weights, prepared for its implementation.
+      ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
+      dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds, and
+        so does "gather", unless its gradient is by one-hot products.
+      mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and one sum of the
+        gradients of W is all that the devices exchange.  Where it splits W's width too, they either gather W before, or
+        each embeds the tokens of all in its columns of W, as they do with a table, and they swap parts of embeddings:
+        whichever moves less.  None: one device, or a first axis that cannot be split.
+
+    Raises:
+      ValueError: if W does not have one row for each cell of the code.
+    """
+    if projection_Dd.shape[0] != bag.rows:
+        raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows; this code has {bag.rows:,} cells")
+    projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
+    embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
+    if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
+        # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
+        whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
+        columns = _by_columns(projection_Dd, ids, mesh)
+        embed = jax.shard_map(
+            functools.partial(_embed_columns, embed=embed) if columns else embed,
+            mesh=mesh,
+            in_specs=(PartitionSpec(None, WIDTH_AXIS) if columns else whole, whole, split),
+            out_specs=split,
+            axis_names=set(sharding.BATCH_AXES),
+            check_vma=False,
+        )
+    return embed(projection_Dd, bag, ids)
+
+
+def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype | None = None) -> jax.Array:
+    """Returns E = K W (V, d), in the projection's dtype: built once, inference is an ordinary lookup in it.
+
+    Args:
+      projection_Dd: W, shape (bag.rows, d).
+      bag: prepared for "induced", or with `induced_head`.
+      dtype: as in `product`.
+    """
+    table_Vd, row_V = _table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
+    return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
+
+
+def choose(platform: str) -> str:
+    """Returns the implementation that "auto" stands for.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+    """
+    if platform == "cpu":  # results/benchmark/encoder-cpu.json: from 256 tokens to 2.6 V the fastest
+        return "bag"
+    if platform == "gpu":  # compiled, not measured: one fused kernel, while a GPU stores the one-hot of "onehot"
+        return "gather"
+    return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" takes v5e as long and v6e longer
+
+
+def prepare(
+    bag: bags.Bag,
+    implementation: str,
+    dtype: jnp.dtype = jnp.float32,
+    limit_mb: float = 1024,
+    platform: str = "cpu",
+    induced_head: bool = False,
+    gather_gradient: str = AUTO,
+) -> bags.Bag:
+    """Returns `bag` with what `implementation` needs.
+
+    Args:
+      bag: of any arm.
+      implementation: one of IMPLEMENTATIONS; what `choose` returns, where "auto" is meant.
+      dtype: of the codes that "cached" keeps.
+      limit_mb: the most that they may take, in units of 10^6 bytes.
+      platform: where it will run: "cpu", "gpu" or "tpu".
+      induced_head: whether `induced_table` will be wanted too.
+      gather_gradient: one of GATHER_GRADIENTS, or "auto": the fastest one.
+
+    Raises:
+      ValueError: if there is no such implementation or gradient, or the codes would take more than `limit_mb`.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"embedding.implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
+    if gather_gradient not in (AUTO, *GATHER_GRADIENTS):
+        allowed = ", ".join((AUTO, *GATHER_GRADIENTS))
+        raise ValueError(f"embedding.gather_gradient is {gather_gradient!r}; allowed: {allowed}")
+    codes = order = None
+    buckets = ()
+    if implementation == "cached":
+        size_mb = bag.vocab * bag.rows * jnp.dtype(dtype).itemsize / 1e6
+        if size_mb > limit_mb:
+            raise ValueError(
+                f"embedding.implementation=cached keeps the ({bag.vocab:,}, {bag.rows:,}) codes, {size_mb:,.0f} MB in "
+                f"{jnp.dtype(dtype).name}, above embedding.cache_limit_mb = {limit_mb:,.0f}; raise that, or choose "
+                "another implementation: none of them keeps codes"
+            )
+        codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
+    if implementation == "induced" or induced_head:
+        order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
+        buckets = _buckets(bag) if platform == "tpu" else ()
+    return bag.replace(
+        implementation=implementation,
+        gather_gradient=FASTEST_GATHER_GRADIENT if gather_gradient == AUTO else gather_gradient,
+        platform=platform,
+        codes=codes,
+        order=order,
+        buckets=buckets,
+    )
+
+
+def describe(bag: bags.Bag) -> str:
+    """Returns how a prepared bag's product is computed, in words."""
+    if bag.implementation == "gather":
+        return f"gather, gradient by {bag.gather_gradient}"
+    return bag.implementation
+
+
+def rounds(bag: bags.Bag) -> tuple[bool, bool]:
+    """Returns whether bfloat16 operands round the product of a prepared bag, and whether they round its gradient."""
+    multiplies = bag.implementation in ("cached", "onthefly", "onehot") or bool(bag.buckets)
+    uses_gather = bag.implementation == "gather" or (bag.platform == "gpu" and bag.order is not None)
+    return multiplies, multiplies or (uses_gather and bag.gather_gradient == "onehot")
+
+
+def _by_columns(projection_Dd: jax.Array, ids: jax.Array, mesh: Mesh) -> bool:
+    """Returns whether embeddings should move, forward and backward, and not W once and its gradient's sum twice."""
+    rows, width = projection_Dd.shape
+    parts = mesh.shape[WIDTH_AXIS]
+    tokens = ids.size // sharding.batch_shards(mesh)  # of a device
+    return parts > 1 and width % parts == 0 and 2 * tokens < 3 * rows
+
+
+def _embed_columns(
+    projection_Dw: jax.Array, bag: bags.Bag, ids: jax.Array, embed: Callable[..., jax.Array]
+) -> jax.Array:
+    ids = jax.lax.all_gather(ids, WIDTH_AXIS, axis=0, tiled=True)
+    return jax.lax.all_to_all(embed(projection_Dw, bag, ids), WIDTH_AXIS, 0, ids.ndim, tiled=True)
+
+
+def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    ids_N = ids.reshape(-1).astype(jnp.int32)
+    ids_N = jnp.clip(jnp.where(ids_N < 0, ids_N + bag.vocab, ids_N), 0, bag.vocab - 1)
+    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype)
+    return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
+
+
+def _cached(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.multiply(bag.codes[ids_N], weights_Dd, dtype)
+
+
+def _onthefly(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.multiply(kernels.codes(bag, ids_N, dtype), weights_Dd, dtype)
+
+
+def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    del dtype
+    if not ids_N.size:
+        return jnp.zeros((0, weights_Dd.shape[1]), weights_Dd.dtype)
+    return kernels.sum_merged(weights_Dd, bag, kernels.merge(bag, ids_N))
+
+
+def _gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.gather(weights_Dd, bag, ids_N, dtype)
+
+
+def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return kernels.one_hot(weights_Dd, bag, ids_N, dtype, bag.slots)
+
+
+def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    table_Vd, row_V = _table(weights_Dd, bag, dtype)
+    return table_Vd.at[ids_N if row_V is None else row_V[ids_N]].get(mode="promise_in_bounds")
+
+
+_EMBED = {
+    "cached": _cached,
+    "onthefly": _onthefly,
+    "bag": _bag,
+    "gather": _gather,
+    "onehot": _onehot,
+    "induced": _induced,
+}
+
+
+def _table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+    """Returns K W (V, d), and the row of each id in it; None: an id is the number of its row."""
+    if bag.platform == "gpu":
+        return kernels.gather(weights_Dd, bag, jnp.arange(bag.vocab), dtype), None
+    return _sorted_table(weights_Dd, bag, dtype), _rank(bag)
+
+
+def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
+    order_V = jnp.asarray(bag.order)
+    if not bag.buckets:
+        return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
+    ends = np.cumsum([count for count, _ in bag.buckets])
+    parts = [
+        kernels.one_hot(weights_Dd, bag, order_V[end - count : end], dtype, slots)
+        for end, (count, slots) in zip(ends, bag.buckets, strict=True)
+    ]
+    return jnp.concatenate(parts)
+
+
+def _rank(bag: bags.Bag) -> jax.Array:
+    return jnp.zeros(bag.vocab, jnp.int32).at[bag.order].set(jnp.arange(bag.vocab, dtype=jnp.int32))
+
+
+def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:
+    """Returns (ids, slots) of the long half of lengths and of the short one: more parts save little and compile slowly.
+
+    The first part ends on a whole number of rows that a matrix unit takes at a time.
+    """
+    short = bag.slots // 2
+    if not short:
+        return ((bag.vocab, bag.slots),)
+    count = min(-(-int((bag.lengths > short).sum()) // BUCKET_ROWS) * BUCKET_ROWS, bag.vocab)
+    return tuple(part for part in ((count, bag.slots), (bag.vocab - count, short)) if part[0])
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,0 +1,379 @@
+"""The kernels under the product: embeddings of given ids from a projection and a bag.
+
+`sum_rows` sums the rows that are on tile by tile, `gather` all at once, `one_hot` multiplies on matrix units, `codes`
+writes the code out in full.
+Each applies scale and shift itself, so each is exact alone; `implementations.py` decides which ids they see.
+
+Shapes: N tokens, M distinct ids, K slots, D rows of the projection W, d model width, S ids of a tile.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from kronecker.embedding import bags
+
+TILE = 128  # ids summed at a time: their rows stay in a core's cache
+SLOTS = 4  # of each of them at a time: their sum is read and written once for all
+# The part of a one-hot that is in memory at a time where it is: these tokens times D / HOT_PARTS.
+HOT_TOKENS, HOT_PARTS = 16_384, 4
+
+
+@jax.custom_vjp
+def sum_rows(weights_Dd: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> jax.Array:
+    """Returns the embeddings (M, d) of ids that are sorted by length, longest first, in the weights' dtype.
+
+    Tiles of ids are summed slot by slot, each up to the length of its longest id; ids of length 0 cost nothing.  So the
+    work is the number of cells that are on, whatever K is, and the temporary memory that of the result.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: scale, shift and cells.
+      ids_M: token ids.
+      lengths_M: their lengths, in descending order; 0 marks a filler, whose row is zero.
+    """
+    count, cells, lengths = _tiles(bag, ids_M, lengths_M)
+    scale, shift = _weights_by_length(bag, weights_Dd.dtype)
+    column_sum_d = None if shift is None else weights_Dd.sum(axis=0)
+
+    def embed_tile(tile, out_Md):
+        cells_TKS, lengths_S = cells[tile], lengths[tile]
+
+        def add_slots(turn, sum_Sd):
+            for cells_S in cells_TKS[turn]:
+                sum_Sd += weights_Dd.at[cells_S].get(mode="fill", fill_value=0)
+            return sum_Sd
+
+        zeros_Sd = jnp.zeros((TILE, weights_Dd.shape[1]), weights_Dd.dtype)
+        tile_Sd = scale[lengths_S][:, None] * jax.lax.fori_loop(0, _turns(lengths_S), add_slots, zeros_Sd)
+        if shift is not None:
+            tile_Sd += shift[lengths_S][:, None] * column_sum_d
+        return jax.lax.dynamic_update_slice(out_Md, tile_Sd, (tile * TILE, 0))
+
+    out_Md = jnp.zeros((lengths.size, weights_Dd.shape[1]), weights_Dd.dtype)
+    return jax.lax.fori_loop(0, count, embed_tile, out_Md)[: len(ids_M)]
+
+
+def _sum_rows_forward(weights_Dd, bag, ids_M, lengths_M):
+    return sum_rows(weights_Dd, bag, ids_M, lengths_M), (bag, ids_M, lengths_M)
+
+
+# Written out so that all tiles share one accumulator.
+def _sum_rows_backward(saved, grad_Md):
+    bag, ids_M, lengths_M = saved
+    grad_Md = jnp.pad(grad_Md, ((0, -len(ids_M) % TILE), (0, 0)))
+    count, cells, lengths = _tiles(bag, ids_M, lengths_M)
+    scale, shift = _weights_by_length(bag, grad_Md.dtype)
+
+    def add_tile(tile, sums):
+        grad_Dd, shifted_d = sums
+        cells_TKS, lengths_S = cells[tile], lengths[tile]
+        grad_Sd = jax.lax.dynamic_slice(grad_Md, (tile * TILE, 0), (TILE, grad_Md.shape[1]))
+        if shift is not None:
+            shifted_d += shift[lengths_S] @ grad_Sd
+        grad_Sd *= scale[lengths_S][:, None]
+
+        def add_slots(turn, sum_Dd):
+            for cells_S in cells_TKS[turn]:
+                sum_Dd = sum_Dd.at[cells_S].add(grad_Sd, mode="drop")
+            return sum_Dd
+
+        return jax.lax.fori_loop(0, _turns(lengths_S), add_slots, grad_Dd), shifted_d
+
+    width = grad_Md.shape[1]
+    sums = jnp.zeros((bag.rows, width), grad_Md.dtype), jnp.zeros(width, grad_Md.dtype)
+    grad_Dd, shifted_d = jax.lax.fori_loop(0, count, add_tile, sums)
+    return grad_Dd if shift is None else grad_Dd + shifted_d, None, None, None
+
+
+sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
+
+
+class Groups(struct.PyTreeNode):
+    """The distinct ids of a batch, longest first; beyond the last one there are fillers.
+
+    Attributes:
+      ids: int32 (M,), as many as there are tokens or ids in the vocabulary, whichever are fewer, in whole tiles.
+      lengths: int32 (M,), their lengths; 0 for a filler.
+      group: int32 (N,), the place of each token's id in `ids`.
+    """
+
+    ids: jax.Array
+    lengths: jax.Array
+    group: jax.Array
+
+
+def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
+    """Returns the groups of a batch.
+
+    Only keys are sorted, with no values beside them: XLA's CPU backend takes four times as long for those, and a token
+    finds its group by its id.
+    """
+    filler = (bag.slots + 1) * bag.vocab
+    few = len(ids_N) < bag.vocab
+    ids_M = ids_N if few else jnp.arange(bag.vocab, dtype=jnp.int32)
+    keys_M = (bag.slots - _lengths(bag, ids_M).astype(jnp.int32)) * bag.vocab + ids_M
+    if few:
+        keys_M = jnp.sort(keys_M)
+        unwanted_M = jnp.concatenate([jnp.zeros(1, bool), keys_M[1:] == keys_M[:-1]])
+    else:
+        unwanted_M = jnp.ones(bag.vocab, bool).at[ids_N].set(False)
+    keys_M = jnp.sort(jnp.where(unwanted_M, filler, keys_M))
+    keys_M = jnp.pad(keys_M, (0, -len(keys_M) % TILE), constant_values=filler)
+    ids_M, places_M = keys_M % bag.vocab, jnp.arange(len(keys_M), dtype=jnp.int32)
+    at_M = jnp.where(keys_M < filler, ids_M, bag.vocab)
+    group_V = jnp.zeros(bag.vocab, jnp.int32).at[at_M].set(places_M, mode="drop")
+    return Groups(ids_M, jnp.maximum(bag.slots - keys_M // bag.vocab, 0), group_V[ids_N])
+
+
+@jax.custom_vjp
+def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
+    """Returns the embeddings (N, d) of a merged batch; the gradients of a group are summed before they reach a cell.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: scale, shift and cells.
+      groups: of the batch.
+    """
+
+    def embed(groups):
+        rows_Md = sum_rows(weights_Dd, bag, groups.ids, groups.lengths)
+        return rows_Md.at[groups.group].get(mode="promise_in_bounds")
+
+    return _by_half(groups, embed)
+
+
+def _sum_merged_forward(weights_Dd, bag, groups):
+    return sum_merged(weights_Dd, bag, groups), (bag, groups)
+
+
+def _sum_merged_backward(saved, grad_Nd):
+    bag, groups = saved
+
+    def add(groups):
+        zeros_Md = jnp.zeros((len(groups.ids), grad_Nd.shape[1]), grad_Nd.dtype)
+        grad_Md = zeros_Md.at[groups.group].add(grad_Nd, mode="promise_in_bounds")
+        return _sum_rows_backward((bag, groups.ids, groups.lengths), grad_Md)[0]
+
+    return _by_half(groups, add), None, None
+
+
+sum_merged.defvjp(_sum_merged_forward, _sum_merged_backward)
+
+
+def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Array:
+    """Returns function(groups), without the second half of them where that is all fillers, as in most texts.
+
+    To fill their rows with zeros would take a tenth of a step of the input side.
+    """
+    half = -(-len(groups.ids) // (2 * TILE)) * TILE
+    if half == len(groups.ids):
+        return function(groups)
+    first = groups.replace(ids=groups.ids[:half], lengths=groups.lengths[:half])
+    return jax.lax.cond(groups.group.max() < half, lambda: function(first), lambda: function(groups))
+
+
+def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns how many tiles have a cell on, the cells of each (M/S, turns, SLOTS, S), and its lengths (M/S, S)."""
+    padding = (0, -len(ids_M) % TILE)
+    ids_M, lengths_M = jnp.pad(ids_M, padding), jnp.pad(lengths_M.astype(jnp.int32), padding)
+    cells_MK = bag.cells(ids_M, lengths_M)
+    count = (jnp.sum(lengths_M > 0) + TILE - 1) // TILE
+    cells_MK = jnp.pad(cells_MK, ((0, 0), (0, -bag.slots % SLOTS)), constant_values=bag.rows)
+    cells = cells_MK.reshape(-1, TILE, cells_MK.shape[1] // SLOTS, SLOTS).transpose(0, 2, 3, 1)
+    return count, cells, lengths_M.reshape(-1, TILE)
+
+
+def _turns(lengths_S: jax.Array) -> jax.Array:
+    """Returns how often SLOTS slots are summed until those of a tile's first id are, the longest one."""
+    return (lengths_S[0] + SLOTS - 1) // SLOTS
+
+
+def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns the codes (N, D) of `ids_N`, shift included, written out in full."""
+    scale, shift = _weights_by_length(bag, jnp.promote_types(dtype, jnp.float32))
+    lengths_N = _lengths(bag, ids_N)
+    token_N1 = jnp.arange(len(ids_N))[:, None]
+    code_ND = jnp.zeros((len(ids_N), bag.rows), scale.dtype)
+    code_ND = code_ND.at[token_N1, bag.cells(ids_N, lengths_N)].add(scale[lengths_N][:, None], mode="drop")
+    if shift is not None:
+        code_ND += shift[lengths_N][:, None]
+    return code_ND.astype(dtype)
+
+
+def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns code W (N, d), in the weights' dtype, of operands in `dtype`."""
+    return jnp.matmul(
+        code_ND.astype(dtype),
+        weights_Dd.astype(dtype),
+        precision=_precision(dtype),
+        preferred_element_type=weights_Dd.dtype,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns the embeddings (N, d) of `ids_N`, each a sum over the rows that its slots name, in the weights' dtype.
+
+    A GPU's compiler makes one kernel of it, which stores no row.  A slot that is not in use reads nothing.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: scale, shift and cells; its `gather_gradient` says how the backward pass sums into W.
+      ids_N: token ids.
+      dtype: of the operands of the backward pass, where that multiplies.
+    """
+    lengths_N = _lengths(bag, ids_N)
+    rows_NKd = weights_Dd.at[bag.cells(ids_N, lengths_N)].get(mode="fill", fill_value=0)
+    return _weighted(rows_NKd.sum(axis=1), weights_Dd, bag, lengths_N)
+
+
+def _gather_forward(weights_Dd, bag, ids_N, dtype):
+    return gather(weights_Dd, bag, ids_N, dtype), (bag, ids_N)
+
+
+def _gather_backward(dtype, saved, grad_Nd):
+    bag, ids_N = saved
+    if bag.gather_gradient == "onehot":
+        return _sum_by_one_hot(bag, ids_N, grad_Nd, dtype, bag.slots), None, None
+    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
+    cells_NK = bag.cells(ids_N, _lengths(bag, ids_N))
+    rows_NKd = jnp.broadcast_to(scaled_Nd[:, None], (*cells_NK.shape, grad_Nd.shape[1]))
+    grad_Dd = jnp.zeros((bag.rows, grad_Nd.shape[1]), grad_Nd.dtype).at[cells_NK].add(rows_NKd, mode="drop")
+    return grad_Dd + shifted_d, None, None
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
+    """Returns the embeddings (N, d) of `ids_N` as one product with one-hot symbols, in the weights' dtype.
+
+    The symbol's axis stands before the slot's and the comparison is in float32: so a TPU's compiler makes the one-hot
+    inside the product, in the forward and in the backward pass, and none is ever in memory.  A GPU's compiler stores
+    the forward pass's, N times D values of one or two bytes.
+
+    Args:
+      weights_Dd: W, float32 or float64.
+      bag: whose rows are symbol * K + slot, or the symbols themselves.
+      ids_N: token ids.
+      dtype: bfloat16 rounds W and the gradient to bfloat16, sums being float32; float32 takes a matrix unit three
+        passes on a TPU and six on a GPU.
+      slots: no id has more in use.
+    """
+    hot, axes, shape = _hot_operand(bag, ids_N, slots)
+    weights = weights_Dd.reshape(*shape, -1)[:, :slots] if axes == "vk" else weights_Dd
+    summed_Nd = _hot_product(f"n{axes},{axes}d->nd", hot, weights, bag.platform, dtype)
+    return _weighted(summed_Nd, weights_Dd, bag, _lengths(bag, ids_N))
+
+
+def _one_hot_forward(weights_Dd, bag, ids_N, dtype, slots):
+    return one_hot(weights_Dd, bag, ids_N, dtype, slots), (bag, ids_N)
+
+
+def _one_hot_backward(dtype, slots, saved, grad_Nd):
+    bag, ids_N = saved
+    return _sum_by_one_hot(bag, ids_N, grad_Nd, dtype, slots), None, None
+
+
+one_hot.defvjp(_one_hot_forward, _one_hot_backward)
+
+
+def _sum_by_one_hot(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
+    """Returns the gradient (D, d) of W from that of the embeddings, by products with one-hot symbols.
+
+    Each sum has a fixed order, so equal inputs give equal bits.  The one-hot is made anew and not kept from the forward
+    pass.  Off a TPU it is in memory, so it is made for some tokens and some rows at a time.
+    """
+    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
+    if bag.platform == "tpu":
+        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, parts=1)
+    elif len(ids_N) <= HOT_TOKENS:
+        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, HOT_PARTS)
+    else:
+        padding = -len(ids_N) % HOT_TOKENS  # adds zeros to the rows of id 0
+        ids_CN = jnp.pad(ids_N, (0, padding)).reshape(-1, HOT_TOKENS)
+        scaled_CNd = jnp.pad(scaled_Nd, ((0, padding), (0, 0))).reshape(*ids_CN.shape, -1)
+
+        def add_tokens(sum_Dd, tokens):
+            return sum_Dd + _sum_tokens(bag, *tokens, dtype, slots, HOT_PARTS), None
+
+        zeros_Dd = jnp.zeros((bag.rows, grad_Nd.shape[1]), grad_Nd.dtype)
+        grad_Dd, _ = jax.lax.scan(add_tokens, zeros_Dd, (ids_CN, scaled_CNd))
+    return grad_Dd + shifted_d
+
+
+def _sum_tokens(
+    bag: bags.Bag, ids_N: jax.Array, scaled_Nd: jax.Array, dtype: jnp.dtype, slots: int, parts: int
+) -> jax.Array:
+    """Returns the sum (D, d) over tokens of their scaled gradients, `parts` ranges of rows one after another."""
+    sums = []
+    for part in range(parts):
+        if parts > 1:  # not before the last part's product is done, and not the forward pass's one-hot
+            ids_N, *sums = jax.lax.optimization_barrier((ids_N, *sums))
+        hot, axes, shape = _hot_operand(bag, ids_N, slots, part, parts)
+        sum_ = _hot_product(f"n{axes},nd->{axes}d", hot, scaled_Nd, bag.platform, dtype)
+        if axes == "vk":
+            sum_ = jnp.pad(sum_, ((0, 0), (0, shape[1] - slots), (0, 0)))
+        sums.append(sum_.reshape(-1, scaled_Nd.shape[1]))
+    return jnp.concatenate(sums)
+
+
+def _hot_operand(
+    bag: bags.Bag, ids_N: jax.Array, slots: int, part: int = 0, parts: int = 1
+) -> tuple[jax.Array, str, tuple[int, ...]]:
+    """Returns the 0/1 operand, the einsum letters of its axes after n, and W's shape without d.
+
+    Of `parts` ranges of symbols, the operand holds the range number `part`.
+    """
+    used_NK = jnp.arange(slots) < _lengths(bag, ids_N)[:, None]
+    symbols_NK = jnp.where(used_NK, jnp.asarray(bag.symbols)[ids_N][:, :slots].astype(jnp.float32), -1.0)
+    grid = (bag.symbol_stride, bag.slot_stride) == (bag.slots, 1)
+    radix = bag.rows // bag.slots if grid else bag.rows
+    symbols = jnp.arange(radix * part // parts, radix * (part + 1) // parts, dtype=jnp.float32)
+    if grid:
+        return symbols_NK[:, None, :] == symbols[:, None], "vk", (radix, bag.slots)
+    counts_NV = sum((symbols_NK[:, slot, None] == symbols).astype(jnp.float32) for slot in range(slots))
+    return counts_NV, "v", (bag.rows,)
+
+
+def _hot_product(subscripts: str, hot: jax.Array, other: jax.Array, platform: str, dtype: jnp.dtype) -> jax.Array:
+    if dtype == jnp.bfloat16 and platform != "tpu":
+        # A TPU rounds float32 operands by itself.  A GPU would multiply them as TF32: twice the bytes, half the speed.
+        hot, rounded = hot.astype(dtype), other.astype(dtype)
+        return jnp.einsum(subscripts, hot, rounded, preferred_element_type=other.dtype)
+    precision = _precision(dtype)
+    if platform == "gpu" and dtype == jnp.float32:
+        precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6  # HIGHEST leaves a GPU's matrix units idle
+    return jnp.einsum(subscripts, hot.astype(other.dtype), other, precision=precision)
+
+
+def _weighted(summed_Nd: jax.Array, weights_Dd: jax.Array, bag: bags.Bag, lengths_N: jax.Array) -> jax.Array:
+    """Returns the embeddings of ids whose rows sum to `summed_Nd`."""
+    scale, shift = _weights_by_length(bag, weights_Dd.dtype)
+    out_Nd = scale[lengths_N][:, None] * summed_Nd
+    return out_Nd if shift is None else out_Nd + shift[lengths_N][:, None] * weights_Dd.sum(axis=0)
+
+
+def _scaled(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array) -> tuple[jax.Array, jax.Array | float]:
+    """Returns the gradient of each id's sum of rows, and what the shift adds to the gradient of every row."""
+    scale, shift = _weights_by_length(bag, grad_Nd.dtype)
+    lengths_N = _lengths(bag, ids_N)
+    shifted_d = 0.0 if shift is None else (shift[lengths_N][:, None] * grad_Nd).sum(axis=0)
+    return scale[lengths_N][:, None] * grad_Nd, shifted_d
+
+
+def _lengths(bag: bags.Bag, ids_N: jax.Array) -> jax.Array:
+    return jnp.asarray(bag.lengths)[ids_N]
+
+
+def _precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+
+
+def _weights_by_length(bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+    return jnp.asarray(bag.scale, dtype), None if bag.shift is None else jnp.asarray(bag.shift, dtype)

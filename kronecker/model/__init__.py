@@ -1,0 +1,1 @@
+"""A decoder around an input embedding."""

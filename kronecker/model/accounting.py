@@ -1,0 +1,59 @@
+"""Parameters by group, and the hash that shows two arms started from one body."""
+
+import hashlib
+import math
+
+import jax
+import numpy as np
+
+from kronecker.model import transformer
+from kronecker.runtime import hardware, sharding
+
+GROUPS = ("input", "body", "head")
+INPUT, HEAD = "embed", "head"
+
+
+def count(params: dict) -> dict[str, int]:
+    """Returns the number of parameters: input, body, head and total; a tied table counts as input."""
+    sizes = dict.fromkeys(GROUPS, 0)
+    for name, group in params.items():
+        sizes[_group(name)] += sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(group))
+    return sizes | {"total": sum(sizes.values())}
+
+
+def input_matrix(params: dict) -> jax.Array:
+    """Returns the matrix that the input embedding learns: E, U of the factorized table, or the projection W."""
+    group = params[INPUT]
+    return next(group[name] for name in ("projection", "factor", "table") if name in group)
+
+
+def body_hash(params: dict) -> str:
+    """Returns the sha256 of every parameter outside input embedding and head, by path; collective over hosts."""
+    digest = hashlib.sha256()
+    body = {name: group for name, group in params.items() if _group(name) == "body"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(body):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(sharding.gathered(leaf)).tobytes())
+    return digest.hexdigest()
+
+
+def _group(name: str) -> str:
+    return {INPUT: "input", HEAD: "head"}.get(name, "body")
+
+
+def flops_per_token(shape: transformer.Shape, sequence: int) -> float:
+    """Returns the matrix FLOPs of forward and backward for one token, recomputation not counted.
+
+    Six a parameter of each linear layer and of the head, and 12 N T d for attention over the whole T x T square.  The
+    input embedding counts as nothing in every arm: a lookup for the table, a few rows for a bag.
+    """
+    linear = shape.layers * 12 * shape.d_model**2 + shape.d_model * shape.padded_vocab
+    return 6.0 * linear + 12.0 * shape.layers * sequence * shape.d_model
+
+
+def mfu(
+    shape: transformer.Shape, sequence: int, tokens_per_second: float, device_kind: str, devices: int
+) -> float | None:
+    """Returns the share of all devices' peak that the model's FLOPs are, or None where the peak is not known."""
+    peak = hardware.peak_flops(device_kind)
+    return peak and flops_per_token(shape, sequence) * tokens_per_second / (peak * devices)

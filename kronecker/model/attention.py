@@ -1,0 +1,117 @@
+"""Causal self-attention over whole sequences, by the kernel that a platform has for it.
+
+| kernel | what it is | on |
+|---|---|---|
+| xla | two products with a softmax between them, T x T weights in memory | everything |
+| cudnn | cuDNN's flash attention | GPU, bfloat16 and float16 |
+| splash | JAX's Pallas kernel, blocks of queries and keys that hold nothing to see are skipped | TPU |
+
+At 124m's shapes, 16 x 1,024 tokens in bfloat16, the compiler for a v5e counts for forward and gradient 353 MB of
+temporaries and 1.5 GB moved under splash, 1,208 MB and 7.1 GB under xla: hence auto's choice on TPU.  Nothing has run
+there, nor on a GPU.
+
+Shapes: B batch, T time, H heads, h head width.
+"""
+
+import math
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from kronecker.runtime import sharding
+
+AUTO = "auto"
+PLATFORM = {"cudnn": "gpu", "splash": "tpu"}  # of the kernels that have one
+MULTIPLE = {"xla": 1, "cudnn": 8, "splash": 128}  # of which T must be one; else XLA computes it
+HALF = ("bfloat16", "float16")
+LARGEST_BLOCK = 512  # of queries and of keys, for splash
+
+
+def resolve(asked: str, platform: str, dtype: str, head_width: int) -> str:
+    """Returns the kernel that acts.
+
+    Args:
+      asked: model.attention.
+      platform: "cpu", "gpu" or "tpu".
+      dtype: of queries, keys and values.
+      head_width: h.
+
+    Raises:
+      ValueError: if the platform or the type has no such kernel.
+    """
+    for_cudnn = dtype in HALF and head_width % 8 == 0 and head_width <= 128
+    if asked == AUTO:
+        if platform == "gpu":
+            return "cudnn" if for_cudnn else "xla"
+        return "splash" if platform == "tpu" else "xla"
+    if PLATFORM.get(asked, platform) != platform:
+        raise ValueError(f"model.attention is {asked!r}, which runs on {PLATFORM[asked]} alone; here: auto, xla")
+    if asked == "cudnn" and not for_cudnn:
+        raise ValueError(
+            f"model.attention is 'cudnn', which takes {' or '.join(HALF)} and a head width of 8, 16, ... 128; got "
+            f"model.dtype {dtype} and a head width of {head_width}; change these, or choose auto or xla"
+        )
+    return asked
+
+
+def causal(
+    q_BTHh: jax.Array,
+    k_BTHh: jax.Array,
+    v_BTHh: jax.Array,
+    kernel: str,
+    mesh: Mesh | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """Returns softmax(q k^T / sqrt(h)) v, (B, T, H, h), where no token sees a later one.
+
+    Args:
+      q_BTHh: queries.
+      k_BTHh: keys.
+      v_BTHh: values.
+      kernel: as `resolve` gives it; at a T or B that it cannot take, such as the init's single token, XLA does it.
+      mesh: that splits batch and heads; None: one device.
+      interpret: whether to run splash without a TPU, slowly.
+    """
+    batch, time, heads, _ = q_BTHh.shape
+    if time % MULTIPLE[kernel]:
+        kernel = "xla"
+    if kernel == "splash":
+        axes = sharding.batch_axes(mesh), sharding.head_axes(mesh)
+        parts = [math.prod(mesh.shape[axis] for axis in names) for names in axes]
+        if batch % parts[0] == 0 and heads % parts[1] == 0:
+            return _splash(q_BTHh, k_BTHh, v_BTHh, mesh, interpret)
+        kernel = "xla"
+    return jax.nn.dot_product_attention(q_BTHh, k_BTHh, v_BTHh, is_causal=True, implementation=kernel)
+
+
+def _splash(q_BTHh, k_BTHh, v_BTHh, mesh, interpret):
+    from jax.experimental.pallas.ops.tpu import splash_attention  # a slow import that only TPUs need
+
+    time, h = q_BTHh.shape[1], q_BTHh.shape[-1]
+    block = math.gcd(time, LARGEST_BLOCK)
+    blocks = splash_attention.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        use_fused_bwd_kernel=True,
+    )
+
+    def attend(q_BTHh, k_BTHh, v_BTHh):
+        seen = splash_attention.CausalMask((time, time))
+        kernel = splash_attention.make_splash_mha(
+            splash_attention.MultiHeadMask([seen] * q_BTHh.shape[2]),
+            block_sizes=blocks,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        q_BHTh, k_BHTh, v_BHTh = (x.swapaxes(1, 2) for x in (q_BTHh * h**-0.5, k_BTHh, v_BTHh))
+        return jax.vmap(kernel)(q_BHTh, k_BHTh, v_BHTh).swapaxes(1, 2).astype(q_BTHh.dtype)
+
+    if mesh is not None:  # the compiler cannot split a kernel
+        split = PartitionSpec(sharding.batch_axes(mesh), None, sharding.head_axes(mesh))
+        attend = jax.shard_map(attend, mesh=mesh, in_specs=(split, split, split), out_specs=split, check_vma=False)
+    return attend(q_BTHh, k_BTHh, v_BTHh)

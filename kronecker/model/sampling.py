@@ -1,0 +1,169 @@
+"""Text from a model: temperature and nucleus sampling, one seed one text.
+
+Shapes: T time, V vocabulary.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kronecker.embedding import bags
+from kronecker.model import build, transformer
+
+SHORTEST_WINDOW = 32
+WIDEST = 64.0  # nats below the likeliest id at which none matters any more, whatever the vocabulary
+HALVINGS = 40  # of that range, to below the distance of two float32
+
+
+class Sampler:
+    """Draws texts from one model, which it compiles once for all of them.
+
+    Keys and values of a text so far are cached, so that each id drawn costs one position.  Positions are learned and
+    absolute: beyond the model's context the oldest ids are forgotten, every other id moves, and nothing cached holds.
+    From there on, or without a cache, each id costs a window, which is padded to a power of two so that a text of any
+    length compiles a handful of programs.
+
+    The two ways add the same numbers in another order.  In float32 they draw one text, unless two ids are as likely as
+    each other to its last digits; where the model computes in bfloat16, texts may part.
+    """
+
+    def __init__(self, arm: build.Arm, params: dict[str, Any], cache: bool = True) -> None:
+        """Takes a model.
+
+        Args:
+          arm: the model and its bag.
+          params: its parameters.
+          cache: whether to keep keys and values.
+        """
+        self._arm, self._params = build.with_table(arm, params)
+        self._cache = cache
+        self._whole = jax.jit(functools.partial(_after_whole, self._arm.model))
+        self._part = jax.jit(functools.partial(_after_part, self._arm.model), donate_argnums=2)
+
+    def sample(
+        self,
+        prompt: Sequence[int],
+        *,
+        new_tokens: int,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        seed: int = 42,
+        stop: int | None = None,
+    ) -> Iterator[int]:
+        """Returns an iterator of up to `new_tokens` ids that follow `prompt`, each as it is drawn.
+
+        Args:
+          prompt: at least one token id.
+          new_tokens: ids to draw.
+          temperature: of the softmax; 0 takes the most likely id.
+          top_p: only the most likely ids that together reach this probability can be drawn; 1: all.
+          seed: of the draws.
+          stop: the id after which to stop, which is not yielded.
+
+        Raises:
+          ValueError: if the prompt is empty or an option is out of range.
+        """
+        if not len(prompt):
+            raise ValueError("the prompt is empty; give at least one token")
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise ValueError(f"temperature is {temperature} (at least 0) and top_p is {top_p} (in (0, 1])")
+        return self._sample(list(prompt), new_tokens, temperature, top_p, seed, stop)
+
+    def _sample(
+        self, ids: list[int], new_tokens: int, temperature: float, top_p: float, seed: int, stop: int | None
+    ) -> Iterator[int]:
+        context = self._arm.model.shape.context
+        cache, cached = {}, 0
+        for i in range(new_tokens):
+            if self._cache and len(ids) <= context:
+                part = ids[cached:]
+                window_T = np.array(part, np.int32) if len(part) == 1 else _window(part, context)
+                logits_V, cache = self._part(self._params, self._arm.bag, cache, window_T, cached, len(part))
+                cached = len(ids)
+            else:
+                recent = ids[-context:]
+                logits_V = self._whole(self._params, self._arm.bag, _window(recent, context), len(recent))
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            token = int(_draw_compiled(logits_V, key, temperature, top_p))
+            if token == stop:
+                return
+            ids.append(token)
+            yield token
+
+
+def sample(
+    arm: build.Arm, params: dict[str, Any], prompt: Sequence[int], *, cache: bool = True, **options: Any
+) -> Iterator[int]:
+    """Returns what `Sampler(arm, params, cache).sample(prompt, **options)` does: for a single text."""
+    return Sampler(arm, params, cache).sample(prompt, **options)
+
+
+def _after_whole(
+    model: transformer.Transformer, params: dict[str, Any], bag: bags.Bag | None, window_T: jax.Array, length: jax.Array
+) -> jax.Array:
+    """Returns the logits (V,) after the first `length` ids of a window."""
+    return model.apply({"params": params}, window_T[None], bag)[0, length - 1]
+
+
+def _after_part(
+    model: transformer.Transformer,
+    params: dict[str, Any],
+    bag: bags.Bag | None,
+    cache: dict[str, Any],
+    window_T: jax.Array,
+    start: jax.Array,
+    length: jax.Array,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns the logits (V,) after `length` more ids from position `start` on, and the cache with these in it.
+
+    What the padding behind them leaves in the cache is not seen before it is overwritten.
+    """
+    logits_BTV, cache = model.apply({"params": params} | cache, window_T[None], bag, start=start, mutable=["cache"])
+    return logits_BTV[0, length - 1], cache
+
+
+def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
+    if temperature == 0:
+        return logits_V.argmax()
+    log_p_V = jax.nn.log_softmax(logits_V / temperature)
+    if top_p < 1:
+        log_p_V = jnp.where(log_p_V >= _least_of_nucleus(log_p_V, top_p), log_p_V, -jnp.inf)
+    return jax.random.categorical(key, log_p_V)
+
+
+def _least_of_nucleus(log_p_V: jax.Array, top_p: float) -> jax.Array:
+    """Returns the log probability of the least likely id that is kept: those above it do not reach `top_p` yet.
+
+    By bisection, as sorting a vocabulary takes ten times as long.  Ids of one probability are kept or left together.
+    """
+    p_V = jnp.exp(log_p_V)
+
+    def above(bound: jax.Array) -> jax.Array:
+        return jnp.where(log_p_V > bound, p_V, 0.0).sum()
+
+    def halve(between: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
+        low, high = between  # above(low) >= top_p > above(high)
+        middle = (low + high) / 2
+        reaches = above(middle) >= top_p
+        return (jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)), None
+
+    highest = log_p_V.max()
+    (low, _), _ = jax.lax.scan(halve, (highest - WIDEST, highest), length=HALVINGS)
+    return jnp.where(log_p_V > low, log_p_V, jnp.inf).min()
+
+
+_draw_compiled = jax.jit(_draw, static_argnums=(2, 3))
+
+
+def _window(ids: Sequence[int], context: int) -> np.ndarray:
+    window_T = np.zeros(min(context, _power_of_two(len(ids))), np.int32)
+    window_T[: len(ids)] = ids
+    return window_T
+
+
+def _power_of_two(length: int) -> int:
+    return max(SHORTEST_WINDOW, 1 << (length - 1).bit_length())

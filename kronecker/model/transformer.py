@@ -1,0 +1,203 @@
+"""GPT-2's decoder as nanoGPT trains it: pre-LayerNorm, learned positions, tanh GELU, scaled residual init.
+
+Every parameter outside `embed` has the same name, shape and initial value whatever the input embedding is: Linen keys
+the init RNG by module path, so two arms with one seed start from one body.
+
+A text can also be fed in parts: the collection "cache" then holds the keys and values of what came before.
+
+Shapes: B batch, T time, C context, V padded vocabulary, d model width, H heads, h head width, N layers.
+"""
+
+import dataclasses
+import functools
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from kronecker.embedding import bags, linen
+from kronecker.model import attention, output_head
+from kronecker.runtime import sharding
+
+INIT_STD = 0.02
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a decoder is made of; the fields are the keys of config.model, documented in configs/base.py.
+
+    `attention` is the kernel that acts: `of` resolves "auto".
+    """
+
+    layers: int
+    heads: int
+    d_model: int
+    context: int
+    vocab_size: int
+    padded_vocab: int
+    bias: bool = True
+    dropout: float = 0.0
+    tie_head: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    attention: str = "xla"
+    scan_layers: bool = False
+    remat: bool = False
+
+    @classmethod
+    def of(cls, model: ml_collections.ConfigDict, platform: str | None = None) -> Self:
+        """Returns the shape that the group `model` of a config with its vocabulary describes.
+
+        Args:
+          model: the group.
+          platform: that it will run on; None: JAX's own.
+
+        Raises:
+          ValueError: if the platform does not have the attention that it asks for.
+        """
+        values = {field.name: model[field.name] for field in dataclasses.fields(cls)}
+        width = model.d_model // model.heads
+        acts = attention.resolve(model.attention, platform or jax.default_backend(), model.dtype, width)
+        return cls(**values | {"attention": acts})
+
+    def linear(self, features: int | tuple[int, ...], std: float, name: str, axis: int | tuple[int, ...] = -1):
+        """Returns a linear layer of the model's types with a N(0, std^2) kernel."""
+        return nn.DenseGeneral(
+            features,
+            axis=axis,
+            use_bias=self.bias,
+            kernel_init=nn.initializers.normal(std),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        """Returns a layer norm, computed in float32 and cast to the compute type."""
+        return nn.LayerNorm(
+            epsilon=LAYER_NORM_EPS,
+            use_bias=self.bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    @property
+    def residual_std(self) -> float:
+        """Returns the init std of the 2 N projections that write into the residual stream."""
+        return INIT_STD / (2 * self.layers) ** 0.5
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    shape: Shape
+    mesh: Mesh | None = None
+
+    @nn.compact
+    def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> jax.Array:
+        """Returns the attention's output, (B, T, d); `start` as the decoder's."""
+        s = self.shape
+        qkv_BT3Hh = s.linear((3, s.heads, s.d_model // s.heads), INIT_STD, "qkv")(x_BTd)
+        laid_out = functools.partial(sharding.constrain, names=("batch", "time", "head", "head_width"), mesh=self.mesh)
+        q_BTHh, k_BTHh, v_BTHh = (laid_out(qkv_BT3Hh[:, :, i]) for i in range(3))
+        if start is None:
+            y_BTHh = attention.causal(q_BTHh, k_BTHh, v_BTHh, s.attention, self.mesh)
+        else:
+            k_BCHh, v_BCHh = self._remember("keys", k_BTHh, start), self._remember("values", v_BTHh, start)
+            seen_TC = jnp.arange(s.context) <= start + jnp.arange(x_BTd.shape[1])[:, None]
+            y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BCHh, v_BCHh, mask=seen_TC[None, None])
+        return s.linear(s.d_model, s.residual_std, "out", axis=(-2, -1))(y_BTHh)
+
+    def _remember(self, name: str, new_BTHh: jax.Array, start: jax.Array) -> jax.Array:
+        """Returns what the cache holds, (B, C, H, h), with `new_BTHh` written into it from position `start` on."""
+        batch, _, *size = new_BTHh.shape
+        kept = self.variable("cache", name, jnp.zeros, (batch, self.shape.context, *size), new_BTHh.dtype)
+        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new_BTHh, start, axis=1)
+        return kept.value
+
+
+class Block(nn.Module):
+    """One pre-norm decoder block."""
+
+    shape: Shape
+    train: bool
+    mesh: Mesh | None = None
+
+    @nn.compact
+    def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> tuple[jax.Array, None]:
+        """Returns the residual stream after the block, and nothing else: the carry of a scan over layers."""
+        s = self.shape
+        dropout = nn.Dropout(s.dropout, deterministic=not self.train)
+        x_BTd += dropout(Attention(s, self.mesh, name="attention")(s.norm("attention_norm")(x_BTd), start))
+        hidden_BTf = jax.nn.gelu(s.linear(4 * s.d_model, INIT_STD, "up")(s.norm("mlp_norm")(x_BTd)), approximate=True)
+        hidden_BTf = sharding.constrain(hidden_BTf, ("batch", "time", "hidden"), self.mesh)
+        x_BTd += dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf))
+        return sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh), None
+
+
+class Transformer(nn.Module):
+    """The decoder around an input embedding.
+
+    Attributes:
+      shape: sizes and options.
+      embed: the input embedding module of the arm.
+      mesh: that splits the batch; None: one device.
+    """
+
+    shape: Shape
+    embed: linen.TableEmbed | linen.FactorizedEmbed | linen.BagEmbed
+    mesh: Mesh | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        bag: bags.Bag | None = None,
+        train: bool = False,
+        start: jax.Array | None = None,
+        apart: bool = False,
+    ) -> jax.Array | tuple[jax.Array, output_head.Head]:
+        """Returns float32 logits (B, T, V); those of padded vocabulary entries are -inf.
+
+        Args:
+          ids_BT: token ids.
+          bag: the arm's bag, an argument so that it is never compiled into the program; None for a table.
+          train: whether dropout is on, which needs an RNG named "dropout".
+          start: None: `ids_BT` are whole texts.  Else their part from this position on, up to the context at most:
+            "cache", a mutable collection that the first part makes, holds what came before, and the part is added.
+          apart: whether to return, instead of the logits, what makes them: the last hidden states (B, T, d),
+            times the scale of a tied head, and the head.
+        """
+        s = self.shape
+        positions_Cd = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
+        # The residual stream is float32 under every compute type: bfloat16 is 50 times coarser around an embedding of
+        # std 1 than around one of .02, which would handicap one arm of a pair.
+        time = ids_BT.shape[1]
+        at_Td = positions_Cd[:time] if start is None else jax.lax.dynamic_slice_in_dim(positions_Cd, start, time)
+        x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + at_Td.astype(jnp.float32)
+        x_BTd = sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh)
+        x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
+        block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
+        # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0, "cache": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=s.layers,
+            unroll=1 if s.scan_layers else s.layers,
+        )
+        x_BTd, _ = blocks(s, train, self.mesh, name="blocks")(x_BTd, start)
+        x_BTd = s.norm("final_norm")(x_BTd)
+        if s.tie_head:
+            table_Vd, scale = self.embed.output(bag)
+            matrix_dV, x_BTd = table_Vd.T, scale * x_BTd  # not the logits, which are V / d times as many
+        else:
+            matrix_dV = self.param("head", nn.initializers.normal(INIT_STD), (s.d_model, s.padded_vocab), s.param_dtype)
+        head = output_head.Head(matrix_dV, s.vocab_size, s.dtype)
+        return (x_BTd, head) if apart else head.logits(x_BTd)

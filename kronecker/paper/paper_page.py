@@ -1,0 +1,187 @@
+"""The page of the paper's tables and figures beside ours: the headline numbers first, then section by section."""
+
+import dataclasses
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kronecker.paper import headlines, result_figures, results, training_claims
+from kronecker.probes import result
+from kronecker.report import compare, figures, pages
+
+TRAINING = "training"
+PARTS = CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
+BYTE_PAIRS = "byte_pairs"
+GEOMETRY = ("loose", "anisotropy", "edit_distance", "stability", BYTE_PAIRS, "unseen")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+      title: of it, with the paper's section.
+      about: what is asked, in a sentence or two.
+      parts: which parts' results it may hold.
+      names: beginnings of the results' names, in order.
+      figures: names of its figures, in order.
+    """
+
+    title: str
+    about: str
+    parts: tuple[str, ...]
+    names: tuple[str, ...]
+    figures: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section(
+        "What a code holds of a vocabulary (Table 3)",
+        "A token longer than P bytes is cut, and tokens that become equal share one embedding.",
+        (CODES,),
+        ("coverage",),
+    ),
+    Section(
+        "Geometry of codes, without a model (6.1 to 6.5)",
+        "Which tokens lie near each other by their bytes alone, and what the same metrics give for a random table.",
+        (CODES,),
+        GEOMETRY,
+    ),
+    Section(
+        "Training (6.6)",
+        "The paper trains a table that is tied to the head and a Kronecker input with a head of its own. An untied "
+        "table, which it lacks, stands beside them where it was trained.",
+        (TRAINING,),
+        ("training",),
+        training_claims.FIGURES,
+    ),
+    Section(
+        "Word families by depth (6.8)",
+        "Each token alone at position 0: which share of a word's nearest tokens are its relatives, in the input "
+        "embedding and after each of the first blocks.",
+        (PROBES,),
+        ("layered",),
+        ("families_by_depth",),
+    ),
+    Section(
+        "Geometry of the trained inputs",
+        "The same metrics as above on the input embeddings of the runs. The paper measures public models instead, "
+        "whose weights this page does not fetch; scripts/geometry.py reads them from a folder.",
+        (PROBES,),
+        tuple(name for name in GEOMETRY if name != BYTE_PAIRS),  # which need no run
+    ),
+    Section(
+        "Parameters (6.9)",
+        "What the projection saves of the input, and what the model has then gained or lost with its head.",
+        (PARAMETERS,),
+        ("parameters",),
+    ),
+    Section(
+        "One typo in a prompt (6.11)",
+        "How far a misspelling moves what the model predicts next.",
+        (PROBES,),
+        ("robustness",),
+        ("typos_by_category",),
+    ),
+    Section(
+        "Writing on from words never seen (6.12)",
+        "Normal and misspelled prompts, a new word in tokens, and the same word forced into one position as bytes.",
+        (PROBES,),
+        ("generation",),
+    ),
+    Section(
+        "The cost of writing codes on the fly (section 4)",
+        "Memory that the input keeps beside its parameters, and time of a whole training step.",
+        (RUNTIME,),
+        ("runtime",),
+    ),
+)
+NOT_HERE = (
+    "Geometry of the six public models (6.1 to 6.4): their weights must be fetched; scripts/geometry.py --tables "
+    "measures them from a local folder.",
+    "The paper's own checkpoints, prompts and word lists: not published.",
+    "The self-entropy regulariser (3.4): its formula is not published.",
+)
+
+
+def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Result]], file: Path, title: str) -> None:
+    """Writes the page, and into a folder of its name beside it all results as JSON, each table and figure as CSV.
+
+    Args:
+      comparison: as `training_claims.pair` returns it.
+      found: part -> its results.
+      file: the page.
+      title: of the page.
+
+    Raises:
+      ValueError: if `file` does not end in .html.
+    """
+    numbers = pages.folder_of(file)
+    found = {TRAINING: [training_claims.measure(comparison)], **_apart(found)}
+    everything = [one for of_part in found.values() for one in of_part]
+    drawn = {one.name: one for one in (*figures.draw(comparison), *result_figures.draw(everything))}
+    pages.write_figures(numbers, [drawn[name] for section in SECTIONS for name in section.figures if name in drawn])
+    results.write_numbers(numbers, everything)
+    content = [result.to_json(one) for one in everything]
+    pages.write_text(numbers / "results.json", json.dumps(content, indent=1) + "\n")
+    body = _body(found, drawn, numbers.name)
+    pages.write_text(file, pages.document(title, body))
+
+
+def _apart(found: Mapping[str, Sequence[result.Result]]) -> dict[str, list[result.Result]]:
+    """Tells the geometry of runs by name from that of codes alone, whether or not the latter is there."""
+    return {
+        part: [
+            dataclasses.replace(one, name=f"{one.name}_{part}") if _is_of_runs(part, one) else one for one in of_part
+        ]
+        for part, of_part in found.items()
+    }
+
+
+def _is_of_runs(part: str, one: result.Result) -> bool:
+    return part == PROBES and one.name in GEOMETRY
+
+
+def _body(found: Mapping[str, Sequence[result.Result]], drawn: Mapping[str, figures.Figure], numbers: str) -> str:
+    of_name = {one.name: one for of_part in found.values() for one in of_part}
+    trained = of_name[TRAINING]
+    sections = "".join(_section(section, found, drawn, numbers) for section in SECTIONS)
+    contents = pages.links({_anchor(section): section.title for section in SECTIONS})
+    return f"""<p>Each number of the paper (arXiv 2605.29459) that can be measured here, and what was measured. Rows on
+blue are the paper's. Under each table stands in what its conditions are not the paper's: where they differ, compare
+directions and not digits.</p>
+{pages.facts({"Runs here": _runs(trained.conditions), "The paper's": _runs(trained.paper_conditions)})}
+{pages.table(headlines.table(of_name))}
+<h2>Contents</h2>
+{contents}
+{sections}
+<h2>What of the paper is not here</h2>
+{pages.bullets(NOT_HERE)}"""
+
+
+def _runs(conditions: Mapping[str, str]) -> str:
+    told = "{model}; {training}; text {text}, tokenizer {tokenizer}; P = {P}".format_map(conditions)
+    return f"{told}; {conditions['seeds']}\N{NO-BREAK SPACE}seed{'' if conditions['seeds'] == '1' else 's'}"
+
+
+def _section(
+    section: Section,
+    found: Mapping[str, Sequence[result.Result]],
+    drawn: Mapping[str, figures.Figure],
+    numbers: str,
+) -> str:
+    held = [one for part in section.parts for one in found.get(part, ())]
+    chosen = [one for name in section.names for one in held if one.name.startswith(name)]
+    shown = [drawn[name] for name in section.figures if name in drawn]
+    layout = "wide" if any(one.wide for one in shown) else "columns"
+    pictures = f'<div class="{layout}">{"".join(pages.figure(one, numbers) for one in shown)}</div>' if shown else ""
+    told = "".join(results.section(one, numbers) for one in chosen) or "<p>Not measured.</p>"
+    return f"""<h2 id="{_anchor(section)}">{html.escape(section.title)}</h2>
+<p>{html.escape(section.about)}</p>
+{pictures}
+{told}"""
+
+
+def _anchor(section: Section) -> str:
+    return f"section-{SECTIONS.index(section) + 1}"

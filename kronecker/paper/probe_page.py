@@ -1,0 +1,23 @@
+"""A page of probes' results alone, without the training that led to them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kronecker.paper import result_figures, results
+from kronecker.probes import result
+from kronecker.report import pages
+
+
+def write(found: Sequence[result.Result], file: Path, title: str) -> None:
+    """Writes the page, and each table and figure as CSV into a folder of its name beside it.
+
+    Raises:
+      ValueError: if `file` does not end in .html.
+    """
+    numbers = pages.folder_of(file)
+    drawn = result_figures.draw(found)
+    pages.write_figures(numbers, drawn)
+    results.write_numbers(numbers, found)
+    pictures = "".join(pages.figure(one, numbers.name) for one in drawn)
+    told = "".join(results.section(one, numbers.name) for one in found)
+    pages.write_text(file, pages.document(title, f'<div class="wide">{pictures}</div>\n{told}'))

@@ -1,0 +1,125 @@
+"""What the paper says of training (section 6.6), computed from runs: gap, speed, lead, drift of the input's scale."""
+
+from collections.abc import Sequence
+
+from kronecker.probes import result
+from kronecker.report import compare, figures, intervals
+from kronecker.run import finished_runs, measured_on
+
+TABLE, KRONECKER, UNTIED = "table_tied", "kronecker", "table_untied"
+FIGURES = ("validation_loss", "validation_difference", "embedding_std")  # of figures.PANELS
+GAP = "{} minus kronecker, final validation loss, nats/token"
+RELATIVE = "the same in % of the table's loss"
+SOONER = "kronecker reaches the table's final loss in how many times fewer steps"
+CELLS = "evaluations at which kronecker is ahead, all seeds"
+DRIFT_TABLE, DRIFT_PROJECTION = "std of the table at the end, times its start", "std of the projection, likewise"
+PAPER = (
+    (GAP.format("tied table"), 0.083, 0.007, ""),
+    (RELATIVE, 2.5, 0.2, ""),
+    (SOONER, 1.43, None, ""),
+    (CELLS, 18, None, "of 18"),
+    (DRIFT_TABLE, 1.3, None, "about"),
+    (DRIFT_PROJECTION, 1.0, None, "about"),
+)
+PAPER_CONDITIONS = measured_on.PAPER | {"seeds": "3", "learning rate": "not published"}
+
+
+def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
+    """Returns the paper's comparison: `table_tied` against `kronecker`, and `table_untied` where it was trained.
+
+    Raises:
+      ValueError: if one of the two is not there, or the runs are no pairs.
+    """
+    arms = {run.arm for run in found}
+    missing = [arm for arm in (TABLE, KRONECKER) if arm not in arms]
+    if missing:
+        raise ValueError(
+            f"the paper compares {TABLE} with {KRONECKER}, and there is no finished run of {' or of '.join(missing)}; "
+            f"train it first, for example: make pair"
+        )
+    chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
+    versions = [name for name in compare.names(chosen) if name not in (TABLE, KRONECKER, UNTIED)]
+    if versions:
+        raise ValueError(f"there are several versions of one arm: {', '.join(versions)}; give the runs of one of each")
+    return compare.compare(chosen, TABLE)
+
+
+def probed(comparison: compare.Comparison) -> list[finished_runs.Run]:
+    """Returns the runs of the lowest seed that probes are run on, `kronecker` last."""
+    arms = sorted(comparison.arms, key=lambda arm: arm.name == KRONECKER)
+    return [arm.runs[0] for arm in arms]
+
+
+def measure(comparison: compare.Comparison) -> result.Result:
+    """Returns the numbers of section 6.6, one a row: value, half a 95 % t interval over seeds, a remark.
+
+    Args:
+      comparison: as `pair` returns it; the arms other than the paper's two add rows that the paper does not have.
+    """
+    table = comparison.baseline
+    arms = {arm.name: arm for arm in comparison.arms}
+    kronecker = arms[KRONECKER]
+    rows = [
+        _gap(TABLE, _minus(table, kronecker)),
+        (RELATIVE, *_mean(_relative(table, kronecker)), ""),
+        (SOONER, kronecker.reach_factor, None, "" if kronecker.reach_factor else "the evaluations do not show it"),
+        _cells(comparison),
+        (DRIFT_TABLE, *_mean(_drift(table)), ""),
+        (DRIFT_PROJECTION, *_mean(_drift(kronecker)), ""),
+    ]
+    if UNTIED in arms:
+        rows.insert(2, _gap(UNTIED, _minus(arms[UNTIED], kronecker)))
+    first = table.runs[0]
+    return result.Result(
+        name="training",
+        title="A table against a Kronecker input, in training",
+        source="6.6",
+        conditions=measured_on.merged(
+            measured_on.of_run(run.config, run.result["step"]) for run in (*table.runs, *kronecker.runs)
+        )
+        | {"seeds": str(len(table.runs)), "learning rate": f"{first.config['train.lr']:g}"},
+        columns=("quantity", "value", "± 95 %", "remark"),
+        rows=rows,
+        paper=PAPER,
+        notes=(
+            "Above zero in the first rows, kronecker is ahead. The paper's table is tied to the head and its kronecker "
+            "arm is not, so that arm has a head's parameters more; the row of the untied table, which the paper does "
+            "not have, compares at equal heads.",
+            "One seed has no interval." if len(table.runs) == 1 else "Intervals are over seeds.",
+        ),
+        paper_conditions=PAPER_CONDITIONS,
+    )
+
+
+def _minus(one: compare.Arm, other: compare.Arm) -> intervals.Difference:
+    losses = [[run.result["validation_loss"] for run in arm.runs] for arm in (one, other)]
+    return intervals.Difference(tuple(run.seed for run in one.runs), tuple(a - b for a, b in zip(*losses, strict=True)))
+
+
+def _gap(arm: str, difference: intervals.Difference) -> tuple[result.Cell, ...]:
+    of_table = {"better": "kronecker is behind", "worse": "kronecker is ahead"}
+    verdict = of_table.get(difference.verdict, difference.verdict)
+    return (GAP.format(arm.replace("table_", "") + " table"), difference.mean, difference.half, verdict)
+
+
+def _relative(table: compare.Arm, kronecker: compare.Arm) -> intervals.Difference:
+    gap = _minus(table, kronecker)
+    losses = [run.result["validation_loss"] for run in table.runs]
+    return intervals.Difference(gap.seeds, tuple(100 * a / b for a, b in zip(gap.values, losses, strict=True)))
+
+
+def _cells(comparison: compare.Comparison) -> tuple[result.Cell, ...]:
+    panel = next(panel for panel in figures.PANELS if panel.name == "validation_difference")
+    curve = next(curve for curve in figures.curves(comparison, panel) if curve.arm == KRONECKER)
+    after_the_start = curve.values[:, curve.tokens > 0]  # before step 0 nothing has been learned
+    return (CELLS, int((after_the_start < 0).sum()), None, f"of {after_the_start.size:,}")
+
+
+def _drift(arm: compare.Arm) -> intervals.Difference:
+    return intervals.Difference(
+        tuple(run.seed for run in arm.runs), tuple(float(run.train["embedding_std"][-1]) for run in arm.runs)
+    )
+
+
+def _mean(of_seeds: intervals.Difference) -> tuple[float, float | None]:
+    return of_seeds.mean, of_seeds.half

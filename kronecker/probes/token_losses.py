@@ -1,0 +1,99 @@
+"""The loss of every held-out token of a finished run, in a file beside its result.
+
+    token_losses.npz    what was predicted from what, how well, and what is known of each id
+
+Breakdowns by frequency, length, script or shared code are then arithmetic on arrays, without a model.
+
+Shapes: N held-out predictions, in the order of the text; V padded vocabulary.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from etils import epath
+
+from kronecker.data import manifests, rows
+from kronecker.embedding import bags
+from kronecker.run import rundir
+from kronecker.runtime import sharding, storage
+from kronecker.tokenization import writing_systems
+from kronecker.training import evaluation, restore, train_step
+
+COUNTED_TOKENS = 2**24  # a sample this large ranks ids by frequency; counting more of the text only takes longer
+BLOCK = 2**16
+
+
+def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
+    """Evaluates a run's last checkpoint on every held-out token; writes and returns token_losses.npz.
+
+    Its arrays: `nats` float32 (N,), -log p of each target; `inputs` and `targets` int32 (N,), the id before it and its
+    own; `step` and `data_fingerprint`; and of each id, (V,): `train_count`, its occurrences in a sample of the training
+    text; `bytes`, its raw bytes (0: none); `special`; `after_space`, whether they begin with a space; `script`, an
+    index into `scripts`; `code_group`, equal for ids that share all cells of this run's code, -1 for an id with a code
+    of its own or with none.
+
+    Raises:
+      FileNotFoundError: if there is no run.
+      ValueError: as `restore.open_run` does.
+    """
+    workdir = storage.open_path(workdir, "--workdir")
+    run = restore.open_run(workdir)
+    arrays = _losses(run) | {
+        "step": np.array(run.step),
+        "data_fingerprint": np.array(run.prepared.fingerprint),
+        **_vocabulary(run),
+    }
+    with storage.writing(workdir / rundir.TOKEN_LOSSES) as file:
+        np.savez_compressed(file, **arrays)
+    return arrays
+
+
+def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
+    token_nats = jax.jit(
+        functools.partial(train_step.token_nats, run.arm.model, chunk=run.config.train.get("loss_chunk", 0)),
+        out_shardings=sharding.split_batch(run.mesh),
+    )
+    batch = evaluation.batch_size(run.config, run.mesh)
+    nats, inputs, targets = [], [], []
+    for tokens, weights in rows.validation_batches(run.prepared, run.config.train.sequence, batch):
+        counted = weights > 0
+        found = jax.device_get(token_nats(run.params, run.arm.bag, sharding.to_devices(tokens, run.mesh)))
+        nats.append(found[counted])
+        inputs.append(tokens[:, :-1][counted])
+        targets.append(tokens[:, 1:][counted])
+    return {
+        "nats": np.concatenate(nats).astype(np.float32),
+        "inputs": np.concatenate(inputs),
+        "targets": np.concatenate(targets),
+    }
+
+
+def _vocabulary(run: restore.Restored) -> dict[str, np.ndarray]:
+    padded = run.config.model.padded_vocab
+    token_bytes = [token or b"" for token in run.tokenizer.token_bytes]
+    token_bytes += [b""] * (padded - len(token_bytes))
+    special = np.zeros(padded, bool)
+    special[list(run.tokenizer.special_ids)] = True
+    scripts, script = np.unique([writing_systems.script(token) for token in token_bytes], return_inverse=True)
+    return {
+        "train_count": _train_count(run.prepared, padded),
+        "bytes": np.array([len(token) for token in token_bytes], np.int32),
+        "special": special,
+        "after_space": np.array([token.startswith(b" ") for token in token_bytes]),
+        "script": script.astype(np.int32),
+        "scripts": scripts,
+        "code_group": np.full(padded, -1, np.int32) if run.arm.bag is None else bags.shared_code(run.arm.bag),
+    }
+
+
+def _train_count(prepared: manifests.Prepared, padded_vocab: int) -> np.ndarray:
+    """Counts ids in the whole training text, or in blocks spread evenly over it where it is long."""
+    stream = rows.Stream(prepared, "train")
+    blocks = -(-len(stream) // BLOCK)
+    chosen = np.unique(np.linspace(0, blocks - 1, min(blocks, COUNTED_TOKENS // BLOCK)).round().astype(int))
+    count = np.zeros(padded_vocab, np.int64)
+    for block in chosen.tolist():
+        ids = stream.read(block * BLOCK, min((block + 1) * BLOCK, len(stream)))
+        count += np.bincount(ids, minlength=padded_vocab)
+    return count

@@ -1,0 +1,317 @@
+"""What a code holds of a vocabulary, by script: which tokens fit whole, which are cut, which share one code.
+
+Counts are over ordinary tokens, those that have bytes and are not special; special
+tokens have a row of their own.  A token's script is that of its first letter, from the letter's Unicode name.
+"""
+
+import collections
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+from rich import box, console, measure, table
+
+from kronecker import tokenization
+from kronecker.embedding import codec
+from kronecker.tokenization import writing_systems
+
+# Mean share of six vocabularies that fits whole, by P (the paper's Table 3).
+PAPER_COVERAGE = {16: 0.9864, 32: 0.9986, 64: 0.9997}
+
+SPECIAL = "special tokens"
+LONGEST_EXAMPLE = 36  # characters of a token that are printed
+SHOWN_OF_GROUP = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """Counts over some tokens: how many, their bytes in all, the longest in bytes; how many are cut, and collide."""
+
+    tokens: int
+    bytes: int
+    longest: int
+    truncated: int
+    colliding: int
+
+    @property
+    def coverage(self) -> float:
+        """Returns the share of tokens that fit whole; nan of no token."""
+        return 1 - self.truncated / self.tokens if self.tokens else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What the code of one tokenizer holds at one P.
+
+    Attributes:
+      tokenizer: its name.
+      spec: what it was loaded from.
+      pos_dim: P.
+      truncation: the policy, one of codec.TRUNCATIONS.
+      byte_source: one of codec.BYTE_SOURCES.
+      ids: V, the largest id + 1.
+      without_bytes: reason -> ids without bytes.
+      not_utf8: ordinary tokens whose raw bytes are not UTF-8.
+      ordinary: counts over the ordinary tokens.
+      by_script: script -> counts, most tokens first; SPECIAL is the last, where there are any.
+      groups: sets of two or more tokens that share one code.
+      examples: such sets, (id, raw bytes) a token, frequent tokens of many scripts first.
+    """
+
+    tokenizer: str
+    spec: str
+    pos_dim: int
+    truncation: str
+    byte_source: str
+    ids: int
+    without_bytes: Mapping[str, int]
+    not_utf8: int
+    ordinary: Count
+    by_script: Mapping[str, Count]
+    groups: int
+    examples: tuple[tuple[tuple[int, bytes], ...], ...]
+
+
+def cover(
+    tokenizer: tokenization.Tokenizer,
+    pos_dim: int,
+    truncation: str = "head",
+    byte_source: str = "raw",
+    examples: int = 5,
+) -> Coverage:
+    """Returns what the code of `tokenizer` holds.
+
+    Args:
+      tokenizer: the vocabulary.
+      pos_dim: P.
+      truncation: which bytes of a longer token are kept, one of codec.TRUNCATIONS.
+      byte_source: where a token's bytes come from, one of codec.BYTE_SOURCES.
+      examples: how many groups of colliding tokens to name.
+
+    Raises:
+      ValueError: if P is not positive or a name is not known.
+    """
+    token_bytes = tokenizer.bytes_from(byte_source)
+    codes = codec.byte_table(token_bytes, pos_dim, truncation=truncation)
+    groups = codec.collisions(codes)
+    names = np.array([_row_of(tokenizer, i) if codes.lengths[i] else "" for i in range(tokenizer.vocab_size)])
+    sizes = np.array([len(token or b"") for token in token_bytes])
+    truncated, colliding = np.zeros((2, tokenizer.vocab_size), bool)
+    truncated[list(codes.truncated)] = True
+    colliding[[i for group in groups for i in group]] = True
+
+    def count(chosen: np.ndarray) -> Count:
+        return Count(
+            tokens=int(chosen.sum()),
+            bytes=int(sizes[chosen].sum()),
+            longest=int(sizes[chosen].max(initial=0)),
+            truncated=int(truncated[chosen].sum()),
+            colliding=int(colliding[chosen].sum()),
+        )
+
+    rows = {name: count(names == name) for name in sorted(set(names.tolist()) - {""})}
+    in_order = sorted(rows, key=lambda name: (name == SPECIAL, -rows[name].tokens))
+    return Coverage(
+        tokenizer=tokenizer.name,
+        spec=tokenizer.spec,
+        pos_dim=pos_dim,
+        truncation=truncation,
+        byte_source=byte_source,
+        ids=tokenizer.vocab_size,
+        without_bytes={reason: len(ids) for reason, ids in codes.without_bytes.items()},
+        not_utf8=rows[writing_systems.NOT_UTF8].tokens if writing_systems.NOT_UTF8 in rows else 0,
+        ordinary=count((names != "") & (names != SPECIAL)),
+        by_script={name: rows[name] for name in in_order},
+        groups=len(groups),
+        examples=tuple(
+            tuple((i, tokenizer.token_bytes[i] or b"") for i in group)
+            for group in _scripts_in_turn(groups, names, rows)[:examples]
+        ),
+    )
+
+
+def mean_coverage(coverages: Sequence[Coverage]) -> dict[int, float]:
+    """Returns P -> the mean share of ordinary tokens that fit whole, each tokenizer counting once."""
+    shares: dict[int, list[float]] = collections.defaultdict(list)
+    for found in coverages:
+        shares[found.pos_dim].append(found.ordinary.coverage)
+    return {pos_dim: sum(values) / len(values) for pos_dim, values in shares.items()}
+
+
+def to_json(coverages: Sequence[Coverage]) -> dict[str, Any]:
+    """Returns all that the coverages hold for json.dumps, with shares; bytes that are not UTF-8 as \\xNN."""
+    return {
+        "reports": [
+            dataclasses.asdict(found)
+            | {
+                "ordinary": _count_to_json(found.ordinary),
+                "by_script": {name: _count_to_json(count) for name, count in found.by_script.items()},
+                "examples": [
+                    [{"id": i, "text": raw.decode(errors="backslashreplace")} for i, raw in group]
+                    for group in found.examples
+                ],
+            }
+            for found in coverages
+        ],
+        "mean_coverage": mean_coverage(coverages),
+    }
+
+
+def show(coverages: Sequence[Coverage], file: TextIO = sys.stdout) -> None:
+    """Prints one table over all, then each tokenizer by script with its examples; plain text where no terminal is."""
+    of_tokenizer: dict[str, list[Coverage]] = collections.defaultdict(list)
+    for found in coverages:
+        of_tokenizer[found.spec].append(found)
+    _print(
+        file,
+        *dict.fromkeys(f"byte source {found.byte_source}, truncation {found.truncation}" for found in coverages),
+    )
+    _print(file, _overview(coverages), *_without_bytes(coverages), *_means(coverages))
+    for of_one in of_tokenizer.values():
+        _print(file, "", f"{of_one[0].tokenizer} by script", _by_script(of_one))
+        for found in of_one:
+            if found.examples:
+                _print(file, f"tokens that share a code at P = {found.pos_dim}, for example:")
+                _print(file, *(f"  {_group_text(group)}" for group in found.examples))
+
+
+def _row_of(tokenizer: tokenization.Tokenizer, token_id: int) -> str:
+    return (
+        SPECIAL if token_id in tokenizer.special_ids else writing_systems.script(tokenizer.token_bytes[token_id] or b"")
+    )
+
+
+def _scripts_in_turn(
+    groups: Sequence[tuple[int, ...]], names: np.ndarray, rows: Mapping[str, Count]
+) -> list[tuple[int, ...]]:
+    """Sorts groups: one of each script, the most colliding scripts first, then a second of each, and so on."""
+    seen: collections.Counter[str] = collections.Counter()
+    keys = {}
+    for group in groups:  # by their lowest ids: byte pair encoding learns frequent tokens first
+        name = str(names[group[0]])
+        keys[group] = (seen[name], -rows[name].colliding)
+        seen[name] += 1
+    return sorted(groups, key=keys.__getitem__)
+
+
+def _count_to_json(count: Count) -> dict[str, Any]:
+    return dataclasses.asdict(count) | {"coverage": count.coverage if count.tokens else None}
+
+
+def _overview(coverages: Sequence[Coverage]) -> table.Table:
+    headers = (
+        "ids",
+        "special",
+        "without\nbytes",
+        "not\nUTF-8",
+        "longest\nbytes",
+        "P",
+        "fit\nwhole",
+        "cut",
+        "share\na code",
+    )
+    overview = _table(("tokenizer",), (*headers, "groups"))
+    for found in coverages:
+        special = found.by_script.get(SPECIAL)
+        overview.add_row(
+            found.tokenizer,
+            f"{found.ids:,}",
+            f"{special.tokens if special else 0:,}",
+            f"{sum(found.without_bytes.values()):,}",
+            f"{found.not_utf8:,}",
+            f"{found.ordinary.longest:,}",
+            str(found.pos_dim),
+            _percent(found.ordinary),
+            f"{found.ordinary.truncated:,}",
+            f"{found.ordinary.colliding:,}",
+            f"{found.groups:,}",
+        )
+    return overview
+
+
+def _without_bytes(coverages: Sequence[Coverage]) -> list[str]:
+    told = [
+        f"{found.tokenizer}: ids without bytes: {count:,} ({reason})"
+        for found in coverages
+        for reason, count in found.without_bytes.items()
+    ]
+    return list(dict.fromkeys(told))
+
+
+def _means(coverages: Sequence[Coverage]) -> list[str]:
+    if len({found.spec for found in coverages}) < 2:
+        return []
+    means = []
+    for pos_dim, share in mean_coverage(coverages).items():
+        paper = f" (the paper's six: {_share(PAPER_COVERAGE[pos_dim])})" if pos_dim in PAPER_COVERAGE else ""
+        means.append(f"{_share(share)} at P = {pos_dim}{paper}")
+    return ["fit whole, mean of the tokenizers: " + ", ".join(means)]
+
+
+def _by_script(coverages: Sequence[Coverage]) -> table.Table:
+    per_pos_dim = [f"P={found.pos_dim}\n{what}" for found in coverages for what in ("fit whole", "cut", "share a code")]
+    scripts = _table(("script",), ("tokens", "mean\nbytes", "longest\nbytes", *per_pos_dim))
+    for name in coverages[0].by_script:
+        scripts.add_row(name, *_cells([found.by_script[name] for found in coverages]))
+    scripts.add_section()
+    scripts.add_row("all ordinary tokens", *_cells([found.ordinary for found in coverages]))
+    return scripts
+
+
+def _cells(counts: Sequence[Count]) -> list[str]:
+    first = counts[0]
+    mean = f"{first.bytes / first.tokens:.1f}" if first.tokens else ""
+    cells = [f"{first.tokens:,}", mean, f"{first.longest:,}"]
+    for count in counts:
+        cells += [_percent(count), f"{count.truncated:,}", f"{count.colliding:,}"]
+    return cells
+
+
+def _percent(count: Count) -> str:
+    """Never rounds to 100 % where a token is cut."""
+    if not count.tokens:
+        return ""
+    return _share(min(count.coverage, 0.9999)) if count.truncated else "100 %"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _group_text(group: Sequence[tuple[int, bytes]]) -> str:
+    shown = "   ".join(f"{i} {_token_text(raw)}" for i, raw in group[:SHOWN_OF_GROUP])
+    return shown + (f"   and {len(group) - SHOWN_OF_GROUP:,} more" if len(group) > SHOWN_OF_GROUP else "")
+
+
+def _token_text(raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return _shortened(repr(raw))
+    if len(set(text)) == 1 and len(text) >= 8:
+        return f"{text[0]!r} x {len(text)}"
+    return _shortened(repr(text))
+
+
+def _shortened(text: str) -> str:
+    half = LONGEST_EXAMPLE // 2
+    return text if len(text) <= LONGEST_EXAMPLE else f"{text[:half]}...{text[-half:]}"
+
+
+def _table(left: Sequence[str], right: Sequence[str]) -> table.Table:
+    made = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for header in (*left, *right):
+        made.add_column(header, justify="left" if header in left else "right", vertical="bottom", no_wrap=True)
+    return made
+
+
+def _print(file: TextIO, *parts: table.Table | str) -> None:
+    screen = console.Console(file=file, highlight=False, markup=False, soft_wrap=True)
+    for part in parts:
+        if isinstance(part, table.Table):
+            # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
+            natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), part).maximum
+            screen.width = max(screen.width, natural)
+        screen.print(part)

@@ -1,0 +1,74 @@
+"""Token losses of finished runs, as scripts/token_losses.py left them; read only where they are of the run's end.
+
+Shapes: N held-out predictions, V vocabulary.
+"""
+
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from kronecker.report import compare
+from kronecker.run import finished_runs, rundir
+
+TokenLosses = Mapping[str, np.ndarray]
+
+# The evaluation at a run's end and token_losses.py add the same numbers in another order, perhaps on another device.
+CLOSE = 2e-3  # nats per token
+SHARED = ("inputs", "targets")
+
+
+def read(run: finished_runs.Run) -> TokenLosses | None:
+    """Returns the arrays of a run's token_losses.npz (`training.token_losses` says which), or None if it has none.
+
+    Raises:
+      ValueError: if they are damaged, of another checkpoint or other data than the run's result, or of another run that
+        stood in this folder: their mean over the tokens of the final evaluation must be its loss.
+    """
+    file = run.folder / rundir.TOKEN_LOSSES
+    if not file.exists():
+        return None
+    again = f"write it again: python scripts/token_losses.py --again {run.folder}"
+    try:
+        with file.open("rb") as opened, np.load(opened) as arrays:
+            losses = {name: arrays[name] for name in arrays.files}
+        of_run = int(losses["step"]), str(losses["data_fingerprint"])
+        evaluated = run.config["eval.sequences"] * run.config["train.sequence"] or None
+        mean = float(losses["nats"][:evaluated].mean(dtype=np.float64))
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: damaged ({error}); {again}") from error
+    if of_run != (run.result["step"], run.result["data_fingerprint"]):
+        raise ValueError(f"{file}: of another checkpoint or other data than {rundir.RESULT}; {again}")
+    if not abs(mean - run.result["validation_loss"]) <= CLOSE:
+        raise ValueError(
+            f"{file}: {mean:.4f} nats/token on the tokens whose loss is {run.result['validation_loss']:.4f} in "
+            f"{rundir.RESULT}, so it is of another run; {again}"
+        )
+    return losses
+
+
+def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
+    """Returns (arm, seed) -> token losses of every run of a comparison; empty if one of them has none.
+
+    What all runs have in common is kept once.
+
+    Raises:
+      ValueError: as `read` does, or if two runs predicted other tokens.
+    """
+    found: dict[compare.RunKey, TokenLosses] = {}
+    if missing(comparison):
+        return found
+    first: TokenLosses | None = None
+    for arm in comparison.arms:
+        for run in arm.runs:
+            losses = read(run)
+            first = first or losses
+            if not all(np.array_equal(losses[name], first[name]) for name in SHARED):
+                raise ValueError(f"{run.folder / rundir.TOKEN_LOSSES}: of other tokens than the other runs'")
+            found[arm.name, run.seed] = dict(losses) | {name: first[name] for name in SHARED}
+    return found
+
+
+def missing(comparison: compare.Comparison) -> list[str]:
+    """Returns the folders of runs without token losses."""
+    return [str(run.folder) for run in comparison.runs if not (run.folder / rundir.TOKEN_LOSSES).exists()]

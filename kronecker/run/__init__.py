@@ -1,0 +1,1 @@
+"""What a run's folder holds; everything downstream reads this alone."""

@@ -1,0 +1,166 @@
+"""A run's directory: the names of its files, how they are written, and what makes a folder another run's.
+
+    config.json     the resolved config            params.json    parameters by group, hash of the initial body
+    env.json        versions, commit, devices      metrics.jsonl  one object a line
+    checkpoints/    orbax                          result.json    written last: the run is complete
+
+and token_losses.npz, which token_losses.py adds to a complete run, and profile/ where log.profile_steps asks for it.
+Everything downstream reads these files alone.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not, and of this code
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from kronecker.runtime import locks, storage
+from kronecker.schema import dotted
+
+CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
+TOKEN_LOSSES = "token_losses.npz"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+COMMITTED = "commit_success.txt"  # orbax's name
+
+# Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond
+# the rounding that another device or recomputation brings).
+FREE_ON_RESUME = (
+    "checkpoint.every",
+    "checkpoint.grace_seconds",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "compilation_cache",
+    "data.folder",
+    "data.workers",
+    "distributed.",
+    "embedding.cache_limit_mb",
+    "embedding.gather_gradient",
+    "embedding.implementation",
+    "eval.batch",
+    "eval.every",
+    "log.",
+    "mesh.",
+    "model.attention",
+    "model.remat",
+    "model.scan_layers",
+    "train.deterministic",
+    "train.loss_chunk",
+)
+# Keys that came after there were runs, and the values under which a run is what it was without them.
+_ADDED = {"checkpoint.init_from": ""}
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
+
+
+def write_json(path: epath.Path, content: Any) -> None:
+    """Writes a JSON file, which is then whole or not there."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with storage.writing(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: epath.Path) -> Any:
+    """Returns the content of a JSON file, or None if there is none; a damaged one raises a ValueError that names it."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}); the file was cut or edited") from None
+
+
+def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the part of a config that decides a run's numbers, dotted key -> value."""
+    return {
+        key: value
+        for key, value in dotted.flat(config).items()
+        if not key.startswith(FREE_ON_RESUME) and (key not in _ADDED or value != _ADDED[key])
+    }
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Holds the run's folder against other processes of this machine; a second one waits and then finds it finished."""
+    if storage.is_remote(workdir):  # object stores have no locks
+        yield
+        return
+    with locks.locked(Path(workdir) / LOCK):
+        yield
+
+
+def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError that names the differing keys if `workdir` holds a run of another config.
+
+    A run with neither a checkpoint nor a result has nothing to lose, and may be started anew with any config.
+    """
+    saved = read_json(workdir / CONFIG)
+    if saved is None:
+        if workdir.exists() and any(not _is_passing(file.name) for file in workdir.iterdir()):
+            raise ValueError(f"--workdir={workdir}: not empty and not a run (no {CONFIG}); choose another folder")
+        return
+    if not has_checkpoint(workdir) and not (workdir / RESULT).exists():
+        return
+    before, now = fixed(ml_collections.ConfigDict(saved)), fixed(config)
+    differing = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"--workdir={workdir}: holds a run of another config ({'; '.join(differing)}); choose another folder"
+        )
+
+
+def has_checkpoint(workdir: epath.Path) -> bool:
+    """Returns whether there is a whole checkpoint.
+
+    On a disk orbax gives its folder a bare number last.  A bucket cannot rename one: there it adds COMMITTED last.
+    """
+    folder = workdir / CHECKPOINTS
+    steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+    return any(not storage.is_remote(step) or (step / COMMITTED).exists() for step in steps)
+
+
+def environment() -> dict[str, Any]:
+    """Returns what env.json says: versions, commit, devices, command, start time in UTC."""
+    import jax  # reading a run's files should not wait for it
+
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "platform": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "command": sys.argv,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def without_paths_outside(command: Sequence[str]) -> list[str]:
+    """Returns a command for a record that others read.
+
+    Of a path that leads out of the folder it was run in, the base name alone is left.
+    """
+    return [re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word) for word in command]
+
+
+def _is_passing(name: str) -> bool:
+    return name == LOCK or name.endswith(".tmp")
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None

@@ -1,0 +1,97 @@
+"""How every script of the project starts, and how it fails: one line with the culprit and the remedy, exit code 2."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from kronecker.runtime import preemption
+from kronecker.schema import config_files, dotted
+
+FLAGS = flags.FLAGS
+
+
+def run(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
+    """Parses the flags, runs `main` and exits with what it returns (None: 0).
+
+    Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
+    ends in 1, an interrupt in 130, SIGTERM while training in 143.
+    Anything else is a fault of ours: it keeps its traceback, and ends in 1.
+
+    Args:
+      main: takes nothing or, if `positional`, the list of arguments that are not flags.
+      positional: whether there may be such arguments.
+      needs_config: whether --config, where the script has it, must be given.
+    """
+    fault: Exception | None = None
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(_help())
+            code = 0
+        else:
+            rest = _parse(sys.argv, needs_config)
+            if rest and not positional:
+                raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --, see --help")
+            code = (main(rest) if positional else main()) or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        code = 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except preemption.Preempted as words:
+        print(words, file=sys.stderr)
+        code = preemption.EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from where it was", file=sys.stderr)
+        code = 130
+    except Exception as error:  # noqa: BLE001  its traceback is printed; what is not ours may be one of several's end
+        traceback.print_exc()
+        code, fault = 1, error
+    distributed = sys.modules.get("kronecker.distributed")  # there only where something trains
+    if distributed and code not in (0, preemption.EXIT_CODE):
+        distributed.leave(code, fault)
+    sys.exit(code)
+
+
+def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
+    logging.set_verbosity(logging.FATAL)  # libraries log an error with its traceback and then raise it all the same
+    if "config" in FLAGS:
+        _check_config_flags(argv, needs_config)
+    try:
+        return FLAGS(argv)[1:]
+    except (flags.Error, TypeError) as error:
+        raise ValueError(_one_line(error)) from None
+
+
+def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
+    """Loads what --config names before config_flags does, whose own errors are tracebacks folded into a line."""
+    path = (FLAGS["config"].default_as_str or "").strip("'")  # `default` itself is a parsed config
+    overrides = []
+    for i, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config":
+            path = value if equals else argv[i + 1] if i + 1 < len(argv) else ""
+        elif name.startswith("config."):
+            overrides.append(name.removeprefix("config."))
+    if not path or path == "None":
+        if not needed and not overrides:
+            return
+        raise ValueError("--config is missing; for example --config=configs/demo.py")
+    loaded = config_files.load(path)
+    for key in overrides:
+        dotted.check_key(loaded, key)
+
+
+def _help() -> str:
+    flag_help = FLAGS.main_module_help().replace("\n    (default: 'None')", "")
+    return f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_help}"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())

@@ -1,0 +1,25 @@
+"""What a key with a fixed set of values may say.  Plain values: a refused flag need not wait for JAX."""
+
+CHAR_DIM = 256  # byte values
+NORMS = ("z", "length")
+TRUNCATIONS = ("head", "head_raw", "head_tail")
+BYTE_SOURCES = ("raw", "decode")
+AUTO = "auto"
+IMPLEMENTATIONS = ("cached", "onthefly", "bag", "gather", "onehot", "induced")
+GATHER_GRADIENTS = ("scatter", "onehot")
+
+ALLOWED = {
+    "embedding.kind": ("table", "factorized", "kronecker", "head_tail", "random_code", "hash_ngram"),
+    "embedding.norm": NORMS,
+    "embedding.truncation": TRUNCATIONS,
+    "embedding.byte_source": BYTE_SOURCES,
+    "embedding.implementation": (AUTO, *IMPLEMENTATIONS),
+    "embedding.gather_gradient": (AUTO, *GATHER_GRADIENTS),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "splash"),
+    "distributed.enabled": ("auto", "on", "off"),
+}
+MESH_AXES = ("data", "fsdp", "tensor")
+TABLES = ("table", "factorized")
+TIEABLE = ("table", "kronecker")

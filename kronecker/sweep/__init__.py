@@ -1,0 +1,1 @@
+"""Many runs: their plan, their cost, and what launches them."""

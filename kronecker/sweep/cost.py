@@ -1,0 +1,67 @@
+"""What runs will cost, before they start: tokens, training FLOPs, and hours on a named device at an assumed MFU."""
+
+from collections.abc import Sequence
+
+import ml_collections
+
+from kronecker import tokenization
+from kronecker.model import accounting
+from kronecker.runtime import hardware
+from kronecker.schema import resolution
+
+DEVICE = "NVIDIA H100"
+BASIS = f"H100 hours: training alone, on one {DEVICE} at an assumed MFU of {100 * hardware.MFU:.0f} %"
+
+
+def describe(configs: Sequence[ml_collections.ConfigDict]) -> str:
+    """Returns one line with the number of runs, their tokens, and their FLOPs and hours or why these are not known.
+
+    Args:
+      configs: resolved, one a run.
+
+    Raises:
+      ValueError: if a config does not fit its tokenizer's vocabulary.
+    """
+    tokens = [c.train.tokens for c in configs]
+    each = " to ".join(_count(n) for n in sorted({min(tokens), max(tokens)}))
+    told = f"{len(configs)} runs x {each} tokens = {_count(sum(tokens))} tokens"
+    try:
+        vocabularies = {spec: vocab_size(spec) for spec in dict.fromkeys(c.tokenizer for c in configs)}
+    except (OSError, ValueError) as error:
+        return f"{told}, FLOPs not known: {' '.join(str(error).split())}"
+    flops = sum(training_flops(resolution.with_vocabulary(c, vocabularies[c.tokenizer])) for c in configs)
+    digits = f"{flops:.2e}".replace("e+", "e")
+    took = hours(flops)
+    return f"{told}, {digits} FLOPs, {_three_digits(took) if took >= 0.01 else 'under 0.01'} H100 hours"
+
+
+def vocab_size(spec: str) -> int:
+    """Returns how many ids the tokenizer has; that of bpe:SIZE, which need not be trained yet, is its SIZE.
+
+    Raises:
+      OSError: if its file is not there or cannot be had.
+      ValueError: if there is no such tokenizer.
+    """
+    kind, _, size = spec.partition(":")
+    return int(size) if kind == "bpe" and size.isdecimal() else tokenization.load(spec).vocab_size
+
+
+def training_flops(c: ml_collections.ConfigDict) -> float:
+    """Returns the FLOPs of a whole run; `c` has its vocabulary filled in."""
+    return c.train.tokens * accounting.flops_per_token(c.model, c.train.sequence)  # its keys are a Shape's fields
+
+
+def hours(flops: float) -> float:
+    """Returns the hours that one DEVICE takes for them at MFU."""
+    return flops / (hardware.PEAK_FLOPS[DEVICE] * hardware.MFU * 3600)
+
+
+def _count(tokens: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{_three_digits(tokens / size)}{unit}"
+    return str(tokens)
+
+
+def _three_digits(number: float) -> str:
+    return f"{float(f'{number:.3g}'):,g}"

@@ -1,0 +1,172 @@
+"""A sweep's runs as children of this process: one after another, or several at a time.
+
+A run is a process, so that one which fails takes no other with it.  SIGINT and SIGTERM end the children first and then
+the sweep; a second signal kills.
+"""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from kronecker.runtime import locks
+from kronecker.sweep import devices, outcome, planning, slurm
+
+LOGS = "logs"  # below the sweep's folder
+POLL_SECONDS = 0.1
+
+
+def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -> int:
+    """Runs what is not finished, in order, then prints a summary; returns the sweep's exit code.
+
+    One at a time, a run has the terminal.  Several at a time, each has a log of its own, OUT/logs/NAME.log, and where
+    there are several GPUs an equal share of them.
+
+    Args:
+      planned: the runs.
+      out: the sweep's folder.
+      parallel: how many run at once.
+
+    Returns:
+      0 if every run is finished; 1 if one failed; 143 if one was stopped; 128 + the signal's number if SIGINT or
+      SIGTERM ended the sweep.
+
+    Raises:
+      ValueError: if `parallel` is below one, the GPUs do not divide by it, or a run is a job that waits or runs.
+    """
+    if parallel < 1:
+        raise ValueError(f"--parallel={parallel}: at least one run at a time; leave it out for one after another")
+    shares = devices.split(parallel) if parallel > 1 else None
+    with locks.only_sweep_in(out) as lock, _Children(lock) as children:
+        slurm.check_none_at_work(planned, out)
+        outcomes = _at_once(planned, out, children, shares) if shares else _in_turn(planned, children)
+    outcome.show(outcomes)
+    return 128 + children.stopped_by if children.stopped_by else outcome.exit_code(outcomes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Child:
+    number: int
+    run: planning.Planned
+    share: devices.Share
+    process: subprocess.Popen
+    began: float
+
+
+class _Children:
+    """Starts children, which inherit the sweep's lock, passes signals on to those that live, and leaves none behind."""
+
+    def __init__(self, lock: int) -> None:
+        self.stopped_by: int | None = None
+        self._lock, self._alive = lock, []
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if error:  # say another child that could not be started
+            for process in self._alive:
+                process.terminate()
+            for process in self._alive:
+                process.wait()
+
+    def start(
+        self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> subprocess.Popen:
+        """Returns the child that runs `command`, with the terminal or, out of the terminal's reach, with a log."""
+        if log is None:
+            process = subprocess.Popen(command, pass_fds=(self._lock,))
+        else:
+            log.parent.mkdir(exist_ok=True)
+            with log.open("a") as file:
+                process = subprocess.Popen(
+                    command,
+                    pass_fds=(self._lock,),
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which tells each child once
+                )
+        self._alive.append(process)
+        if self.stopped_by:  # the signal came while the child was being born
+            process.terminate()
+        return process
+
+    def has_ended(self, process: subprocess.Popen) -> bool:
+        """Returns whether a child has ended; one that has gets no more signals."""
+        if process.poll() is None:
+            return False
+        self._alive.remove(process)
+        return True
+
+    def wait(self, process: subprocess.Popen) -> int:
+        """Returns a child's exit code when it has one."""
+        try:
+            return process.wait()
+        finally:
+            self._alive.remove(process)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        again, self.stopped_by = self.stopped_by is not None, number
+        for process in self._alive:
+            process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+
+
+def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[outcome.Outcome]:
+    outcomes = []
+    for number, run in enumerate(planned, 1):
+        if run.state == "finished":
+            print(f"{planning.header(number, planned)} (finished before)", flush=True)
+            outcomes.append(outcome.skipped(run))
+            continue
+        print(planning.header(number, planned), flush=True)
+        began, code = time.monotonic(), -(children.stopped_by or 0)
+        if not children.stopped_by:
+            code = children.wait(children.start(run.command))
+        outcomes.append(outcome.ended(run, time.monotonic() - began, code, bool(children.stopped_by)))
+        if children.stopped_by:
+            break
+    return outcomes
+
+
+def _at_once(
+    planned: Sequence[planning.Planned], out: Path, children: _Children, shares: Sequence[devices.Share]
+) -> list[outcome.Outcome]:
+    outcomes: dict[str, outcome.Outcome] = {}
+    print(f"{len(shares)} runs at a time; {devices.describe(shares)}", flush=True)
+    waiting, free, alive = [], list(shares), []
+    for number, run in enumerate(planned, 1):
+        if run.state == "finished":
+            print(f"{planning.header(number, planned)} (finished before)", flush=True)
+            outcomes[run.name] = outcome.skipped(run)
+        else:
+            waiting.append((number, run))
+    while alive or (waiting and not children.stopped_by):
+        while waiting and free and not children.stopped_by:
+            (number, run), share = waiting.pop(0), free.pop(0)
+            log = out / LOGS / f"{run.name}.log"
+            process = children.start(run.command, os.environ | share.env, log)
+            alive.append(_Child(number, run, share, process, time.monotonic()))
+            words = f", {share.words}" if share.words else ""
+            print(f"{planning.header(number, planned)} (log: {log}{words})", flush=True)
+        ended = [child for child in alive if children.has_ended(child.process)]
+        for child in ended:
+            seconds, code = time.monotonic() - child.began, child.process.returncode
+            done = outcome.ended(child.run, seconds, code, bool(children.stopped_by))
+            outcomes[child.run.name] = done
+            print(f"[{child.number}/{len(planned)}] {done.name} {done.state} after {seconds:.0f} s", flush=True)
+            alive.remove(child)
+            free.append(child.share)
+        if not ended:
+            time.sleep(POLL_SECONDS)
+    return [outcomes[run.name] for run in planned if run.name in outcomes]

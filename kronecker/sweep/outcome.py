@@ -1,0 +1,78 @@
+"""What became of a sweep's runs: the table that a sweep ends in, and its exit code."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from etils import epath
+from rich import box, console, table
+
+from kronecker.run import finished_runs, rundir
+from kronecker.runtime import preemption
+from kronecker.sweep import planning
+
+STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and leave
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a planned run.
+
+    Attributes:
+      name: its name.
+      state: finished, skipped (it was finished before), failed, or stopped (by a signal, to the sweep or to itself).
+      seconds: wall time spent on it now.
+      train_loss: its last logged training loss in nats per token, if it has finished.
+      validation_loss: its final validation loss, likewise.
+      exit_code: of the child; negative: the signal that ended it.  None if there was no child.
+    """
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    exit_code: int | None = None
+
+
+def skipped(run: planning.Planned) -> Outcome:
+    """Returns the outcome of a run that was finished before."""
+    return Outcome(run.name, "skipped", **_losses(run))
+
+
+def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped: bool) -> Outcome:
+    """Returns the outcome of a run that is no longer at work.
+
+    Args:
+      run: the run; its folder says whether it has finished.
+      seconds: wall time spent on it.
+      exit_code: of its process, where it is known.
+      stopped: whether a signal has ended the sweep.
+    """
+    finished = run.state == "finished"
+    state = "finished" if finished else "stopped" if stopped or exit_code == STOPPED else "failed"
+    return Outcome(run.name, state, seconds, exit_code=exit_code, **(_losses(run) if finished else {}))
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """Returns 1 if a run has failed, 143 if one was stopped, 0 if all are finished."""
+    states = {outcome.state for outcome in outcomes}
+    return 1 if "failed" in states else STOPPED if "stopped" in states else 0
+
+
+def show(outcomes: Sequence[Outcome]) -> None:
+    """Prints the table of a sweep: a row a run."""
+    summary = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    summary.add_column("run", overflow="fold")
+    summary.add_column("state")
+    for header in ("seconds", "train loss", "val. loss", "exit code"):
+        summary.add_column(header, justify="right")
+    for outcome in outcomes:
+        losses = ("" if loss is None else f"{loss:.4f}" for loss in (outcome.train_loss, outcome.validation_loss))
+        code = "" if outcome.exit_code is None else str(outcome.exit_code)
+        summary.add_row(outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code)
+    console.Console(highlight=False, markup=False).print(summary)
+
+
+def _losses(run: planning.Planned) -> dict[str, float]:
+    result = finished_runs.read_json(epath.Path(run.folder), rundir.RESULT)
+    return {name: result[name] for name in ("train_loss", "validation_loss")}

@@ -1,0 +1,185 @@
+"""Sweeps: a config module's `sweep()` as a list of runs, each with its folder and its command.
+
+kronecker/launch runs them.  What is finished is skipped, what was cut off goes on, and running a sweep again is
+therefore always the right thing to do.
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from kronecker.run import finished_runs, rundir
+from kronecker.schema import config_files, dotted, resolution
+
+ARM, SEED = "embedding.arm", "seed"
+EXAMPLE = 'def sweep(seeds): yield from ({"embedding.arm": "kronecker", "seed": seed} for seed in range(seeds))'
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run of a sweep.
+
+    Attributes:
+      name: unique within the sweep, and the name of its folder.
+      folder: its directory.
+      command: what runs it, or makes it go on.
+      grace_seconds: its checkpoint.grace_seconds; 0: not known.
+    """
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+    grace_seconds: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """`finished`, `begun` or `new`, as its folder stands now."""
+        folder = epath.Path(self.folder)
+        return "finished" if finished_runs.is_finished(folder) else "begun" if finished_runs.is_run(folder) else "new"
+
+
+def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train: Path) -> list[Planned]:
+    """Returns the runs of a config's sweep, each with its config resolved once to show that it can work.
+
+    Args:
+      config: "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`.
+      out: the sweep's folder; each run gets a folder in it.
+      seeds: handed to `sweep`.
+      overrides: dotted keys that every run gets on top.
+      train: the training script.
+
+    Raises:
+      ValueError: as `expand` does, or if a run's folder holds a run of another config.
+    """
+    return _planned(config, out, expand(config, seeds, overrides), train)
+
+
+def plan_settings(
+    config: str, out: Path, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any], train: Path
+) -> list[Planned]:
+    """Returns runs that a config's `sweep()` does not yield, as `plan` returns those that it does.
+
+    Args:
+      config: "PATH" or "PATH:key=value,..." of a config module.
+      out: the folder that gets a folder for each run.
+      settings: the keys that each run sets, embedding.arm and seed among them.
+      overrides: dotted keys that every run gets on top.
+      train: the training script.
+
+    Raises:
+      ValueError: as `plan` does.
+    """
+    return _planned(config, out, _expand(config, settings, overrides), train)
+
+
+def _planned(
+    config: str, out: Path, runs: Mapping[str, tuple[dict[str, Any], ml_collections.ConfigDict]], train: Path
+) -> list[Planned]:
+    planned = []
+    for name, (settings, resolved) in runs.items():
+        folder = out / name
+        _check_folder(folder, resolved)
+        flags = (f"--config.{key}={value}" for key, value in settings.items())
+        command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
+        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds))
+    return planned
+
+
+def expand(
+    config: str, seeds: int | None, overrides: Mapping[str, Any]
+) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
+    """Returns of each run of a config's sweep, by its name, the keys that it sets and its resolved config.
+
+    Args:
+      config: "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`.
+      seeds: handed to `sweep`; None: as many as it yields unasked.
+      overrides: dotted keys that every run gets on top.
+
+    Raises:
+      ValueError: if there is no sweep, a key is unknown or set twice, two runs would share a name, or a run's config
+        cannot work.
+    """
+    path = config.partition(":")[0]
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"--seeds={seeds}: a sweep takes at least one seed")
+    module = config_files.load_module(path)
+    if not hasattr(module, "sweep"):
+        raise ValueError(f"--config={config}: {path} has no sweep(); add, for example: {EXAMPLE}")
+    settings = list(module.sweep() if seeds is None else module.sweep(seeds))
+    if not settings:
+        raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no runs")
+    return _expand(config, settings, overrides)
+
+
+def _expand(
+    config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]
+) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
+    path = config.partition(":")[0]
+    for setting in settings:
+        _check_setting(path, setting, overrides)
+    names = _names(settings)
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice:
+        raise ValueError(f"--config={config}: sweep() of {path} yields {twice} twice; let the two differ in a key")
+    everything = ({**setting, **overrides} for setting in settings)
+    return {name: (keys, _resolved(config, name, keys)) for name, keys in zip(names, everything, strict=True)}
+
+
+def describe(planned: Sequence[Planned]) -> str:
+    """Returns the runs with their state and command, as text for --dry_run."""
+    lines = []
+    for number, run in enumerate(planned, 1):
+        command = shlex.join(("python", *run.command[1:]))
+        lines.append(f"{header(number, planned)} ({run.state})\n    {command}")
+    return "\n".join(lines)
+
+
+def header(number: int, planned: Sequence[Planned]) -> str:
+    """Returns the line that stands for run `number`, counted from 1."""
+    run = planned[number - 1]
+    return f"[{number}/{len(planned)}] {run.name} -> {run.folder}"
+
+
+def _check_setting(path: str, setting: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    for key in (ARM, SEED):
+        if key not in setting:
+            raise ValueError(f"{path}: sweep() yields a run without {key!r}; write, for example: {EXAMPLE}")
+    for key in overrides:
+        if key in setting:
+            raise ValueError(f"--config.{key}: sweep() of {path} sets {key} itself; change it there")
+
+
+def _resolved(config: str, name: str, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    c = config_files.load(config)
+    for key in settings:
+        dotted.check_key(c, key)
+    try:
+        c.update_from_flattened_dict(settings)
+        return resolution.resolve(c)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _check_folder(folder: Path, resolved: ml_collections.ConfigDict) -> None:
+    if finished_runs.is_run(epath.Path(folder)):
+        vocabulary = finished_runs.read_json(epath.Path(folder), rundir.CONFIG)["model"]["vocab_size"]
+        rundir.check_same_run(epath.Path(folder), resolution.with_vocabulary(resolved, vocabulary))
+
+
+def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = []
+    unset = dict.fromkeys(key for setting in settings for key in setting)
+    for setting in settings:
+        alike = [unset | other for other in settings if other[ARM] == setting[ARM]]
+        keys = [key for key in finished_runs.varying(alike) if key != SEED]
+        parts = [setting[ARM], *(f"{key.rpartition('.')[2]}{setting[key]}" for key in keys if key in setting)]
+        names.append(re.sub(r"[^\w.+-]", "_", "-".join([*parts, f"seed{setting[SEED]}"])))
+    return names

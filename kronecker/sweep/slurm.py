@@ -1,0 +1,296 @@
+"""A sweep's runs as jobs of SLURM, submitted through submitit as one array; or as submitit's jobs without a scheduler.
+
+OUT/slurm holds submitit's files, the jobs' logs among them, and jobs.json, which says for each run what job it was
+given last.  A run that is finished, or whose job waits or runs, is not submitted again.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from kronecker.run import rundir
+from kronecker.runtime import locks
+from kronecker.sweep import outcome, planning
+
+FOLDER, JOBS = "slurm", "jobs.json"
+CLUSTERS = {"slurm": "slurm", "submitit_local": "local"}  # --launcher -> submitit's name
+WAIT_SECONDS = 5.0
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):[0-5]\d|(?P<only>\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What each run's job asks for; each field is the flag --slurm_NAME of scripts/sweep.py.
+
+    Attributes:
+      partition: SLURM's partition; empty: the cluster's default.
+      account: what the time is charged to; empty: the user's default.
+      time: limit of one stay on the nodes: minutes, H:MM:SS or D-H:MM:SS.  A run that needs more is queued again.
+      nodes: of a run.
+      tasks_per_node: training processes on a node; 0: one, or one a GPU where a run has several nodes.
+      gpus_per_node: of a run.
+      cpus_per_task: cores of a training process; 0: the cluster's default.
+      mem: gigabytes on a node; 0: the cluster's default.
+      array_parallelism: runs at the same time at most.
+      signal_delay: seconds before the limit at which a run is told to save and leave.
+      max_timeouts: how often a run that reached its limit is queued again; preemptions do not count.
+    """
+
+    partition: str = ""
+    account: str = ""
+    time: str = "4:00:00"
+    nodes: int = 1
+    tasks_per_node: int = 0
+    gpus_per_node: int = 0
+    cpus_per_task: int = 0
+    mem: float = 0.0
+    array_parallelism: int = 16
+    signal_delay: int = 120
+    max_timeouts: int = 100
+
+    @property
+    def minutes(self) -> int:
+        """`time` in minutes, rounded down; raises a ValueError if it is none."""
+        match = _TIME.fullmatch(self.time)
+        if not match:
+            raise ValueError(f"--slurm_time={self.time}: write minutes, H:MM:SS or D-H:MM:SS, for example 12:00:00")
+        number = {name: int(text or 0) for name, text in match.groupdict().items()}
+        return number["only"] + (number["days"] * 24 + number["hours"]) * 60 + number["minutes"]
+
+    @property
+    def tasks(self) -> int:
+        """Training processes on a node."""
+        return self.tasks_per_node or (max(self.gpus_per_node, 1) if self.nodes > 1 else 1)
+
+    def check(self, grace_seconds: float) -> None:
+        """Raises a ValueError that names the flag if the job could not be.
+
+        Args:
+          grace_seconds: the longest checkpoint.grace_seconds of the runs.
+        """
+        least = {"nodes": 1, "array_parallelism": 1, "signal_delay": 1, "max_timeouts": 0, "tasks_per_node": 0}
+        least |= {"gpus_per_node": 0, "cpus_per_task": 0, "mem": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"--slurm_{name}={getattr(self, name)}: at least {minimum}")
+        if self.nodes * self.tasks > 1 and self.gpus_per_node not in (0, self.tasks):
+            raise ValueError(
+                f"--slurm_gpus_per_node={self.gpus_per_node} with {self.tasks} processes on a node: of a run with "
+                "several processes, JAX gives each one GPU; set --slurm_tasks_per_node to the number of GPUs"
+            )
+        if self.signal_delay <= grace_seconds:
+            raise ValueError(
+                f"--slurm_signal_delay={self.signal_delay} is not above checkpoint.grace_seconds {grace_seconds:g}: a "
+                "run at its time limit would be killed while it saves; raise the former"
+            )
+        if self.minutes * 60 <= self.signal_delay:
+            raise ValueError(
+                f"--slurm_time={self.time} is not longer than --slurm_signal_delay={self.signal_delay} seconds, so a "
+                "run would be told to leave as it starts; ask for more time"
+            )
+
+    def parameters(self, cluster: str) -> dict[str, Any]:
+        """Returns what submitit is given, by its own names; `cluster` is slurm or local."""
+        parameters = {"timeout_min": self.minutes, "nodes": self.nodes, "tasks_per_node": self.tasks}
+        parameters |= {"stderr_to_stdout": True}
+        if self.gpus_per_node:
+            parameters["gpus_per_node"] = self.gpus_per_node
+        if cluster == "local":
+            return parameters
+        optional = {"partition": self.partition, "account": self.account}
+        parameters |= {f"slurm_{name}": text for name, text in optional.items() if text}
+        optional = {"cpus_per_task": self.cpus_per_task, "mem_gb": self.mem}
+        parameters |= {name: number for name, number in optional.items() if number}
+        parameters |= {"slurm_job_name": "kronecker", "slurm_signal_delay_s": self.signal_delay}
+        parameters["slurm_array_parallelism"] = self.array_parallelism
+        parameters["slurm_additional_parameters"] = {"requeue": True}  # also where the cluster's default is not to
+        return parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """The runs of a sweep, sorted by what is to be done with them.
+
+    Attributes:
+      finished: nothing.
+      active: nothing, as their jobs wait or run.
+      new: to be submitted.
+      jobs: the last job of each run that ever had one.
+    """
+
+    finished: list[planning.Planned]
+    active: list[planning.Planned]
+    new: list[planning.Planned]
+    jobs: Mapping[str, str]
+
+
+def sort(planned: Sequence[planning.Planned], out: Path, cluster: str) -> Submission:
+    """Returns what is to be done with each run, as folders and scheduler say now.
+
+    Raises:
+      ValueError: if the scheduler does not answer, or the runs are jobs of another launcher.
+    """
+    saved = _record(out)
+    active = _active(planned, saved)
+    if active and saved["cluster"] != cluster:
+        raise _refusal(out, active[0], saved["cluster"])
+    finished = [run for run in planned if run not in active and run.state == "finished"]
+    new = [run for run in planned if run not in active and run not in finished]
+    return Submission(finished, active, new, saved["jobs"])
+
+
+def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
+    """Raises a ValueError if a run of a sweep on this machine is a job that waits or runs.
+
+    Away from the cluster, where there is no squeue, nothing is known of its jobs.
+    """
+    saved = _record(out)
+    if (saved["cluster"] != "slurm" or shutil.which("squeue")) and (active := _active(planned, saved)):
+        raise _refusal(out, active[0], saved["cluster"])
+
+
+def describe(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources) -> str:
+    """Returns what `execute` would submit, as text for --dry_run.
+
+    Raises:
+      ValueError: as `execute` does.
+    """
+    resources.check(max((run.grace_seconds for run in planned), default=0.0))
+    sorted_runs = sort(planned, out, CLUSTERS[launcher])
+    parameters = " ".join(f"{name}={value}" for name, value in resources.parameters(CLUSTERS[launcher]).items())
+    lines = [f"would submit {len(sorted_runs.new)} of {len(planned)} runs, each as a job with {parameters}"]
+    lines += [f"  {run.name}: has finished" for run in sorted_runs.finished]
+    lines += [f"  {run.name}: its job {sorted_runs.jobs[run.name]} waits or runs" for run in sorted_runs.active]
+    return "\n".join(lines)
+
+
+def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources, wait: bool) -> int:
+    """Submits what is neither finished nor at work, and says how to follow it; returns the exit code.
+
+    Args:
+      planned: the runs.
+      out: the sweep's folder, on a disk that the nodes share.
+      launcher: a key of CLUSTERS.
+      resources: of each run.
+      wait: whether to stay until no job is left, and end in the table of a local sweep.
+
+    Returns:
+      0, or with `wait` 1 if a run is not finished.
+
+    Raises:
+      ValueError: if a flag cannot be, SLURM is not there or refuses the jobs.
+    """
+    resources.check(max((run.grace_seconds for run in planned), default=0.0))
+    cluster = CLUSTERS[launcher]
+    with locks.only_sweep_in(out):
+        sorted_runs = sort(planned, out, cluster)
+        jobs = _submit(sorted_runs.new, out, cluster, resources) if sorted_runs.new else {}
+        record = {"cluster": cluster, "jobs": {**sorted_runs.jobs, **jobs}}
+        (out / FOLDER).mkdir(exist_ok=True)
+        rundir.write_json(epath.Path(out / FOLDER / JOBS), record)
+    for run in planned:
+        words = "finished before" if run in sorted_runs.finished else f"job {record['jobs'].get(run.name)}"
+        at_work = ", submitted before" if run in sorted_runs.active else ""
+        print(f"{planning.header(planned.index(run) + 1, planned)} ({words}{at_work})", flush=True)
+    begun = {run.name: record["jobs"][run.name] for run in (*sorted_runs.active, *sorted_runs.new)}
+    if begun:
+        _tell_how_to_follow(out, cluster, next(iter(begun.values())))
+    return _follow(planned, sorted_runs, out, cluster, begun) if wait else 0
+
+
+def alive(jobs: Sequence[str], cluster: str) -> set[str]:
+    """Returns which of the jobs wait or run."""
+    if cluster == "local":  # a job's id is that of the process that keeps it
+        command = ["ps", "-ww", "-o", "pid=,args=", "-p", ",".join(jobs)]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return {line.split()[0] for line in listed.splitlines() if "submitit.local._local" in line}
+    done = subprocess.run(
+        [_find("squeue"), "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"squeue does not answer, so that running jobs could be doubled: {done.stderr.strip()}")
+    return set(done.stdout.split()) & set(jobs)
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """Returns which cluster the sweep's jobs are of, and the last job of each run that ever had one."""
+    return rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"cluster": "", "jobs": {}}
+
+
+def _active(planned: Sequence[planning.Planned], saved: Mapping[str, Any]) -> list[planning.Planned]:
+    """Returns the runs whose jobs wait or run."""
+    jobs = saved["jobs"]
+    at_work = alive(list(jobs.values()), saved["cluster"]) if jobs else set()
+    return [run for run in planned if jobs.get(run.name) in at_work]
+
+
+def _refusal(out: Path, run: planning.Planned, cluster: str) -> ValueError:
+    launcher = next(launcher for launcher, name in CLUSTERS.items() if name == cluster)
+    return ValueError(f"{out}: {run.name} is at work under --launcher={launcher}; use that, or end it first")
+
+
+def _submit(new: Sequence[planning.Planned], out: Path, cluster: str, resources: Resources) -> dict[str, str]:
+    import submitit  # after the flags: no other launcher needs it
+
+    from kronecker.sweep import job
+
+    if cluster == "slurm":
+        _find("sbatch")
+    executor = submitit.AutoExecutor(
+        out / FOLDER,
+        cluster=cluster,
+        slurm_max_num_timeout=resources.max_timeouts,
+        local_max_num_timeout=resources.max_timeouts,
+    )
+    executor.update_parameters(**resources.parameters(cluster))
+    try:
+        with executor.batch():
+            submitted = [executor.submit(job.Training(run.command, Path.cwd())) for run in new]
+    except submitit.core.utils.FailedJobError as error:
+        raise ValueError(f"SLURM refused the jobs; change the --slurm_ flag it names: {error}") from None
+    return {run.name: job.job_id for run, job in zip(new, submitted, strict=True)}
+
+
+def _find(program: str) -> str:
+    found = shutil.which(program)
+    if not found:
+        raise ValueError(f"--launcher=slurm: {program} is not on PATH; run this on a login node of the cluster")
+    return found
+
+
+def _log(out: Path, job_id: str) -> Path:
+    return out / FOLDER / f"{job_id}_0_log.out"
+
+
+def _tell_how_to_follow(out: Path, cluster: str, job_id: str) -> None:
+    print(f"follow one:    tail -n +1 -F {_log(out, job_id)}")
+    if cluster == "slurm":
+        print(f"follow all:    squeue --me; end all: scancel {job_id.partition('_')[0]}")
+    print("when they end: the same command shows what is left and submits that; --wait stays until then", flush=True)
+
+
+def _follow(
+    planned: Sequence[planning.Planned], sorted_runs: Submission, out: Path, cluster: str, begun: Mapping[str, str]
+) -> int:
+    since, seconds = time.monotonic(), {}
+    while len(seconds) < len(begun):
+        at_work = alive(list(begun.values()), cluster)
+        for run in planned:
+            if run.name in begun and run.name not in seconds and begun[run.name] not in at_work:
+                seconds[run.name] = time.monotonic() - since
+                print(f"{run.name}: its job has ended ({run.state}; log: {_log(out, begun[run.name])})", flush=True)
+        if len(seconds) < len(begun):
+            time.sleep(WAIT_SECONDS)
+    done = [
+        outcome.skipped(run) if run in sorted_runs.finished else outcome.ended(run, seconds[run.name], None, False)
+        for run in planned
+    ]
+    outcome.show(done)
+    return outcome.exit_code(done)

@@ -1,0 +1,62 @@
+"""SentencePiece .model files with byte fallback, through the sentencepiece library."""
+
+import hashlib
+
+import sentencepiece
+
+from kronecker.tokenization import base
+
+
+def from_file(spec: str, path: str) -> base.Tokenizer:
+    """Returns the tokenizer of a SentencePiece model.
+
+    The raw bytes of a byte piece are its byte, of a control or unknown piece its literal text, of any other its text
+    with U+2581 for a space.  So the bytes of the ids of a text are the text after the model's own normalisation:
+    the models of Llama 2 and Mistral put one space in front of a text that is not empty and read a U+2581 written in
+    it as a space; nothing else of it changes.  A model may also compose characters (NFKC); one that drops or changes
+    ordinary text, such as runs of spaces, is refused.  User-defined pieces are found in text and stand for their own.
+
+    Raises:
+      FileNotFoundError: if the file is not there.
+      ValueError: if it is damaged, has no byte fallback, no end of text, or changes ordinary text.
+    """
+    content = base.read(spec, path)
+    model = sentencepiece.SentencePieceProcessor()
+    try:
+        model.LoadFromSerializedProto(content)
+    except RuntimeError as error:
+        raise ValueError(f"tokenizer {spec}: not a SentencePiece model, or a damaged one; fetch it again") from error
+    ids = range(model.vocab_size())
+    pieces = [model.id_to_piece(i) for i in ids]
+    if not any(map(model.is_byte, ids)):
+        raise ValueError(
+            f"tokenizer {spec}: a model without byte fallback, so characters it does not know have no bytes; "
+            "use one that was trained with byte_fallback"
+        )
+    literal = {i for i in ids if model.is_control(i) or model.is_unknown(i)}
+    token_bytes = tuple(_raw_bytes(piece, i in literal, model.is_byte(i)) for i, piece in enumerate(pieces))
+
+    def decoded() -> tuple[bytes, ...]:
+        texts = model.decode([[i] for i in ids])
+        kept = [i in literal or model.is_byte(i) for i in ids]
+        return tuple(token_bytes[i] if kept[i] else text.encode() for i, text in enumerate(texts))
+
+    tokenizer = base.assemble(
+        spec,
+        base.label(path),
+        token_bytes=token_bytes,
+        special={pieces[i]: i for i in literal},
+        rules={
+            "model": hashlib.sha256(content).hexdigest()
+        },  # scores and normaliser; the vocabulary alone is not enough
+        encode=lambda texts, num_threads: model.encode(texts, num_threads=num_threads),
+        decoded=decoded,
+    )
+    base.refuse_changed_text(tokenizer)
+    return tokenizer
+
+
+def _raw_bytes(piece: str, literal: bool, byte: bool) -> bytes:
+    if byte:
+        return base.BYTE_PIECES[piece]
+    return (piece if literal else piece.replace(base.SPACE_MARK, " ")).encode()

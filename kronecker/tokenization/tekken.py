@@ -1,0 +1,55 @@
+"""tekken: one JSON file with the pattern, the ranks and the sizes; the special ids come first, tiktoken merges."""
+
+import base64
+import json
+
+from kronecker.tokenization import base, tiktoken_ranks
+
+# The names of files that leave them out, up to version v7; ids that have no name are <SPECIAL_id> in all versions.
+UNNAMED = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
+    *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
+    *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
+)
+
+
+def from_file(spec: str, path: str) -> base.Tokenizer:
+    """Returns the tokenizer of a tekken.json, its vocabulary cut to the size that the file names as the default.
+
+    Raises:
+      FileNotFoundError: if the file is not there.
+      ValueError: if it is not a tekken file, or lacks ranks or single bytes.
+    """
+    content = base.read(spec, path)
+    try:
+        definition = json.loads(content)
+        sizes = definition["config"]
+        size, specials = int(sizes["default_vocab_size"]), int(sizes["default_num_special_tokens"])
+        named = definition.get("special_tokens")
+        names = {rank: f"<SPECIAL_{rank}>" for rank in range(specials)}
+        names |= (
+            dict(enumerate(UNNAMED[:specials]))
+            if named is None
+            else {int(token["rank"]): str(token["token_str"]) for token in named}
+        )
+        # Ranks need not start at 0, so a token's id can be its rank.
+        ranks = {
+            base64.b64decode(token["token_bytes"], validate=True): specials + int(token["rank"])
+            for token in definition["vocab"]
+            if int(token["rank"]) < size - specials
+        }
+        pattern = str(sizes["pattern"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise ValueError(f"tokenizer {spec}: not a tekken.json ({fault}); expected its config and vocab") from error
+    if sorted(names) != list(range(specials)) or len(set(names.values())) < specials:
+        raise ValueError(
+            f"tokenizer {spec}: its special tokens are not {specials:,} texts for ids 0 to {specials - 1:,}"
+        )
+    if sorted(ranks.values()) != list(range(specials, size)):
+        raise ValueError(
+            f"tokenizer {spec}: {len(ranks):,} of the {size - specials:,} tokens of its default vocabulary are there; "
+            "fetch the file again"
+        )
+    special = {text: rank for rank, text in names.items()}
+    return tiktoken_ranks.from_ranks(spec, base.label(path), ranks, pattern, special)

@@ -1,0 +1,112 @@
+"""tokenizer.json of the tokenizers library: byte-level vocabularies, and those that spell a space as U+2581."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tokenizers
+
+from kronecker.tokenization import base
+
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def from_file(spec: str, path: str) -> base.Tokenizer:
+    """Returns the tokenizer of a tokenizer.json.
+
+    Added tokens that are not special are found in text, as the library does; their bytes are their own text.
+
+    Raises:
+      FileNotFoundError: if the file is not there.
+      ValueError: if it is damaged, has no end of text, has ids without bytes, or changes ordinary text.
+    """
+    content = base.read(spec, path)
+    try:
+        definition = json.loads(content)
+        library = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"tokenizer {spec}: not a tokenizer.json ({str(error).splitlines()[0]})") from error
+    library.encode_special_tokens = True  # despite its name: special tokens in the text are text
+    library.no_truncation()
+    library.no_padding()
+    to_bytes = _raw_bytes_rule(spec, definition)
+    _refuse_replacements(spec, definition.get("normalizer"))
+    tokens = {token_id: to_bytes(token) for token, token_id in library.get_vocab(with_added_tokens=False).items()}
+    added = library.get_added_tokens_decoder()
+    tokens |= {token_id: token.content.encode() for token_id, token in added.items()}
+    special = {token.content: token_id for token_id, token in added.items() if token.special}
+    token_bytes = tuple(tokens.get(token_id) for token_id in range(max(tokens) + 1))
+
+    def encode(texts: list[str], num_threads: int) -> list[list[int]]:
+        batches = [[text] for text in texts] if num_threads == 1 else [texts]
+        return [
+            encoding.ids for batch in batches for encoding in library.encode_batch_fast(batch, add_special_tokens=False)
+        ]
+
+    tokenizer = base.assemble(
+        spec,
+        base.label(path),
+        token_bytes=token_bytes,
+        special=special,
+        rules={key: definition.get(key) for key in ("normalizer", "pre_tokenizer", "model")},
+        encode=encode,
+        decoded=lambda: _decoded(library, len(token_bytes), frozenset(special.values())),
+    )
+    base.refuse_changed_text(tokenizer)
+    return tokenizer
+
+
+def _decoded(library: tokenizers.Tokenizer, vocab_size: int, special_ids: frozenset[int]) -> tuple[bytes | None, ...]:
+    def one(token_id: int, text: str) -> bytes | None:
+        piece = library.id_to_token(token_id)
+        if piece is None:
+            return None
+        byte = BYTE_PIECE.fullmatch(piece)
+        if byte:
+            return bytes.fromhex(byte[1])
+        return (piece if token_id in special_ids else text).encode()
+
+    texts = library.decode_batch([[token_id] for token_id in range(vocab_size)], skip_special_tokens=False)
+    return tuple(map(one, range(vocab_size), texts))
+
+
+def _raw_bytes_rule(spec: str, definition: dict[str, Any]) -> Callable[[str], bytes | None]:
+    parts = [definition.get("pre_tokenizer"), definition.get("decoder")]
+    if any(part["type"] == "ByteLevel" for part in _parts(parts)):
+        byte_of = _byte_level_alphabet()
+        # A token with a letter outside the alphabet cannot come out of text.
+        return lambda token: bytes(map(byte_of.get, token)) if byte_of.keys() >= set(token) else None
+    if definition["model"].get("byte_fallback") or any(part["type"] == "ByteFallback" for part in _parts(parts)):
+        return lambda token: base.BYTE_PIECES.get(token) or token.replace(base.SPACE_MARK, " ").encode()
+    raise ValueError(
+        f"tokenizer {spec}: neither byte-level nor with byte fallback, so ids have no bytes; use one that is"
+    )
+
+
+def _refuse_replacements(spec: str, normalizer: Any) -> None:
+    """Texts cannot show what a Replace does, as it may wait for one rare string."""
+    for part in _parts(normalizer):
+        if part["type"] == "Replace" and (part["pattern"], part["content"]) != ({"String": " "}, base.SPACE_MARK):
+            raise ValueError(
+                f"tokenizer {spec}: its normaliser replaces {part['pattern']} by {part['content']!r}, and bits per "
+                "byte would count other bytes than the text's; use a tokenizer that keeps text as it is"
+            )
+
+
+def _parts(part: Any) -> Iterator[dict[str, Any]]:
+    """Yields each component, however deep in sequences."""
+    if isinstance(part, dict):
+        if "type" in part:
+            yield part
+        part = list(part.values())
+    if isinstance(part, list):
+        for child in part:
+            yield from _parts(child)
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Returns character -> byte of GPT-2's alphabet: printable Latin-1 stands for itself, the rest follow U+0100."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [value for value in range(base.BYTE_SYMBOLS) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(0x100 + i): value for i, value in enumerate(others)}

@@ -1,0 +1,142 @@
+"""A run's numbers on their way from the device to its metrics: fetched late, and once a line."""
+
+from typing import Any, Self
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from kronecker.model import accounting, transformer
+from kronecker.run import sinks
+from kronecker.runtime import progress, sharding
+from kronecker.training import train_step
+
+
+class Log:
+    """Step metrics that are still on the device, and the lines they become; of several processes the first writes."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, shape: transformer.Shape, workdir: epath.Path, start: int
+    ) -> None:
+        """Goes on with the lines of an earlier process; collective over hosts.
+
+        Args:
+          config: resolved.
+          shape: of the model.
+          workdir: the run's folder.
+          start: finished updates; later lines are dropped.
+        """
+        self._config, self._shape = config, shape
+        self._devices = jax.devices()[0].device_kind, jax.device_count()
+        lead = jax.process_index() == 0
+        self._sinks = sinks.open_sinks(workdir, config, start) if lead else []
+        before = sinks.read(workdir) if lead else []
+        trained = [line["seconds"] for line in before if line["kind"] == "train"]
+        updates = [line for line in before if line["kind"] in ("train", sinks.HELD)]
+        held = [line for line in updates[-1:] if line["kind"] == sinks.HELD and line["step"] == start]
+        validated = any(line["kind"] == "validation" and line["step"] == start for line in before)
+        self._validated = start if sharding.of_first_host(validated) else None
+        self._flushed_at = trained[-1] if trained else 0.0
+        self._pending = [train_step.StepMetrics(*values) for values in held[-1]["values"]] if held else []
+        self.watch = progress.Stopwatch(held[-1]["seconds"] if held else self._flushed_at)
+        self._validation_loss: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def sync(self) -> None:
+        """Returns when the lines so far outlive this process."""
+        for sink in self._sinks:
+            sink.sync()
+
+    def has_validation(self, step: int) -> bool:
+        """Returns whether an earlier process of this run has evaluated this step, its first, already."""
+        return step == self._validated
+
+    def add(self, step_metrics: train_step.StepMetrics) -> None:
+        """Takes the metrics of one update without waiting for them."""
+        self._pending.append(step_metrics)
+
+    def catch_up(self, step: int, line: progress.ProgressLine) -> None:
+        """Waits until `step` updates are finished, so that the host is one update ahead at most, and shows them."""
+        if self._pending:
+            loss = jax.block_until_ready(self._pending[-1].loss)
+            if line.is_due():
+                self._show(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()), line)
+
+    def flush(self, step: int, line: progress.ProgressLine) -> None:
+        """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
+        if not self._pending:
+            return
+        values = self._values(step)
+        seconds = self.watch.seconds()
+        speed = self._speed(seconds)
+        self._pending = []
+        self._flushed_at = seconds
+        self._write(
+            {
+                "kind": "train",
+                "step": step,
+                "tokens": self._tokens(step),
+                "loss": float(values.loss.mean()),
+                "lr": values.lr[-1],
+                "grad_norm": values.grad_norm[-1],
+                "clip_share": values.clip_share[-1],
+                "update_norm": values.update_norm[-1],
+                "embedding_std": values.embedding_std[-1],
+                "tokens_per_second": speed,
+                "mfu": accounting.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
+                "seconds": seconds,
+            }
+        )
+        self._show(step, float(values.loss.mean()), speed, line)
+
+    def hold(self, step: int) -> None:
+        """Writes the updates since the last line down for whoever goes on, whose next line is about them too."""
+        if self._pending:
+            values = np.stack(self._values(step), axis=1).tolist()
+            self._write({"kind": sinks.HELD, "step": step, "seconds": self.watch.seconds(), "values": values})
+
+    def validation(self, step: int, numbers: dict[str, float]) -> None:
+        """Writes a validation line."""
+        if not np.isfinite(numbers["loss"]):
+            raise FloatingPointError(f"the validation loss after {step} steps is not finite; try a lower train.lr")
+        self._validation_loss = numbers["loss"]
+        self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
+
+    def _values(self, step: int) -> train_step.StepMetrics:
+        """Returns each metric of the updates since the last line, float64 (updates,)."""
+        values = train_step.StepMetrics(*np.asarray(jax.device_get(self._pending), np.float64).T)
+        if not np.isfinite([values.loss, values.grad_norm, values.update_norm]).all():
+            first = step - len(self._pending) + 1
+            self._pending = []
+            raise FloatingPointError(
+                f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
+                f"{_last_finite(values.loss)}); look at metrics.jsonl before step {first}, or try a lower train.lr in "
+                "another --workdir"
+            )
+        return values
+
+    def _tokens(self, steps: int) -> int:
+        return steps * self._config.train.batch * self._config.train.sequence
+
+    def _speed(self, seconds: float) -> float:
+        return self._tokens(len(self._pending)) / (seconds - self._flushed_at)
+
+    def _show(self, step: int, loss: float, speed: float, line: progress.ProgressLine) -> None:
+        held_out = "" if self._validation_loss is None else f"  val {self._validation_loss:.4f}"
+        line.show(step, f"loss {loss:.4f}{held_out}  {speed:,.0f} tok/s")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.write(line)
+
+
+def _last_finite(loss: np.ndarray) -> str:
+    finite = loss[np.isfinite(loss)]
+    return f"{finite[-1]:.4f}" if len(finite) else "none"

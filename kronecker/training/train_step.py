@@ -1,0 +1,253 @@
+"""One update and one evaluation as pure functions, and the first state and the update on a mesh.
+
+Losses are weighted sums in float32, an update's by shares of the whole batch; so micro-batches and devices may hold
+different numbers of tokens.
+
+Shapes: B batch, T time, A micro-batches, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from kronecker.embedding import bags
+from kronecker.model import accounting, output_head, transformer
+from kronecker.runtime import sharding
+from kronecker.training import optimizer
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a checkpoint holds.
+
+    Attributes:
+      step: int32, finished updates.
+      clipped: int32, updates so far whose gradient was clipped.
+      params: the model's parameters.
+      opt_state: the optimizer's.
+    """
+
+    step: jax.Array
+    clipped: jax.Array
+    params: dict[str, Any]
+    opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one update, on the device until somebody asks.
+
+    Attributes:
+      loss: nats per token, mean over the batch.
+      lr: learning rate of the body.
+      grad_norm: global norm before clipping.
+      clip_share: share of all updates so far whose gradient was clipped.
+      update_norm: global norm of what was added to the parameters.
+      embedding_std: std of the input matrix in units of its initial std (the paper's norm drift).
+    """
+
+    loss: jax.Array
+    lr: jax.Array
+    grad_norm: jax.Array
+    clip_share: jax.Array
+    update_norm: jax.Array
+    embedding_std: jax.Array
+
+
+class EvalSums(NamedTuple):
+    """Sums over the predicted tokens of a batch: nats, tokens, and bytes of the text that they stand for."""
+
+    nats: jax.Array
+    tokens: jax.Array
+    text_bytes: jax.Array
+
+
+def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict) -> TrainState:
+    """Returns the state before the first update; config.seed alone decides it."""
+    ids_BT = jnp.zeros((1, 1), jnp.int32)
+    params = model.init(jax.random.key(config.seed), ids_BT, bag)["params"]
+    opt_state = optimizer.make_optimizer(config).init(params)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, clipped=zero, params=params, opt_state=opt_state)
+
+
+def init_on_mesh(
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, like: TrainState
+) -> TrainState:
+    """Returns `init_state`'s state, laid out as `like`, from `abstract_state`; `bag` is on its mesh already."""
+    layout = jax.tree.map(lambda x: x.sharding, like)
+    return jax.jit(lambda bag: init_state(model, bag, config), out_shardings=layout)(bag)
+
+
+def abstract_state(
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
+) -> TrainState:
+    """Returns the shapes, types and shardings of the state on `mesh`: to make it, restore it, or compile for it.
+
+    Raises:
+      ValueError: as `sharding.shardings` does.
+    """
+    return sharding.with_shardings(jax.eval_shape(lambda: init_state(model, bag, config)), mesh)
+
+
+def token_nats(
+    model: transformer.Transformer,
+    params: dict[str, Any],
+    bag: bags.Bag | None,
+    tokens_BT1: jax.Array,
+    chunk: int = 0,
+) -> jax.Array:
+    """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; `chunk`: train.loss_chunk."""
+    x_BTd, head = model.apply({"params": params}, tokens_BT1[:, :-1], bag, apart=True)
+    return output_head.token_nats(head, x_BTd, tokens_BT1[:, 1:], chunk, model.mesh)
+
+
+def make_train_step(
+    model: transformer.Transformer, config: ml_collections.ConfigDict
+) -> Callable[[TrainState, bags.Bag | None, jax.Array, jax.Array], tuple[TrainState, StepMetrics]]:
+    """Returns update(state, bag, tokens (B, T + 1), weights (B, T)) -> (state, metrics).
+
+    The gradient is that of the weighted mean over all tokens of the batch, however many micro-batches it is split into.
+    """
+    tx, schedule = optimizer.make_optimizer(config), optimizer.make_schedule(config)
+    micro, clip = config.train.accumulate, config.train.clip
+
+    def loss_part(params, bag, tokens_BT1, weights_BT, key):
+        x_BTd, head = model.apply(
+            {"params": params},
+            tokens_BT1[:, :-1],
+            bag,
+            train=key is not None,
+            rngs=None if key is None else {"dropout": key},
+            apart=True,
+        )
+        return output_head.nats_sum(head, x_BTd, tokens_BT1[:, 1:], weights_BT, config.train.loss_chunk, model.mesh)
+
+    def loss_and_gradient(state, bag, tokens_BT1, weights_BT):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.model.dropout else None
+        value_and_grad = jax.value_and_grad(loss_part)
+        if micro == 1:
+            return value_and_grad(state.params, bag, tokens_BT1, weights_BT, key)
+
+        def add(sums, batch):
+            index, tokens, weights = batch
+            part_key = None if key is None else jax.random.fold_in(key, index)
+            part = value_and_grad(state.params, bag, tokens, weights, part_key)
+            return jax.tree.map(jnp.add, sums, part), None
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), state.params)
+        batches = (jnp.arange(micro), _micro_batches(tokens_BT1, micro), _micro_batches(weights_BT, micro))
+        return jax.lax.scan(add, (jnp.zeros(()), zeros), batches)[0]
+
+    def update(state, bag, tokens_BT1, weights_BT):
+        # Shares of the mean, not a sum that is divided in the end: that would be a pass over all parameters.
+        loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
+        input_matrix = accounting.input_matrix(state.params)
+        metrics = StepMetrics(
+            loss=loss,
+            lr=schedule(state.step),
+            grad_norm=grad_norm,
+            clip_share=clipped / (state.step + 1),
+            update_norm=optax.tree.norm(updates),
+            embedding_std=input_matrix.astype(jnp.float32).std() / config.embedding.init_std,
+        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(step=state.step + 1, clipped=clipped, params=params, opt_state=opt_state), metrics
+
+    return update
+
+
+def lower_train_step(
+    model: transformer.Transformer,
+    bag: bags.Bag | None,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    like: TrainState,
+) -> jax.stages.Lowered:
+    """Returns the update of `make_train_step` for `mesh`, whose devices need not be there, ready to compile.
+
+    The program takes a state that is laid out as `like`, from `abstract_state`, whose memory it takes too (donation),
+    `bag` on every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
+    """
+    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    layout = jax.tree.map(lambda x: x.sharding, like)
+    update = jax.jit(
+        make_train_step(model, config),
+        in_shardings=(layout, whole, split, split),
+        out_shardings=(layout, whole),
+        donate_argnums=0,
+    )
+    tokens, weights = _abstract_batch(config.train.batch, config.train.sequence, mesh)
+    return update.lower(like, sharding.abstract_replica(bag, mesh), tokens, weights)
+
+
+def lower_eval_step(
+    model: transformer.Transformer,
+    bag: bags.Bag | None,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    like: dict[str, Any],
+    batch: int,
+) -> jax.stages.Lowered:
+    """Returns what `make_eval_step` does, for `mesh`, ready to compile.
+
+    Args:
+      model: of the arm.
+      bag: of the arm.
+      config: resolved.
+      mesh: of all devices.
+      like: the parameters, or their shapes, types and shardings.
+      batch: sequences at a time, over all devices.
+    """
+    chunk = config.train.get("loss_chunk", 0)  # runs from before there was such a key have none
+    evaluate = jax.jit(make_eval_step(model, chunk), out_shardings=sharding.replicated(mesh))
+    text_bytes = jax.ShapeDtypeStruct((model.shape.padded_vocab,), jnp.float32, sharding=sharding.replicated(mesh))
+    return evaluate.lower(
+        like, sharding.abstract_replica(bag, mesh), text_bytes, *_abstract_batch(batch, config.train.sequence, mesh)
+    )
+
+
+def full_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> jax.Array:
+    """Returns the weights (B, T) of a batch in which all tokens count."""
+    shape = config.train.batch, config.train.sequence
+    return jax.jit(lambda: jnp.ones(shape), out_shardings=sharding.split_batch(mesh))()
+
+
+def make_eval_step(
+    model: transformer.Transformer, chunk: int = 0
+) -> Callable[[dict[str, Any], bags.Bag | None, jax.Array, jax.Array, jax.Array], EvalSums]:
+    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums.
+
+    Args:
+      model: of the arm.
+      chunk: as train.loss_chunk.
+    """
+
+    def evaluate(params, bag, text_bytes_V, tokens_BT1, weights_BT):
+        nats_BT = token_nats(model, params, bag, tokens_BT1, chunk)
+        return EvalSums(
+            nats=(nats_BT * weights_BT).sum(),
+            tokens=weights_BT.sum(),
+            text_bytes=(text_bytes_V[tokens_BT1[:, 1:]] * weights_BT).sum(),
+        )
+
+    return evaluate
+
+
+def _abstract_batch(batch: int, sequence: int, mesh: Mesh) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    split = sharding.split_batch(mesh)
+    tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
+    return tokens, jax.ShapeDtypeStruct((batch, sequence), jnp.float32, sharding=split)
+
+
+def _micro_batches(x_BT: jax.Array, micro: int) -> jax.Array:
+    # Row b goes to micro-batch b % A: the rows of one device stay on it.
+    return x_BT.reshape(-1, micro, *x_BT.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,209 @@
+import collections
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kronecker.data import hub
+
+ROOT = pathlib.Path(__file__).parents[2]
+REPO = "HuggingFaceFW/fineweb-edu"
+COMMIT = "c0ffee"
+QUICK = hub.Retry(tries=4, first=0.01)
+PAGE = 2  # files a page of the listing
+
+
+class LocalHub(http.server.ThreadingHTTPServer):
+    """Serves `files` in the hub's API shape; `faults[path]` are what the next requests for a path get instead."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.checksums: dict[str, str] = {}
+        self.faults = collections.defaultdict(list)
+        self.requests = collections.defaultdict(list)
+        self.ranges = True
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        url = urllib.parse.urlsplit(self.path)
+        kind = "revision" if "/revision/" in url.path else "tree" if "/tree/" in url.path else ""
+        path = kind or url.path.removeprefix(f"/datasets/{REPO}/resolve/{COMMIT}/")
+        self.server.requests[path].append(self.headers.get("range"))
+        fault = self.server.faults[path].pop(0) if self.server.faults[path] else None
+        if isinstance(fault, tuple):
+            self.answer(fault[0], b"", {"retry-after": fault[1]})
+        elif isinstance(fault, int):
+            self.answer(fault, b"")
+        elif kind == "revision":
+            self.answer(200, json.dumps({"sha": COMMIT}).encode())
+        elif kind == "tree":
+            self.tree(url)
+        else:
+            self.file(path, cut=fault == "drop")
+
+    def tree(self, url):
+        prefix = url.path.removeprefix(f"/api/datasets/{REPO}/tree/{COMMIT}/") + "/"
+        page = int(urllib.parse.parse_qs(url.query).get("cursor", ["0"])[0])
+        paths = [path for path in reversed(self.server.files) if path.startswith(prefix)]
+        link = f'<{self.server.url}{url.path}?recursive=true&cursor={page + 1}>; rel="next"'
+        more = {"link": link} if len(paths) > (page + 1) * PAGE else {}
+        self.answer(200, json.dumps([self.entry(p) for p in paths[page * PAGE : (page + 1) * PAGE]]).encode(), more)
+
+    def entry(self, path):
+        content = self.server.files[path]
+        sha256 = self.server.checksums.get(path, hashlib.sha256(content).hexdigest())
+        return {"type": "file", "oid": "0", "size": len(content), "path": path, "lfs": {"oid": sha256}}
+
+    def file(self, path, cut):
+        content, header = self.server.files[path], self.headers.get("range")
+        start = int(header.removeprefix("bytes=").rstrip("-")) if header and self.server.ranges else 0
+        body = content[start:]
+        sent = body[: len(body) // 2] if cut else body
+        self.answer(206 if start else 200, sent, {"content-length": str(len(body))})
+
+    def answer(self, status, body, headers=()):
+        self.send_response(status)
+        for name, value in {"content-length": str(len(body)), **dict(headers)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = LocalHub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def blob(server):
+    server.files = {"data/a.parquet": random.Random(0).randbytes(3_000_000)}
+    return server.files["data/a.parquet"]
+
+
+def fetch(folder, retry=QUICK):
+    listing = hub.list_files(REPO, "data", QUICK)
+    return hub.download(listing, listing.files, folder, retry=retry)
+
+
+def test_a_listing_is_complete_and_sorted_over_pages_and_failures(server):
+    server.files = {f"data/{name}.parquet": name.encode() for name in "edcba"} | {"data/read.me": b""}
+    server.faults["revision"] = [503]
+    server.faults["tree"] = [429, 500]
+    listing = hub.list_files(REPO, "data", QUICK)
+    assert [file.path for file in listing.files] == [f"data/{name}.parquet" for name in "abcde"]
+    assert listing.files[0] == hub.RemoteFile("data/a.parquet", 1, hashlib.sha256(b"a").hexdigest())
+
+
+def test_a_pinned_listing_asks_the_hub_once(server, blob, tmp_path):
+    first = hub.pinned_listing(REPO, "data", tmp_path, QUICK)
+    server.files["data/b.parquet"] = b"new"
+    assert hub.pinned_listing(REPO, "data", tmp_path, QUICK) == first
+    assert len(server.requests["tree"]) == 1
+
+
+def test_a_dropped_download_is_continued_where_it_broke(server, blob, tmp_path):
+    server.faults["data/a.parquet"] = ["drop", 503, 429]
+    assert [path.read_bytes() for path in fetch(tmp_path)] == [blob]
+    assert server.requests["data/a.parquet"] == [None] + ["bytes=1500000-"] * 3
+
+
+def test_a_later_call_continues_what_an_earlier_one_left(server, blob, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.parquet.part").write_bytes(blob[:1000])
+    assert [path.read_bytes() for path in fetch(tmp_path)] == [blob]
+    assert server.requests["data/a.parquet"] == ["bytes=1000-"]
+
+
+def test_a_server_that_ignores_ranges_gets_asked_for_the_whole_file(server, blob, tmp_path):
+    server.ranges = False
+    server.faults["data/a.parquet"] = ["drop"]
+    assert [path.read_bytes() for path in fetch(tmp_path)] == [blob]
+
+
+def test_a_file_that_is_there_is_not_downloaded_again(server, blob, tmp_path):
+    fetch(tmp_path)
+    fetch(tmp_path)
+    assert len(server.requests["data/a.parquet"]) == 1
+
+
+def test_retry_after_is_honoured(server, blob, tmp_path):
+    server.faults["data/a.parquet"] = [(429, "1")]
+    started = time.monotonic()
+    fetch(tmp_path)
+    assert time.monotonic() - started >= 1
+
+
+def test_waits_double_up_to_the_longest():
+    longest = [
+        hub.Retry(first=1, longest=5).wait(failures) / bound for failures, bound in ((1, 1), (2, 2), (3, 4), (9, 5))
+    ]
+    assert all(0.5 <= share <= 1 for share in longest)
+
+
+def test_a_wrong_checksum_is_refused_and_the_file_removed(server, blob, tmp_path):
+    server.checksums["data/a.parquet"] = "0" * 64
+    with pytest.raises(ValueError, match=r"data/a\.parquet: got 3,000,000 bytes, sha256 .* the hub lists .* 0{64}"):
+        fetch(tmp_path)
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_hub_that_stays_down_ends_in_one_line_and_keeps_what_arrived(server, blob, tmp_path):
+    server.faults["data/a.parquet"] = ["drop"] + [503] * 4
+    with pytest.raises(ConnectionError, match=r"data/a\.parquet: HTTP 503, 4 times in a row"):
+        fetch(tmp_path)
+    assert (tmp_path / "data" / "a.parquet.part").stat().st_size == 1_500_000
+
+
+def test_a_refusal_is_not_retried(server, blob, tmp_path):
+    server.faults["data/a.parquet"] = [403]
+    with pytest.raises(ValueError, match="HTTP 403; check the name, and HF_TOKEN"):
+        fetch(tmp_path)
+    assert len(server.requests["data/a.parquet"]) == 1
+
+
+def test_prepare_data_downloads_and_tokenises_from_a_hub_that_fails(server, tmp_path):
+    texts = {name: [f"Page {i} of file {name}. " * 40 for i in range(200)] for name in "abc"}
+    for name, pages in texts.items():
+        file = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"text": pages, "id": list(range(200))}), file, row_group_size=64)
+        server.files[f"sample/10BT/{name}.parquet"] = file.read_bytes()
+    server.faults["tree"] = [503]
+    server.faults["sample/10BT/a.parquet"] = ["drop"]
+    server.faults["sample/10BT/b.parquet"] = [(429, "0")]
+    command = [sys.executable, "scripts/prepare_data.py", "--config=configs/base.py"]
+    keys = {"source": "fineweb-edu:sample-10BT", "shards": "2", "folder": tmp_path / "data"}
+    command += [f"--config.data.{key}={value}" for key, value in keys.items()]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    [file] = (tmp_path / "data").glob("fineweb-edu-sample-10BT-gpt2-*/manifest.json")
+    splits = json.loads(file.read_text())["splits"].values()
+    assert sum(split["documents"] for split in splits) == 400
+    assert sum(split["bytes"] for split in splits) == sum(map(len, texts["a"] + texts["b"]))
+    assert not server.requests["sample/10BT/c.parquet"]

@@ -1,0 +1,318 @@
+"""Batches as a function of (dataset, seed, step), on any number of hosts, and what a bad dataset says."""
+
+import hashlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from kronecker.data import manifests, rows, stream
+
+PER_RECORD = 32  # the real 2048 would need a long stream before a row straddles two records
+TRAIN = (100, 0, 1, 300)  # tokens of each shard: one empty, one shorter than any row, none a multiple of PER_RECORD
+VALIDATION = (70,)
+STREAM = 401
+GOLDEN_ORDER = [21, 37, 31, 14, 9, 7, 28, 6, 24, 3]
+
+
+def stored(dtype: str, per_record: int = PER_RECORD) -> tfds.features.FeaturesDict:
+    return tfds.features.FeaturesDict(
+        {"tokens": tfds.features.Tensor(shape=(per_record,), dtype=np.dtype(dtype), encoding="bytes")}
+    )
+
+
+def write_prepared(folder: Path, dtype: str = "uint16", train: tuple[int, ...] = TRAIN, validation=VALIDATION) -> Path:
+    """Writes streams 0, 1, 2, ... in the layout of data preparation and returns the folder."""
+    folder.mkdir()
+    stored(dtype).save_config(folder)
+    splits = {
+        name: {
+            "tokens": sum(sizes),
+            "bytes": 0,
+            "documents": 1,
+            "shards": list(write_shards(folder, name, sizes, dtype)),
+        }
+        for name, sizes in (("train", train), ("validation", validation))
+    }
+    info = [
+        {
+            "name": name,
+            "shardLengths": [str(shard["records"]) for shard in split["shards"]],
+            "numBytes": "0",
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        }
+        for name, split in splits.items()
+    ]
+    header = {"name": "kronecker", "version": "1.0.0", "fileFormat": "array_record", "splits": info}
+    (folder / "dataset_info.json").write_text(json.dumps(header))
+    manifest = {"version": 1, "tokenizer": {"fingerprint": "f"}, "dtype": dtype, "tokens_per_record": PER_RECORD}
+    manifest["splits"] = splits
+    write_manifest(folder, manifest)
+    return folder
+
+
+def write_shards(folder: Path, split: str, sizes: tuple[int, ...], dtype: str):
+    features = stored(dtype)
+    ends = itertools.accumulate(sizes)
+    for i, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+        file = folder / f"kronecker-{split}.array_record-{i:05}-of-{len(sizes):05}"
+        ids = np.zeros((-(-size // PER_RECORD), PER_RECORD), dtype)
+        ids.flat[:size] = np.arange(end - size, end)
+        writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+        for record in ids:
+            writer.write(features.serialize_example({"tokens": record}))
+        writer.close()
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        stored_bytes = file.stat().st_size
+        yield {"file": file.name, "records": len(ids), "tokens": size, "size": stored_bytes, "sha256": sha256}
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    manifest["fingerprint"] = manifests.content_fingerprint(manifest)
+    (folder / manifests.MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("rows") / "data")
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path) -> manifests.Prepared:
+    return manifests.open_prepared(folder)
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def first(batches, steps: int) -> np.ndarray:
+    return np.stack(list(itertools.islice(batches, steps)))
+
+
+def test_records_are_read_as_tfds_reads_them(folder: Path, prepared: manifests.Prepared):
+    examples = tfds.builder_from_directory(folder).as_data_source("validation")
+    by_tfds = np.concatenate([example["tokens"] for example in examples])
+    ours = rows.Stream(prepared, "validation")
+    np.testing.assert_array_equal(ours.read(0, len(ours)), by_tfds[: len(ours)])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("per_record", [1, 32, 2048, 1 << 20])  # lengths that take 1, 2 and more bytes to write
+def test_the_header_is_the_one_tfds_writes(dtype: str, per_record: int):
+    ids = np.arange(per_record).astype(dtype)
+    example = stored(dtype, per_record).serialize_example({"tokens": ids})
+    assert stream._example_header(ids.nbytes) + ids.tobytes() == example
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("sequence", [1, 7, 32, 33, 400])
+def test_row_i_is_t_plus_one_ids_from_i_times_t_across_records_and_shards(dtype: str, sequence: int, tmp_path: Path):
+    source = rows.Rows(
+        rows.Stream(manifests.open_prepared(write_prepared(tmp_path / "data", dtype)), "train"), sequence
+    )
+    assert len(source) == (STREAM - 1) // sequence
+    for i in range(len(source)):
+        np.testing.assert_array_equal(source[i], np.arange(i * sequence, (i + 1) * sequence + 1))
+
+
+def test_every_epoch_visits_every_row_once_in_another_order(prepared: manifests.Prepared):
+    firsts = first(rows.train_batches(prepared, 10, 4, seed=0), 30)[:, :, 0].reshape(3, 40) // 10
+    for epoch in firsts:
+        assert sorted(epoch) == list(range(40))
+    assert len({tuple(epoch) for epoch in firsts}) == 3
+
+
+def test_a_batch_may_span_two_epochs(prepared: manifests.Prepared):
+    firsts = first(rows.train_batches(prepared, 10, 16, seed=0), 5)[:, :, 0].reshape(2, 40) // 10
+    assert [sorted(epoch) for epoch in firsts] == [list(range(40))] * 2
+
+
+@pytest.mark.parametrize("step", [1, 9, 10, 25])
+def test_starting_at_a_step_equals_skipping_to_it(step: int, prepared: manifests.Prepared):
+    skipped = first(rows.train_batches(prepared, 10, 4, seed=3), step + 4)[step:]
+    np.testing.assert_array_equal(first(rows.train_batches(prepared, 10, 4, seed=3, start_step=step), 4), skipped)
+
+
+def test_a_start_far_ahead_is_as_near_as_the_first_step(prepared: manifests.Prepared):
+    epochs_of_ten_steps = 10**8
+    far = first(rows.train_batches(prepared, 10, 4, seed=0, start_step=10 * epochs_of_ten_steps), 10)
+    assert sorted(far[:, :, 0].reshape(-1) // 10) == list(range(40))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize("start_step", [0, 13])
+def test_the_hosts_batches_joined_are_the_batch_of_one_host(hosts: int, start_step: int, prepared: manifests.Prepared):
+    one = first(rows.train_batches(prepared, 10, 4, 5, start_step), 20)
+    each = [first(rows.train_batches(prepared, 10, 4, 5, start_step, host, hosts), 20) for host in range(hosts)]
+    np.testing.assert_array_equal(np.concatenate(each, axis=1), one)
+
+
+def test_the_order_follows_the_seed_and_nothing_else(prepared: manifests.Prepared, copy: Path):
+    batch = first(rows.train_batches(prepared, 10, 4, seed=0), 3)
+    np.testing.assert_array_equal(first(rows.train_batches(manifests.open_prepared(copy), 10, 4, seed=0), 3), batch)
+    assert (first(rows.train_batches(prepared, 10, 4, seed=1), 3) != batch).any()
+
+
+def test_the_order_of_seed_zero_is_the_recorded_one(prepared: manifests.Prepared):
+    # A library that shuffles otherwise would silently break every resumed run and every pair across machines.
+    assert (next(rows.train_batches(prepared, 10, 10, seed=0))[:, 0] // 10).tolist() == GOLDEN_ORDER
+
+
+def test_training_batches_are_int32_rows_whose_targets_follow_their_inputs(prepared: manifests.Prepared):
+    batch = next(rows.train_batches(prepared, 10, 4, seed=0))
+    assert (batch.dtype, batch.shape) == (np.int32, (4, 11))
+    np.testing.assert_array_equal(batch[:, 1:], batch[:, :-1] + 1)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize(("sequence", "batch"), [(1, 4), (10, 4), (23, 4), (69, 4), (100, 8)])
+def test_validation_predicts_every_token_but_the_first_once(
+    sequence: int, batch: int, hosts: int, prepared: manifests.Prepared
+):
+    predicted, counts = [], set()
+    for host in range(hosts):
+        batches = list(rows.validation_batches(prepared, sequence, batch, 0, host, hosts))
+        counts.add(len(batches))
+        for tokens, weights in batches:
+            assert (tokens.dtype, tokens.shape) == (np.int32, (batch // hosts, sequence + 1))
+            assert (weights.dtype, weights.shape) == (np.float32, (batch // hosts, sequence))
+            predicted += tokens[:, 1:][weights == 1].tolist()
+            np.testing.assert_array_equal(tokens[:, 1:][weights == 1], tokens[:, :-1][weights == 1] + 1)
+            assert not tokens[:, 1:][weights == 0].any()
+    assert sorted(predicted) == list(range(1, sum(VALIDATION)))
+    assert len(counts) == 1
+
+
+def test_validation_can_be_cut_to_its_first_sequences(prepared: manifests.Prepared):
+    weights = [weights for _, weights in rows.validation_batches(prepared, 10, 2, sequences=3)]
+    assert [w.sum(axis=1).tolist() for w in weights] == [[10, 10], [10, 0]]
+
+
+def test_a_split_shorter_than_one_sequence_is_refused_with_what_is_needed(prepared: manifests.Prepared):
+    with pytest.raises(
+        ValueError, match=r"401 tokens; train\.sequence = 401 needs 402; lower train\.sequence or prepare"
+    ):
+        rows.train_batches(prepared, 401, 1, seed=0)
+
+
+@pytest.mark.parametrize("validation", [(), (0,), (1,)])
+def test_an_empty_validation_split_is_refused_with_the_remedy(validation: tuple[int, ...], tmp_path: Path):
+    empty = manifests.open_prepared(write_prepared(tmp_path / "data", validation=validation))
+    with pytest.raises(ValueError, match=r"the validation split has [01] tokens.*data\.validation_fraction"):
+        rows.validation_batches(empty, 10, 4)
+
+
+@pytest.mark.parametrize("batches", [rows.train_batches, rows.validation_batches])
+def test_a_batch_the_hosts_cannot_share_is_refused(batches, prepared: manifests.Prepared):
+    with pytest.raises(ValueError, match="a batch of 6 sequences does not divide by 4 hosts"):
+        batches(prepared, 10, 6, 0, process_count=4)
+
+
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_changed_byte_is_found_by_verify_and_not_by_opening(copy: Path):
+    assert manifests.verify(manifests.open_prepared(copy)) == sum(
+        file.stat().st_size for file in copy.glob("*.array_record-*")
+    )
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    flip(shard, 1000)
+    opened = manifests.open_prepared(copy)
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: its sha256 is .* prepare the data again"):
+        manifests.verify(opened)
+
+
+def test_a_damaged_record_is_named_when_a_batch_reads_it(copy: Path):
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    content = shard.read_bytes()
+    record = (
+        stream._example_header(2 * PER_RECORD)
+        + np.arange(101 + PER_RECORD, 101 + 2 * PER_RECORD, dtype="<u2").tobytes()
+    )
+    flip(shard, content.index(record) + len(record) - 1)
+    batches = rows.train_batches(manifests.open_prepared(copy), 10, 40, seed=0)
+    with pytest.raises(ValueError, match=f"{shard.name}: a record cannot be read .*--verify"):
+        next(batches)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"x", lambda _: b""])
+def test_a_shard_of_another_size_is_named_at_the_start(change, copy: Path):
+    shard = copy / "kronecker-train.array_record-00003-of-00004"
+    shard.write_bytes(change(shard.read_bytes()))
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: it has .* bytes, the manifest says 131,072; delete"):
+        manifests.open_prepared(copy)
+
+
+def test_opening_reads_no_shard(copy: Path):
+    for shard in copy.glob("*.array_record-*"):
+        size = shard.stat().st_size
+        shard.unlink()
+        with shard.open("wb") as hole:
+            hole.truncate(size)
+    manifests.open_prepared(copy)
+
+
+def test_a_dataset_from_before_sizes_were_noted_is_verified_in_full(copy: Path):
+    manifest = json.loads((copy / manifests.MANIFEST).read_text())
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            del shard["size"]
+    write_manifest(copy, manifest)
+    manifests.open_prepared(copy)
+    flip(copy / "kronecker-train.array_record-00003-of-00004", 1000)
+    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+        manifests.open_prepared(copy)
+
+
+def test_a_missing_shard_is_named(copy: Path):
+    shard = copy / "kronecker-validation.array_record-00000-of-00001"
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"^{shard} does not exist"):
+        manifests.open_prepared(copy)
+
+
+def test_a_folder_without_a_manifest_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json does not exist; prepare the data with"):
+        manifests.open_prepared(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 1, "fingerprint": ""}'])
+def test_a_manifest_that_is_none_is_named(content: str, copy: Path):
+    (copy / manifests.MANIFEST).write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json is not a manifest"):
+        manifests.open_prepared(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("tokens_per_record", 16, "was changed after it was written"), ("version", 2, "has version 2, this code reads 1")],
+)
+def test_a_manifest_that_was_edited_or_is_of_another_version_is_refused(key: str, value: int, message: str, copy: Path):
+    manifest = json.loads((copy / manifests.MANIFEST).read_text()) | {key: value}
+    (copy / manifests.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=message):
+        manifests.open_prepared(copy)
+
+
+def test_records_of_another_size_than_the_manifests_are_refused(copy: Path):
+    manifest = json.loads((copy / manifests.MANIFEST).read_text()) | {"tokens_per_record": 64}
+    write_manifest(copy, manifest)
+    with pytest.raises(ValueError, match="its records do not hold 64 ids"):
+        rows.Stream(manifests.open_prepared(copy), "train").read(0, 1)
+
+
+def test_the_fingerprint_follows_tokenizer_and_shards_but_not_names(folder: Path):
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
+    same = manifest | {"name": "another", "source": "elsewhere"}
+    other = manifest | {"tokenizer": {"fingerprint": "g"}}
+    assert manifests.content_fingerprint(same) == manifest["fingerprint"] != manifests.content_fingerprint(other)

@@ -1,0 +1,162 @@
+"""The page of the paper's tables beside ours: from files of runs and results to numbers that a reader sees."""
+
+import csv
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+from html_page import Page
+from paper_runs import LAYERED, LOSSES, TYPOS, write_runs
+from run_folders import write_run
+
+from kronecker.paper import headlines, paper_page, results, training_claims
+from kronecker.probes import parameters, result
+from kronecker.report import compare
+from kronecker.run import finished_runs
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> compare.Comparison:
+    return training_claims.pair(write_runs(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="module")
+def written(comparison: compare.Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "paper.html"
+    found = {"parameters": [parameters.measure()], "probes": [LAYERED, TYPOS]}
+    paper_page.write(comparison, found, file, "Ours & theirs")
+    return file
+
+
+def test_the_papers_gap_is_the_tables_loss_minus_kroneckers(comparison: compare.Comparison):
+    rows = {row[0]: row[1:] for row in training_claims.measure(comparison).rows}
+    gap, half, verdict = rows[training_claims.GAP.format("tied table")]
+    assert gap == pytest.approx((0.08 + 0.09 + 0.07) / 3)
+    assert half == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-4)
+    assert verdict == "kronecker is ahead"
+    assert rows[training_claims.RELATIVE][0] == pytest.approx(100 * (0.08 / 4.6 + 0.09 / 4.62 + 0.07 / 4.61) / 3)
+    assert rows[training_claims.GAP.format("untied table")][0] == pytest.approx(-0.02)
+    assert rows[training_claims.GAP.format("untied table")][2] == "kronecker is behind"
+
+
+def test_the_lead_is_counted_over_seeds_and_evaluations_after_the_start(comparison: compare.Comparison):
+    ahead = {row[0]: row for row in training_claims.measure(comparison).rows}[training_claims.CELLS]
+    by_hand = total = 0
+    kronecker = next(arm for arm in comparison.others if arm.name == "kronecker")
+    for mine, theirs in zip(kronecker.runs, comparison.baseline.runs, strict=True):
+        later = mine.validation["tokens"] > 0
+        by_hand += int((mine.validation["loss"] < theirs.validation["loss"])[later].sum())
+        total += int(later.sum())
+    assert ahead[1:] == (by_hand, None, f"of {total}")
+
+
+def test_the_drift_is_the_std_at_the_end_in_units_of_its_start(comparison: compare.Comparison):
+    rows = {row[0]: row[1] for row in training_claims.measure(comparison).rows}
+    ends = [run.train["embedding_std"][-1] for run in comparison.baseline.runs]
+    assert rows[training_claims.DRIFT_TABLE] == pytest.approx(sum(ends) / 3)
+
+
+def test_every_row_of_the_paper_has_one_of_ours(comparison: compare.Comparison):
+    told = training_claims.measure(comparison)
+    assert {row[0] for row in told.paper} <= {row[0] for row in told.rows}
+
+
+def test_without_the_papers_two_arms_there_is_no_comparison(tmp_path: Path):
+    found = write_runs(tmp_path, {"table_untied": (4.5,), "kronecker": (4.6,)})
+    with pytest.raises(ValueError, match="no finished run of table_tied; train it first, for example: make pair"):
+        training_claims.pair(found)
+
+
+def test_other_arms_do_not_come_into_the_papers_comparison(tmp_path: Path):
+    found = write_runs(tmp_path, LOSSES | {"kronecker_unit": (4.4,)})
+    compared = training_claims.pair(found)
+    assert {arm.name for arm in compared.arms} == {"table_tied", "kronecker", "table_untied"}
+    assert len(compared.baseline.runs) == 3
+
+
+def test_probes_run_on_the_lowest_seed_and_kronecker_is_compared_with_the_tables(comparison: compare.Comparison):
+    assert [run.folder.name for run in training_claims.probed(comparison)][-1] == "kronecker-seed0"
+    assert {run.seed for run in training_claims.probed(comparison)} == {0}
+
+
+def test_headlines_stand_beside_the_papers(comparison: compare.Comparison):
+    found = {one.name: one for one in (training_claims.measure(comparison), parameters.measure(), LAYERED)}
+    rows = {row[0]: row[2:] for row in headlines.table(found).rows}
+    assert rows["tied table minus kronecker, validation loss, nats/token"] == (".083 ± .007", "0.080 ± 0.025")
+    assert rows["input parameters saved, GPT-2 small, P = 16, %"] == ("91.85", "91.85")
+    assert rows["the same, V = 131,072, d = 4,096, P = 32, %"] == ("93.75", "93.75")
+    assert rows["relatives by root near a word, input, table / kronecker"] == (".302 / .244", "0.250 / 0.125")
+    assert rows["KL(clean || typo), nats, table / kronecker"] == (".859 / .794", "not measured")
+
+
+def test_a_run_of_kronecker_unit_is_not_taken_for_kronecker():
+    rows = [("kronecker_unit-seed0", "E_raw", "all", 48, 0.0, 0.9, 0.0), *LAYERED.rows]
+    told = headlines.table({"layered": dataclasses.replace(LAYERED, rows=rows)})
+    assert ("6.8", ".302 / .244", "0.250 / 0.125") in [row[1:] for row in told.rows]
+
+
+def test_the_statement_names_what_differs_and_what_the_paper_does_not_say():
+    told = results.statement(dataclasses.replace(LAYERED, conditions={"model": "small", "seed": "1"}))
+    assert told == "Not the paper's model: compare directions, not digits. The paper does not say its seed."
+    assert results.statement(dataclasses.replace(LAYERED, paper_conditions={"model": "small"})) == results.SAME
+    assert results.statement(TYPOS) == results.NONE
+
+
+def test_the_page_is_whole_and_needs_no_other_file(written: Path):
+    page = Page(written.read_text())
+    assert page.open == []
+    assert not page.tags & {"script", "link", "iframe"}
+    assert "Ours & theirs" in page.text
+    assert "Not the paper's model: compare directions, not digits." in page.text
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.images)
+    assert {image["alt"].split(";")[0] for image in page.images} >= {
+        "Validation loss",
+        "Norm drift of the input embedding",
+        "Relatives among the ten nearest tokens, by depth",
+        "What a typo changes, by category of prompts",
+    }
+
+
+def test_the_papers_rows_are_told_from_ours(written: Path):
+    quoted = written.read_text().count('<tr class="quoted">')
+    told = json.loads((written.with_suffix("") / "results.json").read_text())
+    assert quoted == sum(len(one["paper"]) for one in told) > 10
+
+
+def numbers(written: Path, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((written.with_suffix("") / f"{name}.csv").read_text().splitlines()))
+
+
+def test_every_table_and_figure_has_its_numbers_beside_it(written: Path):
+    rows = numbers(written, "layered")
+    assert [row["root"] for row in rows if row["run"] == "kronecker-seed0"] == ["0.125", "0.125"]
+    assert {row["from"] for row in numbers(written, "training")} == {"here", "paper"}
+    assert numbers(written, "typos_by_category")[0]["difference"] == "0.1"
+    linked = re.findall(r'href="(paper/[^"]*)"', written.read_text())
+    assert len(linked) > 8
+    assert all((written.parent / link).is_file() for link in linked)
+
+
+def test_results_of_one_name_in_two_parts_are_both_on_the_page(comparison: compare.Comparison, tmp_path: Path):
+    loose = result.Result("loose", "Loose", "6.1", {}, ("embedding", "mean"), [("codec, x", 0.9)])
+    of_runs = dataclasses.replace(loose, title="Loose of runs", rows=[("kronecker-seed0", 0.8)])
+    paper_page.write(comparison, {"codes": [loose], "probes": [of_runs]}, tmp_path / "paper.html", "x")
+    assert Page((tmp_path / "paper.html").read_text()).text.count("Loose of runs") == 1
+    assert {"loose.csv", "loose_probes.csv"} <= {file.name for file in (tmp_path / "paper").iterdir()}
+
+
+def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_path: Path):
+    write_runs(tmp_path)
+    write_run(tmp_path / "p8", "kronecker", 0, 4.4, {"embedding.pos_dim": 8})
+    found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
+    with pytest.raises(ValueError, match=r"several versions of one arm: kronecker .*; give the runs of one of each"):
+        training_claims.pair(found)
+
+
+def test_a_time_that_noise_drowns_is_told_with_its_quartiles():
+    columns = ("arm", "input", "buffers, MB", "over cached, %", "its low", "its high")
+    rows = [("kronecker", "cached", 4299.4, None, None, None), ("kronecker", "onthefly", 4.4567, 16.23, -15.29, 21.28)]
+    told = headlines.table({"runtime": result.Result("runtime", "x", "4", {}, columns, rows)})
+    assert [row[3] for row in told.rows[-2:]] == ["4.46", "16.2 (-15.3 to 21.3)"]

@@ -1,0 +1,299 @@
+"""The loss of every held-out token of a real run, written and skipped as a user's command does it."""
+
+import collections
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kronecker import tokenization
+from kronecker.data import manifests, rows
+from kronecker.embedding import codec
+from kronecker.probes import token_losses
+from kronecker.report import breakdown, collisions, compare, losses_by_token
+from kronecker.run import finished_runs
+
+pytestmark = pytest.mark.slow  # two real trainings
+
+ROOT = Path(__file__).parents[2]
+POS_DIM, STEPS, BATCH, SEQUENCE = 3, 4, 4, 32
+ARMS = ("table_untied", "kronecker")
+OPTIONS = {
+    "tokenizer": "gpt2",
+    "data.validation_fraction": 0.04,
+    "model.layers": 1,
+    "model.heads": 2,
+    "model.d_model": 16,
+    "model.context": SEQUENCE,
+    "embedding.pos_dim": POS_DIM,
+    "train.batch": BATCH,
+    "train.sequence": SEQUENCE,
+    "train.steps": STEPS,
+    "eval.every": 0,
+    "eval.batch": 6,
+    "checkpoint.every": 2,
+    "log.every": 1,
+}
+WORLD, HELLO, SEVEN, EXCLAMATION, SPACE, LAMBDA, DE, YEAR = 995, 15496, 22, 0, 220, 39377, 43666, 12131
+BYTE_FF, END_OF_TEXT, PADDING = 187, 50256, 50257
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+
+
+def write(*arguments: object) -> subprocess.CompletedProcess:
+    return script("scripts/token_losses.py", *arguments)
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 documents in which ids collide at P = 3, so long that they take several blocks to count."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    words = [f"{a}{b}" for a in ("kron", "byte", "code", "table") for b in ("s", "er", "ing", "ed", "")]
+    words += ["λόγος", "日本", "2020", "world", "a", "is", "the", "\n"]
+    rng = random.Random(0)
+    for i in range(400):
+        (folder / "text" / f"{i:03}.txt").write_text(" ".join(rng.choices(words, k=250)) + ".\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each arm, and the output of the command that wrote their token losses."""
+    folder = tmp_path_factory.mktemp("runs") / "sweep"
+    options = OPTIONS | {"data.folder": text, "data.source": f"text:{text / 'text'}"}
+    overrides = [f"--config.{key}={value}" for key, value in options.items()]
+    for arm in ARMS:
+        workdir = f"--workdir={folder / arm}"
+        done = script("train.py", f"--config=configs/demo.py:arm={arm}", workdir, *overrides)
+        assert done.returncode == 0, done.stderr
+    done = write(folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "told.txt").write_text(done.stdout + done.stderr)
+    return folder
+
+
+@pytest.fixture(scope="module", params=ARMS)
+def arm(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def losses(run: Path) -> dict[str, np.ndarray]:
+    with np.load(run / "token_losses.npz") as arrays:
+        return dict(arrays)
+
+
+def prepared(run: Path) -> manifests.Prepared:
+    return manifests.open_prepared(json.loads((run / "env.json").read_text())["data"])
+
+
+def held_out(run: Path) -> np.ndarray:
+    stream = rows.Stream(prepared(run), "validation")
+    return stream.read(0, len(stream))
+
+
+def test_the_command_tells_each_runs_mean_loss_and_how_many_it_wrote(swept: Path):
+    told = (swept / "told.txt").read_text()
+    assert told.startswith("token losses: 2 written, 0 there before\n")
+    for arm in ARMS:
+        result = json.loads((swept / arm / "result.json").read_text())
+        assert re.search(
+            rf"/{arm}  {result['validation_loss']:.3f}\d nats/token on {len(held_out(swept / arm)) - 1:,} ", told
+        )
+
+
+def test_the_mean_over_all_tokens_is_the_loss_that_training_wrote(swept: Path, arm: str):
+    result = json.loads((swept / arm / "result.json").read_text())
+    assert losses(swept / arm)["nats"].mean(dtype=np.float64) == pytest.approx(result["validation_loss"], abs=1e-5)
+
+
+def test_the_mean_over_all_tokens_is_the_loss_that_eval_prints(swept: Path):
+    done = script("eval.py", f"--workdir={swept / 'kronecker'}")
+    assert done.returncode == 0, done.stderr
+    nats = losses(swept / "kronecker")["nats"]
+    loss, count = re.search(r"step 4: (\S+) nats/token, .* on (\S+) held-out tokens", done.stdout).groups()
+    assert float(loss) == pytest.approx(nats.mean(dtype=np.float64), abs=6e-5)  # it prints four decimals
+    assert int(count.replace(",", "")) == len(nats)
+
+
+def test_inputs_and_targets_are_the_held_out_stream_in_order_without_its_padding(swept: Path, arm: str):
+    stream, found = held_out(swept / arm), losses(swept / arm)
+    assert (len(stream) - 1) % SEQUENCE, "the last row is full, so the test shows less"
+    np.testing.assert_array_equal(found["inputs"], stream[:-1])
+    np.testing.assert_array_equal(found["targets"], stream[1:])
+    assert found["nats"].shape == found["targets"].shape
+
+
+# One row at a time, by a process of its own: opening a run sets the number of devices.
+ROW_BY_ROW = """
+import json, sys
+import jax.numpy as jnp
+from kronecker.training import restore, train_step
+run = restore.open_run(sys.argv[1])
+rows = jnp.array(json.loads(sys.argv[2]))
+print([train_step.token_nats(run.arm.model, run.params, run.arm.bag, row[None])[0].tolist() for row in rows])
+"""
+
+
+def test_each_tokens_loss_stands_at_its_own_place(swept: Path):
+    stream, nats = held_out(swept / "kronecker"), losses(swept / "kronecker")["nats"]
+    starts = (0, 7 * SEQUENCE)
+    rows_of = [stream[start : start + SEQUENCE + 1].tolist() for start in starts]
+    done = script("-c", ROW_BY_ROW, swept / "kronecker", json.dumps(rows_of))
+    assert done.returncode == 0, done.stderr
+    for start, expected in zip(starts, json.loads(done.stdout), strict=True):
+        assert np.abs(np.diff(expected)).max() > 0.1, "neighbours' losses are equal, so the test shows nothing"
+        np.testing.assert_allclose(nats[start : start + SEQUENCE], expected, rtol=0, atol=1e-4)
+
+
+def test_types_are_the_documented_ones(swept: Path, arm: str):
+    found = losses(swept / arm)
+    types = {name: found[name].dtype for name in ("nats", "inputs", "targets", "train_count", "special", "after_space")}
+    assert types == {
+        "nats": np.float32,
+        "inputs": np.int32,
+        "targets": np.int32,
+        "train_count": np.int64,
+        "special": bool,
+        "after_space": bool,
+    }
+
+
+def test_the_file_names_its_checkpoint_and_its_data(swept: Path, arm: str):
+    found, result = losses(swept / arm), json.loads((swept / arm / "result.json").read_text())
+    assert (int(found["step"]), str(found["data_fingerprint"])) == (STEPS, result["data_fingerprint"])
+
+
+def test_the_counts_of_the_training_text_are_those_of_the_documents_that_were_not_held_out(swept: Path, text: Path):
+    gpt2 = tokenization.load("gpt2")
+    encoded = gpt2.encode_batch([file.read_text() for file in (text / "text").iterdir()])
+    expected = collections.Counter(i for ids in encoded for i in [*ids.tolist(), gpt2.eot_id])
+    expected.subtract(held_out(swept / "kronecker").tolist())
+    count = losses(swept / "kronecker")["train_count"]
+    assert {i: n for i, n in enumerate(count.tolist()) if n} == {i: n for i, n in expected.items() if n}
+    assert count.sum() == prepared(swept / "kronecker").tokens("train")
+    assert count.sum() > 2 * token_losses.BLOCK, "the text is one block, so the test shows less"
+
+
+def test_a_long_training_text_is_counted_in_whole_blocks_from_its_first_to_its_last(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(token_losses, "BLOCK", 1000)
+    monkeypatch.setattr(token_losses, "COUNTED_TOKENS", 3000)
+    stream = rows.Stream(prepared(swept / "kronecker"), "train")
+    last = len(stream) // 1000
+    parts = [stream.read(0, 1000), stream.read(1000 * last, len(stream))]
+    count = token_losses._train_count(prepared(swept / "kronecker"), 50_304)
+    rest = count - np.bincount(np.concatenate(parts), minlength=50_304)
+    assert (rest.min(), rest.sum()) == (0, 1000)
+
+
+@pytest.mark.parametrize(
+    ("token", "length", "special", "after_space", "script"),
+    [
+        (WORLD, 6, False, True, "Latin"),
+        (HELLO, 5, False, False, "Latin"),
+        (SPACE, 1, False, True, "white space"),
+        (SEVEN, 1, False, False, "digits"),
+        (YEAR, 5, False, True, "digits"),
+        (EXCLAMATION, 1, False, False, "punctuation and symbols"),
+        (LAMBDA, 2, False, False, "Greek"),
+        (DE, 2, False, False, "Cyrillic"),
+        (BYTE_FF, 1, False, False, "bytes that are not UTF-8"),
+        (END_OF_TEXT, 13, True, False, "Latin"),
+    ],
+)
+def test_what_is_known_of_an_id(
+    swept: Path, arm: str, token: int, length: int, special: bool, after_space: bool, script: str
+):
+    found = losses(swept / arm)
+    facts = tuple(found[name][token] for name in ("bytes", "special", "after_space"))
+    assert facts == (length, special, after_space)
+    assert found["scripts"][found["script"][token]] == script
+
+
+def test_padding_of_the_vocabulary_is_known_to_be_nothing(swept: Path, arm: str):
+    found = losses(swept / arm)
+    assert len(found["bytes"]) == 50_304
+    for name in ("bytes", "special", "after_space", "train_count"):
+        assert not found[name][PADDING:].any(), name
+    assert (found["code_group"][PADDING:] == -1).all()
+
+
+def test_a_tables_ids_share_no_code(swept: Path):
+    assert (losses(swept / "table_untied")["code_group"] == -1).all()
+
+
+def test_code_groups_are_the_codecs_collisions(swept: Path):
+    table = codec.byte_table(tokenization.load("gpt2").token_bytes, POS_DIM, padded_vocab=50_304)
+    found = collections.defaultdict(list)
+    for token, group in enumerate(losses(swept / "kronecker")["code_group"].tolist()):
+        if group >= 0:
+            found[group].append(token)
+    assert sorted(map(tuple, found.values())) == sorted(codec.collisions(table))
+
+
+def test_the_report_reads_what_the_command_wrote(swept: Path):
+    compared = compare.compare([finished_runs.read(run) for run in finished_runs.find([swept])])
+    read = losses_by_token.read_all(compared)
+    assert "target_length" in {made.name for made in breakdown.break_down(compared, read)}
+    (damage,) = collisions.damage(compared, read)
+    table = codec.byte_table(tokenization.load("gpt2").token_bytes, POS_DIM)
+    colliding = {i for group in codec.collisions(table) for i in group} - {END_OF_TEXT}
+    assert (damage.arm, damage.ids) == ("kronecker", len(colliding))
+    assert damage.tokens == sum(i in colliding for i in held_out(swept / "kronecker")[:-1].tolist())
+
+
+def test_runs_that_have_the_file_are_skipped(swept: Path):
+    before = {run: (run / "token_losses.npz").stat().st_mtime_ns for run in map(swept.joinpath, ARMS)}
+    done = write(swept / "kronecker", swept)
+    assert (done.returncode, done.stdout) == (0, "token losses: 0 written, 2 there before\n")
+    assert {run: (run / "token_losses.npz").stat().st_mtime_ns for run in before} == before
+
+
+def test_again_replaces_the_file_of_the_named_run_alone_and_by_a_whole_one(swept: Path, tmp_path: Path):
+    for arm in ARMS:
+        shutil.copytree(swept / arm, tmp_path / arm)
+        (tmp_path / arm / "token_losses.npz").write_text("cut")
+    done = write("--again", tmp_path / "kronecker")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "token losses: 1 written, 0 there before\n"
+    again, first = losses(tmp_path / "kronecker"), losses(swept / "kronecker")
+    assert again.keys() == first.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(again[name], values)
+    assert (tmp_path / "table_untied" / "token_losses.npz").read_text() == "cut"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path):
+    refused(write(tmp_path), f"{tmp_path}: no run here")
+
+
+def test_no_folder_at_all_is_refused():
+    refused(write(), "no runs given; for example: python scripts/token_losses.py runs/demo")
+
+
+def test_an_unfinished_run_is_refused_and_left_as_it_is(swept: Path, tmp_path: Path):
+    unfinished = tmp_path / "run"
+    shutil.copytree(swept / "kronecker", unfinished)
+    (unfinished / "result.json").unlink()
+    (unfinished / "token_losses.npz").unlink()
+    refused(write(unfinished), f"{unfinished}: the run has not finished")
+    refused(write(tmp_path), f"{tmp_path}: no run here has finished")
+    assert not (unfinished / "token_losses.npz").exists()

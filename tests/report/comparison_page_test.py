@@ -1,0 +1,248 @@
+"""The page: what it says, that its figures hold what its CSV files say, and that it needs nothing else."""
+
+import base64
+import csv
+import json
+import subprocess
+import sys
+import urllib.parse
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from html_page import Page
+from run_folders import STEPS_A_LINE, TOKENS_A_STEP, curves, write_run
+
+from kronecker.report import compare, comparison_page, figures, plot
+from kronecker.run import finished_runs
+
+ROOT = Path(__file__).parents[2]
+FINAL_LOSSES = {"table_untied": 4.61, "table_tied": 4.71, "kronecker": 4.58, "kronecker_unit": 4.609}
+FIGURES = [
+    "paired_differences",
+    "validation_loss",
+    "validation_difference",
+    "training_loss",
+    "training_difference",
+    "embedding_std",
+    "clip_share",
+    "tokens_per_second",
+]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def write_sweep(folder: Path, seeds: int) -> Path:
+    for seed in range(seeds):
+        for arm, loss in FINAL_LOSSES.items():
+            write_run(folder / f"{arm}-seed{seed}", arm, seed, loss + 0.01 * seed)
+    return folder
+
+
+def comparison(folder: Path) -> compare.Comparison:
+    return compare.compare([finished_runs.read(run) for run in finished_runs.find([folder])])
+
+
+def numbers(folder: Path, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "report" / f"{name}.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_sweep(tmp_path_factory.mktemp("runs") / "a <b> & c", seeds=2)
+    command = [sys.executable, "scripts/report.py", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(swept: Path) -> Page:
+    return Page((swept / "report.html").read_text())
+
+
+def test_the_page_is_whole_html_with_the_escaped_title(page: Page):
+    assert page.open == []
+    assert "Paired runs: a <b> & c" in page.text
+
+
+def test_the_page_needs_no_other_file_and_no_script(page: Page, swept: Path):
+    assert not page.tags & {"script", "link", "iframe"}
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.images)
+    assert "url(" not in (swept / "report.html").read_text().split("</style>")[0]
+
+
+def test_the_verdict_table_holds_what_compare_prints(page: Page):
+    row = page.cells.index("kronecker")
+    assert page.cells[row : row + 8] == [
+        *["kronecker", "4.5850", "2.2925", "−0.0300", "0.0000", "0.0000", "1.14", "better"],
+    ]
+    row = page.cells.index("kronecker", row + 1)
+    assert page.cells[row : row + 5] == ["kronecker", "2 of 2", "539k", "263", "1.14, 1.14"]
+    row = page.cells.index("kronecker", row + 1)
+    assert page.cells[row : row + 8] == [
+        *["kronecker", "524k", "809k", "1.05M", "2.38M", "5,050", "1.50 GB", "10.4\xa0%"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "4 layers of width 128 with 4 heads; float32",
+        "stdlib; fingerprint dddddddddddd",
+        "614k tokens: 300 steps of 16 × 128 tokens",
+        "cpu: 2 × cpu",
+        "Python 3.12.1, jax 0.11.2, flax 0.12.8",
+        "python train.py --config=configs/demo.py --config.seed=1",
+        "Nothing about larger models, longer training or other text",
+        "not resolved, which does not mean",
+    ],
+)
+def test_the_page_states_its_conditions_and_limits(page: Page, said: str):
+    assert said in page.text
+
+
+def test_every_figure_draws_a_line_a_bar_or_a_mark_of_each_arm_and_links_its_numbers(page: Page, swept: Path):
+    assert page.links == [f"report/{name}.csv" for name in FIGURES]
+    for image, link in zip(page.images, page.links, strict=True):
+        svg = ET.fromstring(base64.b64decode(image["src"].partition(",")[2]))
+        drawn = {g.get("id") for g in svg.iter(f"{SVG}g") if any(shape.get("d") for shape in g.iter(f"{SVG}path"))}
+        arms = {row["arm"] for row in numbers(swept, Path(link).stem)}
+        assert arms >= FINAL_LOSSES.keys() - {"table_untied"}
+        assert arms <= drawn
+
+
+def test_the_numbers_of_the_loss_are_those_of_the_runs(swept: Path):
+    rows = [row for row in numbers(swept, "validation_loss") if row["arm"] == "kronecker"]
+    _, lines = curves("kronecker", 1, FINAL_LOSSES["kronecker"] + 0.01)
+    assert [float(row["tokens"]) for row in rows] == [line["tokens"] for line in lines]
+    assert [float(row["seed_1"]) for row in rows] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
+    assert float(rows[-1]["mean"]) == pytest.approx(FINAL_LOSSES["kronecker"] + 0.005, rel=1e-5)
+
+
+def test_the_numbers_of_a_difference_are_paired_step_by_step(swept: Path):
+    rows = [row for row in numbers(swept, "validation_difference") if row["arm"] == "table_tied"]
+    assert [float(row["seed_0"]) for row in rows] == pytest.approx([0.1] * len(rows), rel=1e-5)
+    assert "table_untied" not in {row["arm"] for row in numbers(swept, "validation_difference")}
+
+
+def test_the_final_differences_have_seeds_interval_and_verdict(swept: Path):
+    rows = [row for row in numbers(swept, "paired_differences") if row["arm"] == "table_tied"]
+    assert [row["seed"] for row in rows] == ["0", "1", "mean"]
+    assert float(rows[-1]["interval_low"]) == pytest.approx(0.1)
+    assert rows[-1]["verdict"] == "worse"
+
+
+def test_steps_that_only_some_runs_logged_are_left_out(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    metrics = tmp_path / "kronecker-seed0" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if f'"step": {STEPS_A_LINE * 6},' not in line))
+    panel = next(panel for panel in figures.PANELS if panel.name == "training_difference")
+    shown = {curve.arm: curve.tokens for curve in figures.curves(comparison(tmp_path), panel)}
+    left_out = STEPS_A_LINE * 6 * TOKENS_A_STEP
+    assert left_out in shown["table_tied"]
+    assert left_out not in shown["kronecker"]
+
+
+def test_a_running_mean_keeps_a_constant_and_flattens_what_alternates(tmp_path: Path):
+    run = write_run(tmp_path / "run", "table_untied", 0, 4.0)
+    train, _ = curves("table_untied", 0, 4.0)
+    lines = [line | {"loss": 4.0, "clip_share": 4.0 + (-1) ** i} for i, line in enumerate(train)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for column, deviation in (("loss", 1e-12), ("clip_share", 0.34)):  # a window cut by the end holds three at least
+        panel = figures.Panel("x", "x", "x", "x", "train", column, smoothing=0.2)
+        (curve,) = figures.curves(comparison(tmp_path), panel)
+        np.testing.assert_allclose(curve.values, np.full((1, len(lines)), 4.0), rtol=0, atol=deviation)
+
+
+def test_a_run_too_short_to_log_has_a_page_without_curves(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    for metrics in tmp_path.glob("*/metrics.jsonl"):
+        metrics.write_text("")
+    comparison_page.write(comparison(tmp_path), tmp_path / "report.html", "Short")
+    assert len(Page((tmp_path / "report.html").read_text()).images) == 2
+
+
+def test_one_seed_is_called_what_it_is_on_the_page(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    comparison_page.write(comparison(tmp_path), tmp_path / "report.html", "One seed")
+    page = Page((tmp_path / "report.html").read_text())
+    assert "One seed has no interval, so nothing is resolved" in page.text
+    assert page.cells.count("not resolved") == 3
+
+
+def test_equal_runs_give_an_equal_page(tmp_path: Path):
+    write_sweep(tmp_path, seeds=1)
+    comparison_page.write(comparison(tmp_path), tmp_path / "first.html", "Same")
+    comparison_page.write(comparison(tmp_path), tmp_path / "second.html", "Same")
+    first, second = ((tmp_path / name).read_text() for name in ("first.html", "second.html"))
+    assert first.replace("first/", "second/") == second
+
+
+def test_the_links_to_the_numbers_hold_in_a_folder_with_an_odd_name(tmp_path: Path):
+    write_sweep(tmp_path / "runs", seeds=1)
+    comparison_page.write(comparison(tmp_path / "runs"), tmp_path / '"a" <b> & #c.html', "x")
+    page = Page((tmp_path / '"a" <b> & #c.html').read_text())
+    assert len(page.links) == len(FIGURES)
+    for link in page.links:
+        assert (tmp_path / urllib.parse.unquote(urllib.parse.urlsplit(link).path)).is_file()
+
+
+def test_a_page_with_another_suffix_is_refused_before_anything_is_written(tmp_path: Path):
+    write_sweep(tmp_path / "runs", seeds=1)
+    with pytest.raises(ValueError, match=r"report: a page ends in \.html; write --out=.*report\.html"):
+        comparison_page.write(comparison(tmp_path / "runs"), tmp_path / "report", "x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
+
+
+def test_names_however_long_leave_the_figures_their_axes(tmp_path: Path):
+    write_run(tmp_path / "table", "table_untied", 0, 4.6)
+    for number in range(7):
+        settings = {"embedding.pos_dim": 8 * (number + 1), "embedding.lr_mult": 1 + number / 7}
+        settings |= {
+            "embedding.init_std": 0.001 * (number + 1),
+            "embedding.truncation": "head" if number else "head_raw",
+        }
+        write_run(
+            tmp_path / f"k{number}", "kronecker", 0, 4.5 + number / 100, settings | {"embedding.arm": "kronecker_$x^{"}
+        )
+    compared = comparison(tmp_path)
+    longest = max(len(arm.name) for arm in compared.arms)
+    assert longest > 60
+    for drawn in figures.draw(compared):
+        width = float(ET.fromstring(drawn.svg).get("width").removesuffix("pt")) / 72
+        assert width >= plot.LEAST_WIDTH + plot.LETTER * longest
+    comparison_page.write(compared, tmp_path / "report.html", "Long")
+    paper, axes = plot.panels([arm.name for arm in compared.others], ["1", "2"])
+    assert axes[0].get_position().width * paper.get_figwidth() >= plot.LETTER * longest * 0.9
+
+
+def test_every_arm_looks_different_and_named_arms_always_the_same():
+    names = [*plot.STYLES, *(f"kronecker pos_dim={dim}" for dim in (8, 12, 16, 24, 32, 48))]
+    style = plot.styles(names)
+    assert len(set(style.values())) == len(names)
+    assert plot.styles(["kronecker"]) == {"kronecker": style["kronecker"]}
+
+
+def test_versions_of_an_arm_have_its_colour_and_lines_of_their_own():
+    names = ["table_untied lr=0.002", "kronecker lr=0.002", "kronecker lr=0.004", "head_tail", "kronecker lr=0.008"]
+    style = plot.styles(names)
+    assert len(set(style.values())) == len(names)
+    assert {style[name][0] for name in names[1:]} == {plot.BLUE}
+    assert style["table_untied lr=0.002"] == plot.STYLES["table_untied"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([0.5], [0.5]),
+        ([0.9, 0.1], [0.9, 0.1]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.52, 0.5], [0.56, 0.46]),
+        ([0.5, 0.5, 0.62], [0.44, 0.54, 0.64]),
+    ],
+)
+def test_labels_keep_their_order_and_their_distance(wanted: list[float], expected: list[float]):
+    assert plot.spread(wanted, 0.1) == pytest.approx(expected)

@@ -1,0 +1,176 @@
+"""One run on several processes and devices, and on others when it goes on: real processes of train.py on loopback."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import pytest
+import tiny_runs
+from tiny_runs import finish, losses, start
+
+from configs import base
+from kronecker.runtime import distributed
+
+STEPS, SAVED = 12, 4
+OPTIONS = {
+    "tokenizer": "bpe:300",
+    "train.steps": STEPS,
+    "checkpoint.every": SAVED,
+    "checkpoint.keep": 10,
+    "mesh.cpu_devices": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    finish(start(workdir, data, OPTIONS))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def on_four(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "four"
+    ended = finish(start(workdir, data, OPTIONS, processes=4))
+    for index, words in enumerate(ended):
+        assert f"process {index} of 4 on " in words
+        assert "1 of 4 devices, cpu" in words
+    return workdir
+
+
+def cut_off(run: Path, workdir: Path, step: int) -> Path:
+    """Copies a finished run as it was when its checkpoint of `step` was the newest."""
+    shutil.copytree(run, workdir)
+    (workdir / "result.json").unlink()
+    for saved in (workdir / "checkpoints").iterdir():
+        if int(saved.name) > step:
+            shutil.rmtree(saved)
+    return workdir
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one_does_and_the_first_writes(alone: Path, on_four: Path):
+    assert losses(on_four) == pytest.approx(losses(alone), abs=1e-5)
+    steps = [line["step"] for line in tiny_runs.lines(on_four)]
+    assert steps == list(range(1, STEPS + 1))
+    assert json.loads((on_four / "env.json").read_text())["processes"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_what_four_processes_saved_goes_on_on_other_numbers(
+    processes: int, data: Path, alone: Path, on_four: Path, tmp_path: Path
+):
+    workdir = cut_off(on_four, tmp_path / "run", SAVED)
+    finish(start(workdir, data, OPTIONS, processes))
+    assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
+    assert len(losses(workdir)) == len(losses(alone))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_eight_devices_and_then_on_four(data: Path, alone: Path, tmp_path: Path):
+    workdir = cut_off(alone, tmp_path / "eight", SAVED)
+    finish(start(workdir, data, OPTIONS | {"mesh.cpu_devices": 8, "mesh.fsdp": 2, "mesh.tensor": 2}))
+    assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
+    workdir = cut_off(workdir, tmp_path / "four", 2 * SAVED)
+    finish(start(workdir, data, OPTIONS | {"mesh.cpu_devices": 4, "mesh.data": 1, "mesh.fsdp": -1}))
+    assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes_is_named_and_not_waited_for(data: Path, tmp_path: Path):
+    first, second = start(tmp_path / "run", data, OPTIONS | {"distributed.timeout_seconds": 8}, processes=2)
+    second.kill()
+    second.communicate()
+    began = time.monotonic()
+    _, words = first.communicate(timeout=60)
+    assert time.monotonic() - began < 40
+    assert first.returncode == -signal.SIGABRT
+    assert "Some timed out task names:\n1\n" in words
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_process_that_dies_or_fails_is_named_and_not_waited_for(number: int, code: int, data: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    options = OPTIONS | {"train.steps": 10**6, "checkpoint.every": 10**5, "distributed.heartbeat_seconds": 10}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and children
+    first, second = start(workdir, data, options, processes=2)
+    signal.signal(signal.SIGINT, before)
+    while not tiny_runs.lines(workdir):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.01)
+    second.send_signal(number)
+    second.communicate(timeout=20)
+    assert second.returncode == code
+    began = time.monotonic()
+    _, words = first.communicate(timeout=60)
+    assert time.monotonic() - began < 40
+    assert first.returncode not in (0, 143)
+    assert "Task 1 heartbeat timeout" in words
+
+
+def test_all_processes_take_the_smallest_limit(tmp_path: Path):
+    script = (
+        "import sys\n"
+        "from configs import base; from kronecker.runtime import distributed; from kronecker.training import plan\n"
+        "distributed.start(base.get_config())\n"
+        "plan._LIMITS = sys.argv[1:]\n"
+        "print(plan.device_limit())\n"
+    )
+    commands = []
+    for name, size in (("first", 3 << 30), ("second", 2 << 30)):
+        (tmp_path / name).write_text(f"{size}\n")
+        commands.append([sys.executable, "-c", script, str(tmp_path / name)])
+    ended = [process.communicate(timeout=120) for process in tiny_runs.start_all(commands)]
+    limits = [said.splitlines()[-1:] for said, _ in ended]  # Gloo speaks before
+    assert limits == [[str(1 << 30)]] * 2, ended  # two processes of one machine share its memory
+
+
+def group(**values: Any) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict({"coordinator": "", "processes": 0, "index": -1} | values)
+
+
+def test_the_place_of_a_process_comes_from_the_config_or_from_the_environment():
+    want = {"coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3}
+    assert distributed.explicit(group(coordinator="10.0.0.1:8476", processes=4, index=3), {}) == want
+    told = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
+    assert distributed.explicit(group(index=3), told) == want
+    assert distributed.explicit(group(), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "environment", "message"),
+    [
+        ({"coordinator": "a:1"}, {}, "processes=0, index=-1: they go together"),
+        ({"coordinator": "a", "processes": 2, "index": 0}, {}, "the coordinator is HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "index": 2}, {}, "the index of 2 processes is one of 0 to 1"),
+        ({}, {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(values: dict, environment: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        distributed.explicit(group(**values), environment)
+
+
+def test_processes_that_nothing_tells_of_each_other_are_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    joined = []
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **values: joined.append(values))
+    c = base.apply(base.get_config(), {"distributed.enabled": "on"})
+    with pytest.raises(ValueError, match=r"no SLURM, Open MPI or Cloud TPU is here; set distributed.coordinator"):
+        distributed.start(c)
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1.0;tcp://10.0.0.1:4")
+    distributed.start(c)
+    base.apply(c, {"distributed.coordinator": "a:1", "distributed.processes": 2, "distributed.index": 0})
+    distributed.start(c)
+    assert [values["cluster_detection_method"] for values in joined] == [None, "deactivate"]

@@ -1,0 +1,325 @@
+"""Runs and datasets in an object store: the real clients (gcsfs, tensorstore) against an emulator of Google's."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import tiny_runs
+from etils import epath
+
+from kronecker.data import preparation, remote, rows
+from kronecker.report import pages
+from kronecker.run import rundir, sinks
+from kronecker.runtime import storage
+from kronecker.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+# The emulator does not say which generation of an object was read; tensorstore, which replaces none but that, wants it.
+SERVER = """
+import signal, sys
+from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.server import create_server
+download = objects.download
+def with_generation(request, response, storage, *_, **__):
+    download(request, response, storage)
+    if response.status < 300:
+        found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+        response["x-goog-generation"] = found["generation"]
+objects.download = with_generation
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
+print("ready", flush=True)
+signal.pause()
+"""
+STEPS = 12
+OPTIONS = tiny_runs.OPTIONS | {
+    "tokenizer": "bpe:300",
+    "train.steps": STEPS,
+    "checkpoint.every": 4,
+    "mesh.cpu_devices": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    """An object store with one empty bucket, `bucket`; yields the variables that lead a process there."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout.readline() == "ready\n"
+    address = f"http://127.0.0.1:{port}"
+    variables = {
+        "STORAGE_EMULATOR_HOST": address,  # gcsfs
+        "TENSORSTORE_GCS_HTTP_URL": address,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # tensorstore looks for no credentials then
+        "FSSPEC_GCS_TOKEN": "anon",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks for a kind of bucket that the emulator does not know
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon", "use_listings_cache": False})
+        yield variables
+    server.terminate()  # its thread has no other end
+    server.wait()
+    server.stdout.close()
+
+
+@pytest.fixture
+def bucket(store: dict[str, str], request: pytest.FixtureRequest) -> epath.Path:
+    return epath.Path(f"gs://bucket/{request.node.name}")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    tiny_runs.write_texts(folder)
+    return folder
+
+
+def run(*words: Any, cache: Path, **keywords: Any) -> subprocess.Popen:
+    """Starts a script in a folder of its own, where a path that is taken for a local one would leave its traces."""
+    elsewhere = cache / "elsewhere"
+    elsewhere.mkdir(parents=True, exist_ok=True)
+    script, *rest = map(str, words)
+    environment = os.environ | {"KRONECKER_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / script), *rest]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=elsewhere, env=environment, **pipes)
+
+
+def finished(*words: Any, cache: Path) -> str:
+    process = run(*words, cache=cache)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert not list((cache / "elsewhere").iterdir())
+    return out
+
+
+def training(workdir: Any, folder: Any, text: Path, **options: Any) -> list[str]:
+    values = OPTIONS | {"data.folder": folder, "data.source": f"text:{text}"}
+    values |= {key.replace("__", "."): value for key, value in options.items()}
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    return ["train.py", f"--config={ROOT}/configs/demo.py", f"--workdir={workdir}", *overrides]
+
+
+def losses(workdir: Any) -> dict[str, float]:
+    found = [json.loads(line) for line in (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return {f"{line['kind']} {line['step']}": line["loss"] for line in found}
+
+
+def wait_for(there: Any, process: subprocess.Popen) -> None:
+    while not there() and process.poll() is None:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(bucket: epath.Path, text: Path, tmp_path: Path):
+    finished(*training(tmp_path / "run", tmp_path / "data", text), cache=tmp_path / "cache")
+    finished(*training(bucket / "run", bucket / "data", text), cache=tmp_path / "cache")
+    assert losses(bucket / "run") == losses(tmp_path / "run")
+    names = {"config.json", "env.json", "params.json", "metrics.jsonl", "result.json", "checkpoints"}
+    assert {file.name for file in (bucket / "run").iterdir()} == names
+    assert {file.name for file in (bucket / "run" / "checkpoints").iterdir()} == {"8", "12"}
+    env = json.loads((bucket / "run" / "env.json").read_text())
+    [made] = (bucket / "data").iterdir()
+    assert env["data"] == str(made)
+    # Another machine has neither the text nor a copy of the dataset.
+    shutil.move(text, tmp_path / "gone")
+    try:
+        said = finished("eval.py", f"--workdir={bucket}/run", cache=tmp_path / "another")
+        finished("scripts/token_losses.py", bucket / "run", cache=tmp_path / "another")
+        compared = finished("scripts/compare.py", bucket, "--baseline=kronecker", cache=tmp_path / "another")
+    finally:
+        shutil.move(tmp_path / "gone", text)
+    assert f"{losses(tmp_path / 'run')[f'validation {STEPS}']:.3f}" in compared
+    assert said.startswith(f"{bucket}/run step {STEPS}: ")
+    with (bucket / "run" / "token_losses.npz").open("rb") as file, np.load(file) as arrays:
+        assert arrays["step"] == STEPS
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_that_is_killed_goes_on_from_its_checkpoint(bucket: epath.Path, text: Path, tmp_path: Path):
+    words = training(bucket / "run", bucket / "data", text)
+    finished(*training(bucket / "undisturbed", bucket / "data", text), cache=tmp_path)
+    process = run(*words, cache=tmp_path)
+    wait_for(lambda: rundir.has_checkpoint(bucket / "run"), process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (bucket / "run" / "result.json").exists()
+    first = max(int(step.name) for step in (bucket / "run" / "checkpoints").iterdir() if step.name.isdigit())
+    assert f"train {first}" in losses(bucket / "run")  # what the checkpoint goes on from is there
+    finished(*words, cache=tmp_path)
+    assert losses(bucket / "run") == losses(bucket / "undisturbed")
+
+
+def test_a_checkpoint_that_is_half_in_the_bucket_is_none(bucket: epath.Path):
+    step = bucket / "run" / "checkpoints" / "4"
+    (step / "state" / "manifest.ocdbt").write_bytes(b"half")
+    (bucket / "run" / "config.json").write_text("{}")
+    assert not rundir.has_checkpoint(bucket / "run")
+    with checkpoint.open_manager(bucket / "run") as manager:
+        assert manager.latest_step() is None  # and orbax is of the same opinion
+    rundir.check_same_run(bucket / "run", configured("data", "stdlib"))  # nothing to lose: begins anew
+    (step / "commit_success.txt").write_text("")
+    assert rundir.has_checkpoint(bucket / "run")
+    with checkpoint.open_manager(bucket / "run") as manager:
+        assert manager.latest_step() == 4
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        rundir.check_same_run(bucket / "run", configured("data", "stdlib"))
+
+
+def test_lines_reach_the_bucket_at_a_sync_and_at_the_end(bucket: epath.Path):
+    lines = storage.Lines(bucket / "lines", ["kept"])
+    assert (bucket / "lines").read_text() == "kept\n"
+    lines.write("one")
+    lines.write("two")
+    assert (bucket / "lines").read_text() == "kept\n"
+    lines.sync()
+    assert (bucket / "lines").read_text() == "kept\none\ntwo\n"
+    lines.write("three")
+    lines.close()
+    assert (bucket / "lines").read_text() == "kept\none\ntwo\nthree\n"
+
+
+def test_lines_reach_the_bucket_after_a_while(bucket: epath.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "SECONDS_BETWEEN_UPLOADS", 0.0)
+    lines = storage.Lines(bucket / "lines", [])
+    lines.write("one")
+    assert (bucket / "lines").read_text() == "one\n"
+
+
+def test_lines_reach_a_disk_at_once(tmp_path: Path):
+    lines = storage.Lines(epath.Path(tmp_path / "lines"), ["kept"])
+    lines.write("one")
+    assert (tmp_path / "lines").read_text() == "kept\none\n"
+    lines.close()
+
+
+def test_metrics_in_a_bucket_drop_what_lies_beyond_the_checkpoint(bucket: epath.Path):
+    for resume_step, new in ((0, (1, 2, 3)), (2, (3, 4))):
+        sink = sinks.JsonLines(bucket, resume_step)
+        for step in new:
+            sink.write({"kind": "train", "step": step, "try": resume_step})
+        sink.close()
+    assert [(line["step"], line["try"]) for line in sinks.read(bucket)] == [(1, 0), (2, 0), (3, 2), (4, 2)]
+
+
+@pytest.mark.parametrize("remotely", [False, True])
+def test_a_writer_that_fails_leaves_what_was_there(bucket: epath.Path, tmp_path: Path, remotely: bool):
+    path = (bucket if remotely else epath.Path(tmp_path)) / "file"
+    with storage.writing(path) as file:
+        file.write(b"before")
+    with pytest.raises(ZeroDivisionError), storage.writing(path) as file:
+        file.write(b"half")
+        file.write(1 / 0)
+    assert path.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/run", "ftp://host/run", "gs://"])
+def test_a_place_that_cannot_be_opened_is_refused_with_what_can(path: str):
+    with pytest.raises(ValueError, match=f"--workdir={path}: this cannot be opened; allowed: a local path, or gs://"):
+        storage.open_path(path, "--workdir")
+
+
+def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "CLIENTS", {"gs": "no_such_package"})
+    with pytest.raises(ValueError, match=r"needs no_such_package; pip install -r requirements-gcs\.txt"):
+        storage.open_path("gs://bucket/run")
+
+
+def configured(folder: Any, source: str) -> Any:
+    from configs import base
+    from kronecker.schema import resolution
+
+    c = base.get_config()
+    c.tokenizer = "bpe:300"
+    c.data.update({"folder": str(folder), "source": source})
+    return resolution.resolve(c)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(remote.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def contents(folder: Any) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in epath.Path(folder).iterdir()}
+
+
+def test_a_dataset_made_for_a_bucket_is_the_one_made_on_a_disk(
+    bucket: epath.Path, cache: Path, text: Path, tmp_path: Path
+):
+    local, _ = preparation.ensure_prepared(configured(tmp_path / "data", f"text:{text}"))
+    made, tokenizer = preparation.ensure_prepared(configured(bucket, f"text:{text}"))
+    assert made.location == bucket / local.folder.name
+    assert contents(made.location) == contents(made.folder) == contents(local.folder)
+    assert Path(made.folder).parent == cache
+    again, _ = preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.location}"))
+    assert again == made
+    assert next(rows.train_batches(again, 16, 4, 0)).max() < tokenizer.vocab_size
+
+
+def test_a_machine_without_a_copy_makes_one_and_goes_on_where_it_was_cut_off(
+    bucket: epath.Path, cache: Path, text: Path
+):
+    made, _ = preparation.ensure_prepared(configured(bucket, f"text:{text}"))
+    expected = contents(made.folder)
+    shard = next(Path(made.folder).glob("*-train.array_record-*"))
+    inode = shard.stat().st_ino
+    for file in Path(made.folder).iterdir():
+        if file != shard:
+            file.unlink()
+    (Path(made.folder) / "features.json.unfinished").write_text("half")
+    copied, _ = preparation.ensure_prepared(configured(bucket, f"text:{text}"))
+    assert contents(copied.folder) == expected
+    assert shard.stat().st_ino == inode
+
+
+def test_a_shard_that_arrives_damaged_is_named_and_not_kept(bucket: epath.Path, cache: Path, text: Path):
+    made, _ = preparation.ensure_prepared(configured(bucket, f"text:{text}"))
+    shutil.rmtree(cache)
+    shard = made.location / made.manifest["splits"]["train"]["shards"][0]["file"]
+    shard.write_bytes(shard.read_bytes().replace(b"tokens", b"nekots", 1))
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: its sha256 is .*prepare the data again"):
+        preparation.ensure_prepared(configured(bucket, f"text:{text}"))
+    assert not list(cache.glob("*/manifest.json")) + list(cache.glob(f"*/{shard.name}"))
+
+
+@pytest.mark.parametrize(
+    ("code", "rule"),
+    [
+        ("import pathlib\n\nprint(pathlib)\n", "TID251"),
+        ("from pathlib import Path\n\nprint(Path)\n", "TID251"),
+        ("import shutil\n\nprint(shutil)\n", "TID251"),
+        ('with open("config.json") as file:\n    print(file)\n', "PTH123"),
+    ],
+)
+@pytest.mark.parametrize("module", ["kronecker/training/loop.py", "kronecker/run/finished_runs.py", "train.py"])
+def test_the_linter_refuses_local_files_where_a_path_may_be_remote(code: str, rule: str, module: str):
+    command = [sys.executable, "-m", "ruff", "check", "--output-format=concise", f"--stdin-filename={module}", "-"]
+    done = subprocess.run(command, input=f'"""Doc."""\n\n{code}', cwd=ROOT, capture_output=True, text=True)
+    assert [line.split()[1] for line in done.stdout.splitlines() if ": " in line] == [rule]
+
+
+def test_a_page_is_not_written_to_a_bucket():
+    with pytest.raises(ValueError, match=r"^gs://bucket/report\.html: .* name a local file with --out$"):
+        pages.local("gs://bucket/report.html", "--out")

@@ -1,0 +1,260 @@
+"""Sweeps: what is planned, what is refused, and what happens to runs that finish, fail, are killed or left behind."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+from run_folders import write_run
+
+from kronecker.sweep import local, planning
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "train.py"
+DEMO = str(ROOT / "configs" / "demo.py")
+DEMO_ARMS = ("table_untied", "table_tied", "kronecker", "kronecker_unit")
+
+# A child that writes its process id, waits until it may end, and leaves a result: a run in all that a sweep sees of it.
+RUN = """
+import json, os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "pid").write_text(str(os.getpid()))
+while not (folder.parent / "go").exists():
+    time.sleep(0.02)
+(folder / "config.json").write_text("{}")
+(folder / "result.json").write_text(json.dumps({"train_loss": 1.5, "validation_loss": 1.25}))
+"""
+# A sweep over such children in a process of its own, as scripts/sweep.py has one.
+SWEEP = f"""
+import pathlib, sys
+from kronecker.sweep import local, planning
+out = pathlib.Path(sys.argv[1])
+planned = [planning.Planned(n, out / n, (sys.executable, "-c", {RUN!r}, str(out / n))) for n in ("first", "second")]
+sys.exit(local.execute(planned, out))
+"""
+
+
+def script(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+
+
+def write_config(folder: Path, body: str) -> str:
+    file = folder / "mine.py"
+    file.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom configs.demo import get_config\n{body}\n")
+    return str(file)
+
+
+def write_texts(folder: Path) -> None:
+    folder.mkdir()
+    source = random.Random(0)
+    for i in range(300):
+        words = source.choices(("kronecker", "bytes", "coding", "table", "ed"), k=120)
+        (folder / f"{i:03}.txt").write_text(" ".join(words) + ".\n")
+
+
+def plan(config: str, out: Path, seeds: int = 1, **overrides: Any) -> list[planning.Planned]:
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return planning.plan(config, out, seeds, dotted, TRAIN)
+
+
+def child(out: Path, name: str, code: str) -> planning.Planned:
+    return planning.Planned(name, out / name, (sys.executable, "-c", code, str(out / name)))
+
+
+def wait_for(file: Path) -> str:
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < deadline, f"{file} did not appear"
+        time.sleep(0.02)
+    return file.read_text()
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def start_sweep(out: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_the_demo_sweep_is_each_arm_with_each_seed(tmp_path: Path):
+    planned = plan(DEMO, tmp_path, seeds=2)
+    assert [run.name for run in planned] == [f"{arm}-seed{seed}" for seed in (0, 1) for arm in DEMO_ARMS]
+    assert {run.folder.parent for run in planned} == {tmp_path}
+
+
+def test_the_command_carries_every_override(tmp_path: Path):
+    command = plan(DEMO, tmp_path, model__layers=2)[1].command
+    assert command[:3] == (sys.executable, os.path.relpath(TRAIN), f"--config={DEMO}")
+    assert {"--config.model.tie_head=True", "--config.seed=0", "--config.model.layers=2"} < set(command)
+    assert command[-1] == f"--workdir={tmp_path}/table_tied-seed0"
+
+
+def test_keys_that_vary_within_an_arm_are_in_the_name(tmp_path: Path):
+    config = write_config(
+        tmp_path,
+        "def sweep(seeds):\n"
+        "    yield {'embedding.arm': 'table_untied', 'embedding.kind': 'table', 'seed': 0}\n"
+        "    for dim in (8, 16):\n"
+        "        yield {'embedding.arm': 'kronecker', 'embedding.pos_dim': dim, 'seed': 0}\n",
+    )
+    names = [run.name for run in plan(config, tmp_path)]
+    assert names == ["table_untied-seed0", "kronecker-pos_dim8-seed0", "kronecker-pos_dim16-seed0"]
+
+
+def test_a_key_that_only_some_runs_of_an_arm_set_is_in_the_names_of_those(tmp_path: Path):
+    config = write_config(
+        tmp_path,
+        "def sweep(seeds):\n"
+        "    yield {'embedding.arm': 'kronecker', 'seed': 0}\n"
+        "    yield {'embedding.arm': 'kronecker', 'embedding.byte_source': 'decode', 'seed': 0}\n",
+    )
+    assert [run.name for run in plan(config, tmp_path)] == ["kronecker-seed0", "kronecker-byte_sourcedecode-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", r"mine.py has no sweep\(\); add, for example: def sweep\(seeds\)"),
+        ("def sweep(seeds): yield {'seed': 0}", r"yields a run without 'embedding.arm'; write, for example"),
+        ("def sweep(seeds): yield {'embedding.arm': 'kronecker'}", r"yields a run without 'seed'"),
+        ("def sweep(seeds): return []", r"sweep\(1\) of .*mine.py yields no runs"),
+        (
+            "def sweep(seeds): yield from 2 * [{'embedding.arm': 'kronecker', 'seed': 0}]",
+            r"yields kronecker-seed0 twice; let the two differ in a key",
+        ),
+        (
+            "def sweep(seeds): yield {'embedding.arm': 'x', 'seed': 0, 'model.layerz': 1}",
+            r"config.model.layerz: there is no such key; did you mean model.layers\?",
+        ),
+        (
+            "def sweep(seeds): yield {'embedding.arm': 'x', 'seed': 0, 'model.heads': 3}",
+            r"x-seed0: model.heads is 3, which does not divide",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_work_is_refused(tmp_path: Path, body: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        plan(write_config(tmp_path, body), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_override_of_what_the_sweep_sets_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"--config.seed: sweep\(\) of .*demo.py sets seed itself; change it there"):
+        plan(DEMO, tmp_path, seed=3)
+
+
+def test_a_finished_run_of_another_config_is_refused_and_not_skipped(tmp_path: Path):
+    write_run(tmp_path / "kronecker-seed0", "kronecker", 0, 4.5)
+    with pytest.raises(
+        ValueError, match=r"kronecker-seed0: holds a run of another config \(.*model.layers was 4, is 2"
+    ):
+        plan(DEMO, tmp_path, model__layers=2, train__steps=300)
+
+
+def test_a_listing_shows_state_and_command_and_writes_nothing(tmp_path: Path):
+    write_run(tmp_path / "out" / "table_untied-seed0", "table_untied", 0, 4.5)
+    write_run(tmp_path / "out" / "kronecker-seed0", "kronecker", 0, 4.5)
+    (tmp_path / "out" / "kronecker-seed0" / "result.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    flags = ("--config=configs/demo.py", f"--out={tmp_path}/out", "--config.train.steps=300", "--dry_run")
+    done = script("scripts/sweep.py", *flags)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"  4 runs x 614k tokens = 2\.46M tokens, \S+ FLOPs, under 0\.01 H100 hours", lines.pop())
+    assert lines.pop().startswith("cost (H100 hours: training alone")
+    assert lines[0] == f"[1/4] table_untied-seed0 -> {tmp_path}/out/table_untied-seed0 (finished)"
+    assert re.findall(r"\((\w+)\)", "\n".join(lines)) == ["finished", "new", "begun", "new"]
+    assert lines[5].startswith("    python train.py --config=configs/demo.py --config.embedding.arm=kronecker ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_failed_run_does_not_stop_the_others_and_is_told_in_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "go").touch()
+    write_run(tmp_path / "before", "kronecker", 0, 4.5)
+    planned = [child(tmp_path, "bad", "raise SystemExit(3)"), child(tmp_path, "good", RUN)]
+    planned.append(child(tmp_path, "before", "raise SystemExit('finished runs are not run again')"))
+    assert local.execute(planned, tmp_path) == 1
+    out = capfd.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[-3:]}
+    assert (rows["bad"][0], rows["bad"][-1]) == ("failed", "3")
+    assert (rows["good"][0], *rows["good"][2:]) == ("finished", "1.5000", "1.2500", "0")
+    trained = json.loads((tmp_path / "before" / "result.json").read_text())["train_loss"]
+    assert rows["before"] == ["skipped", "0", f"{trained:.4f}", "4.5000"]
+    assert f"[2/3] good -> {tmp_path}/good" in out
+    assert f"[3/3] before -> {tmp_path}/before (finished before)" in out
+
+
+def test_a_run_that_ends_well_without_a_result_has_failed(tmp_path: Path):
+    assert local.execute([child(tmp_path, "empty", "")], tmp_path) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_child_and_then_the_sweep(tmp_path: Path, number: signal.Signals, code: int):
+    process = start_sweep(tmp_path)
+    process_id = int(wait_for(tmp_path / "first" / "pid"))
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert not is_alive(process_id)
+    assert re.search(r"first +stopped +\d+ +-15", out)
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_run_that_a_killed_sweep_left_behind_is_waited_for_and_not_doubled(tmp_path: Path):
+    killed = start_sweep(tmp_path)
+    orphan = int(wait_for(tmp_path / "first" / "pid"))
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()  # not read to its end, which the orphan holds open
+    again = start_sweep(tmp_path)
+    assert "waiting for it" in again.stdout.readline()
+    assert is_alive(orphan)
+    (tmp_path / "go").touch()
+    out, _ = again.communicate(timeout=30)
+    assert again.returncode == 0
+    assert "(finished before)" in out
+    assert int((tmp_path / "first" / "pid").read_text()) == orphan
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_runs_ends_in_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XLA_FLAGS", tiny_runs.xla_flags_of_users())
+    write_texts(tmp_path / "text")
+    arms = "for arm in ('table_untied', 'kronecker'): yield arms.ARMS[arm] | {'seed': 0}"
+    config = write_config(tmp_path, f"from configs import arms\ndef sweep(seeds):\n    {arms}")
+    options = {"data.source": f"text:{tmp_path}/text", "data.folder": tmp_path / "data", "tokenizer": "gpt2"}
+    options |= {"model.layers": 1, "model.heads": 2, "model.d_model": 16, "model.context": 32, "train.sequence": 32}
+    options |= {"train.batch": 4, "train.steps": 6, "eval.every": 2, "eval.batch": 4, "log.every": 1}
+    flags = [f"--config.{key}={value}" for key, value in options.items()]
+    out = tmp_path / "runs"
+
+    swept = script("scripts/sweep.py", f"--config={config}", f"--out={out}", *flags)
+    assert swept.returncode == 0, swept.stderr
+    again = script("scripts/sweep.py", f"--config={config}", f"--out={out}", *flags)
+    assert again.stdout.count("(finished before)") == 2
+    compared = script("scripts/compare.py", str(out), f"--json={out}/compare.json")
+    assert compared.returncode == 0, compared.stderr
+    losses = [
+        json.loads((out / f"{arm}-seed0" / "result.json").read_text())["validation_loss"] for arm in DEMO_ARMS[::2]
+    ]
+    told = json.loads((out / "compare.json").read_text())["arms"]["kronecker"]["difference"]["mean"]
+    assert told == pytest.approx(losses[1] - losses[0])
+    reported = script("scripts/report.py", str(out))
+    assert reported.stdout.splitlines()[-1] == f"report: {out}/report.html"
+    assert len(list((out / "report").glob("*.csv"))) == 8

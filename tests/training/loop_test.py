@@ -1,0 +1,332 @@
+"""Training as a user starts it: real processes, real files, a real kill -9."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+from tiny_runs import lines, losses
+
+ROOT = Path(__file__).parents[2]
+GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
+ARMS = ("kronecker", "kronecker_unit", "table_tied", "table_untied")
+STEPS = 16
+OPTIONS = {"tokenizer": "bpe:300", "train.steps": STEPS, "checkpoint.every": 2}
+
+
+def command(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> list[str]:
+    return tiny_runs.command(
+        workdir, data, OPTIONS | {key.replace("__", "."): value for key, value in options.items()}, config
+    )
+
+
+def train(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> subprocess.CompletedProcess:
+    return subprocess.run(command(workdir, data, config, **options), cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_leaves_the_files_that_everything_else_reads(finished: Path):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["step"] == STEPS
+    assert result["tokens"] == STEPS * 4 * 32
+    assert result["validation_loss"] == lines(finished, "validation")[-1]["loss"]
+    assert [line["step"] for line in lines(finished)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines(finished, "validation")] == list(range(0, STEPS + 1, 4))
+    assert lines(finished)[-1].keys() >= {
+        "tokens",
+        "lr",
+        "grad_norm",
+        "clip_share",
+        "embedding_std",
+        "tokens_per_second",
+    }
+    assert lines(finished)[-1]["mfu"] is None  # a CPU's peak is not known
+    params = json.loads((finished / "params.json").read_text())
+    assert params["input"] == 4096 * 16
+    assert params["total"] == params["input"] + params["body"] + params["head"]
+    env = json.loads((finished / "env.json").read_text())
+    assert env["platform"] == "cpu"
+    assert env["versions"]["jax"]
+    assert not list(finished.glob("*.tmp"))
+
+
+def test_the_loss_falls_and_starts_near_that_of_guessing(finished: Path):
+    first, last = lines(finished, "validation")[0], lines(finished, "validation")[-1]
+    assert first["loss"] == pytest.approx(math.log(300), abs=0.2)
+    assert last["loss"] < first["loss"]
+
+
+def test_a_finished_run_is_not_touched_again(finished: Path, data: Path):
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    done = train(finished, data)
+    assert done.returncode == 0
+    assert f"{STEPS} steps" in done.stdout
+    assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
+
+
+def evaluate(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "eval.py", f"--workdir={workdir}", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_eval_gives_the_loss_that_training_wrote(finished: Path):
+    last = lines(finished, "validation")[-1]
+    done = evaluate(finished)
+    assert done.returncode == 0, done.stderr
+    assert f"step {STEPS}: {last['loss']:.4f} nats/token, {last['bits_per_byte']:.4f} bits/byte" in done.stdout
+
+
+@pytest.mark.slow
+def test_eval_does_not_need_the_text_that_the_data_were_made_from(data: Path, tmp_path: Path):
+    elsewhere = tmp_path / "data"
+    shutil.copytree(data / "text", elsewhere / "text")
+    assert train(tmp_path / "run", elsewhere, train__steps=2).returncode == 0
+    shutil.rmtree(elsewhere / "text")
+    assert evaluate(tmp_path / "run").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_prompt_is_continued_and_one_seed_is_one_text(finished: Path):
+    first, again, other = (
+        evaluate(finished, "--prompt=kroner bytes", "--new_tokens=6", f"--seed={seed}").stdout for seed in (1, 1, 2)
+    )
+    assert first.startswith("kroner bytes")
+    assert len(first) > len("kroner bytes\n")
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(["--step=3"], "no checkpoint of step 3 there"), (["--prompt=", "--top_p=2"], "top_p is 2")]
+)
+def test_an_evaluation_that_cannot_be_is_refused(finished: Path, flags: list[str], message: str):
+    refused(evaluate(finished, *flags), message)
+
+
+def test_evaluating_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    refused(evaluate(tmp_path), "no config.json there, so it is not a run's folder")
+
+
+@pytest.mark.slow
+def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path: Path):
+    workdir = tmp_path / "killed"
+    kills = 0
+    for after_lines in (3, 7):
+        process = subprocess.Popen(command(workdir, data), cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and _line_count(workdir) < after_lines:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2, "the run ended before it was killed; the test shows nothing"
+    assert not (workdir / "result.json").exists()
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == losses(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_first_losses_are_the_golden_ones(arm: str, data: Path, tmp_path: Path):
+    workdir = tmp_path / arm
+    done = train(workdir, data, f"configs/demo.py:arm={arm}", tokenizer="gpt2", checkpoint__every=STEPS)
+    assert done.returncode == 0, done.stderr
+    got = losses(workdir)
+    if os.environ.get("REGENERATE_GOLDEN"):
+        golden = json.loads(GOLDEN_LOSSES.read_text()) if GOLDEN_LOSSES.exists() else {}
+        GOLDEN_LOSSES.write_text(json.dumps(golden | {arm: got}, indent=2, sort_keys=True) + "\n")
+    golden = json.loads(GOLDEN_LOSSES.read_text())[arm]
+    assert got == pytest.approx(golden, abs=2e-4), "if meant: REGENERATE_GOLDEN=1 make test ARGS='-k golden_ones'"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train__lr": 1e-2}, "holds a run of another config (train.lr was 0.001, is 0.01)"),
+        ({"seed": 7}, "holds a run of another config (seed was 0, is 7)"),
+        ({"model__d_model": 32}, "model.d_model was 16, is 32"),
+        ({"data__validation_fraction": 0.02}, "data.validation_fraction was 0.01, is 0.02"),
+    ],
+)
+def test_another_runs_folder_is_refused(finished: Path, data: Path, options: dict, message: str):
+    refused(train(finished, data, **options), message)
+
+
+def test_a_run_whose_text_changed_is_refused(finished: Path, data: Path, tmp_path: Path):
+    workdir, elsewhere = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(finished, workdir)
+    (workdir / "result.json").unlink()
+    shutil.copytree(data / "text", elsewhere / "text")
+    first, last = elsewhere / "text" / "000.txt", elsewhere / "text" / "299.txt"
+    swapped = last.read_text(), first.read_text()  # another dataset, of which the same tokenizer is made
+    first.write_text(swapped[0])
+    last.write_text(swapped[1])
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["source"] = f"text:{elsewhere / 'text'}"  # so that only the checkpoint still knows
+    (workdir / "config.json").write_text(json.dumps(config))
+    refused(train(workdir, elsewhere), "was saved with another dataset")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data__source": "text:/nowhere"}, "text:/nowhere"),
+        ({"tokenizer": "tiktoken:/nowhere.tiktoken"}, "/nowhere.tiktoken does not exist"),
+        (
+            {"tokenizer": "gpt2", "model__vocab_size": 1000},
+            "model.vocab_size is 1,000 but tokenizer gpt2 has 50,257 ids",
+        ),
+        ({"data__validation_fraction": 0.0}, "validation split has 0 tokens"),
+        ({"train__sequence": 64}, "train.sequence is 64, longer than model.context 32"),
+        ({"model__context": 10**6, "train__sequence": 10**6}, "train.sequence = 1,000,000 needs"),
+        ({"log__wandb": "project"}, "wandb is missing; pip install wandb"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_writes_nothing(data: Path, tmp_path: Path, options: dict, message: str):
+    workdir = tmp_path / "run"
+    refused(train(workdir, data, **options), message)
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(finished: Path, data: Path, small_disk: Path):
+    workdir = small_disk / "run"
+    subprocess.run(["mount", "-o", "remount,size=500k", small_disk], check=True)
+    refused(train(workdir, data), "a checkpoint needs 1 MB")
+    assert not list((workdir / "checkpoints").iterdir())
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == losses(finished)
+
+
+def test_a_folder_that_is_no_run_is_refused(data: Path, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    refused(train(tmp_path, data), "not empty and not a run")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(data: Path, tmp_path: Path):
+    done = train(tmp_path / "run", data, train__lr=1e30, train__clip=0.0, log__every=4, checkpoint__every=STEPS)
+    assert done.returncode == 1
+    assert "is not finite between steps" in done.stderr
+    assert "try a lower train.lr" in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_last_update_that_is_not_finite_leaves_no_finished_run(data: Path, tmp_path: Path):
+    # One step: its loss, taken before the update, is fine.
+    options = {"train__steps": 1, "train__lr": 1e39, "train__warmup_steps": 0, "eval__every": 0}
+    done = train(tmp_path / "run", data, **options)
+    assert done.returncode == 1
+    assert "is not finite between steps 1 and 1" in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not [child for child in (tmp_path / "run" / "checkpoints").iterdir() if child.name.isdigit()]
+
+
+@pytest.mark.slow
+def test_attention_that_this_machine_lacks_is_refused_before_anything_is_written(data: Path, tmp_path: Path):
+    refused(train(tmp_path / "run", data, model__attention="cudnn"), "model.attention is 'cudnn', which runs on gpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_metrics_are_fetched_once_a_line_and_not_once_a_step(data: Path, tmp_path: Path):
+    script = (
+        "import sys, jax; from kronecker.schema import config_files; from kronecker.training import loop\n"
+        "fetched, get = [], jax.device_get\n"
+        "def counted(x):\n"
+        "    fetched.append(len(x) if isinstance(x, list) else 0)\n"
+        "    return get(x)\n"
+        "c = config_files.load('configs/demo.py:arm=kronecker')\n"
+        "for pair in sys.argv[2:]:\n"
+        "    key, value = pair.split('=', 1)\n"
+        "    c.update_from_flattened_dict({key: int(value) if value.isdigit() else value})\n"
+        "c.mesh.cpu_devices = 1\n"
+        "jax.device_get = counted\n"
+        "loop.run(c, sys.argv[1])\n"
+        "print([size for size in fetched if size])\n"
+    )
+    own = {"data.folder": data, "data.source": f"text:{data / 'text'}", "log.every": 5, "checkpoint.every": 100}
+    options = [
+        f"{key}={value}"
+        for key, value in (tiny_runs.OPTIONS | OPTIONS | own | {"eval.every": 0, "eval.sequences": 4}).items()
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, str(tmp_path / "run"), *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # 16 updates: lines after 5, 10, 15 and 16 (the evaluation's one batch is the last list)
+    assert json.loads(done.stdout) == [5, 5, 5, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_run_without_a_checkpoint_may_start_anew_with_another_config(data: Path, tmp_path: Path):
+    failed = train(tmp_path / "run", data, train__steps=1, train__lr=1e39, train__warmup_steps=0, eval__every=0)
+    assert failed.returncode == 1
+    done = train(tmp_path / "run", data, train__steps=2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["attention"] == "auto"
+
+
+@pytest.mark.slow
+def test_checkpoints_of_another_arm_are_refused(finished: Path, data: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
+    config = json.loads((finished / "config.json").read_text())
+    config["embedding"] |= {"arm": "kronecker_unit", "norm": "length", "init_std": 0.02}
+    (workdir / "config.json").write_text(json.dumps(config))
+    refused(train(workdir, data, "configs/demo.py:arm=kronecker_unit"), "was saved with another config")
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does(finished: Path, data: Path, tmp_path: Path):
+    done = train(tmp_path / "one", data, mesh__cpu_devices=1)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "one") == pytest.approx(losses(finished), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_same_numbers(data: Path, tmp_path: Path):
+    from tensorboardX.proto import event_pb2
+
+    done = train(tmp_path / "run", data, log__tensorboard=True)
+    assert done.returncode == 0, done.stderr
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    content, values = events.read_bytes(), {}
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + length])
+        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        content = content[16 + length :]
+    for line in lines(tmp_path / "run"):
+        assert values["train/loss", line["step"]] == pytest.approx(line["loss"], rel=1e-6)
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+def _line_count(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0

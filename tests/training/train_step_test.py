@@ -1,0 +1,184 @@
+"""The update: accumulation, clipping, decay, schedule, and the sums behind every loss."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import arms, base
+from kronecker.model import accounting, build
+from kronecker.runtime import device_mesh, sharding
+from kronecker.schema import resolution
+from kronecker.training import optimizer, train_step
+
+TOKEN_BYTES = [bytes([97 + i]) * (1 + i % 5) for i in range(26)]
+
+
+def resolved(arm: str = "kronecker", **overrides) -> ml_collections.ConfigDict:
+    tiny = {
+        "model.layers": 1,
+        "model.heads": 2,
+        "model.d_model": 16,
+        "model.context": 8,
+        "model.vocab_multiple": 32,
+        "embedding.pos_dim": 4,
+        "embedding.rank": 4 if arm == "factorized" else 0,
+        "train.sequence": 8,
+        "train.batch": 8,
+        "train.steps": 20,
+    }
+    c = base.apply(base.get_config(), arms.ARMS[arm] | tiny | {k.replace("__", "."): v for k, v in overrides.items()})
+    return resolution.with_vocabulary(resolution.resolve(c), len(TOKEN_BYTES))
+
+
+def initial(c: ml_collections.ConfigDict) -> tuple[build.Arm, train_step.TrainState]:
+    arm = build.build(c, TOKEN_BYTES)
+    return arm, jax.jit(lambda bag: train_step.init_state(arm.model, bag, c))(arm.bag)
+
+
+def run(c: ml_collections.ConfigDict, tokens: np.ndarray, weights: np.ndarray | None = None, updates: int = 1):
+    arm, state = initial(c)
+    update = jax.jit(train_step.make_train_step(arm.model, c))
+    weights = jnp.ones(tokens[:, 1:].shape) if weights is None else weights
+    for _ in range(updates):
+        state, metrics = update(state, arm.bag, tokens, weights)
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 26, (8, 9)).astype(np.int32)
+
+
+@pytest.mark.parametrize("arm", sorted(arms.ARMS))
+def test_accumulation_equals_one_large_batch_also_with_uneven_weights(tokens: np.ndarray, arm: str):
+    weights = (np.random.default_rng(1).random((8, 8)) < np.linspace(0.1, 1, 8)[:, None]).astype(np.float32)
+    # lr is large and eps not tiny, so that a wrong gradient shows and rounding does not
+    options = {"train__lr": 1e-2, "train__eps": 1e-3}
+    whole, one = run(resolved(arm, **options), tokens, weights)
+    parts, four = run(resolved(arm, **options, train__accumulate=4), tokens, weights)
+    assert four.loss == pytest.approx(float(one.loss), rel=1e-6)
+    assert four.grad_norm == pytest.approx(float(one.grad_norm), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts.params, whole.params)
+
+
+def test_tokens_of_weight_zero_do_not_count(tokens: np.ndarray):
+    changed = tokens.copy()
+    changed[:, -1] = (changed[:, -1] + 1) % 26
+    weights = np.ones((8, 8), np.float32)
+    weights[:, -1] = 0
+    first, second = (run(resolved(), x, weights)[1] for x in (tokens, changed))
+    assert first.loss == second.loss
+    assert run(resolved(), changed)[1].loss != run(resolved(), tokens)[1].loss
+
+
+def test_clip_share_counts_the_clipped_updates(tokens: np.ndarray):
+    assert run(resolved(train__clip=1e-9), tokens, updates=3)[1].clip_share == 1
+    assert run(resolved(train__clip=1e9), tokens, updates=3)[1].clip_share == 0
+    assert run(resolved(train__clip=0.0), tokens, updates=3)[1].clip_share == 0
+
+
+def test_a_clipped_gradient_has_the_limits_norm(tokens: np.ndarray):
+    c = resolved(train__clip=0.01)
+    clip = optimizer.make_optimizer(c)
+    gradient = {"embed": {"projection": jnp.full((4, 4), 3.0)}, "head": jnp.full((4, 4), 4.0)}
+    _, state = clip.update(gradient, clip.init(gradient), gradient)
+    moments = jax.tree.leaves(state[1].mu)
+    assert jnp.sqrt(sum((m**2).sum() for m in moments)) == pytest.approx((1 - c.train.beta1) * 0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", sorted(arms.ARMS))
+def test_decay_acts_on_matrices_alone_and_on_every_arms_input_matrix(arm: str):
+    c = resolved(arm)
+    built = build.build(c, TOKEN_BYTES)
+    params = jax.eval_shape(lambda: train_step.init_state(built.model, built.bag, c)).params
+    decayed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, decays in jax.tree_util.tree_leaves_with_path(optimizer.is_matrix(params))
+        if decays
+    }
+    body = {f"blocks/{name}/kernel" for name in ("attention/qkv", "attention/out", "up", "down")} | {"positions"}
+    own = {"table": {"embed/table"}, "factorized": {"embed/factor", "embed/up"}}.get(
+        c.embedding.kind, {"embed/projection"}
+    )
+    assert decayed == body | own | (set() if c.model.tie_head else {"head"})
+
+
+def test_lr_mult_scales_the_inputs_update_and_nothing_else(tokens: np.ndarray):
+    start = initial(resolved())[1].params
+    plain, tripled = (run(resolved(embedding__lr_mult=factor), tokens)[0].params for factor in (1.0, 3.0))
+    move, other = (jax.tree.map(jnp.subtract, after, start) for after in (plain, tripled))
+    for name in move:
+        factor = 3.0 if name == accounting.INPUT else 1.0
+        jax.tree.map(lambda a, b, f=factor: np.testing.assert_allclose(b, f * a, atol=1e-6), move[name], other[name])
+
+
+def test_the_schedule_rises_to_the_peak_and_ends_at_its_tenth():
+    c = resolved(train__warmup_steps=5, train__steps=50, train__lr=1e-3)
+    rate = optimizer.make_schedule(c)
+    assert float(rate(0)) == pytest.approx(1e-3 / 6)
+    assert float(rate(5)) == pytest.approx(1e-3)
+    assert float(rate(50)) == pytest.approx(1e-4)
+    assert all(rate(i) > rate(i + 1) for i in range(5, 50))
+
+
+@pytest.mark.parametrize("arm", sorted(arms.ARMS))
+def test_the_embeddings_std_begins_at_one_in_units_of_its_init(tokens: np.ndarray, arm: str):
+    assert run(resolved(arm), tokens)[1].embedding_std == pytest.approx(1.0, rel=0.1)
+
+
+def test_evaluation_sums_nats_tokens_and_the_bytes_of_the_text(tokens: np.ndarray):
+    arm, state = initial(resolved())
+    params = state.params
+    weights = np.ones((8, 8), np.float32)
+    weights[3:] = 0
+    text_bytes = np.array([len(b) for b in TOKEN_BYTES] + [0] * 6, np.float32)
+    sums = jax.jit(train_step.make_eval_step(arm.model))(params, arm.bag, text_bytes, tokens, weights)
+    logits = np.asarray(arm.model.apply({"params": params}, tokens[:3, :-1], arm.bag), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    want = -np.take_along_axis(log_p, tokens[:3, 1:, None], axis=-1).sum()
+    assert sums.nats == pytest.approx(want, rel=1e-5)
+    assert sums.tokens == 24
+    assert sums.text_bytes == sum(len(TOKEN_BYTES[i]) for i in tokens[:3, 1:].ravel())
+
+
+def compiled(c: ml_collections.ConfigDict):
+    mesh = device_mesh.make_mesh()
+    arm = build.build(c, TOKEN_BYTES, mesh)
+    bag = sharding.replicate(arm.bag, mesh)
+    like = train_step.abstract_state(arm.model, bag, c, mesh)
+    state = train_step.init_on_mesh(arm.model, bag, c, like)
+    update = train_step.lower_train_step(arm.model, bag, c, mesh, like).compile()
+    return mesh, bag, state, update, train_step.full_weights(c, mesh)
+
+
+@pytest.mark.parametrize("arm", ["kronecker", "table_tied"])
+def test_the_new_state_takes_the_memory_of_the_old_one(arm: str):
+    _, _, state, update, _ = compiled(resolved(arm))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert update.memory_analysis().alias_size_in_bytes >= size
+
+
+def test_a_step_moves_nothing_between_host_and_device_but_its_batch(tokens: np.ndarray):
+    mesh, bag, state, update, weights = compiled(resolved())
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, metrics = update(state, bag, sharding.to_devices(tokens, mesh), weights)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            update(state, bag, tokens, weights)  # the guard is awake
+    assert metrics.loss > 0
+
+
+def test_the_loss_chunk_moves_no_update_beyond_rounding(tokens: np.ndarray):
+    options = {"train__lr": 1e-2, "train__eps": 1e-3}
+    whole, one = run(resolved(**options), tokens, updates=2)
+    parts, other = run(resolved(**options, train__loss_chunk=16), tokens, updates=2)
+    assert other.loss == pytest.approx(float(one.loss), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts.params, whole.params)
+
+
+def test_equal_seeds_make_equal_dropout_and_other_seeds_make_other(tokens: np.ndarray):
+    runs = [run(resolved(model__dropout=0.3, seed=seed), tokens)[1].loss for seed in (0, 0, 1)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
