@@ -137,8 +137,9 @@ def main(words: Sequence[str]) -> None:
 
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: bool) -> None:
     # After the flags: --help should not wait for JAX.
-    from kronecker.benchmark import machine, scale_view, timing_figures, timing_tables
+    from kronecker.benchmark import scale_view, timing_figures, timing_tables
     from kronecker.report.pages import write_text
+    from kronecker.run import machine
 
     before = machine.facts()
     result = run()

@@ -17,7 +17,8 @@ _SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds each sweep(seeds) i
 
 def main(files: Sequence[str]) -> None:
     """Prints the lines."""
-    from kronecker.sweep import cost, planning  # after the flags: --help should not wait for JAX
+    from kronecker.sweep import planning
+    from kronecker.training import cost  # after the flags: --help should not wait for JAX
 
     if not files:
         raise ValueError("no config given; for example: python scripts/costs.py configs/ablations/*.py")

@@ -79,7 +79,7 @@ def main() -> int:
         print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
             print(slurm.describe(planned, out, _LAUNCHER.value, resources), flush=True)
-        from kronecker.sweep import cost  # imports JAX, for which the list need not wait
+        from kronecker.training import cost  # imports JAX, for which the list need not wait
 
         resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")

@@ -22,8 +22,8 @@ _AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose file is the
 
 def main(folders: Sequence[str]) -> None:
     """Evaluates what is missing, and says what it found."""
-    from kronecker.probes import token_losses
     from kronecker.run import finished_runs  # after the flags: --help should not wait for JAX
+    from kronecker.training import token_losses
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/token_losses.py runs/demo")

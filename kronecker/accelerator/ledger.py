@@ -88,7 +88,7 @@ def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, An
     """
     import jax  # the rest of this module is for processes that leave the devices alone
 
-    from kronecker.benchmark import machine
+    from kronecker.run import machine
 
     found = machine.facts()
     plugins = {name: version for name in PLUGINS if (version := _version(name))}

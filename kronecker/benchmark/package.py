@@ -16,18 +16,12 @@ import numpy as np
 from kronecker.embedding import author_package, codec
 
 MISSING = "not installed: make reference"
-DISTRIBUTIONS = ("kronecker-embeddings", "torch")
 _HIGHEST = pathlib.Path("/proc/self/clear_refs")  # "5" forgets how large the process was
 
 
 def installed() -> bool:
     """Returns whether the package and PyTorch can be imported."""
     return all(importlib.util.find_spec(name) for name in ("torch", "kronecker_embeddings"))
-
-
-def versions() -> dict[str, str | None]:
-    """Returns the versions of the package and of PyTorch; None where they are not installed."""
-    return {name: importlib.metadata.version(name) if installed() else None for name in DISTRIBUTIONS}
 
 
 class Layer:

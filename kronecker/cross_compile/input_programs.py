@@ -9,8 +9,8 @@ Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained 
 
 import dataclasses
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,18 @@ class Setting:
     table: codec.ByteTable
     tokens: int
     config: ml_collections.ConfigDict
+
+    @classmethod
+    def of(
+        cls,
+        token_bytes: Sequence[bytes | None],
+        pos_dim: int,
+        vocab: int,
+        tokens: int,
+        config: ml_collections.ConfigDict,
+    ) -> Self:
+        """Returns the setting of a tokenizer's bytes, its vocabulary padded to `vocab` ids."""
+        return cls(codec.byte_table(token_bytes, pos_dim, vocab), tokens, config)
 
     def auto(self, platform: str) -> str:
         """Returns what "auto" is on "tpu" or "gpu", a row of its table."""

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kronecker import tokenization
-from kronecker.benchmark import machine
 from kronecker.paper import paper_page
 from kronecker.probes import on_runs, parameters, prompts, result, subjects, survey, vocabularies
 from kronecker.report import pages
-from kronecker.run import finished_runs
+from kronecker.run import finished_runs, machine
 from kronecker.training import restore
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS

@@ -24,7 +24,8 @@ from kronecker.model import build
 from kronecker.report import compare
 from kronecker.run import finished_runs
 from kronecker.schema import config_files, dotted, resolution
-from kronecker.sweep import cost, planning
+from kronecker.sweep import planning
+from kronecker.training import cost
 
 ROOT = Path(__file__).parents[2]
 REWRITE = "PYTHONPATH=. python tests/ablations_test.py"

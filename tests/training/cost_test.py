@@ -10,7 +10,7 @@ import pytest
 from configs import base
 from kronecker.runtime import hardware
 from kronecker.schema import resolution
-from kronecker.sweep import cost
+from kronecker.training import cost
 
 ROOT = Path(__file__).parents[2]
 

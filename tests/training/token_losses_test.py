@@ -15,9 +15,9 @@ import pytest
 from kronecker import tokenization
 from kronecker.data import manifests, rows
 from kronecker.embedding import codec
-from kronecker.probes import token_losses
 from kronecker.report import breakdown, collisions, compare, losses_by_token
 from kronecker.run import finished_runs
+from kronecker.training import token_losses
 
 pytestmark = pytest.mark.slow  # two real trainings
 

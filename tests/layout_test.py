@@ -1,0 +1,147 @@
+"""The house: rooms without loose modules, arrows one way, names that stand once, and tests beside what they test.
+
+A room is a folder of kronecker/, or configs/, scripts/, train.py and eval.py.  A room stands one floor above the highest
+room it imports; imports within functions count, those under TYPE_CHECKING too.
+"""
+
+import ast
+import collections
+import graphlib
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST_ROOMS, MOST_FLOORS, MOST_ARROWS, MOST_LINES = 20, 9, 80, 18_000
+SOURCES = ("kronecker/**/*.py", "configs/**/*.py", "scripts/*.py", "train.py", "eval.py")
+
+
+def sources() -> list[Path]:
+    return sorted(file.relative_to(ROOT) for pattern in SOURCES for file in ROOT.glob(pattern))
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """Returns the room of a file or of a dotted module, by its parts; the package's own face is no room."""
+    if parts[0] == "kronecker":
+        return parts[1] if len(parts) > 1 else ""
+    return Path(parts[0]).stem
+
+
+def imported(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yields the line and the dotted parts of each import of our own code."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (
+            (node.lineno, tuple(name.split("."))) for name in names if name.startswith(("kronecker.", "configs."))
+        )
+
+
+@pytest.fixture(scope="module")
+def arrows() -> dict[str, dict[str, list[str]]]:
+    """Room -> room it imports -> the places that do."""
+    found = {
+        room(file.parts): collections.defaultdict(list)
+        for file in sources()
+        if len(file.parts) != 2 or file.parts[0] != "kronecker"
+    }
+    for file in sources():
+        here = room(file.parts) if file != Path("kronecker/__init__.py") else ""
+        for line, parts in imported(file):
+            if here and room(parts) not in ("", here):
+                found[here][room(parts)].append(f"{file}:{line} imports {'.'.join(parts)}")
+    return found
+
+
+def floors(arrows: dict[str, dict[str, list[str]]]) -> dict[str, int]:
+    floor: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(arrows).static_order():
+        floor[name] = 1 + max((floor[below] for below in arrows[name]), default=0)
+    return floor
+
+
+def test_the_package_holds_rooms_alone():
+    assert [file.name for file in (ROOT / "kronecker").glob("*.py")] == ["__init__.py"]
+
+
+def test_no_rooms_import_each_other_in_a_circle(arrows: dict[str, dict[str, list[str]]]):
+    try:
+        floors(arrows)
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        ties = [place for a, b in zip(circle[1:], circle, strict=False) for place in arrows[a].get(b, [])]
+        pytest.fail("rooms in a circle: " + "; ".join(ties))
+
+
+def test_the_package_imports_nothing_from_above_it(arrows: dict[str, dict[str, list[str]]]):
+    above = {"configs", "scripts", "train", "eval"}
+    upward = [
+        place for name, below in arrows.items() if name not in above for to in above & set(below) for place in below[to]
+    ]
+    assert not upward, "; ".join(upward)
+
+
+def test_the_house_is_no_larger_than_agreed(arrows: dict[str, dict[str, list[str]]]):
+    count = sum(len(below) for below in arrows.values())
+    thin = sorted(
+        place for below in arrows.values() for places in below.values() if len(places) == 1 for place in places
+    )
+    assert len(arrows) <= MOST_ROOMS, f"{len(arrows)} rooms: {', '.join(sorted(arrows))}"
+    assert max(floors(arrows).values()) <= MOST_FLOORS, floors(arrows)
+    assert count <= MOST_ARROWS, f"{count} arrows; the thinnest: {'; '.join(thin)}"
+
+
+def test_the_package_stays_small():
+    lines = sum(len((ROOT / file).read_text().splitlines()) for file in sources() if file.parts[0] == "kronecker")
+    assert lines < MOST_LINES
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in sources()}
+    graph = {
+        name: {".".join(parts) if ".".join(parts) in modules else ".".join(parts[:-1]) for _, parts in imported(file)}
+        - {name}
+        for name, file in modules.items()
+    }
+    graphlib.TopologicalSorter({name: below & set(modules) for name, below in graph.items()}).prepare()
+
+
+def test_no_file_name_stands_twice_or_shadows_a_library():
+    names = collections.Counter(
+        file.stem for file in sources() if file.parts[0] == "kronecker" and file.stem != "__init__"
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+    libraries = sys.stdlib_module_names | set(importlib.metadata.packages_distributions())
+    rooms = {path.name for path in (ROOT / "kronecker").iterdir() if (path / "__init__.py").exists()}
+    assert (set(names) | rooms) & libraries == set()
+
+
+def test_no_import_renames_a_module_of_ours():
+    renamed = [
+        f"{file}:{node.lineno} import {alias.name} as {alias.asname}"
+        for file in sources()
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kronecker")
+        for alias in node.names
+        if alias.asname and alias.asname != alias.name
+    ]
+    assert renamed == []
+
+
+def test_tests_mirror_the_rooms():
+    modules = {(room(file.parts), file.stem) for file in sources()}
+    stray = []
+    for file in sorted((ROOT / "tests").glob("*/*_test.py")):
+        subject = file.stem.removesuffix("_test")
+        if not any(
+            name == file.parent.name and (subject == stem or subject.startswith(f"{stem}_")) for name, stem in modules
+        ):
+            stray.append(str(file.relative_to(ROOT)))
+    assert stray == []
