@@ -18,7 +18,7 @@ from types import FrameType
 
 from submitit import JobEnvironment, helpers
 
-from kronecker.sweep.outcome import STOPPED
+from kronecker.sweep.run_outcome import STOPPED
 
 LEAVE = signal.SIGUSR2  # what submitit asks SLURM to send ahead of the limit
 # SLURM's controller may be too busy to answer; it kills a job KillWait, 30 seconds by default, after it has told it.

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from kronecker.runtime import locks
-from kronecker.sweep import devices, outcome, planning, slurm
+from kronecker.sweep import devices, planning, run_outcome, slurm
 
 LOGS = "logs"  # below the sweep's folder
 POLL_SECONDS = 0.1
@@ -45,8 +45,8 @@ def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -
     with locks.only_sweep_in(out) as lock, _Children(lock) as children:
         slurm.check_none_at_work(planned, out)
         outcomes = _at_once(planned, out, children, shares) if shares else _in_turn(planned, children)
-    outcome.show(outcomes)
-    return 128 + children.stopped_by if children.stopped_by else outcome.exit_code(outcomes)
+    run_outcome.show(outcomes)
+    return 128 + children.stopped_by if children.stopped_by else run_outcome.exit_code(outcomes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,18 +122,18 @@ class _Children:
             process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 
 
-def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[outcome.Outcome]:
+def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[run_outcome.Outcome]:
     outcomes = []
     for number, run in enumerate(planned, 1):
         if run.state == "finished":
             print(f"{planning.header(number, planned)} (finished before)", flush=True)
-            outcomes.append(outcome.skipped(run))
+            outcomes.append(run_outcome.skipped(run))
             continue
         print(planning.header(number, planned), flush=True)
         began, code = time.monotonic(), -(children.stopped_by or 0)
         if not children.stopped_by:
             code = children.wait(children.start(run.command))
-        outcomes.append(outcome.ended(run, time.monotonic() - began, code, bool(children.stopped_by)))
+        outcomes.append(run_outcome.ended(run, time.monotonic() - began, code, bool(children.stopped_by)))
         if children.stopped_by:
             break
     return outcomes
@@ -141,14 +141,14 @@ def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[o
 
 def _at_once(
     planned: Sequence[planning.Planned], out: Path, children: _Children, shares: Sequence[devices.Share]
-) -> list[outcome.Outcome]:
-    outcomes: dict[str, outcome.Outcome] = {}
+) -> list[run_outcome.Outcome]:
+    outcomes: dict[str, run_outcome.Outcome] = {}
     print(f"{len(shares)} runs at a time; {devices.describe(shares)}", flush=True)
     waiting, free, alive = [], list(shares), []
     for number, run in enumerate(planned, 1):
         if run.state == "finished":
             print(f"{planning.header(number, planned)} (finished before)", flush=True)
-            outcomes[run.name] = outcome.skipped(run)
+            outcomes[run.name] = run_outcome.skipped(run)
         else:
             waiting.append((number, run))
     while alive or (waiting and not children.stopped_by):
@@ -162,7 +162,7 @@ def _at_once(
         ended = [child for child in alive if children.has_ended(child.process)]
         for child in ended:
             seconds, code = time.monotonic() - child.began, child.process.returncode
-            done = outcome.ended(child.run, seconds, code, bool(children.stopped_by))
+            done = run_outcome.ended(child.run, seconds, code, bool(children.stopped_by))
             outcomes[child.run.name] = done
             print(f"[{child.number}/{len(planned)}] {done.name} {done.state} after {seconds:.0f} s", flush=True)
             alive.remove(child)

@@ -17,7 +17,7 @@ from etils import epath
 
 from kronecker.run import rundir
 from kronecker.runtime import locks
-from kronecker.sweep import outcome, planning
+from kronecker.sweep import planning, run_outcome
 
 FOLDER, JOBS = "slurm", "jobs.json"
 CLUSTERS = {"slurm": "slurm", "submitit_local": "local"}  # --launcher -> submitit's name
@@ -289,8 +289,10 @@ def _follow(
         if len(seconds) < len(begun):
             time.sleep(WAIT_SECONDS)
     done = [
-        outcome.skipped(run) if run in sorted_runs.finished else outcome.ended(run, seconds[run.name], None, False)
+        run_outcome.skipped(run)
+        if run in sorted_runs.finished
+        else run_outcome.ended(run, seconds[run.name], None, False)
         for run in planned
     ]
-    outcome.show(done)
-    return outcome.exit_code(done)
+    run_outcome.show(done)
+    return run_outcome.exit_code(done)

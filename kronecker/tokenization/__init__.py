@@ -5,41 +5,8 @@ vocabulary itself, never from `decode`, which replaces every token that is not v
 "<|endoftext|>" written in a document becomes the ids of those characters, never the special id.
 """
 
-import copyreg
-
-import tiktoken
-
-from kronecker.tokenization import sentencepiece_model, tekken, tiktoken_ranks, tokenizer_json
 from kronecker.tokenization.base import BYTE_SYMBOLS, END_OF_TEXT, FORMS, Tokenizer, decoded
 from kronecker.tokenization.byte_bpe import train_bpe
+from kronecker.tokenization.families import load
 
 __all__ = ["BYTE_SYMBOLS", "END_OF_TEXT", "FORMS", "Tokenizer", "decoded", "load", "train_bpe"]
-
-_FILES = {
-    "tiktoken": tiktoken_ranks.from_file,
-    "tokenizers": tokenizer_json.from_file,
-    "sentencepiece": sentencepiece_model.from_file,
-    "tekken": tekken.from_file,
-}
-
-
-def load(spec: str) -> Tokenizer:
-    """Returns the tokenizer that `spec` names; see FORMS (all but bpe:SIZE, which data preparation trains first).
-
-    Raises:
-      FileNotFoundError: if the file is not there.
-      ValueError: if the spec has no known form, or its file is damaged, unknown, without an end-of-text token, or of a
-        tokenizer that changes ordinary text.
-    """
-    kind, _, argument = spec.partition(":")
-    if spec == "gpt2":
-        return tiktoken_ranks.shipped_gpt2()
-    if kind == "tiktoken" and argument in tiktoken.list_encoding_names():
-        return tiktoken_ranks.registered(spec, argument)
-    if kind in _FILES and argument:
-        return _FILES[kind](spec, argument)
-    raise ValueError(f"tokenizer is {spec!r}; it takes one of {', '.join(FORMS)}")
-
-
-# A tokenizer holds the libraries' objects, which do not pickle; its spec does.
-copyreg.pickle(Tokenizer, lambda tokenizer: (load, (tokenizer.spec,)))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from kronecker import tokenization
 from kronecker.schema import choices
 
 FORMS = {
@@ -148,7 +147,7 @@ def assemble(
         text_bytes=np.array(text_bytes, np.int32),
         fingerprint=digest.hexdigest(),
         _encode=encode,
-        _decoded=decoded or (lambda: tokenization.decoded(token_bytes)),
+        _decoded=decoded or (lambda: decoded(token_bytes)),
     )
 
 
