@@ -25,7 +25,7 @@ from kronecker.training import restore
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
 ALL = "all"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
 

@@ -36,7 +36,7 @@ def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence
       ValueError: if the sizes do not make up the number of devices.
     """
     count = len(devices) if devices is not None else jax.device_count()
-    return _mesh(resolution.mesh_sizes(config.mesh, count) if config is not None else (count, 1, 1), devices)
+    return mesh_of(resolution.mesh_sizes(config.mesh, count) if config is not None else (count, 1, 1), devices)
 
 
 def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
@@ -47,10 +47,11 @@ def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
     parts = config.mesh.get("fsdp", 1), config.mesh.get("tensor", 1)  # runs from before there were such axes have none
     if -1 in parts or jax.device_count() % (parts[0] * parts[1]):
         return make_mesh()
-    return _mesh((jax.device_count() // (parts[0] * parts[1]), *parts))
+    return mesh_of((jax.device_count() // (parts[0] * parts[1]), *parts))
 
 
-def _mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh_of(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of these sizes along choices.MESH_AXES over `devices`; None: all there are."""
     # jax.make_mesh refuses an axis that is a part of one of the network's, say 4 of 16 chips, on all chips but v5e.
     laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(laid_out, choices.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))

@@ -20,7 +20,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from kronecker.embedding import bags, codec, implementations
-from kronecker.runtime import sharding
+from kronecker.runtime import device_mesh, sharding
 
 def known(x):
     def inner(x, _):
@@ -59,10 +59,10 @@ def text(loss, rows, spec, tokens):
     return gradient.lower(jax.ShapeDtypeStruct((rows, width), "float32"), bag, ids).compile().as_text()
 
 for name, sizes in meshes.items():
-    mesh = sharding._mesh(sizes, jax.devices())
+    mesh = device_mesh.mesh_of(sizes, jax.devices())
     out[f"bag, {name}"] = text(of_bag, bag.rows, PartitionSpec(None, "fsdp"), tokens)
     out[f"table, {name}"] = text(of_table, table_rows, PartitionSpec("tensor", "fsdp"), tokens)
-mesh = sharding._mesh(meshes["data and fsdp"], jax.devices())
+mesh = device_mesh.mesh_of(meshes["data and fsdp"], jax.devices())
 out["bag, many tokens"] = text(of_bag, bag.rows, PartitionSpec(None, "fsdp"), 2 * bag.rows)
 print(json.dumps(out))
 """

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from configs import base
 from kronecker import tokenization
-from kronecker.data import manifests, preparation, rows, segments, shards, sources
+from kronecker.data import manifests, preparation, segments, shards, sources
 from kronecker.schema import resolution
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -208,7 +208,7 @@ def test_a_run_stopped_between_shards_and_manifest_is_finished(tmp_path, monkeyp
     expected = contents(whole.folder)
     shutil.rmtree(whole.folder)
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "content_fingerprint", lambda manifest: 1 / 0)
+        patch.setattr(manifests, "content_fingerprint", lambda manifest: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             preparation.ensure_prepared(c)
     assert not (whole.folder / manifests.MANIFEST).exists()

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from kronecker.embedding import bags, codec, implementations
 from kronecker.runtime import device_mesh, sharding
+from kronecker.schema import choices
 
-mesh, fsdp = device_mesh.make_mesh(), sharding._mesh((1, 2, 1))
+mesh, fsdp = device_mesh.make_mesh(), device_mesh.mesh_of((1, 2, 1))
 rng = np.random.default_rng(8)
 tokens = [rng.integers(0, 256, length, np.uint8).tobytes() for length in range(9) for _ in range(4)]
 table = codec.byte_table(tokens, 8)
