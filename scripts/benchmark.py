@@ -46,7 +46,7 @@ data     Preparing, starting and reading as the text grows: seconds, CPU seconds
 
            python scripts/benchmark.py data --data='jsonl:texts/*.jsonl.xz' --sizes=10_000_000,100_000_000,400_000_000
 
-How to read it.  All run under train.py's allocator settings (kronecker/memory.py), without which large buffers cost a
+How to read it.  All run under train.py's allocator settings (kronecker/runtime/allocator.py), without which large buffers cost a
 page fault for each 4 kB; only the rival torch has none.  A time is the median over rounds, with the 10 % and 90 %
 quantiles; one round runs everything once, in an order drawn anew, so what else the machine does meets all contenders.
 Ratios are of medians, and round by round with their quartiles.  The share of bandwidth is the time that the least

@@ -54,7 +54,7 @@ How to read encoder.
 
 The verdicts are set for the defaults.  On a TPU the training step is GPT-2's of 124M, at this width and vocabulary, on
 as many tokens in sequences of 1,024; its FLOPs are tokens * (6 (12 layers d^2 + d V) + 12 layers T d), the project's
-own count (kronecker/training/throughput.py), in one pass.
+own count (kronecker/model/accounting.py), in one pass.
 
 How to read train.
   arguments  parameters, AdamW's moments, the arm's bag and the batch; outputs that are aliased take their place.
@@ -75,7 +75,7 @@ How to read train.
   links      sent at what all links of a device can send at once: no step is faster, and a mesh that leaves links idle
              is slower.
   bound      the longest of compute, memory and links, as if they overlapped perfectly; MFU is model over peak then.
-Peaks stand in kronecker/training/throughput.py, the rest in kronecker/cross_compile/targets.py and gpus/.
+Peaks stand in kronecker/runtime/hardware.py, the rest in kronecker/cross_compile/targets.py and gpus/.
 """
 
 import json
