@@ -8,17 +8,12 @@ STUDY = "study"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a visit.
+    """A part of a visit."""
 
-    Attributes:
-      name: of it, as --parts takes it.
-      share: of the minutes; parts that are not chosen leave theirs to the others, and so does time that is not used.
-      what: it finds out.
-    """
-
-    name: str
+    name: str  # as --parts takes it
+    # of the minutes; parts that are not chosen leave theirs to the others, and so does time that is not used
     share: float
-    what: str
+    what: str  # the question it answers
 
 
 PARTS = (

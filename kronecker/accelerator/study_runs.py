@@ -31,17 +31,11 @@ FIRST_GUESS = 0.0  # seconds a token, before a run has shown them
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A run of the plan.
-
-    Attributes:
-      stage: its stage.
-      settings: the keys that it sets.
-      planned: its folder and command.
-    """
+    """A run of the plan."""
 
     stage: str
-    settings: Mapping[str, Any]
-    planned: planning.Planned
+    settings: Mapping[str, Any]  # the keys that it sets
+    planned: planning.Planned  # its folder and command
 
     @property
     def name(self) -> str:

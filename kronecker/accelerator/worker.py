@@ -30,33 +30,19 @@ PREPARING = "preparing"  # stands for a result where a part could not begin
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a process is to do.
+    """What a process is to do."""
 
-    Attributes:
-      rehearsal: whether sizes are toy ones.
-      text: the fields of an `extents.Text`.
-      parts: names of the parts, the study not among them.
-      also: names of the parts that come after, for the split of the time.
-      end: of the visit, seconds since 1970.
-      out: folder of the results.
-      facts: file that gets what every result says of where it is from.
-      at_work: file that says which result is being made; none: none is.
-      avoid: results, as (part, name), that an earlier process of this visit has failed at.
-      command: of the visit, as it was typed.
-      commit: as in `ledger.facts_here`.
-    """
-
-    rehearsal: bool
-    text: dict[str, str]
-    parts: list[str]
-    also: list[str]
-    end: float
-    out: str
-    facts: str
-    at_work: str
-    avoid: list[list[str]]
-    command: list[str]
-    commit: str
+    rehearsal: bool  # toy sizes, on a CPU
+    text: dict[str, str]  # the fields of an `extents.Text`
+    parts: list[str]  # names of the parts, the study not among them
+    also: list[str]  # names of the parts that come after, for the split of the time
+    end: float  # of the visit, seconds since 1970
+    out: str  # folder of the results
+    facts: str  # file that gets what every result says of where it is from
+    at_work: str  # file that says which result is being made; none: none is
+    avoid: list[list[str]]  # results, as (part, name), that an earlier process of this visit has failed at
+    command: list[str]  # of the visit, as it was typed
+    commit: str  # as in `ledger.facts_here`
 
     @property
     def extent(self) -> extents.Extent:

@@ -28,25 +28,16 @@ FLOAT_BYTES = 4  # of a parameter, an embedding, a gradient
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What every contender of a setting is given.
+    """What every contender of a setting is given."""
 
-    Attributes:
-      table: the vocabulary's bytes.
-      ids: int32 (batches, N).
-      width: d.
-      dtype: of the operands where an implementation multiplies matrices.
-      config: resolved; its optimizer is the one that is timed.
-      cache_limit_mb: the most that the codes of "cached" may take.
-      turns: how often a call does its work, within one program, so that the time to start a program does not count;
-        the package's layer takes one turn always.
-    """
-
-    table: codec.ByteTable
-    ids: np.ndarray
-    width: int
-    dtype: str
-    config: ml_collections.ConfigDict
-    cache_limit_mb: float
+    table: codec.ByteTable  # the vocabulary's bytes
+    ids: np.ndarray  # int32 (batches, N)
+    width: int  # d
+    dtype: str  # of the operands where an implementation multiplies matrices
+    config: ml_collections.ConfigDict  # resolved; its optimizer is the one that is timed
+    cache_limit_mb: float  # the most that the codes of "cached" may take
+    # how often a call does its work, within one program, so that the time to start a program does not count; the
+    # package's layer takes one turn always
     turns: int = 1
 
     @property
@@ -73,23 +64,15 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something that can be timed.
+    """Something that can be timed."""
 
-    Attributes:
-      name: one of settings.NAMES.
-      calls: measure -> what to time.
-      result: returns the embeddings (N, d) of the first batch and the gradient (M, d).
-      memory: what it holds, in bytes.
-      least_bytes: measure -> see `least_bytes`.
-      device: "cpu", "gpu" or "tpu".
-    """
-
-    name: str
-    calls: Mapping[str, timing.Call]
+    name: str  # one of settings.NAMES
+    calls: Mapping[str, timing.Call]  # measure -> what to time
+    # returns the embeddings (N, d) of the first batch and the gradient (M, d)
     result: Callable[[], tuple[np.ndarray, np.ndarray]]
-    memory: Mapping[str, Any]
-    least_bytes: Mapping[str, int]
-    device: str
+    memory: Mapping[str, Any]  # what it holds, in bytes
+    least_bytes: Mapping[str, int]  # measure -> see `least_bytes`
+    device: str  # "cpu", "gpu" or "tpu"
 
 
 def make(name: str, problem: Problem) -> Contender | str:

@@ -17,16 +17,10 @@ BPE = "bpe:"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A tokenizer and a stream of its ids.
+    """A tokenizer and a stream of its ids."""
 
-    Attributes:
-      tokenizer: the tokenizer; its spec is what the user wrote.
-      ids: int32 (n,), the documents of a source, each followed by the end-of-text id.
-      source: the source's name.
-    """
-
-    tokenizer: tokenization.Tokenizer
-    ids: np.ndarray
+    tokenizer: tokenization.Tokenizer  # its spec is what the user wrote
+    ids: np.ndarray  # int32 (n,), the documents of a source, each followed by the end-of-text id
     source: str
 
     def batches(self, count: int, sequences: int, length: int) -> np.ndarray:

@@ -23,15 +23,10 @@ Call = Callable[[int], Any]  # takes a round's number; returns when its work is 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """One case's timings.
+    """One case's timings."""
 
-    Attributes:
-      rounds: the rounds that it took part in, rising.
-      seconds: of each of them.
-    """
-
-    rounds: tuple[int, ...]
-    seconds: tuple[float, ...]
+    rounds: tuple[int, ...]  # that it took part in, rising
+    seconds: tuple[float, ...]  # of each of them
 
     @property
     def median(self) -> float:
@@ -54,21 +49,13 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How much longer one case takes than another.
+    """How much longer one case takes than another."""
 
-    Attributes:
-      median: of the ratios of single rounds.
-      low: their lower quartile.
-      high: their upper quartile.
-      of_medians: the ratio of the two medians.
-      rounds: how many rounds both took part in.
-    """
-
-    median: float
-    low: float
-    high: float
-    of_medians: float
-    rounds: int
+    median: float  # of the ratios of single rounds
+    low: float  # their lower quartile
+    high: float  # their upper quartile
+    of_medians: float  # the ratio of the two medians
+    rounds: int  # how many rounds both took part in
 
 
 def interleave(

@@ -117,19 +117,12 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A contender before it is made.
+    """A contender before it is made."""
 
-    Attributes:
-      name: an arm's, or one of RIVALS.
-      config: resolved, with its vocabulary.
-      token_bytes: of each id.
-      ids: int32 (N, B, T + 1), batches that are taken in turn.
-    """
-
-    name: str
-    config: ml_collections.ConfigDict
-    token_bytes: Sequence[bytes | None]
-    ids: np.ndarray
+    name: str  # an arm's, or one of RIVALS
+    config: ml_collections.ConfigDict  # resolved, with its vocabulary
+    token_bytes: Sequence[bytes | None]  # of each id
+    ids: np.ndarray  # int32 (N, B, T + 1), batches that are taken in turn
 
 
 def start(job: Job) -> Callable[[int], float]:

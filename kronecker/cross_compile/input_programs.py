@@ -50,16 +50,11 @@ Programs = dict[str, dict[str, program.Program]]  # by program, then by form
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is compiled.
+    """What is compiled."""
 
-    Attributes:
-      table: the vocabulary's bytes; their lengths decide the layout of "induced".
-      tokens: N.
-      config: resolved, with its vocabulary: the model around the input side, its width, type and optimizer.
-    """
-
-    table: codec.ByteTable
-    tokens: int
+    table: codec.ByteTable  # the vocabulary's bytes; their lengths decide the layout of "induced"
+    tokens: int  # N
+    # resolved, with its vocabulary: the model around the input side, its width, type and optimizer
     config: ml_collections.ConfigDict
 
     @classmethod

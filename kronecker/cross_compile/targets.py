@@ -30,15 +30,10 @@ TPU_FORMS = {"": {}}
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices to compile for.
+    """Devices to compile for."""
 
-    Attributes:
-      name: a key of LINKS.
-      devices: they take programs but cannot run them.
-    """
-
-    name: str
-    devices: tuple[jax.Device, ...]
+    name: str  # a key of LINKS
+    devices: tuple[jax.Device, ...]  # they take programs but cannot run them
 
     @property
     def kind(self) -> str:

@@ -33,28 +33,17 @@ BLOCK_BYTES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step that was compiled.
+    """A step that was compiled."""
 
-    Attributes:
-      memory: of a device.
-      exchange: between the devices.
-      operations: how many of each of program.KINDS.
-      calls: how often each custom call runs in a step, by what it calls.
-      bytes_accessed: by a device: of a TPU as the compiler counts, a loop's body once, of a GPU as `counts`.
-      model_flops: of a device's share of the batch, by the project's own count.
-      flops: by unit; of a TPU these and what is computed again under model.remat, of a GPU as `counts`.
-      tokens: of the whole batch.
-      compile_seconds: on this machine.
-    """
-
-    memory: plan.Memory
-    exchange: collectives.Exchange
-    operations: dict[str, int]
-    calls: dict[str, int]
-    bytes_accessed: float
-    model_flops: float
+    memory: plan.Memory  # of a device
+    exchange: collectives.Exchange  # between the devices
+    operations: dict[str, int]  # how many of each of program.KINDS
+    calls: dict[str, int]  # how often each custom call runs in a step, by what it calls
+    bytes_accessed: float  # by a device: of a TPU as the compiler counts, a loop's body once, of a GPU as `counts`
+    model_flops: float  # of a device's share of the batch, by the project's own count
+    # by unit; of a TPU these and what is computed again under model.remat, of a GPU as `counts`
     flops: dict[str, float]
-    tokens: int
+    tokens: int  # of the whole batch
     compile_seconds: float
 
     def seconds(self, target: targets.Target) -> dict[str, float]:
@@ -101,17 +90,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A step that does not fit a device: a TPU's compiler does not make it, a GPU's makes it too large.
+    """A step that does not fit a device: a TPU's compiler does not make it, a GPU's makes it too large."""
 
-    Attributes:
-      reason: in the compiler's words.
-      needed: bytes that it would take, where the compiler says so.
-      remedy: what to set, for more room.
-    """
-
-    reason: str
-    needed: float | None
-    remedy: str
+    reason: str  # in the compiler's words
+    needed: float | None  # bytes that it would take, where the compiler says so
+    remedy: str  # what to set, for more room
 
     def to_json(self, target: targets.Target) -> dict[str, Any]:
         """Returns all of it."""

@@ -16,18 +16,12 @@ MANIFEST_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared dataset on disk.
+    """A prepared dataset on disk."""
 
-    Attributes:
-      folder: holds manifest.json, TFDS' metadata and the array_record shards.
-      manifest: what data preparation wrote.
-      fingerprint: sha256 over all that decides the ids and their order.
-      location: where another process finds the dataset: `folder` from the root, or what `folder` is a copy of.
-    """
-
-    folder: epath.Path
-    manifest: dict[str, Any] = dataclasses.field(repr=False)
-    fingerprint: str
+    folder: epath.Path  # holds manifest.json, TFDS' metadata and the array_record shards
+    manifest: dict[str, Any] = dataclasses.field(repr=False)  # what data preparation wrote
+    fingerprint: str  # sha256 over all that decides the ids and their order
+    # where another process finds the dataset: `folder` from the root, or what `folder` is a copy of
     location: epath.Path
 
     def tokens(self, split: str) -> int:

@@ -55,18 +55,12 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A corpus.
+    """A corpus."""
 
-    Attributes:
-      name: readable, for folder names.
-      identity: what changes when the text may have changed; JSON can hold it.
-      units: in the order in which they are read.
-      fetch: makes the units readable, downloading if need be; called with a function of (bytes there, bytes in all).
-    """
-
-    name: str
-    identity: Any
-    units: tuple[Unit, ...]
+    name: str  # readable, for folder names
+    identity: Any  # what changes when the text may have changed; JSON can hold it
+    units: tuple[Unit, ...]  # in the order in which they are read
+    # makes the units readable, downloading if need be; called with a function of (bytes there, bytes in all)
     fetch: Callable[[Callable[[int, int], None]], Any] = lambda progress: None
 
 

@@ -16,17 +16,11 @@ from kronecker.schema import choices
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
-    """An arm ready to train.
+    """An arm ready to train."""
 
-    Attributes:
-      model: the decoder around the arm's input embedding.
-      bag: what `model` takes as its second argument, prepared for its implementation; None for a table.
-      codes: the vocabulary's bytes behind `bag`; None for a table.
-    """
-
-    model: transformer.Transformer
-    bag: bags.Bag | None
-    codes: codec.ByteTable | None
+    model: transformer.Transformer  # the decoder around the arm's input embedding
+    bag: bags.Bag | None  # what `model` takes as its second argument, prepared for its implementation; None for a table
+    codes: codec.ByteTable | None  # the vocabulary's bytes behind `bag`; None for a table
 
 
 def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None], mesh: Mesh | None = None) -> Arm:

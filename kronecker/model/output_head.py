@@ -22,16 +22,11 @@ class Head(struct.PyTreeNode):
 
     A tied head is a transposed input table.  With the vocabulary as its last axis for all heads, the gradient of the
     logits is laid out alike for both products that take it; otherwise the CPU's compiler would make a transposed copy.
-
-    Attributes:
-      matrix: (d, V).
-      vocab_size: ids that exist; the logits of those beyond it are masked.
-      dtype: in which it multiplies; sums are float32.
     """
 
-    matrix: jax.Array
-    vocab_size: int = struct.field(pytree_node=False)
-    dtype: str = struct.field(pytree_node=False)
+    matrix: jax.Array  # (d, V)
+    vocab_size: int = struct.field(pytree_node=False)  # ids that exist; the logits of those beyond it are masked
+    dtype: str = struct.field(pytree_node=False)  # in which it multiplies; sums are float32
 
     def logits(self, x_BTd: jax.Array) -> jax.Array:
         """Returns float32 logits (B, T, V) of hidden states; those of padded vocabulary entries are -inf."""

@@ -141,17 +141,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The decoder around an input embedding.
+    """The decoder around an input embedding."""
 
-    Attributes:
-      shape: sizes and options.
-      embed: the input embedding module of the arm.
-      mesh: that splits the batch; None: one device.
-    """
-
-    shape: Shape
-    embed: linen.TableEmbed | linen.FactorizedEmbed | linen.BagEmbed
-    mesh: Mesh | None = None
+    shape: Shape  # sizes and options
+    embed: linen.TableEmbed | linen.FactorizedEmbed | linen.BagEmbed  # the input embedding module of the arm
+    mesh: Mesh | None = None  # that splits the batch; None: one device
 
     @nn.compact
     def __call__(

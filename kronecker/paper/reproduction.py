@@ -31,19 +31,12 @@ CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Results that are measured together.
+    """Results that are measured together."""
 
-    Attributes:
-      name: stem of their file.
-      what: what is measured, for the one who waits.
-      made_of: what they depend on, ready for JSON.
-      measure: measures them.
-    """
-
-    name: str
-    what: str
-    made_of: Mapping[str, Any]
-    measure: Callable[[], list[result.Result]]
+    name: str  # stem of their file
+    what: str  # what is measured, for the one who waits
+    made_of: Mapping[str, Any]  # what they depend on, ready for JSON
+    measure: Callable[[], list[result.Result]]  # measures them
 
 
 def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: Sequence[str]) -> list[Part]:

@@ -32,17 +32,11 @@ LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding:
-    """A matrix and what its rows stand for.
+    """A matrix and what its rows stand for."""
 
-    Attributes:
-      name: for tables.
-      matrix: (V, d), any float type; may be memory-mapped.
-      source: where it came from.
-    """
-
-    name: str
-    matrix: np.ndarray
-    source: str
+    name: str  # for tables
+    matrix: np.ndarray  # (V, d), any float type; may be memory-mapped
+    source: str  # where it came from
 
 
 def gaussian(vocab: int, width: int, seed: int = 0) -> Embedding:

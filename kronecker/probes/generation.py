@@ -35,40 +35,24 @@ PAPER_CONDITIONS = measured_on.PAPER | {
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A prompt and its continuation.
+    """A prompt and its continuation."""
 
-    Attributes:
-      condition: one of CONDITIONS.
-      given: how the strings in the slots were given, AS_TOKENS or AS_BYTES.
-      prompt: as text.
-      continuation: as text, U+FFFD for what is not UTF-8.
-      tokens: of the continuation.
-      degenerate: whether it goes in circles.
-      echo: whether a string from the prompt's slots occurs in it.
-    """
-
-    condition: str
-    given: str
-    prompt: str
-    continuation: str
-    tokens: int
-    degenerate: bool
-    echo: bool
+    condition: str  # one of CONDITIONS
+    given: str  # how the strings in the slots were given, AS_TOKENS or AS_BYTES
+    prompt: str  # as text
+    continuation: str  # as text, U+FFFD for what is not UTF-8
+    tokens: int  # of the continuation
+    degenerate: bool  # whether it goes in circles
+    echo: bool  # whether a string from the prompt's slots occurs in it
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a run wrote.
+    """What a run wrote."""
 
-    Attributes:
-      name: arm and seed.
-      conditions: what it was measured on.
-      texts: one a prompt for each of CONDITIONS, in that order.
-    """
-
-    name: str
-    conditions: dict[str, str]
-    texts: tuple[Text, ...]
+    name: str  # arm and seed
+    conditions: dict[str, str]  # what it was measured on
+    texts: tuple[Text, ...]  # one a prompt for each of CONDITIONS, in that order
 
     def of(self, condition: str) -> list[Text]:
         """Returns the texts of one condition, in the order of the prompts."""

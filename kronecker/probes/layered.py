@@ -44,17 +44,11 @@ PAPER_CONDITIONS = measured_on.PAPER | ASKED | {"seeds": "1"}
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Of one probe word in one space: shares of its k nearest neighbours.
+    """Of one probe word in one space: shares of its k nearest neighbours."""
 
-    Attributes:
-      loose: whose canonical form is another than the probe's.
-      root: whose canonical form contains the family's root.
-      strict: whose canonical form is in the family's list.
-    """
-
-    loose: float
-    root: float
-    strict: float
+    loose: float  # whose canonical form is another than the probe's
+    root: float  # whose canonical form contains the family's root
+    strict: float  # whose canonical form is in the family's list
 
 
 def score(neighbour_forms: Sequence[str], word: str, root: str, family: Sequence[str]) -> Scores:

@@ -20,15 +20,10 @@ CLOSE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """The k nearest ids of each query, the nearest first.
+    """The k nearest ids of each query, the nearest first."""
 
-    Attributes:
-      ids: int64 (Q, k); -1 where fewer than k ids could be chosen.
-      cosines: float64 (Q, k); NaN there.
-    """
-
-    ids: np.ndarray
-    cosines: np.ndarray
+    ids: np.ndarray  # int64 (Q, k); -1 where fewer than k ids could be chosen
+    cosines: np.ndarray  # float64 (Q, k); NaN there
 
 
 class Space(Protocol):

@@ -20,19 +20,12 @@ FIELDS = ("category", "clean", "typo")
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A prompt and its misspelling.
+    """A prompt and its misspelling."""
 
-    Attributes:
-      category: of the prompt.
-      clean: the prompt.
-      typo: the same with a typo.
-      operator: which made the typo; empty where that is not known.
-    """
-
-    category: str
-    clean: str
-    typo: str
-    operator: str = ""
+    category: str  # of the prompt
+    clean: str  # the prompt
+    typo: str  # the same with a typo
+    operator: str = ""  # which made the typo; empty where that is not known
 
 
 def clean_prompts() -> dict[str, list[str]]:

@@ -43,23 +43,14 @@ PAPER_PAIRED = tuple(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """What typos do to one run.
+    """What typos do to one run."""
 
-    Attributes:
-      name: arm and seed, for tables.
-      conditions: what it was measured on.
-      pairs: the prompts, (N,).
-      shifts: of each pair, (N,).
-      clean_tokens: int (N,), tokens of the clean prompts.
-      typo_tokens: int (N,), tokens of the misspelled ones.
-    """
-
-    name: str
-    conditions: dict[str, str]
-    pairs: tuple[prompts.Pair, ...]
-    shifts: tuple[shifts.Shift, ...]
-    clean_tokens: np.ndarray
-    typo_tokens: np.ndarray
+    name: str  # arm and seed, for tables
+    conditions: dict[str, str]  # what it was measured on
+    pairs: tuple[prompts.Pair, ...]  # the prompts, (N,)
+    shifts: tuple[shifts.Shift, ...]  # of each pair, (N,)
+    clean_tokens: np.ndarray  # int (N,), tokens of the clean prompts
+    typo_tokens: np.ndarray  # int (N,), tokens of the misspelled ones
 
     def values(self, metric: str) -> np.ndarray:
         """Returns one of shifts.METRICS of every pair, (N,): bool for `stable`, else float64."""

@@ -12,19 +12,12 @@ METRICS = ("stable", "kl", "cosine", "drop")
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-    """What a typo does at the last position.
+    """What a typo does at the last position."""
 
-    Attributes:
-      stable: whether the most likely id stays the same; of equally likely ones, the lowest counts.
-      kl: KL(clean || typo) over the vocabulary, nats; infinite where the typo rules out what was possible.
-      cosine: of the two final hidden states, after the final norm; 0 with a zero vector.
-      drop: log p(clean top-1 | clean) - log p(same id | typo), nats.
-    """
-
-    stable: bool
-    kl: float
-    cosine: float
-    drop: float
+    stable: bool  # whether the most likely id stays the same; of equally likely ones, the lowest counts
+    kl: float  # KL(clean || typo) over the vocabulary, nats; infinite where the typo rules out what was possible
+    cosine: float  # of the two final hidden states, after the final norm; 0 with a zero vector
+    drop: float  # log p(clean top-1 | clean) - log p(same id | typo), nats
 
 
 def shift(clean_V: np.ndarray, typo_V: np.ndarray, clean_d: np.ndarray, typo_d: np.ndarray) -> Shift:

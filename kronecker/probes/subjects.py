@@ -17,15 +17,10 @@ from kronecker.probes import embeddings, geometry, neighbours, words
 
 
 class Subject(Protocol):
-    """A vocabulary with a vector for each id.
+    """A vocabulary with a vector for each id."""
 
-    Attributes:
-      name: for tables.
-      forms: canonical form of each id, (V,).
-    """
-
-    name: str
-    forms: np.ndarray
+    name: str  # for tables
+    forms: np.ndarray  # canonical form of each id, (V,)
 
     def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
         """Returns the k nearest ids of each word, ids that are the word itself left out."""

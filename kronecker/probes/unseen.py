@@ -19,15 +19,10 @@ from kronecker.model import build
 
 
 class TwoBags(struct.PyTreeNode):
-    """The bags of an arm whose induced table is its head too.
+    """The bags of an arm whose induced table is its head too."""
 
-    Attributes:
-      embedded: of the vocabulary and the strings, (V + N, K).
-      head: of the vocabulary, (V, K), prepared for its induced table.
-    """
-
-    embedded: bags.Bag
-    head: bags.Bag
+    embedded: bags.Bag  # of the vocabulary and the strings, (V + N, K)
+    head: bags.Bag  # of the vocabulary, (V, K), prepared for its induced table
 
 
 class TiedEmbed(linen.BagEmbed):

@@ -11,15 +11,10 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The devices of one of several processes.
+    """The devices of one of several processes."""
 
-    Attributes:
-      env: environment variables that give it these and no others.
-      words: the same for a reader; empty: nothing is split.
-    """
-
-    env: Mapping[str, str]
-    words: str
+    env: Mapping[str, str]  # environment variables that give it these and no others
+    words: str  # the same for a reader; empty: nothing is split
 
 
 def split(parallel: int) -> list[Share]:

@@ -25,19 +25,12 @@ EXAMPLE = 'def sweep(seeds): yield from ({"embedding.arm": "kronecker", "seed": 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A run of a sweep.
+    """A run of a sweep."""
 
-    Attributes:
-      name: unique within the sweep, and the name of its folder.
-      folder: its directory.
-      command: what runs it, or makes it go on.
-      grace_seconds: its checkpoint.grace_seconds; 0: not known.
-    """
-
-    name: str
+    name: str  # unique within the sweep, and the name of its folder
     folder: Path
-    command: tuple[str, ...]
-    grace_seconds: float = 0.0
+    command: tuple[str, ...]  # what runs it, or makes it go on
+    grace_seconds: float = 0.0  # its checkpoint.grace_seconds; 0: not known
 
     @property
     def state(self) -> str:

@@ -15,23 +15,15 @@ STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and l
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a planned run.
-
-    Attributes:
-      name: its name.
-      state: finished, skipped (it was finished before), failed, or stopped (by a signal, to the sweep or to itself).
-      seconds: wall time spent on it now.
-      train_loss: its last logged training loss in nats per token, if it has finished.
-      validation_loss: its final validation loss, likewise.
-      exit_code: of the child; negative: the signal that ended it.  None if there was no child.
-    """
+    """What became of a planned run."""
 
     name: str
+    # finished, skipped (it was finished before), failed, or stopped (by a signal, to the sweep or to itself)
     state: str
-    seconds: float = 0.0
-    train_loss: float | None = None
-    validation_loss: float | None = None
-    exit_code: int | None = None
+    seconds: float = 0.0  # wall time spent on it now
+    train_loss: float | None = None  # its last logged training loss in nats per token, if it has finished
+    validation_loss: float | None = None  # its final validation loss, likewise
+    exit_code: int | None = None  # of the child; negative: the signal that ended it.  None if there was no child
 
 
 def skipped(run: planning.Planned) -> Outcome:

@@ -27,33 +27,20 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):[0-5
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What each run's job asks for; each field is the flag --slurm_NAME of scripts/sweep.py.
+    """What each run's job asks for; each field is the flag --slurm_NAME of scripts/sweep.py."""
 
-    Attributes:
-      partition: SLURM's partition; empty: the cluster's default.
-      account: what the time is charged to; empty: the user's default.
-      time: limit of one stay on the nodes: minutes, H:MM:SS or D-H:MM:SS.  A run that needs more is queued again.
-      nodes: of a run.
-      tasks_per_node: training processes on a node; 0: one, or one a GPU where a run has several nodes.
-      gpus_per_node: of a run.
-      cpus_per_task: cores of a training process; 0: the cluster's default.
-      mem: gigabytes on a node; 0: the cluster's default.
-      array_parallelism: runs at the same time at most.
-      signal_delay: seconds before the limit at which a run is told to save and leave.
-      max_timeouts: how often a run that reached its limit is queued again; preemptions do not count.
-    """
-
-    partition: str = ""
-    account: str = ""
+    partition: str = ""  # SLURM's partition; empty: the cluster's default
+    account: str = ""  # what the time is charged to; empty: the user's default
+    # limit of one stay on the nodes: minutes, H:MM:SS or D-H:MM:SS.  A run that needs more is queued again
     time: str = "4:00:00"
-    nodes: int = 1
-    tasks_per_node: int = 0
-    gpus_per_node: int = 0
-    cpus_per_task: int = 0
-    mem: float = 0.0
-    array_parallelism: int = 16
-    signal_delay: int = 120
-    max_timeouts: int = 100
+    nodes: int = 1  # of a run
+    tasks_per_node: int = 0  # training processes on a node; 0: one, or one a GPU where a run has several nodes
+    gpus_per_node: int = 0  # of a run
+    cpus_per_task: int = 0  # cores of a training process; 0: the cluster's default
+    mem: float = 0.0  # gigabytes on a node; 0: the cluster's default
+    array_parallelism: int = 16  # runs at the same time at most
+    signal_delay: int = 120  # seconds before the limit at which a run is told to save and leave
+    max_timeouts: int = 100  # how often a run that reached its limit is queued again; preemptions do not count
 
     @property
     def minutes(self) -> int:
@@ -116,19 +103,12 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """The runs of a sweep, sorted by what is to be done with them.
-
-    Attributes:
-      finished: nothing.
-      active: nothing, as their jobs wait or run.
-      new: to be submitted.
-      jobs: the last job of each run that ever had one.
-    """
+    """The runs of a sweep, sorted by what is to be done with them."""
 
     finished: list[planning.Planned]
-    active: list[planning.Planned]
-    new: list[planning.Planned]
-    jobs: Mapping[str, str]
+    active: list[planning.Planned]  # their jobs wait or run
+    new: list[planning.Planned]  # to be submitted
+    jobs: Mapping[str, str]  # the last job of each run that ever had one
 
 
 def sort(planned: Sequence[planning.Planned], out: Path, cluster: str) -> Submission:
