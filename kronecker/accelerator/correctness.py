@@ -34,12 +34,8 @@ def session(
 ) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Yields a function that returns a result by its name: rows with an error and the largest allowed one.
 
-    Args:
-      extent: of the checks.
-      text: where ids are from.
-      wanted: names of the results that will be asked for.
-      folder: for what is passed between processes.
-      seconds_left: until the part has to end.
+    `wanted` are names of the results that will be asked for; `seconds_left` is until the part has to end; `folder` is
+    for what is passed between processes.
     """
     arms = list(dict.fromkeys(name.split("-")[1] for name in wanted if name.startswith("arm-")))
     with contextlib.ExitStack() as stack:

@@ -29,7 +29,6 @@ class Text:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """Returns the keys of a config that say so."""
         return {"data.source": self.source, "data.split_field": self.split_field, "tokenizer": self.tokenizer}
 
 
@@ -75,13 +74,12 @@ def names(extent: Extent) -> dict[str, list[str]]:
 
 
 def encoder_name(setting: Setting, dtype: str) -> str:
-    """Returns the name of a setting's result."""
     vocabulary = f"-V{setting.V}" if setting.V else ""
     return f"{setting.tokens}-d{setting.d}-P{setting.P}{vocabulary}-{dtype}"
 
 
 def mfu_name(own: Overrides) -> str:
-    """Returns the name of a setting's result, e.g. batch16-scan_layersTrue."""
+    """Returns e.g. batch16-scan_layersTrue."""
     return "-".join(f"{key.rpartition('.')[2]}{value}" for key, value in own.items())
 
 

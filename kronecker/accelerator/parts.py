@@ -26,11 +26,7 @@ PARTS = (
 
 
 def choose(names: Sequence[str]) -> tuple[Part, ...]:
-    """Returns the parts of these names, in the order of PARTS; all of them if there are no names.
-
-    Raises:
-      ValueError: if there is no such part.
-    """
+    """Returns the parts of these names, in the order of PARTS, or all; raises ValueError if there is no such part."""
     known = [part.name for part in PARTS]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -46,12 +46,10 @@ class Job:
 
     @property
     def extent(self) -> extents.Extent:
-        """Returns the sizes."""
         return extents.REHEARSAL if self.rehearsal else extents.FULL
 
 
 def main(job: Job) -> int:
-    """Does the job; returns 0, or AGAIN."""
     import jax
 
     from kronecker.accelerator import correctness, encoder_timing, mfu, step_timing
@@ -129,7 +127,6 @@ def _one(
 
 
 def say(words: str) -> None:
-    """Tells whoever waits."""
     print(words, file=sys.stderr, flush=True)
 
 

@@ -42,12 +42,10 @@ class Problem:
 
     @property
     def tokens(self) -> int:
-        """Returns N."""
         return self.ids.shape[1]
 
     @functools.cached_property
     def bag(self) -> bags.Bag:
-        """The paper's code."""
         return bags.kronecker_bag(self.table)
 
     @functools.cached_property
@@ -76,12 +74,7 @@ class Contender:
 
 
 def make(name: str, problem: Problem) -> Contender | str:
-    """Returns a contender, or why it cannot take part.
-
-    Args:
-      name: one of settings.NAMES.
-      problem: what to embed.
-    """
+    """Returns a contender of settings.NAMES, or why it cannot take part."""
     if name == REFERENCE:
         return _package(problem) if package.installed() else package.MISSING
     if name == TABLE:
@@ -112,10 +105,6 @@ def least_bytes(problem: Problem, table: bool = False) -> dict[str, int]:
                   (all D of a projection, because of the shift; of a table the distinct ids'), and the embeddings
         gradient  that, the cotangent, and the gradient, M rows
         update    that, and seven times M rows: gradient, matrix and both moments in, matrix and moments out
-
-    Args:
-      problem: what is embedded; the mean over its batches.
-      table: for a learned table instead of a projection.
     """
     distinct = round(np.mean([len(np.unique(ids)) for ids in problem.ids]))
     matrix_rows = len(problem.table.lengths) if table else problem.table.code_dim
@@ -207,13 +196,9 @@ def _in_turns(side: input_side.InputSide) -> input_side.InputSide:
 
 
 def _loop(turn: Callable[..., Any], state: tuple[Any, ...] | None, ids_KN: jax.Array, *arguments: Any) -> Any:
-    """Returns the last result of `turn`, called with the result before, ids (N,) and the arguments.
+    """Returns the last result of `turn`, called with the result before, ids (N,) and the arguments, the same for all.
 
-    Args:
-      turn: returns a tuple, or an array, whose first entries are its next `state`.
-      state: that the first turn begins with; None: it has none.
-      ids_KN: of the turns.
-      *arguments: the same for all.
+    `turn` returns a tuple, or an array, whose first entries are its next `state`; None: it has none.
     """
     shapes = jax.eval_shape(turn, state, ids_KN[0], *arguments)
     before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

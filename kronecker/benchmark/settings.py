@@ -23,7 +23,6 @@ class Setting:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Returns the contenders."""
         return tuple(self.only.split("+")) if self.only else NAMES
 
 
@@ -40,8 +39,7 @@ SETTINGS = (
 def parse(argument: str) -> Setting:
     """Returns the setting of "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table"; what is left out is the default.
 
-    Raises:
-      ValueError: if a key is not known, a number is not one, or there is no such contender.
+    Raises ValueError if a key is not known, a number is not one, or there is no such contender.
     """
     known = {field.name: field.type for field in dataclasses.fields(Setting)}
     values = {}

@@ -26,9 +26,7 @@ def by_implementation(
 ) -> dict[str, ml_collections.ConfigDict]:
     """Returns the arms, each that has a bag once for each way to compute its product: "kronecker onthefly", ...
 
-    Args:
-      arms: name -> config, not resolved; tables stay as they are.
-      ways: of embedding.implementation; an arm keeps its name under "auto", which is how it trains.
+    Tables stay as they are; an arm keeps its name under "auto", which is how it trains.
     """
     made = {}
     for name, c in arms.items():
@@ -56,7 +54,6 @@ def run(
     Args:
       arms: name -> config, not resolved; they share data, tokenizer, P, batch and sequence.
       rounds: as in `timing.interleave`.
-      baseline: the arm that the others are compared with.
       turns: steps that are timed together, back to back, as training dispatches them.
       enough: asked before an arm is compiled, the first two apart; True: this arm and those after it are left out.
 
@@ -111,12 +108,8 @@ def problem(
 ) -> tuple[dict[str, ml_collections.ConfigDict], texts.Text, np.ndarray]:
     """Returns the configs, with the vocabulary, of arms that are timed together, their text, and its batches.
 
-    Args:
-      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
-      mesh: of all devices.
-
-    Raises:
-      ValueError: if a config cannot work, or the text is too short.
+    The configs in `arms` are not resolved; they share data, tokenizer, batch and sequence. Raises ValueError if one
+    cannot work, or the text is too short.
     """
     resolved = {name: resolution.resolve(c, mesh.size) for name, c in arms.items()}
     first = next(iter(resolved.values()))
@@ -145,7 +138,10 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class Arm:
-    """An arm in training; `state` is what it has become, `loss` the last step's, in nats per token."""
+    """An arm in training; `state` is what it has become, `loss` the last step's, in nats per token.
+
+    Its config is resolved, with its vocabulary; batches of ids (B, T + 1) on `mesh` are taken in turn, `turns` a call.
+    """
 
     def __init__(
         self,
@@ -155,15 +151,6 @@ class Arm:
         batches: Sequence[jax.Array],
         turns: int = 1,
     ) -> None:
-        """Makes the state and compiles the step.
-
-        Args:
-          c: resolved, with its vocabulary.
-          token_bytes: of each id.
-          mesh: of all devices.
-          batches: of ids (B, T + 1) on `mesh`, taken in turn.
-          turns: how many steps `step` takes.
-        """
         built = build.build(c, token_bytes, mesh)
         self._batches, self._turns = batches, turns
         self._bag = sharding.replicate(built.bag, mesh)

@@ -30,11 +30,9 @@ class Samples:
 
     @property
     def median(self) -> float:
-        """Returns the median, in seconds."""
         return float(np.median(self.seconds))
 
     def quantiles(self, *levels: float) -> list[float]:
-        """Returns the quantiles at `levels`, in seconds."""
         return np.quantile(self.seconds, levels).tolist()
 
     def of_one(self, turns: int) -> Self:
@@ -72,7 +70,6 @@ def interleave(
       rounds: in all; at least LEAST_ROUNDS.
       seconds: that one case may take over all rounds; a slower one takes part in fewer, at least LEAST_ROUNDS.
       show: called with the rounds done and a few words.
-      seed: of the orders.
     """
     shares = {}
     for name, call in cases.items():
@@ -94,8 +91,7 @@ def interleave(
 def ratio(slow: Samples, fast: Samples) -> Ratio:
     """Returns how much longer `slow` takes, round by round, over the rounds that both took part in.
 
-    Raises:
-      ValueError: if they share no round.
+    Raises ValueError if they share no round.
     """
     common = sorted(set(slow.rounds) & set(fast.rounds))
     if not common:

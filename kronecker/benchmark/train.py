@@ -38,18 +38,12 @@ TOLERANCE = 1e-4  # nats per token
 
 
 def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], rounds: int, size: str) -> dict[str, Any]:
-    """Returns the numbers of one size, ready for JSON.
+    """Returns the numbers of one size, ready for JSON; with no rivals, the arms are timed in this process.
 
-    Args:
-      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
-      rivals: of RIVALS; with none, the arms are timed in this process.
-      rounds: as in `timing.interleave`.
-      size: the name that the verdict goes by.
+    `arms` are configs by name, not resolved, that share data, tokenizer, batch and sequence.
 
-    Raises:
-      ValueError: if a config cannot work, the text is too short, a rival lacks what it needs, or PyTorch is to run
-        beside an accelerator.
-      FloatingPointError: if a loss is not finite, or PyTorch's is another.
+    Raises ValueError if a config cannot work, the text is too short, a rival lacks what it needs, or PyTorch is to run
+    beside an accelerator; FloatingPointError if a loss is not finite, or PyTorch's is another.
     """
     if rivals and SAME_MODEL not in arms:
         raise ValueError(f"the arms are {', '.join(arms)}; {SAME_MODEL}, which PyTorch's model is, is missing")
@@ -155,12 +149,10 @@ def start(job: Job) -> Callable[[int], float]:
 
 
 def threads() -> int:
-    """Returns how many threads a contender may use: a core each."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _compiler() -> str:
-    """Returns the C++ compiler that torch.compile calls on this machine."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 

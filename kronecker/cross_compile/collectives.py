@@ -52,7 +52,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """All that the devices exchange in one run of a program."""
+    """All that the devices exchange in one run of a program; `sent` is of one device, see `Collective.sent`."""
 
     collectives: tuple[Collective, ...]  # those that move something; one over a group of one device does not
     # loops with one of them inside whose length the text does not tell; they are counted once
@@ -60,7 +60,6 @@ class Exchange:
 
     @property
     def sent(self) -> float:
-        """Returns the bytes that a device sends, see `Collective.sent`."""
         return sum(one.sent * one.times for one in self.collectives)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
@@ -84,11 +83,9 @@ class Exchange:
 
 
 def of(text: str, devices: int) -> Exchange:
-    """Returns what the devices of a program exchange.
+    """Returns what the devices of a program exchange, from its text as `jax.stages.Compiled.as_text` returns it.
 
-    Args:
-      text: of the compiled program of one device, as `jax.stages.Compiled.as_text` returns it.
-      devices: that run it; a collective that names no groups is over all.
+    A collective that names no groups is over all devices.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)

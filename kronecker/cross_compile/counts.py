@@ -53,11 +53,9 @@ class Counts:
 
 
 def of(text: str, cache: int = 0) -> Counts:
-    """Returns what a program does.
+    """Returns what a program does, from its text as `jax.stages.Compiled.as_text` returns it.
 
-    Args:
-      text: as `jax.stages.Compiled.as_text` returns it.
-      cache: bytes of an array that the device's cache holds.
+    `cache` is the bytes of an array that the device's cache holds.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)

@@ -101,16 +101,9 @@ def compile_table(target: targets.Target, setting: Setting) -> Programs:
 
 
 def compile_product(target: targets.Target, setting: Setting, name: str, limit_mb: float) -> Programs:
-    """Returns the programs of one implementation.
+    """Returns the programs of one implementation: of choices.IMPLEMENTATIONS, or of GATHERS.
 
-    Args:
-      target: to compile for.
-      setting: of the product.
-      name: one of choices.IMPLEMENTATIONS, or of GATHERS.
-      limit_mb: the most that the codes of "cached" may take.
-
-    Raises:
-      ValueError: if they would take more, or the compiler refuses.
+    Raises ValueError if the codes of "cached" would take more than `limit_mb`, or the compiler refuses.
     """
     dtype = setting.config.model.dtype
     paper = bags.kronecker_bag(setting.table)

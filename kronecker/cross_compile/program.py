@@ -40,7 +40,6 @@ class Program:
 
     @property
     def product_flops(self) -> float:
-        """Returns the FLOPs of all units."""
         return sum(self.flops.values())
 
     def seconds(self, target: targets.Target) -> dict[str, float]:
@@ -68,7 +67,6 @@ def compile_for(
     """Returns what the compiler makes of `function` on one device, by the target's forms.
 
     Args:
-      target: to compile for.
       function: what jax.jit takes.
       arguments: trees of arrays or shapes.
       passes: see `Program`; counted only if there is a product, and on a TPU.

@@ -73,12 +73,8 @@ class _Fields:
 def open_source(data: ml_collections.ConfigDict) -> Source:
     """Returns the Source that `data.source` describes, without reading a document.
 
-    Args:
-      data: the `data` group of configs/base.py.
-
-    Raises:
-      ValueError: if the form is not known or no file fits it.
-      FileNotFoundError: if a named file or folder is not there.
+    Raises ValueError if the form is not known or no file fits; FileNotFoundError if a named file or folder is not
+    there.
     """
     kind, colon, what = data.source.partition(":")
     openers = {

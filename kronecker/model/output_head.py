@@ -58,14 +58,9 @@ class Head(struct.PyTreeNode):
 def token_nats(
     head: Head, x_BTd: jax.Array, targets_BT: jax.Array, chunk: int = 0, mesh: Mesh | None = None
 ) -> jax.Array:
-    """Returns -log p of each target, float32 (B, T).
+    """Returns -log p of each target, float32 (B, T), from the model's last hidden states.
 
-    Args:
-      head: of the model.
-      x_BTd: its last hidden states.
-      targets_BT: the ids to predict.
-      chunk: tokens of one device whose logits are in memory at a time; 0: all.
-      mesh: that splits the batch; None: one device.
+    `chunk` is the tokens of one device whose logits are in memory at a time, 0 for all; `mesh` splits the batch.
     """
 
     def nats(x_BTd, targets_BT):

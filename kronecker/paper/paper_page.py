@@ -100,14 +100,8 @@ NOT_HERE = (
 def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Result]], file: Path, title: str) -> None:
     """Writes the page, and into a folder of its name beside it all results as JSON, each table and figure as CSV.
 
-    Args:
-      comparison: as `training_claims.pair` returns it.
-      found: part -> its results.
-      file: the page.
-      title: of the page.
-
-    Raises:
-      ValueError: if `file` does not end in .html.
+    `comparison` is of `training_claims.pair`, `found` the results by part.  Raises ValueError if `file` does not end in
+    .html.
     """
     numbers = pages.folder_of(file)
     found = {TRAINING: [training_claims.measure(comparison)], **_apart(found)}

@@ -89,8 +89,7 @@ def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: 
 def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
     """Returns the parts of these names, in their order; `all` means all.
 
-    Raises:
-      ValueError: if there is no such part.
+    Raises ValueError if there is no such part.
     """
     by_name = {part.name: part for part in known}
     unknown = [name for name in names if name not in (*by_name, ALL)]
@@ -102,8 +101,7 @@ def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
 def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
     """Returns part -> its results, from its file in `folder` where that is current and `again` does not forbid it.
 
-    Raises:
-      ValueError: if a file is damaged.
+    Raises ValueError if a file is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = {}

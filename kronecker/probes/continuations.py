@@ -54,15 +54,13 @@ class Template:
             )
 
     def filled(self, strings: Sequence[str]) -> str:
-        """Returns the text with `strings` in its slots."""
         parts = self.text.split(SLOT)
         return "".join(part + string for part, string in zip(parts, [*strings, ""], strict=True))
 
     def misspelled(self, seed: int) -> tuple[str, ...]:
         """Returns the words with a typo each, operators by turns.
 
-        Raises:
-          ValueError: if a word is too short for any typo.
+        Raises ValueError if a word is too short for any typo.
         """
         operators = list(typos.OPERATORS)
         made = []

@@ -129,8 +129,7 @@ def jaccard(a: Collection[str], b: Collection[str]) -> float:
 def stability(neighbour_forms: Mapping[str, Mapping[str, Collection[str]]]) -> float:
     """Returns the mean Jaccard index of canonical neighbour sets, over probes and pairs of models (section 6.3).
 
-    Args:
-      neighbour_forms: model -> probe -> canonical forms of its neighbours.
+    `neighbour_forms` is model -> probe -> canonical forms of its neighbours.
     """
     found = [
         jaccard(neighbour_forms[a][probe], neighbour_forms[b][probe])

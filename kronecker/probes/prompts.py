@@ -48,9 +48,8 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
 
     The second is how the reference's result files hold theirs.  A string `operator` is read too, other keys are not.
 
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it holds something else, or a pair of two equal prompts.
+    Raises FileNotFoundError if there is no such file; ValueError if it holds something else, or a pair of two equal
+    prompts.
     """
     path = pathlib.Path(path)
     try:

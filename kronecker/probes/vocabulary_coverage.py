@@ -67,17 +67,10 @@ def cover(
     byte_source: str = "raw",
     examples: int = 5,
 ) -> Coverage:
-    """Returns what the code of `tokenizer` holds.
+    """Returns what the code of `tokenizer` holds, and names up to `examples` groups of colliding tokens.
 
-    Args:
-      tokenizer: the vocabulary.
-      pos_dim: P.
-      truncation: which bytes of a longer token are kept, one of codec.TRUNCATIONS.
-      byte_source: where a token's bytes come from, one of codec.BYTE_SOURCES.
-      examples: how many groups of colliding tokens to name.
-
-    Raises:
-      ValueError: if P is not positive or a name is not known.
+    `truncation` is of codec.TRUNCATIONS, `byte_source` of codec.BYTE_SOURCES. Raises ValueError if P is not positive or
+    a name is not known.
     """
     token_bytes = tokenizer.bytes_from(byte_source)
     codes = codec.byte_table(token_bytes, pos_dim, truncation=truncation)

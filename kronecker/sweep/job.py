@@ -35,9 +35,8 @@ class Training:
     def __call__(self) -> None:
         """Returns when the run is finished.
 
-        Raises:
-          subprocess.CalledProcessError: if the training process fails, so that the job counts as failed.
-          SystemExit: if the job is to leave.
+        Raises subprocess.CalledProcessError if the training process fails, so that the job counts as failed; SystemExit
+        if the job is to leave.
         """
         process: subprocess.Popen | None = None
         received: list[int] = []

@@ -27,18 +27,13 @@ class Outcome:
 
 
 def skipped(run: planning.Planned) -> Outcome:
-    """Returns the outcome of a run that was finished before."""
     return Outcome(run.name, "skipped", **_losses(run))
 
 
 def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped: bool) -> Outcome:
-    """Returns the outcome of a run that is no longer at work.
+    """Returns the outcome of a run that is no longer at work, finished or not as its folder says.
 
-    Args:
-      run: the run; its folder says whether it has finished.
-      seconds: wall time spent on it.
-      exit_code: of its process, where it is known.
-      stopped: whether a signal has ended the sweep.
+    `exit_code` is of its process, where it is known; `stopped`: a signal has ended the sweep.
     """
     finished = run.state == "finished"
     state = "finished" if finished else "stopped" if stopped or exit_code == STOPPED else "failed"
@@ -52,7 +47,6 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    """Prints the table of a sweep: a row a run."""
     summary = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     summary.add_column("run", overflow="fold")
     summary.add_column("state")

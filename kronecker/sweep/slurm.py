@@ -53,15 +53,10 @@ class Resources:
 
     @property
     def tasks(self) -> int:
-        """Training processes on a node."""
         return self.tasks_per_node or (max(self.gpus_per_node, 1) if self.nodes > 1 else 1)
 
     def check(self, grace_seconds: float) -> None:
-        """Raises a ValueError that names the flag if the job could not be.
-
-        Args:
-          grace_seconds: the longest checkpoint.grace_seconds of the runs.
-        """
+        """Raises a ValueError that names the flag if the job could not be; `grace_seconds` is the longest of a run."""
         least = {"nodes": 1, "array_parallelism": 1, "signal_delay": 1, "max_timeouts": 0, "tasks_per_node": 0}
         least |= {"gpus_per_node": 0, "cpus_per_task": 0, "mem": 0}
         for name, minimum in least.items():
@@ -114,8 +109,7 @@ class Submission:
 def sort(planned: Sequence[planning.Planned], out: Path, cluster: str) -> Submission:
     """Returns what is to be done with each run, as folders and scheduler say now.
 
-    Raises:
-      ValueError: if the scheduler does not answer, or the runs are jobs of another launcher.
+    Raises ValueError if the scheduler does not answer, or the runs are jobs of another launcher.
     """
     saved = _record(out)
     active = _active(planned, saved)
@@ -139,8 +133,7 @@ def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
 def describe(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources) -> str:
     """Returns what `execute` would submit, as text for --dry_run.
 
-    Raises:
-      ValueError: as `execute` does.
+    Raises ValueError as `execute` does.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     sorted_runs = sort(planned, out, CLUSTERS[launcher])
@@ -154,18 +147,10 @@ def describe(planned: Sequence[planning.Planned], out: Path, launcher: str, reso
 def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources, wait: bool) -> int:
     """Submits what is neither finished nor at work, and says how to follow it; returns the exit code.
 
-    Args:
-      planned: the runs.
-      out: the sweep's folder, on a disk that the nodes share.
-      launcher: a key of CLUSTERS.
-      resources: of each run.
-      wait: whether to stay until no job is left, and end in the table of a local sweep.
+    `out` is on a disk that the nodes share, `launcher` a key of CLUSTERS.  `wait` stays until no job is left, and ends
+    in the table of a local sweep; the code is then 1 if a run is not finished.
 
-    Returns:
-      0, or with `wait` 1 if a run is not finished.
-
-    Raises:
-      ValueError: if a flag cannot be, SLURM is not there or refuses the jobs.
+    Raises ValueError if a flag cannot be, SLURM is not there or refuses the jobs.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     cluster = CLUSTERS[launcher]
@@ -186,7 +171,6 @@ def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resou
 
 
 def alive(jobs: Sequence[str], cluster: str) -> set[str]:
-    """Returns which of the jobs wait or run."""
     if cluster == "local":  # a job's id is that of the process that keeps it
         command = ["ps", "-ww", "-o", "pid=,args=", "-p", ",".join(jobs)]
         listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -205,7 +189,6 @@ def _record(out: Path) -> dict[str, Any]:
 
 
 def _active(planned: Sequence[planning.Planned], saved: Mapping[str, Any]) -> list[planning.Planned]:
-    """Returns the runs whose jobs wait or run."""
     jobs = saved["jobs"]
     at_work = alive(list(jobs.values()), saved["cluster"]) if jobs else set()
     return [run for run in planned if jobs.get(run.name) in at_work]
