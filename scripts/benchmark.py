@@ -197,7 +197,7 @@ def _train() -> Callable[[], dict[str, Any]]:
     arms = {size: {name: _config(f"gpt2.py:size={size},arm={name}", **own) for name in names} for size in _SIZES.value}
 
     def run() -> dict[str, Any]:
-        from kronecker.benchmark import timing_tables, train
+        from kronecker.benchmark import timing, timing_tables, train
 
         unknown = [name for name in _AGAINST.value if name not in train.RIVALS]
         if unknown:
@@ -207,7 +207,7 @@ def _train() -> Callable[[], dict[str, Any]]:
             results.append(train.run(configs, _AGAINST.value, _ROUNDS.value or 15, size))
             timing_tables.show_training(results[-1])
         every = [verdict for one in results for verdict in one.pop("verdicts")]
-        return {"benchmark": "train", "threads": train.threads(), "sizes": results, "verdicts": every}
+        return {"benchmark": "train", "threads": timing.threads(), "sizes": results, "verdicts": every}
 
     return run
 

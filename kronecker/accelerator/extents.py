@@ -1,7 +1,8 @@
 """How large the parts are: as a visit measures them, and as a rehearsal on a CPU does, through the same code."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -51,6 +52,20 @@ class Extent:
     mfu: tuple[Overrides, ...]  # what each setting of `mfu` changes, the most wanted first
     plan: Overrides  # what `study` changes of the plan in configs/gpu_study.py
     study: Overrides  # what its runs change of that config
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a part's `session` is given."""
+
+    extent: Extent
+    text: Text
+    wanted: Sequence[str]  # names of the results that will be asked for
+    folder: Path  # for what is passed between processes
+    seconds_left: Callable[[], float]  # until the part has to end
+
+
+Take = Callable[[str], dict[str, Any]]  # a result by its name; one that is wrong says so in words as its "fault"
 
 
 def arm_config(arm: str, text: Text, own: Overrides) -> ml_collections.ConfigDict:

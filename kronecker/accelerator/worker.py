@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,9 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
     ledger.forget(part, PREPARING)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path(job.at_work).parent)))
-        session = module.session(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
+        task = extents.Task(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
         try:
-            take = stack.enter_context(session)
+            take = stack.enter_context(module.session(task))
         except Exception as fault:  # noqa: BLE001  the next part may be better
             traceback.print_exc()
             ledger.write(part, PREPARING, time.monotonic() - began, None, f"{type(fault).__name__}: {fault}")
@@ -87,22 +86,14 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
             left = end - time.time()
             if left < longest or left <= 0:
                 break
-            seconds, usable = _one(job, ledger, part, name, take, module.faults, end)
+            seconds, usable = _one(job, ledger, part, name, take, end)
             longest = max(longest, seconds)
             if not usable:
                 return False
     return True
 
 
-def _one(
-    job: Job,
-    ledger: Ledger,
-    part: str,
-    name: str,
-    take: Callable[[str], dict[str, Any]],
-    faults: Callable[[Mapping[str, Any]], str | None],
-    end: float,
-) -> tuple[float, bool]:
+def _one(job: Job, ledger: Ledger, part: str, name: str, take: extents.Take, end: float) -> tuple[float, bool]:
     """Takes one result and keeps it; returns the seconds that it took, and whether the devices are still of use."""
     import jax
 
@@ -111,7 +102,7 @@ def _one(
     result, error, usable = None, None, True
     try:
         result = take(name)
-        error = faults(result)
+        error = result.pop("fault", None)
     except TimeoutError as fault:
         at_work.unlink()
         say(f"{part}: {name}: {fault}; left for the next visit")

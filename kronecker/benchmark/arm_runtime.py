@@ -89,7 +89,7 @@ def _over(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[result.Cell
     if row is other:
         return (None, None, None)
     against = timing.ratio(*(timing.Samples(tuple(one["rounds"]), tuple(one["seconds"])) for one in (row, other)))
-    return tuple(100 * (one - 1) for one in (against.of_medians, against.low, against.high))
+    return tuple(100 * (one - 1) for one in (against["of_medians"], against["low"], against["high"]))
 
 
 def _config(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

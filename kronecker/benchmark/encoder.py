@@ -1,6 +1,5 @@
 """The encoder's benchmark: what the input side of a model costs, in every way it can be computed."""
 
-import dataclasses
 import gc
 import os
 import sys
@@ -202,4 +201,4 @@ def _ratios(samples: dict[Any, timing.Samples], auto: str) -> dict[str, dict[str
         wanted[f"reference_over_auto_{measure}"] = (REFERENCE, measure), (auto, measure)
         wanted[f"induced_over_bag_{measure}"] = ("induced", measure), ("bag", measure)
     there = {name: pair for name, pair in wanted.items() if all(side in samples for side in pair)}
-    return {name: dataclasses.asdict(timing.ratio(samples[a], samples[b])) for name, (a, b) in there.items()}
+    return {name: timing.ratio(samples[a], samples[b]) for name, (a, b) in there.items()}

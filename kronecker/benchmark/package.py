@@ -5,7 +5,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
-import os
 import pathlib
 import re
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from kronecker.benchmark import timing
 from kronecker.embedding import author_package, codec
 
 MISSING = "not installed: make reference"
@@ -34,7 +34,7 @@ class Layer:
     ) -> None:
         self._torch = torch = importlib.import_module("torch")
         package = importlib.import_module("kronecker_embeddings")
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        torch.set_num_threads(timing.threads())
         self.device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
         vocab, pos_dim = table.bytes.shape
         self._layer = package.KroneckerEmbedding(

@@ -1,6 +1,5 @@
 """The benchmark of whole training steps: what an arm's input embedding costs where it counts."""
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from kronecker.benchmark import texts, timing
-from kronecker.model import accounting, build
+from kronecker.model import accounting, build, transformer
 from kronecker.runtime import determinism, device_mesh, progress, sharding
 from kronecker.schema import choices, resolution
 from kronecker.training import plan, train_step
@@ -81,7 +80,7 @@ def run(
     for name, arm in entrants.items():
         if not math.isfinite(arm.loss):
             raise FloatingPointError(f"{name}: the loss is {arm.loss}, and the time of such a step means nothing")
-        against = dataclasses.asdict(timing.ratio(samples[name], samples[baseline]))
+        against = timing.ratio(samples[name], samples[baseline])
         speed = t.batch * t.sequence / samples[name].median
         rows.append(
             {"name": name, **arm.facts, "tokens_per_second": speed, "ratio": against, **samples[name].summary()}
@@ -135,6 +134,17 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         for row in result["arms"]
         if row["name"] == TARGETED
     ]
+
+
+def speed(c: ml_collections.ConfigDict, seconds: float, devices: int) -> dict[str, float | None]:
+    """Returns what a config's step of so many seconds gives; MFU is None where the device's peak is not known."""
+    shape, tokens_per_second = transformer.Shape.of(c.model), c.train.batch * c.train.sequence / seconds
+    kind = jax.devices()[0].device_kind
+    return {
+        "tokens_per_second": tokens_per_second,
+        "flops_per_second": accounting.flops_per_token(shape, c.train.sequence) * tokens_per_second,
+        "mfu": accounting.mfu(shape, c.train.sequence, tokens_per_second, kind, devices),
+    }
 
 
 class Arm:

@@ -6,6 +6,7 @@ over the whole run, never in fewer than five.
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Self
@@ -45,17 +46,6 @@ class Samples:
         return {"median_seconds": self.median, "low": low, "high": high, **dataclasses.asdict(self)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """How much longer one case takes than another."""
-
-    median: float  # of the ratios of single rounds
-    low: float  # their lower quartile
-    high: float  # their upper quartile
-    of_medians: float  # the ratio of the two medians
-    rounds: int  # how many rounds both took part in
-
-
 def interleave(
     cases: Mapping[Hashable, Call],
     rounds: int,
@@ -88,9 +78,10 @@ def interleave(
     return {name: Samples(*zip(*samples, strict=True)) for name, samples in taken.items()}
 
 
-def ratio(slow: Samples, fast: Samples) -> Ratio:
-    """Returns how much longer `slow` takes, round by round, over the rounds that both took part in.
+def ratio(slow: Samples, fast: Samples) -> dict[str, float]:
+    """Returns how much longer `slow` takes over the rounds that both took part in.
 
+    Of the ratios of single rounds the median and quartiles, low and high; of_medians is that of the two medians.
     Raises ValueError if they share no round.
     """
     common = sorted(set(slow.rounds) & set(fast.rounds))
@@ -99,7 +90,8 @@ def ratio(slow: Samples, fast: Samples) -> Ratio:
     above, below = (dict(zip(case.rounds, case.seconds, strict=True)) for case in (slow, fast))
     ratios = [above[number] / below[number] for number in common]
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-    return Ratio(middle, low, high, slow.median / fast.median, len(common))
+    of_medians = slow.median / fast.median
+    return {"median": middle, "low": low, "high": high, "of_medians": of_medians, "rounds": len(common)}
 
 
 def triad(turns: int = 1) -> tuple[Call, int]:
@@ -118,6 +110,11 @@ def triad(turns: int = 1) -> tuple[Call, int]:
         jax.block_until_ready(a)
 
     return call, 3 * a.nbytes
+
+
+def threads() -> int:
+    """Returns how many threads a contender may use: a core each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timed(call: Call, number: int) -> float:
