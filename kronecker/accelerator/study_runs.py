@@ -92,7 +92,7 @@ class Study:
                     if children.stopped_by or time.time() > end:
                         break
                     fine &= self._train(one, children, end)
-        (out / locks.LOCK).unlink()
+        (out / locks.SWEEP_LOCK).unlink()
         return fine
 
     def _missing(self, group: list[Member]) -> list[Member]:
