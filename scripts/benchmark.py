@@ -1,11 +1,9 @@
-r"""Times the input side of a model, or whole training steps: all contenders in one run, taking turns, on real ids;
-and how the data's side grows with the text.
+r"""Times the input side of a model, or whole training steps: all contenders in one run, taking turns, on real ids.
 
   python scripts/benchmark.py encoder
   python scripts/benchmark.py step --size=micro
   python scripts/benchmark.py train --sizes=micro,124m
   python scripts/benchmark.py runtime
-  python scripts/benchmark.py data --sizes=10_000_000,100_000_000
 
 encoder  Every implementation of the product, flax.linen.Embed (table) and the paper author's package (reference; where
          it is installed, `make reference`): forward; forward and gradient; forward, gradient and AdamW update.  Each
@@ -37,23 +35,14 @@ train    Tokens per second and MFU (where the device's peak is known) of whole t
 runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
          training step at size nano with P = 32 and a vocabulary padded to 131,072 ids.  Takes three minutes.
 
-data     Preparing, starting and reading as the text grows: seconds, CPU seconds and peak memory of a process of its own
-         for each, the exponent of time and the slope of memory over the tokens, and whether the reader gives 20 times
-         what the fastest arm of size 124m eats on an H100.  The text is --data, again from its start where it ends.
-         Needs 7 bytes of disk a token of the largest size, for text and dataset, beside --out, until it ends; the
-         last line lists the largest dataset's shards by hard links until they are --linked tokens.  400 million
-         tokens take some ten minutes of two cores:
-
-           python scripts/benchmark.py data --data='jsonl:texts/*.jsonl.xz' --sizes=10_000_000,100_000_000,400_000_000
-
-How to read it.  All run under train.py's allocator settings (kronecker/runtime/allocator.py), without which large buffers cost a
-page fault for each 4 kB; only the rival torch has none.  A time is the median over rounds, with the 10 % and 90 %
-quantiles; one round runs everything once, in an order drawn anew, so what else the machine does meets all contenders.
-Ratios are of medians, and round by round with their quartiles.  The share of bandwidth is the time that the least
-possible memory traffic would take at the speed of a += 2 b on large arrays, timed in the same rounds, over the time
-taken; what fits into caches can be above 100 %.  Temporary memory is the compiler's number for one update beside
-arguments and results; for the reference, the growth of a process of its own.  encoder, step, train and data write every
-sample to a JSON file and a figure beside it, runtime its table.
+How to read it.  All run under train.py's allocator settings (kronecker/runtime/allocator.py), without which large
+buffers cost a page fault for each 4 kB; only the rival torch has none.  A time is the median over rounds, with the
+10 % and 90 % quantiles; one round runs everything once, in an order drawn anew, so what else the machine does meets
+all contenders. Ratios are of medians, and round by round with their quartiles.  The share of bandwidth is the time
+that the least possible memory traffic would take at the speed of a += 2 b on large arrays, timed in the same rounds,
+over the time taken; what fits into caches can be above 100 %.  Temporary memory is the compiler's number for one
+update beside arguments and results; for the reference, the growth of a process of its own.  encoder, step and train
+write every sample to a JSON file and a figure beside it, runtime its table.
 """
 
 import json
@@ -66,7 +55,7 @@ import ml_collections
 from absl import flags
 
 from kronecker.runtime import cli
-from kronecker.schema import choices, config_files, resolution
+from kronecker.schema import choices, config_files
 
 _DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
 _TOKENIZER = flags.DEFINE_string(
@@ -83,9 +72,7 @@ _OUT = flags.DEFINE_string("out", None, "The JSON file; default: runs/benchmark/
 _SETTING = flags.DEFINE_multi_string("setting", [], "encoder: what to time, see above; may be repeated.")
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder, step: MB that cached codes may take.", 0.0)
 _SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py.")
-_SIZES = flags.DEFINE_list(
-    "sizes", None, "train: of configs/sizes.py (default: micro); data: tokens, rising (default: 10_000_000,30_000_000)."
-)
+_SIZES = flags.DEFINE_list("sizes", ["micro"], "train: of configs/sizes.py.")
 _AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned, torch_compiled; see above.")
 _ARMS = flags.DEFINE_list(
     "arms",
@@ -100,13 +87,11 @@ _IMPLEMENTATIONS = flags.DEFINE_list(
 _POS_DIM = flags.DEFINE_integer("pos_dim", None, "step: P, bytes of a token; default: the config's.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences a step.", lower_bound=1)
 _SEQUENCE = flags.DEFINE_integer("sequence", 256, "step, train: tokens a sequence.", lower_bound=1)
-_LINKED = flags.DEFINE_integer("linked", 10_000_000_000, "data: tokens of the dataset of links.", lower_bound=1)
 _OWN = {
     "encoder": ("seconds", "setting", "cache_limit_mb"),
     "step": ("size", "arms", "implementations", "pos_dim", "cache_limit_mb", "batch", "sequence"),
     "train": ("sizes", "against", "arms", "batch", "sequence"),
     "runtime": (),
-    "data": ("sizes", "linked"),
 }
 
 ROOT = Path(__file__).parents[1]
@@ -131,13 +116,13 @@ def main(words: Sequence[str]) -> None:
     if command == "runtime":
         _runtime(out)
     else:
-        commands = {"encoder": _encoder, "step": _step, "train": _train, "data": _data}
+        commands = {"encoder": _encoder, "step": _step, "train": _train}
         _timed(command, commands[command](), out, kept)
 
 
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: bool) -> None:
     # After the flags: --help should not wait for JAX.
-    from kronecker.benchmark import scale_view, timing_figures, timing_tables
+    from kronecker.benchmark import timing_figures, timing_tables
     from kronecker.report.pages import write_text
     from kronecker.run import machine
 
@@ -147,13 +132,8 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: boo
     result = {"machine": before | {"keeps_freed_memory": kept} | after, **result}
     timing_tables.show_verdicts(result["verdicts"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw = {
-        "encoder": timing_figures.encoder,
-        "step": timing_figures.steps,
-        "train": timing_figures.training,
-        "data": scale_view.picture,
-    }[command]
-    write_text(out.with_suffix(".svg"), draw(result))
+    draw = {"encoder": timing_figures.encoder, "step": timing_figures.steps, "train": timing_figures.training}
+    write_text(out.with_suffix(".svg"), draw[command](result))
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(f"\n{machine.line(before)}\nwritten: {out} and {out.with_suffix('.svg')}")
 
@@ -214,11 +194,10 @@ def _train() -> Callable[[], dict[str, Any]]:
     own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
     own["model.dtype"] = _DTYPE.value
     names = _ARMS.value or ["table_untied", "kronecker"]
-    sizes = _SIZES.value or ["micro"]
-    arms = {size: {name: _config(f"gpt2.py:size={size},arm={name}", **own) for name in names} for size in sizes}
+    arms = {size: {name: _config(f"gpt2.py:size={size},arm={name}", **own) for name in names} for size in _SIZES.value}
 
     def run() -> dict[str, Any]:
-        from kronecker.benchmark import timing_tables, train
+        from kronecker.benchmark import timing, timing_tables, train
 
         unknown = [name for name in _AGAINST.value if name not in train.RIVALS]
         if unknown:
@@ -228,29 +207,7 @@ def _train() -> Callable[[], dict[str, Any]]:
             results.append(train.run(configs, _AGAINST.value, _ROUNDS.value or 15, size))
             timing_tables.show_training(results[-1])
         every = [verdict for one in results for verdict in one.pop("verdicts")]
-        return {"benchmark": "train", "threads": train.threads(), "sizes": results, "verdicts": every}
-
-    return run
-
-
-def _data() -> Callable[[], dict[str, Any]]:
-    given = _SIZES.value or ["10_000_000", "30_000_000"]
-    sizes = [int(size) if size.replace("_", "").isdecimal() else 0 for size in given]
-    if not sizes or 0 in sizes or sizes != sorted(set(sizes)):
-        raise ValueError(f"--sizes={','.join(given)}: give numbers of tokens that rise, as 10_000_000,100_000_000")
-    if _LINKED.value < sizes[-1]:
-        raise ValueError(f"--linked={_LINKED.value}: give at least the largest of --sizes, {sizes[-1]}")
-    if _TOKENIZER.value.startswith("bpe:"):
-        raise ValueError(f"--tokenizer={_TOKENIZER.value}: data takes one that need not be trained first, as gpt2")
-    base = resolution.resolve(_config("base.py"))
-
-    def run() -> dict[str, Any]:
-        from kronecker.benchmark import scale, scale_view
-
-        folder = Path(_OUT.value or "runs/benchmark/data.json").absolute().with_suffix(".tmp")
-        result = scale.run(base.data, _TOKENIZER.value, sizes, _LINKED.value, folder)
-        scale_view.show(result)
-        return result
+        return {"benchmark": "train", "threads": timing.threads(), "sizes": results, "verdicts": every}
 
     return run
 

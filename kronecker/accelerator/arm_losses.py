@@ -34,13 +34,6 @@ class Trial:
     """Arms in training on equal batches; their losses do not depend on how many there are."""
 
     def __init__(self, extent: extents.Extent, text: extents.Text, names: Sequence[str]) -> None:
-        """Reads the text.
-
-        Args:
-          extent: of what an arm is.
-          text: where the ids are from.
-          names: of the arms.
-        """
         self._mesh = device_mesh.make_mesh()
         configs = {name: extents.arm_config(name, text, extent.trained) for name in names}
         self._configs, self._read, ids = step.problem(configs, self._mesh)
@@ -49,9 +42,7 @@ class Trial:
     def start(self, name: str, dtype: str) -> step.Arm:
         """Returns an arm before its first step; with float32 no product is of TF32, where that is the default.
 
-        Args:
-          name: of the arm.
-          dtype: model.dtype, or DETERMINISTIC: bfloat16 under train.deterministic.
+        `dtype` is model.dtype, or DETERMINISTIC: bfloat16 under train.deterministic.
         """
         c = self._configs[name].copy_and_resolve_references()
         c.train.deterministic = dtype == DETERMINISTIC
@@ -61,7 +52,6 @@ class Trial:
 
 
 def losses(arm: step.Arm, steps: int) -> list[float]:
-    """Returns the losses of the next steps of an arm, nats per token."""
     found = []
     for number in range(steps):
         arm.step(number)
@@ -70,12 +60,7 @@ def losses(arm: step.Arm, steps: int) -> list[float]:
 
 
 def repeats(arm: step.Arm, begun: Any) -> bool:
-    """Returns whether the first steps from a state give the same bits when they are taken twice.
-
-    Args:
-      arm: the arm; goes on from the state.
-      begun: the state, on the host.
-    """
+    """Returns whether the first steps from a state, `begun` on the host, give the same bits when taken twice."""
     layout, ended = jax.tree.map(lambda x: x.sharding, arm.state), []
     for _ in range(2):
         arm.state = jax.device_put(begun, layout)
@@ -91,11 +76,7 @@ def on_the_cpu(
 ) -> Iterator[Callable[[str, float], list[float]]]:
     """Starts the process that has the CPU alone; yields a function that waits for an arm's losses in float32.
 
-    Args:
-      extent: of what an arm is.
-      text: where the ids are from.
-      names: of the arms, in the order in which they will be wanted.
-      folder: for the job and what comes of it.
+    `names` are arms in the order in which they will be wanted; `folder` is for the job and what comes of it.
     """
     job, environment = folder / "cpu.json", os.environ | {"JAX_PLATFORMS": "cpu"}
     told = {"rehearsal": extent.rehearsal, "text": vars(text), "arms": list(names), "folder": str(folder)}
@@ -121,7 +102,6 @@ def on_the_cpu(
 
 
 def main(job: Mapping[str, Any]) -> None:
-    """Writes the losses of each arm, as soon as it has them."""
     extent = extents.REHEARSAL if job["rehearsal"] else extents.FULL
     trial = Trial(extent, extents.Text(**job["text"]), job["arms"])
     for name in job["arms"]:

@@ -20,8 +20,7 @@ TO_LEAVE = 30.0  # seconds from SIGTERM to SIGKILL: a training run saves meanwhi
 class Children:
     """Starts processes and passes SIGINT and SIGTERM on as SIGTERM; a second signal kills.
 
-    Attributes:
-      stopped_by: the signal that ended the visit; None: none has.
+    `stopped_by` is the signal that ended the visit; None: none has.
     """
 
     def __init__(self) -> None:
@@ -41,10 +40,7 @@ class Children:
     def run(self, command: Sequence[str], log: Path, is_over: Callable[[], bool]) -> int | None:
         """Returns the exit code of a command, negative if a signal ended it; None if its time was over.
 
-        Args:
-          command: what to run.
-          log: file that gets what it prints, which is passed on to stderr.
-          is_over: asked again and again whether its time is.
+        `log` gets what it prints, which is passed on to stderr.
         """
         if self.stopped_by:
             return -self.stopped_by

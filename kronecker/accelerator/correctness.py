@@ -6,7 +6,6 @@ Shapes: N tokens, d width, V vocabulary, B batch, T time, H heads, h head width.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kronecker.accelerator import arm_losses
-from kronecker.accelerator.extents import Extent, Text, arm_config
+from kronecker.accelerator.extents import Extent, Take, Task, Text, arm_config
 from kronecker.benchmark import settings, texts
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import attention, build, output_head
@@ -29,22 +28,13 @@ LOSSES = {"float32": 2e-3, "bfloat16": 3e-2, arm_losses.DETERMINISTIC: 3e-2}
 
 
 @contextlib.contextmanager
-def session(
-    extent: Extent, text: Text, wanted: Sequence[str], folder: Path, seconds_left: Callable[[], float]
-) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Yields a function that returns a result by its name: rows with an error and the largest allowed one.
-
-    Args:
-      extent: of the checks.
-      text: where ids are from.
-      wanted: names of the results that will be asked for.
-      folder: for what is passed between processes.
-      seconds_left: until the part has to end.
-    """
-    arms = list(dict.fromkeys(name.split("-")[1] for name in wanted if name.startswith("arm-")))
+def session(task: Task) -> Iterator[Take]:
+    """Yields a function that returns a result by its name: rows with an error and the largest allowed one."""
+    extent, text = task.extent, task.text
+    arms = list(dict.fromkeys(name.split("-")[1] for name in task.wanted if name.startswith("arm-")))
     with contextlib.ExitStack() as stack:
         if arms:  # in the background from here on, for the last checks
-            cpu = stack.enter_context(arm_losses.on_the_cpu(extent, text, arms, folder))
+            cpu = stack.enter_context(arm_losses.on_the_cpu(extent, text, arms, task.folder))
         trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
         read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
 
@@ -59,20 +49,20 @@ def session(
             elif kind == "selfcheck":
                 rows = _selfchecks(extent, text, read())
             else:
-                rows = _arm(extent, trial().start(*rest), rest, cpu, seconds_left)
-            return {"rows": rows}
+                rows = _arm(extent, trial().start(*rest), rest, cpu, task.seconds_left)
+            return {"rows": rows, "fault": faults(rows)}
 
         yield measure
 
 
-def faults(result: dict[str, Any]) -> str | None:
-    """Returns what is wrong in a result of this part, in words; None if nothing is."""
+def faults(rows: Sequence[dict[str, Any]]) -> str | None:
+    """Returns what is wrong in the rows of a result, in words; None if nothing is."""
     found = [
         f"{row['what']}: {row['error']:.1e}, more than {row['allowed']:.1e}"
-        for row in result["rows"]
+        for row in rows
         if row["error"] is not None and not row["error"] <= row["allowed"]
     ]
-    return "; ".join(found + [row["fault"] for row in result["rows"] if row.get("fault")]) or None
+    return "; ".join(found + [row["fault"] for row in rows if row.get("fault")]) or None
 
 
 def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, Any]]:

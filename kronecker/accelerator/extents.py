@@ -1,7 +1,8 @@
 """How large the parts are: as a visit measures them, and as a rehearsal on a CPU does, through the same code."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -21,61 +22,50 @@ ARMS = (BASELINE, TARGETED, *_OTHERS)
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Where the ids come from.
+    """Where the ids come from."""
 
-    Attributes:
-      source: as data.source.
-      split_field: as data.split_field.
-      tokenizer: as in a config.
-    """
-
-    source: str
-    split_field: str
-    tokenizer: str
+    source: str  # as data.source
+    split_field: str  # as data.split_field
+    tokenizer: str  # as in a config
 
     @property
     def keys(self) -> dict[str, Any]:
-        """Returns the keys of a config that say so."""
         return {"data.source": self.source, "data.split_field": self.split_field, "tokenizer": self.tokenizer}
 
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """The sizes of all parts.
+    """The sizes of all parts."""
 
-    Attributes:
-      rehearsal: whether they are toy ones.
-      minutes: that a visit has where nothing else is said.
-      product: tokens and width of the products in `check`.
-      attention: (B, T, H, h) of the attention in `check`.
-      loss: (B, T, d) and a chunk's tokens of the loss in `check`.
-      trained: what an arm is in `check`, on top of configs/gpt2.py; float32.
-      whole: what an arm is in `step` and `mfu`, likewise; bfloat16 on an accelerator.
-      arms: of `check` and `step`; the first two come first, the first is the baseline.
-      encoder: settings and types of `encoder`, the most wanted first.
-      turns: how often a program of `encoder` works, and steps that are timed together in `step` and `mfu`.
-      rounds: of every timing.
-      seconds: of one case of `encoder`.
-      mfu: what each setting of `mfu` changes, the most wanted first.
-      plan: what `study` changes of the plan in configs/gpu_study.py.
-      study: what its runs change of that config.
-    """
+    rehearsal: bool  # toy sizes, on a CPU
+    minutes: float  # that a visit has where nothing else is said
+    product: tuple[int, int]  # tokens and width of the products in `check`
+    attention: tuple[int, int, int, int]  # (B, T, H, h) of the attention in `check`
+    loss: tuple[int, int, int, int]  # (B, T, d) and a chunk's tokens of the loss in `check`
+    trained: Overrides  # what an arm is in `check`, on top of configs/gpt2.py; float32
+    whole: Overrides  # what an arm is in `step` and `mfu`, likewise; bfloat16 on an accelerator
+    arms: tuple[str, ...]  # of `check` and `step`; the first two come first, the first is the baseline
+    encoder: tuple[tuple[Setting, str], ...]  # settings and types of `encoder`, the most wanted first
+    turns: int  # how often a program of `encoder` works, and steps that are timed together in `step` and `mfu`
+    rounds: int  # of every timing
+    seconds: float  # of one case of `encoder`
+    mfu: tuple[Overrides, ...]  # what each setting of `mfu` changes, the most wanted first
+    plan: Overrides  # what `study` changes of the plan in configs/gpu_study.py
+    study: Overrides  # what its runs change of that config
 
-    rehearsal: bool
-    minutes: float
-    product: tuple[int, int]
-    attention: tuple[int, int, int, int]
-    loss: tuple[int, int, int, int]
-    trained: Overrides
-    whole: Overrides
-    arms: tuple[str, ...]
-    encoder: tuple[tuple[Setting, str], ...]
-    turns: int
-    rounds: int
-    seconds: float
-    mfu: tuple[Overrides, ...]
-    plan: Overrides
-    study: Overrides
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a part's `session` is given."""
+
+    extent: Extent
+    text: Text
+    wanted: Sequence[str]  # names of the results that will be asked for
+    folder: Path  # for what is passed between processes
+    seconds_left: Callable[[], float]  # until the part has to end
+
+
+Take = Callable[[str], dict[str, Any]]  # a result by its name; one that is wrong says so in words as its "fault"
 
 
 def arm_config(arm: str, text: Text, own: Overrides) -> ml_collections.ConfigDict:
@@ -99,13 +89,12 @@ def names(extent: Extent) -> dict[str, list[str]]:
 
 
 def encoder_name(setting: Setting, dtype: str) -> str:
-    """Returns the name of a setting's result."""
     vocabulary = f"-V{setting.V}" if setting.V else ""
     return f"{setting.tokens}-d{setting.d}-P{setting.P}{vocabulary}-{dtype}"
 
 
 def mfu_name(own: Overrides) -> str:
-    """Returns the name of a setting's result, e.g. batch16-scan_layersTrue."""
+    """Returns e.g. batch16-scan_layersTrue."""
     return "-".join(f"{key.rpartition('.')[2]}{value}" for key, value in own.items())
 
 

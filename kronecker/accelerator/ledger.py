@@ -22,10 +22,9 @@ PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu
 
 
 class Ledger:
-    """The results of one kind of device, a file PART/NAME.json each."""
+    """The results of one kind of device, a file PART/NAME.json each; `facts` are of `facts_here`."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Opens the folder of the device that `facts` are of, as `facts_here` gives them, below `folder`."""
         self.folder = folder / slug(facts["devices"][0])
         self.facts = facts
         self.key = key(facts)
@@ -53,7 +52,6 @@ class Ledger:
         rundir.write_json(epath.Path(file), record)
 
     def forget(self, part: str, name: str) -> None:
-        """Removes a result, if there is one."""
         self._file(part, name).unlink(missing_ok=True)
 
     def records(self, part: str) -> dict[str, dict[str, Any]]:
@@ -81,10 +79,7 @@ def setup(facts: Mapping[str, Any]) -> dict[str, Any]:
 def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, Any]:
     """Returns what every result says of where it is from; uses JAX's devices.
 
-    Args:
-      rehearsal: whether the sizes are toy ones.
-      command: as it was typed.
-      commit: what to write where the code is in no git repository; "": nothing.
+    `commit` is what to write where the code is in no git repository; "": nothing.
     """
     import jax  # the rest of this module is for processes that leave the devices alone
 

@@ -7,16 +7,16 @@ import contextlib
 import dataclasses
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 
-from kronecker.accelerator.extents import TARGETED, Extent, Text, arm_config, mfu_name
+from kronecker.accelerator.extents import TARGETED, Extent, Take, Task, arm_config, mfu_name
 from kronecker.benchmark import step, texts, timing
-from kronecker.model import accounting, transformer
+from kronecker.model import transformer
 from kronecker.runtime import allocator, device_mesh, hardware, progress, sharding
 from kronecker.schema import resolution
 from kronecker.training import profiling
@@ -26,11 +26,9 @@ RECORDED = 2  # calls of so many steps as are timed together
 
 
 @contextlib.contextmanager
-def session(
-    extent: Extent, text: Text, wanted: Sequence[str], folder: Path, seconds_left: Callable[[], float]
-) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Yields a function that returns the numbers of a setting by its name; arguments are `correctness.session`'s."""
-    del wanted, seconds_left
+def session(task: Task) -> Iterator[Take]:
+    """Yields a function that returns the numbers of a setting by its name."""
+    extent, text = task.extent, task.text
     settings = {mfu_name(one): one for one in extent.mfu}
     mesh = device_mesh.make_mesh()
     read = texts.read(text.tokenizer, arm_config(TARGETED, text, {}).data)
@@ -40,7 +38,7 @@ def session(
         c = resolution.with_vocabulary(c, read.tokenizer.vocab_size)
         told = {"arm": TARGETED, "size": extent.whole["size"], "dtype": c.model.dtype, "settings": settings[name]}
         try:
-            return told | _measure(c, read, mesh, extent, name, folder / name)
+            return told | _measure(c, read, mesh, extent, name, task.folder / name)
         except jax.errors.JaxRuntimeError as error:
             if allocator.OUT_OF_MEMORY not in str(error):
                 raise
@@ -49,11 +47,6 @@ def session(
             gc.collect()  # what an error's frames held
 
     yield measure
-
-
-def faults(result: dict[str, Any]) -> None:
-    """Returns None: too little memory is a result, and all else an error."""
-    del result
 
 
 def _measure(
@@ -75,19 +68,14 @@ def _measure(
         kernels = [dataclasses.asdict(kernel) for kernel in profiling.costliest(folder, KERNELS)]
     except (OSError, ValueError, RuntimeError) as error:  # the timing above is worth keeping
         fault = f"{type(error).__name__}: {error}"
-    tokens = c.train.batch * c.train.sequence
-    shape, kind = transformer.Shape.of(c.model), jax.devices()[0].device_kind
-    speed = tokens / taken.median
     return {
         "batch": c.train.batch,
         "sequence": c.train.sequence,
-        "attention": shape.attention,
+        "attention": transformer.Shape.of(c.model).attention,
         "product": arm.facts["implementation"],
         "memory": arm.facts["memory"],
-        "tokens_per_second": speed,
-        "flops_per_second": speed * accounting.flops_per_token(shape, c.train.sequence),
-        "peak_flops": hardware.peak_flops(kind),
-        "mfu": accounting.mfu(shape, c.train.sequence, speed, kind, mesh.size),
+        **step.speed(c, taken.median, mesh.size),
+        "peak_flops": hardware.peak_flops(jax.devices()[0].device_kind),
         **taken.summary(),
         "recorded_steps": RECORDED * extent.turns,
         "kernels": kernels,

@@ -8,17 +8,12 @@ STUDY = "study"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a visit.
+    """A part of a visit."""
 
-    Attributes:
-      name: of it, as --parts takes it.
-      share: of the minutes; parts that are not chosen leave theirs to the others, and so does time that is not used.
-      what: it finds out.
-    """
-
-    name: str
+    name: str  # as --parts takes it
+    # of the minutes; parts that are not chosen leave theirs to the others, and so does time that is not used
     share: float
-    what: str
+    what: str  # the question it answers
 
 
 PARTS = (
@@ -31,11 +26,7 @@ PARTS = (
 
 
 def choose(names: Sequence[str]) -> tuple[Part, ...]:
-    """Returns the parts of these names, in the order of PARTS; all of them if there are no names.
-
-    Raises:
-      ValueError: if there is no such part.
-    """
+    """Returns the parts of these names, in the order of PARTS, or all; raises ValueError if there is no such part."""
     known = [part.name for part in PARTS]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -31,21 +31,14 @@ FIRST_GUESS = 0.0  # seconds a token, before a run has shown them
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A run of the plan.
-
-    Attributes:
-      stage: its stage.
-      settings: the keys that it sets.
-      planned: its folder and command.
-    """
+    """A run of the plan."""
 
     stage: str
-    settings: Mapping[str, Any]
-    planned: planning.Planned
+    settings: Mapping[str, Any]  # the keys that it sets
+    planned: planning.Planned  # its folder and command
 
     @property
     def name(self) -> str:
-        """Returns the name of its result."""
         return f"{self.stage}-{self.planned.name}"
 
 
@@ -53,14 +46,6 @@ class Study:
     """The plan's runs on one kind of device."""
 
     def __init__(self, extent: extents.Extent, text: extents.Text, ledger: Ledger, logs: Path) -> None:
-        """Reads the plan.
-
-        Args:
-          extent: of the runs.
-          text: where ids are from.
-          ledger: that keeps the results.
-          logs: folder for what runs print.
-        """
         self._module = config_files.load_module(str(ROOT / extents.STUDY_CONFIG))
         self._plan = dataclasses.replace(self._module.PLAN, **extent.plan)
         # a checkpoint where a run is told to leave, and at its end
@@ -92,9 +77,7 @@ class Study:
     def run(self, children: Children, end: float) -> bool:
         """Trains what is missing, in order, while there is time for whole groups; returns whether no run failed.
 
-        Args:
-          children: that run the training processes.
-          end: when the last run has to be finished, seconds since 1970.
+        The last run has to be finished at `end`, seconds since 1970.
         """
         fine = True
         out = self._ledger.folder / parts.STUDY / RUNS

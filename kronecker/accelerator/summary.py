@@ -23,14 +23,7 @@ Waiting = Mapping[str, tuple[int, bool]]  # part -> results that are missing, an
 
 
 def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO = sys.stdout) -> bool:
-    """Prints a table for each part, the targets, and what is left; returns whether a chosen part has failures.
-
-    Args:
-      ledger: the results.
-      chosen: names of the parts of this visit.
-      waiting: of these parts, what is left.
-      file: where to print.
-    """
+    """Prints a table for each part, the targets, and what is left; returns whether a part of `chosen` has failures."""
     screen = console.Console(file=file, highlight=False, markup=False)
     for title, told in _tables(ledger):
         screen.print(f"\n{title}")

@@ -27,20 +27,8 @@ def run(
 ) -> int:
     """Takes what is missing of the chosen parts, prints and writes what is there, and returns the exit code.
 
-    Args:
-      chosen: the parts.
-      minutes: for all of them.
-      extent: of the parts.
-      text: where ids are from.
-      out: folder of the results.
-      commit: as in `ledger.facts_here`.
-
-    Returns:
-      0; 1 if a result is wrong or could not be had; 128 + the signal's number if a signal ended the visit.
-
-    Raises:
-      ValueError: if there is no accelerator and this is no rehearsal.
-      ChildProcessError: if JAX does not start.
+    It is 0; 1 if a result is wrong or could not be had; 128 + the signal's number if a signal ended the visit. Raises
+    ValueError if there is no accelerator and this is no rehearsal; ChildProcessError if JAX does not start.
     """
     if extent.rehearsal:
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -139,7 +127,6 @@ def _write_interrupted(ledger: Ledger, interrupted: dict[str, Any], code: int | 
 
 
 def _failed_since(ledger: Ledger, names: Sequence[str], began: float) -> list[list[str]]:
-    """Returns the results that this visit has failed at."""
     return [
         [part, record["name"]]
         for part in names

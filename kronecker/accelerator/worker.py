@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +29,26 @@ PREPARING = "preparing"  # stands for a result where a part could not begin
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a process is to do.
+    """What a process is to do."""
 
-    Attributes:
-      rehearsal: whether sizes are toy ones.
-      text: the fields of an `extents.Text`.
-      parts: names of the parts, the study not among them.
-      also: names of the parts that come after, for the split of the time.
-      end: of the visit, seconds since 1970.
-      out: folder of the results.
-      facts: file that gets what every result says of where it is from.
-      at_work: file that says which result is being made; none: none is.
-      avoid: results, as (part, name), that an earlier process of this visit has failed at.
-      command: of the visit, as it was typed.
-      commit: as in `ledger.facts_here`.
-    """
-
-    rehearsal: bool
-    text: dict[str, str]
-    parts: list[str]
-    also: list[str]
-    end: float
-    out: str
-    facts: str
-    at_work: str
-    avoid: list[list[str]]
-    command: list[str]
-    commit: str
+    rehearsal: bool  # toy sizes, on a CPU
+    text: dict[str, str]  # the fields of an `extents.Text`
+    parts: list[str]  # names of the parts, the study not among them
+    also: list[str]  # names of the parts that come after, for the split of the time
+    end: float  # of the visit, seconds since 1970
+    out: str  # folder of the results
+    facts: str  # file that gets what every result says of where it is from
+    at_work: str  # file that says which result is being made; none: none is
+    avoid: list[list[str]]  # results, as (part, name), that an earlier process of this visit has failed at
+    command: list[str]  # of the visit, as it was typed
+    commit: str  # as in `ledger.facts_here`
 
     @property
     def extent(self) -> extents.Extent:
-        """Returns the sizes."""
         return extents.REHEARSAL if self.rehearsal else extents.FULL
 
 
 def main(job: Job) -> int:
-    """Does the job; returns 0, or AGAIN."""
     import jax
 
     from kronecker.accelerator import correctness, encoder_timing, mfu, step_timing
@@ -92,9 +75,9 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
     ledger.forget(part, PREPARING)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path(job.at_work).parent)))
-        session = module.session(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
+        task = extents.Task(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
         try:
-            take = stack.enter_context(session)
+            take = stack.enter_context(module.session(task))
         except Exception as fault:  # noqa: BLE001  the next part may be better
             traceback.print_exc()
             ledger.write(part, PREPARING, time.monotonic() - began, None, f"{type(fault).__name__}: {fault}")
@@ -103,22 +86,14 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
             left = end - time.time()
             if left < longest or left <= 0:
                 break
-            seconds, usable = _one(job, ledger, part, name, take, module.faults, end)
+            seconds, usable = _one(job, ledger, part, name, take, end)
             longest = max(longest, seconds)
             if not usable:
                 return False
     return True
 
 
-def _one(
-    job: Job,
-    ledger: Ledger,
-    part: str,
-    name: str,
-    take: Callable[[str], dict[str, Any]],
-    faults: Callable[[Mapping[str, Any]], str | None],
-    end: float,
-) -> tuple[float, bool]:
+def _one(job: Job, ledger: Ledger, part: str, name: str, take: extents.Take, end: float) -> tuple[float, bool]:
     """Takes one result and keeps it; returns the seconds that it took, and whether the devices are still of use."""
     import jax
 
@@ -127,7 +102,7 @@ def _one(
     result, error, usable = None, None, True
     try:
         result = take(name)
-        error = faults(result)
+        error = result.pop("fault", None)
     except TimeoutError as fault:
         at_work.unlink()
         say(f"{part}: {name}: {fault}; left for the next visit")
@@ -143,7 +118,6 @@ def _one(
 
 
 def say(words: str) -> None:
-    """Tells whoever waits."""
     print(words, file=sys.stderr, flush=True)
 
 

@@ -34,24 +34,14 @@ PAPER = (
 def measure(arms: Mapping[str, ml_collections.ConfigDict], rounds: int = ROUNDS) -> result.Result:
     """Returns buffers and step times of the table and of each way to compute the Kronecker input.
 
-    Args:
-      arms: the configs of ARMS, not resolved; vocabulary, P and batch are replaced by SETTING and SIZE.
-      rounds: times that all is run, at least 5.
-
-    Raises:
-      ValueError: if a config cannot work.
+    `arms` holds the configs of ARMS, not resolved; vocabulary, P and batch are replaced by SETTING and SIZE.
     """
     timed = step.by_implementation({arm: _config(arms[arm]) for arm in ARMS}, WAYS)
     return to_result(step.run(timed, rounds), timed[TABLE])
 
 
 def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict) -> result.Result:
-    """Returns the table of what `step.run` gave, in its order.
-
-    Args:
-      timed: its numbers; the table is the baseline.
-      table_config: the table's config, for the conditions.
-    """
+    """Returns the table of what `step.run` gave, in its order; the table is its baseline."""
     facts = machine.facts()
     device = facts["devices"][0] if facts["platform"] != "cpu" else f"{facts['cores']} cores of {facts['processor']}"
     table = next(row for row in timed["arms"] if row["name"] == TABLE)
@@ -99,7 +89,7 @@ def _over(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[result.Cell
     if row is other:
         return (None, None, None)
     against = timing.ratio(*(timing.Samples(tuple(one["rounds"]), tuple(one["seconds"])) for one in (row, other)))
-    return tuple(100 * (one - 1) for one in (against.of_medians, against.low, against.high))
+    return tuple(100 * (one - 1) for one in (against["of_medians"], against["low"], against["high"]))
 
 
 def _config(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -28,35 +28,24 @@ FLOAT_BYTES = 4  # of a parameter, an embedding, a gradient
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What every contender of a setting is given.
+    """What every contender of a setting is given."""
 
-    Attributes:
-      table: the vocabulary's bytes.
-      ids: int32 (batches, N).
-      width: d.
-      dtype: of the operands where an implementation multiplies matrices.
-      config: resolved; its optimizer is the one that is timed.
-      cache_limit_mb: the most that the codes of "cached" may take.
-      turns: how often a call does its work, within one program, so that the time to start a program does not count;
-        the package's layer takes one turn always.
-    """
-
-    table: codec.ByteTable
-    ids: np.ndarray
-    width: int
-    dtype: str
-    config: ml_collections.ConfigDict
-    cache_limit_mb: float
+    table: codec.ByteTable  # the vocabulary's bytes
+    ids: np.ndarray  # int32 (batches, N)
+    width: int  # d
+    dtype: str  # of the operands where an implementation multiplies matrices
+    config: ml_collections.ConfigDict  # resolved; its optimizer is the one that is timed
+    cache_limit_mb: float  # the most that the codes of "cached" may take
+    # how often a call does its work, within one program, so that the time to start a program does not count; the
+    # package's layer takes one turn always
     turns: int = 1
 
     @property
     def tokens(self) -> int:
-        """Returns N."""
         return self.ids.shape[1]
 
     @functools.cached_property
     def bag(self) -> bags.Bag:
-        """The paper's code."""
         return bags.kronecker_bag(self.table)
 
     @functools.cached_property
@@ -73,32 +62,19 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something that can be timed.
+    """Something that can be timed."""
 
-    Attributes:
-      name: one of settings.NAMES.
-      calls: measure -> what to time.
-      result: returns the embeddings (N, d) of the first batch and the gradient (M, d).
-      memory: what it holds, in bytes.
-      least_bytes: measure -> see `least_bytes`.
-      device: "cpu", "gpu" or "tpu".
-    """
-
-    name: str
-    calls: Mapping[str, timing.Call]
+    name: str  # one of settings.NAMES
+    calls: Mapping[str, timing.Call]  # measure -> what to time
+    # returns the embeddings (N, d) of the first batch and the gradient (M, d)
     result: Callable[[], tuple[np.ndarray, np.ndarray]]
-    memory: Mapping[str, Any]
-    least_bytes: Mapping[str, int]
-    device: str
+    memory: Mapping[str, Any]  # what it holds, in bytes
+    least_bytes: Mapping[str, int]  # measure -> see `least_bytes`
+    device: str  # "cpu", "gpu" or "tpu"
 
 
 def make(name: str, problem: Problem) -> Contender | str:
-    """Returns a contender, or why it cannot take part.
-
-    Args:
-      name: one of settings.NAMES.
-      problem: what to embed.
-    """
+    """Returns a contender of settings.NAMES, or why it cannot take part."""
     if name == REFERENCE:
         return _package(problem) if package.installed() else package.MISSING
     if name == TABLE:
@@ -129,10 +105,6 @@ def least_bytes(problem: Problem, table: bool = False) -> dict[str, int]:
                   (all D of a projection, because of the shift; of a table the distinct ids'), and the embeddings
         gradient  that, the cotangent, and the gradient, M rows
         update    that, and seven times M rows: gradient, matrix and both moments in, matrix and moments out
-
-    Args:
-      problem: what is embedded; the mean over its batches.
-      table: for a learned table instead of a projection.
     """
     distinct = round(np.mean([len(np.unique(ids)) for ids in problem.ids]))
     matrix_rows = len(problem.table.lengths) if table else problem.table.code_dim
@@ -224,13 +196,9 @@ def _in_turns(side: input_side.InputSide) -> input_side.InputSide:
 
 
 def _loop(turn: Callable[..., Any], state: tuple[Any, ...] | None, ids_KN: jax.Array, *arguments: Any) -> Any:
-    """Returns the last result of `turn`, called with the result before, ids (N,) and the arguments.
+    """Returns the last result of `turn`, called with the result before, ids (N,) and the arguments, the same for all.
 
-    Args:
-      turn: returns a tuple, or an array, whose first entries are its next `state`.
-      state: that the first turn begins with; None: it has none.
-      ids_KN: of the turns.
-      *arguments: the same for all.
+    `turn` returns a tuple, or an array, whose first entries are its next `state`; None: it has none.
     """
     shapes = jax.eval_shape(turn, state, ids_KN[0], *arguments)
     before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

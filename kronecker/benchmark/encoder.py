@@ -1,6 +1,5 @@
 """The encoder's benchmark: what the input side of a model costs, in every way it can be computed."""
 
-import dataclasses
 import gc
 import os
 import sys
@@ -33,15 +32,13 @@ def run(
     seconds: float,
     report: Callable[[dict[str, Any]], None] = lambda setting: None,
 ) -> dict[str, Any]:
-    """Returns the numbers of all settings, ready for JSON.
+    """Returns the numbers of all settings, ready for JSON; within one, all contenders take turns.
 
     Args:
-      settings: one after another; within one, all contenders take turns.
       base: a config with the group `data` and a tokenizer; its optimizer is the one that is timed.
       dtype: of the operands where an implementation multiplies matrices.
       cache_limit_mb: the most that the codes of "cached" may take.
-      rounds: as in `timing.interleave`.
-      seconds: likewise.
+      rounds, seconds: as in `timing.interleave`.
       report: called with the numbers of each setting when it is finished.
 
     Raises:
@@ -87,12 +84,7 @@ def verdicts(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[str, float]:
     """Returns each product's largest difference from the first one's, over the largest value, in value or gradient.
 
-    Args:
-      entrants: a learned table among them is left out.
-      dtype: of the problem.
-
-    Raises:
-      FloatingPointError: if a difference is above AGREE.
+    A learned table is left out. Raises FloatingPointError if a difference is above AGREE.
     """
     products = [entrant for entrant in entrants if entrant.name != TABLE]
     first, found = None, {}
@@ -117,18 +109,9 @@ def problem(
     cache_limit_mb: float,
     turns: int = 1,
 ) -> contenders.Problem:
-    """Returns what the contenders of a setting are given.
+    """Returns what the contenders of a setting are given; `base` is resolved, the rest as in `run`.
 
-    Args:
-      setting: the setting.
-      read: its text.
-      base: resolved; its optimizer is the one that is timed.
-      dtype: as in `run`.
-      cache_limit_mb: as in `run`.
-      turns: as in `contenders.Problem`.
-
-    Raises:
-      ValueError: if the text is too short, or the tokenizer has more ids than the setting.
+    Raises ValueError if the text is too short, or the tokenizer has more ids than the setting.
     """
     base = base.copy_and_resolve_references()
     base.model.vocab_multiple = setting.V or base.model.vocab_multiple
@@ -142,18 +125,9 @@ def problem(
 def measure(
     setting: Setting, given: contenders.Problem, read: texts.Text, rounds: int, seconds: float, label: str
 ) -> dict[str, Any]:
-    """Returns the numbers of one setting.
+    """Returns the numbers of one setting; its line of progress begins with `label`, the rest is as in `run`.
 
-    Args:
-      setting: the setting.
-      given: its problem, from `problem`.
-      read: its text.
-      rounds: as in `timing.interleave`.
-      seconds: likewise.
-      label: what the line of progress begins with.
-
-    Raises:
-      FloatingPointError: if two contenders do not agree.
+    Raises FloatingPointError if two contenders do not agree.
     """
     with progress.ProgressLine(label, rounds, 0) as line:
         result = _measure(setting, given, read, rounds, seconds, line.show)
@@ -227,4 +201,4 @@ def _ratios(samples: dict[Any, timing.Samples], auto: str) -> dict[str, dict[str
         wanted[f"reference_over_auto_{measure}"] = (REFERENCE, measure), (auto, measure)
         wanted[f"induced_over_bag_{measure}"] = ("induced", measure), ("bag", measure)
     there = {name: pair for name, pair in wanted.items() if all(side in samples for side in pair)}
-    return {name: dataclasses.asdict(timing.ratio(samples[a], samples[b])) for name, (a, b) in there.items()}
+    return {name: timing.ratio(samples[a], samples[b]) for name, (a, b) in there.items()}

@@ -5,7 +5,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
-import os
 import pathlib
 import re
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from kronecker.benchmark import timing
 from kronecker.embedding import author_package, codec
 
 MISSING = "not installed: make reference"
@@ -20,7 +20,6 @@ _HIGHEST = pathlib.Path("/proc/self/clear_refs")  # "5" forgets how large the pr
 
 
 def installed() -> bool:
-    """Returns whether the package and PyTorch can be imported."""
     return all(importlib.util.find_spec(name) for name in ("torch", "kronecker_embeddings"))
 
 
@@ -33,17 +32,9 @@ class Layer:
     def __init__(
         self, table: codec.ByteTable, projection_Dd: np.ndarray, train: ml_collections.ConfigDict, on_gpu: bool
     ) -> None:
-        """Makes the layer.
-
-        Args:
-          table: the vocabulary's bytes.
-          projection_Dd: W.
-          train: the config's group of that name, for the optimizer.
-          on_gpu: whether JAX runs on one.
-        """
         self._torch = torch = importlib.import_module("torch")
         package = importlib.import_module("kronecker_embeddings")
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        torch.set_num_threads(timing.threads())
         self.device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
         vocab, pos_dim = table.bytes.shape
         self._layer = package.KroneckerEmbedding(
@@ -67,7 +58,6 @@ class Layer:
         )
 
     def to_device(self, array: np.ndarray) -> Any:
-        """Returns a tensor."""
         return self._torch.from_numpy(np.array(array)).to(self.device)
 
     def forward(self, ids: Any) -> None:

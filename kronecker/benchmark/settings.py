@@ -11,27 +11,18 @@ NAMES = (*choices.ALLOWED["embedding.implementation"][1:], GATHER_BY_ONE_HOT, TA
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One problem to time.
+    """One problem to time."""
 
-    Attributes:
-      tokens: N, embedded at a time.
-      d: the model's width.
-      P: byte positions.
-      tokenizer: as in configs/base.py; "": the one of --tokenizer.
-      only: contenders, joined by "+"; "": all.
-      V: ids, where those beyond the tokenizer's are padding, which costs as much; 0: as a config pads the tokenizer's.
-    """
-
-    tokens: int = 8192
-    d: int = 768
-    P: int = 16
-    tokenizer: str = ""
-    only: str = ""
+    tokens: int = 8192  # N, embedded at a time
+    d: int = 768  # the model's width
+    P: int = 16  # byte positions
+    tokenizer: str = ""  # as in configs/base.py; "": the one of --tokenizer
+    only: str = ""  # contenders, joined by "+"; "": all
+    # ids, where those beyond the tokenizer's are padding, which costs as much; 0: as a config pads the tokenizer's
     V: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Returns the contenders."""
         return tuple(self.only.split("+")) if self.only else NAMES
 
 
@@ -48,8 +39,7 @@ SETTINGS = (
 def parse(argument: str) -> Setting:
     """Returns the setting of "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table"; what is left out is the default.
 
-    Raises:
-      ValueError: if a key is not known, a number is not one, or there is no such contender.
+    Raises ValueError if a key is not known, a number is not one, or there is no such contender.
     """
     known = {field.name: field.type for field in dataclasses.fields(Setting)}
     values = {}

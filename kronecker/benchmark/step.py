@@ -1,6 +1,5 @@
 """The benchmark of whole training steps: what an arm's input embedding costs where it counts."""
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from kronecker.benchmark import texts, timing
-from kronecker.model import accounting, build
+from kronecker.model import accounting, build, transformer
 from kronecker.runtime import determinism, device_mesh, progress, sharding
 from kronecker.schema import choices, resolution
 from kronecker.training import plan, train_step
@@ -26,9 +25,7 @@ def by_implementation(
 ) -> dict[str, ml_collections.ConfigDict]:
     """Returns the arms, each that has a bag once for each way to compute its product: "kronecker onthefly", ...
 
-    Args:
-      arms: name -> config, not resolved; tables stay as they are.
-      ways: of embedding.implementation; an arm keeps its name under "auto", which is how it trains.
+    Tables stay as they are; an arm keeps its name under "auto", which is how it trains.
     """
     made = {}
     for name, c in arms.items():
@@ -56,7 +53,6 @@ def run(
     Args:
       arms: name -> config, not resolved; they share data, tokenizer, P, batch and sequence.
       rounds: as in `timing.interleave`.
-      baseline: the arm that the others are compared with.
       turns: steps that are timed together, back to back, as training dispatches them.
       enough: asked before an arm is compiled, the first two apart; True: this arm and those after it are left out.
 
@@ -84,7 +80,7 @@ def run(
     for name, arm in entrants.items():
         if not math.isfinite(arm.loss):
             raise FloatingPointError(f"{name}: the loss is {arm.loss}, and the time of such a step means nothing")
-        against = dataclasses.asdict(timing.ratio(samples[name], samples[baseline]))
+        against = timing.ratio(samples[name], samples[baseline])
         speed = t.batch * t.sequence / samples[name].median
         rows.append(
             {"name": name, **arm.facts, "tokens_per_second": speed, "ratio": against, **samples[name].summary()}
@@ -111,12 +107,8 @@ def problem(
 ) -> tuple[dict[str, ml_collections.ConfigDict], texts.Text, np.ndarray]:
     """Returns the configs, with the vocabulary, of arms that are timed together, their text, and its batches.
 
-    Args:
-      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
-      mesh: of all devices.
-
-    Raises:
-      ValueError: if a config cannot work, or the text is too short.
+    The configs in `arms` are not resolved; they share data, tokenizer, batch and sequence. Raises ValueError if one
+    cannot work, or the text is too short.
     """
     resolved = {name: resolution.resolve(c, mesh.size) for name, c in arms.items()}
     first = next(iter(resolved.values()))
@@ -144,8 +136,22 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def speed(c: ml_collections.ConfigDict, seconds: float, devices: int) -> dict[str, float | None]:
+    """Returns what a config's step of so many seconds gives; MFU is None where the device's peak is not known."""
+    shape, tokens_per_second = transformer.Shape.of(c.model), c.train.batch * c.train.sequence / seconds
+    kind = jax.devices()[0].device_kind
+    return {
+        "tokens_per_second": tokens_per_second,
+        "flops_per_second": accounting.flops_per_token(shape, c.train.sequence) * tokens_per_second,
+        "mfu": accounting.mfu(shape, c.train.sequence, tokens_per_second, kind, devices),
+    }
+
+
 class Arm:
-    """An arm in training; `state` is what it has become, `loss` the last step's, in nats per token."""
+    """An arm in training; `state` is what it has become, `loss` the last step's, in nats per token.
+
+    Its config is resolved, with its vocabulary; batches of ids (B, T + 1) on `mesh` are taken in turn, `turns` a call.
+    """
 
     def __init__(
         self,
@@ -155,15 +161,6 @@ class Arm:
         batches: Sequence[jax.Array],
         turns: int = 1,
     ) -> None:
-        """Makes the state and compiles the step.
-
-        Args:
-          c: resolved, with its vocabulary.
-          token_bytes: of each id.
-          mesh: of all devices.
-          batches: of ids (B, T + 1) on `mesh`, taken in turn.
-          turns: how many steps `step` takes.
-        """
         built = build.build(c, token_bytes, mesh)
         self._batches, self._turns = batches, turns
         self._bag = sharding.replicate(built.bag, mesh)

@@ -17,23 +17,16 @@ BPE = "bpe:"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A tokenizer and a stream of its ids.
+    """A tokenizer and a stream of its ids."""
 
-    Attributes:
-      tokenizer: the tokenizer; its spec is what the user wrote.
-      ids: int32 (n,), the documents of a source, each followed by the end-of-text id.
-      source: the source's name.
-    """
-
-    tokenizer: tokenization.Tokenizer
-    ids: np.ndarray
+    tokenizer: tokenization.Tokenizer  # its spec is what the user wrote
+    ids: np.ndarray  # int32 (n,), the documents of a source, each followed by the end-of-text id
     source: str
 
     def batches(self, count: int, sequences: int, length: int) -> np.ndarray:
         """Returns `count` batches, int32 (count, sequences, length), of sequences from all over the text.
 
-        Raises:
-          ValueError: if the text has too few ids for sequences that are all different.
+        Raises ValueError if the text has too few ids for sequences that are all different.
         """
         rows = len(self.ids) // length
         if rows < count * sequences:
@@ -47,15 +40,9 @@ class Text:
 
 
 def read(tokenizer: str, data: ml_collections.ConfigDict) -> Text:
-    """Returns the start of a source's training text under a tokenizer.
+    """Returns the start of a source's training text under a tokenizer; bpe:SIZE is trained on the text itself.
 
-    Args:
-      tokenizer: as in configs/base.py; bpe:SIZE is trained on the text itself.
-      data: the `data` group of configs/base.py.
-
-    Raises:
-      ValueError: if source or tokenizer do not fit.
-      OSError: if a file is missing.
+    Raises ValueError if source or tokenizer do not fit, OSError if a file is missing.
     """
     if data.source.startswith(preparation.PREPARED):
         raise ValueError(f"--data={data.source}: several tokenizers read the text itself; give the source it was from")

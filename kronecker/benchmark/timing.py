@@ -6,6 +6,7 @@ over the whole run, never in fewer than five.
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Self
@@ -23,23 +24,16 @@ Call = Callable[[int], Any]  # takes a round's number; returns when its work is 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """One case's timings.
+    """One case's timings."""
 
-    Attributes:
-      rounds: the rounds that it took part in, rising.
-      seconds: of each of them.
-    """
-
-    rounds: tuple[int, ...]
-    seconds: tuple[float, ...]
+    rounds: tuple[int, ...]  # that it took part in, rising
+    seconds: tuple[float, ...]  # of each of them
 
     @property
     def median(self) -> float:
-        """Returns the median, in seconds."""
         return float(np.median(self.seconds))
 
     def quantiles(self, *levels: float) -> list[float]:
-        """Returns the quantiles at `levels`, in seconds."""
         return np.quantile(self.seconds, levels).tolist()
 
     def of_one(self, turns: int) -> Self:
@@ -50,25 +44,6 @@ class Samples:
         """Returns the median, the spread and every sample, as JSON holds them."""
         low, high = self.quantiles(*SPREAD)
         return {"median_seconds": self.median, "low": low, "high": high, **dataclasses.asdict(self)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """How much longer one case takes than another.
-
-    Attributes:
-      median: of the ratios of single rounds.
-      low: their lower quartile.
-      high: their upper quartile.
-      of_medians: the ratio of the two medians.
-      rounds: how many rounds both took part in.
-    """
-
-    median: float
-    low: float
-    high: float
-    of_medians: float
-    rounds: int
 
 
 def interleave(
@@ -85,7 +60,6 @@ def interleave(
       rounds: in all; at least LEAST_ROUNDS.
       seconds: that one case may take over all rounds; a slower one takes part in fewer, at least LEAST_ROUNDS.
       show: called with the rounds done and a few words.
-      seed: of the orders.
     """
     shares = {}
     for name, call in cases.items():
@@ -104,11 +78,11 @@ def interleave(
     return {name: Samples(*zip(*samples, strict=True)) for name, samples in taken.items()}
 
 
-def ratio(slow: Samples, fast: Samples) -> Ratio:
-    """Returns how much longer `slow` takes, round by round, over the rounds that both took part in.
+def ratio(slow: Samples, fast: Samples) -> dict[str, float]:
+    """Returns how much longer `slow` takes over the rounds that both took part in.
 
-    Raises:
-      ValueError: if they share no round.
+    Of the ratios of single rounds the median and quartiles, low and high; of_medians is that of the two medians.
+    Raises ValueError if they share no round.
     """
     common = sorted(set(slow.rounds) & set(fast.rounds))
     if not common:
@@ -116,7 +90,8 @@ def ratio(slow: Samples, fast: Samples) -> Ratio:
     above, below = (dict(zip(case.rounds, case.seconds, strict=True)) for case in (slow, fast))
     ratios = [above[number] / below[number] for number in common]
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-    return Ratio(middle, low, high, slow.median / fast.median, len(common))
+    of_medians = slow.median / fast.median
+    return {"median": middle, "low": low, "high": high, "of_medians": of_medians, "rounds": len(common)}
 
 
 def triad(turns: int = 1) -> tuple[Call, int]:
@@ -135,6 +110,11 @@ def triad(turns: int = 1) -> tuple[Call, int]:
         jax.block_until_ready(a)
 
     return call, 3 * a.nbytes
+
+
+def threads() -> int:
+    """Returns how many threads a contender may use: a core each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timed(call: Call, number: int) -> float:

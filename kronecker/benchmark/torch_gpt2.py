@@ -20,7 +20,11 @@ from kronecker.training import optimizer
 
 
 class Trainer:
-    """A GPT-2 in training."""
+    """A GPT-2 in training, from the parameters of our model with a learned table, as numpy arrays.
+
+    Its config is resolved, with its vocabulary: float32, no dropout, no accumulation. `compiled`: model and loss go
+    through torch.compile, each kind of step before it is first taken. `adamw`: options of torch.optim.AdamW.
+    """
 
     def __init__(
         self,
@@ -30,15 +34,6 @@ class Trainer:
         compiled: bool = False,
         **adamw: bool,
     ) -> None:
-        """Makes the model and its optimizer.
-
-        Args:
-          params: of our model with a learned table, tied or not, as numpy arrays.
-          config: resolved, with its vocabulary; float32, no dropout, no accumulation.
-          threads: that PyTorch may use.
-          compiled: whether model and loss go through torch.compile, each kind of step before it is first taken.
-          **adamw: options of torch.optim.AdamW.
-        """
         self._torch = torch = importlib.import_module("torch")
         torch.set_num_threads(threads)
         shape = transformer.Shape.of(config.model)
@@ -60,12 +55,10 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(groups, lr=t.lr, betas=(t.beta1, t.beta2), eps=t.eps, **adamw)
 
     def step(self, tokens_BT1: np.ndarray, mask_padding: bool = False) -> float:
-        """Takes one update and returns the loss before it, in nats per token.
+        """Takes one update with ids int64 (B, T + 1) and returns the loss before it, in nats per token.
 
-        Args:
-          tokens_BT1: int64 (B, T + 1).
-          mask_padding: whether padded vocabulary entries get no probability, as in ours; it costs a copy of the
-            logits, and the usual code does without.
+        `mask_padding`: padded vocabulary entries get no probability, as in ours; it costs a copy of the logits, and the
+        usual code does without.
         """
         loss = self._loss(self._torch.from_numpy(tokens_BT1), mask_padding)
         loss.backward()

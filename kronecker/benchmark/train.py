@@ -38,18 +38,12 @@ TOLERANCE = 1e-4  # nats per token
 
 
 def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], rounds: int, size: str) -> dict[str, Any]:
-    """Returns the numbers of one size, ready for JSON.
+    """Returns the numbers of one size, ready for JSON; with no rivals, the arms are timed in this process.
 
-    Args:
-      arms: name -> config, not resolved; they share data, tokenizer, batch and sequence.
-      rivals: of RIVALS; with none, the arms are timed in this process.
-      rounds: as in `timing.interleave`.
-      size: the name that the verdict goes by.
+    `arms` are configs by name, not resolved, that share data, tokenizer, batch and sequence.
 
-    Raises:
-      ValueError: if a config cannot work, the text is too short, a rival lacks what it needs, or PyTorch is to run
-        beside an accelerator.
-      FloatingPointError: if a loss is not finite, or PyTorch's is another.
+    Raises ValueError if a config cannot work, the text is too short, a rival lacks what it needs, or PyTorch is to run
+    beside an accelerator; FloatingPointError if a loss is not finite, or PyTorch's is another.
     """
     if rivals and SAME_MODEL not in arms:
         raise ValueError(f"the arms are {', '.join(arms)}; {SAME_MODEL}, which PyTorch's model is, is missing")
@@ -81,8 +75,7 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], ro
     for name, loss in last.items():
         if not math.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss}, and the time of such a step means nothing")
-    tokens = t.batch * t.sequence
-    rows = [_row(name, jobs[name].config, tokens, samples, first[name], rivals) for name in jobs]
+    rows = [_row(name, jobs[name].config, samples, first[name], rivals) for name in jobs]
     result = {
         "size": size,
         "batch": t.batch,
@@ -110,26 +103,19 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             **speedup,
             "reached": speedup["median"] >= target,
             "set_for": "GPT-2's vocabulary and two threads",
-            "as_specified": result["tokenizer"] == "gpt2" and threads() == 2,
+            "as_specified": result["tokenizer"] == "gpt2" and timing.threads() == 2,
         }
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A contender before it is made.
+    """A contender before it is made."""
 
-    Attributes:
-      name: an arm's, or one of RIVALS.
-      config: resolved, with its vocabulary.
-      token_bytes: of each id.
-      ids: int32 (N, B, T + 1), batches that are taken in turn.
-    """
-
-    name: str
-    config: ml_collections.ConfigDict
-    token_bytes: Sequence[bytes | None]
-    ids: np.ndarray
+    name: str  # an arm's, or one of RIVALS
+    config: ml_collections.ConfigDict  # resolved, with its vocabulary
+    token_bytes: Sequence[bytes | None]  # of each id
+    ids: np.ndarray  # int32 (N, B, T + 1), batches that are taken in turn
 
 
 def start(job: Job) -> Callable[[int], float]:
@@ -150,7 +136,7 @@ def start(job: Job) -> Callable[[int], float]:
     state = jax.jit(lambda: train_step.init_state(built.model, None, job.config))()
     options = {} if job.name == RIVAL else {"fused": True}
     params = jax.device_get(state.params)
-    trainer = torch_gpt2.Trainer(params, job.config, threads(), compiled=job.name == COMPILED, **options)
+    trainer = torch_gpt2.Trainer(params, job.config, timing.threads(), compiled=job.name == COMPILED, **options)
     ids, taken = job.ids.astype(np.int64), 0
 
     def take_rival(number: int) -> float:
@@ -161,13 +147,7 @@ def start(job: Job) -> Callable[[int], float]:
     return take_rival
 
 
-def threads() -> int:
-    """Returns how many threads a contender may use: a core each."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _compiler() -> str:
-    """Returns the C++ compiler that torch.compile calls on this machine."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
@@ -218,22 +198,16 @@ def _check(losses: Mapping[str, list[float]], rivals: Sequence[str]) -> None:
 def _row(
     name: str,
     c: ml_collections.ConfigDict,
-    tokens: int,
     samples: Mapping[str, timing.Samples],
     losses: list[float],
     rivals: Sequence[str],
 ) -> dict[str, Any]:
-    shape, speed = transformer.Shape.of(c.model), tokens / samples[name].median
-    flops = accounting.flops_per_token(shape, c.train.sequence)
-    kind = jax.devices()[0].device_kind
     return {
         "name": name,
         "what": RIVALS.get(name, "ours"),
-        "tokens_per_second": speed,
-        "flops_per_token": flops,
-        "flops_per_second": flops * speed,
-        "mfu": accounting.mfu(shape, c.train.sequence, speed, kind, jax.device_count()),
+        **step.speed(c, samples[name].median, jax.device_count()),
+        "flops_per_token": accounting.flops_per_token(transformer.Shape.of(c.model), c.train.sequence),
         "first_losses": losses,
-        "speedup": {rival: dataclasses.asdict(timing.ratio(samples[rival], samples[name])) for rival in rivals},
+        "speedup": {rival: timing.ratio(samples[rival], samples[name]) for rival in rivals},
         **samples[name].summary(),
     }

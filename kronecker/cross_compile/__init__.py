@@ -14,8 +14,8 @@ def parse(target: str) -> tuple[str, str]:
 
     A TPU's topology is CHIP:XxY or CHIP:XxYxZ, sizes in chips; a GPU's is "1xNx1" for N GPUs of one machine.
 
-    Raises:
-      ValueError: if it is not written so, or there is no such chip in TOPOLOGIES, with as many axes, nor GPU in GPUS.
+    Raises ValueError if it is not written so, or there is no such chip in TOPOLOGIES, with as many axes, nor GPU in
+    GPUS.
     """
     name, colon, sizes = target.partition(":")
     if name in GPUS:

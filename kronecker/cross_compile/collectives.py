@@ -30,21 +30,13 @@ _USED_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective operation of a program.
+    """One collective operation of a program."""
 
-    Attributes:
-      kind: one of KINDS.
-      group: devices that take part together.
-      payload: bytes of a device's array where it is whole: before a reduction, after a gathering.
-      times: that it runs in a step, loops counted.
-      source: the operation of the model that it comes from, as JAX names it; may be empty.
-    """
-
-    kind: str
-    group: int
-    payload: int
-    times: int
-    source: str
+    kind: str  # one of KINDS
+    group: int  # devices that take part together
+    payload: int  # bytes of a device's array where it is whole: before a reduction, after a gathering
+    times: int  # that it runs in a step, loops counted
+    source: str  # the operation of the model that it comes from, as JAX names it; may be empty
 
     @property
     def sent(self) -> float:
@@ -60,19 +52,14 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """All that the devices exchange in one run of a program.
+    """All that the devices exchange in one run of a program; `sent` is of one device, see `Collective.sent`."""
 
-    Attributes:
-      collectives: those that move something; one over a group of one device does not.
-      unknown_loops: loops with one of them inside whose length the text does not tell; they are counted once.
-    """
-
-    collectives: tuple[Collective, ...]
+    collectives: tuple[Collective, ...]  # those that move something; one over a group of one device does not
+    # loops with one of them inside whose length the text does not tell; they are counted once
     unknown_loops: tuple[str, ...]
 
     @property
     def sent(self) -> float:
-        """Returns the bytes that a device sends, see `Collective.sent`."""
         return sum(one.sent * one.times for one in self.collectives)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
@@ -96,11 +83,9 @@ class Exchange:
 
 
 def of(text: str, devices: int) -> Exchange:
-    """Returns what the devices of a program exchange.
+    """Returns what the devices of a program exchange, from its text as `jax.stages.Compiled.as_text` returns it.
 
-    Args:
-      text: of the compiled program of one device, as `jax.stages.Compiled.as_text` returns it.
-      devices: that run it; a collective that names no groups is over all.
+    A collective that names no groups is over all devices.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)

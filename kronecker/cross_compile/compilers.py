@@ -55,15 +55,10 @@ def versions() -> dict[str, str]:
 
 
 def tpus(topology: str) -> "tuple[jax.Device, ...]":
-    """Returns the devices of a TPU's topology; the first call in a process loads the compiler.
+    """Returns the devices of a TPU's topology, as `cross_compile.parse` gives it.
 
-    It sets the environment that libtpu reads, and JAX's platform to "cpu": nothing here may look for a TPU.
-
-    Args:
-      topology: as `cross_compile.parse` gives it.
-
-    Raises:
-      ValueError: if there is no libtpu, or it refuses.
+    The first call in a process loads the compiler.  It sets the environment that libtpu reads, and JAX's platform to
+    "cpu": nothing here may look for a TPU.  Raises ValueError if there is no libtpu, or it refuses.
     """
     found = libtpu()
     if found is None:
@@ -91,15 +86,10 @@ def tpus(topology: str) -> "tuple[jax.Device, ...]":
 
 
 def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]":
-    """Returns GPUs to compile for; the first call in a process loads the compiler.  It sets JAX's platform to "cpu".
+    """Returns GPUs to compile for, by name, `cross_compile.parse`'s topology and XLA's description.
 
-    Args:
-      name: of the GPU.
-      topology: as `cross_compile.parse` gives it.
-      description: of the GPU, as XLA reads it.
-
-    Raises:
-      ValueError: if there is no CUDA plugin, or it refuses.
+    The first call in a process loads the compiler.  It sets JAX's platform to "cpu". Raises ValueError if there is no
+    CUDA plugin, or it refuses.
     """
     if cuda() is None:
         raise ValueError(NO_PLUGIN)

@@ -43,29 +43,19 @@ _UNIT = {"bf16": BFLOAT16, "tf32": TF32, "f32": FLOAT32}
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a program does in one run.
+    """What a program does in one run."""
 
-    Attributes:
-      flops: of matrix products by unit, all passes of a product that needs several.
-      bytes_accessed: of the device's memory.
-      cached_bytes: beside these, of the cache, where look-ups and updates touch a small array many times.
-      calls: how often each custom call runs, by what it calls.
-      unknown_loops: loops whose length the text does not tell; they are counted once.
-    """
-
-    flops: dict[str, float]
-    bytes_accessed: float
-    cached_bytes: float
-    calls: dict[str, int]
-    unknown_loops: tuple[str, ...]
+    flops: dict[str, float]  # of matrix products by unit, all passes of a product that needs several
+    bytes_accessed: float  # of the device's memory
+    cached_bytes: float  # beside these, of the cache, where look-ups and updates touch a small array many times
+    calls: dict[str, int]  # how often each custom call runs, by what it calls
+    unknown_loops: tuple[str, ...]  # loops whose length the text does not tell; they are counted once
 
 
 def of(text: str, cache: int = 0) -> Counts:
-    """Returns what a program does.
+    """Returns what a program does, from its text as `jax.stages.Compiled.as_text` returns it.
 
-    Args:
-      text: as `jax.stages.Compiled.as_text` returns it.
-      cache: bytes of an array that the device's cache holds.
+    `cache` is the bytes of an array that the device's cache holds.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)

@@ -50,16 +50,11 @@ Programs = dict[str, dict[str, program.Program]]  # by program, then by form
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is compiled.
+    """What is compiled."""
 
-    Attributes:
-      table: the vocabulary's bytes; their lengths decide the layout of "induced".
-      tokens: N.
-      config: resolved, with its vocabulary: the model around the input side, its width, type and optimizer.
-    """
-
-    table: codec.ByteTable
-    tokens: int
+    table: codec.ByteTable  # the vocabulary's bytes; their lengths decide the layout of "induced"
+    tokens: int  # N
+    # resolved, with its vocabulary: the model around the input side, its width, type and optimizer
     config: ml_collections.ConfigDict
 
     @classmethod
@@ -106,16 +101,9 @@ def compile_table(target: targets.Target, setting: Setting) -> Programs:
 
 
 def compile_product(target: targets.Target, setting: Setting, name: str, limit_mb: float) -> Programs:
-    """Returns the programs of one implementation.
+    """Returns the programs of one implementation: of choices.IMPLEMENTATIONS, or of GATHERS.
 
-    Args:
-      target: to compile for.
-      setting: of the product.
-      name: one of choices.IMPLEMENTATIONS, or of GATHERS.
-      limit_mb: the most that the codes of "cached" may take.
-
-    Raises:
-      ValueError: if they would take more, or the compiler refuses.
+    Raises ValueError if the codes of "cached" would take more than `limit_mb`, or the compiler refuses.
     """
     dtype = setting.config.model.dtype
     paper = bags.kronecker_bag(setting.table)

@@ -19,41 +19,27 @@ _OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = .*?\s([a-z][\w\-]*)\(", re.
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is known of a program: of a TPU's what its compiler says, of a GPU's what `counts` reads in its text.
+    """What is known of a program: of a TPU's what its compiler says, of a GPU's what `counts` reads in its text."""
 
-    Attributes:
-      flops: by the unit that makes them (targets.BFLOAT16, ...), all passes; of a GPU's program matrix products alone.
-      passes: that a TPU's matrix units make over each product to reach its precision.
-      bytes_accessed: by all operations.  A TPU's compiler counts traffic inside the chip and the whole operand of a
-        gather too.
-      cached_bytes: that a GPU's cache serves beside them.
-      temporary_bytes: beside arguments and results.
-      argument_bytes: of what it takes in.
-      output_bytes: of what it gives back.
-      total_bytes: that have to be there at once.
-      operations: how many of each of KINDS, those inside fusions included.
-      calls: how often each custom call runs, by what it calls; a TPU's are not counted.
-      comparable: whether FLOPs and bytes are whole: what a TPU's compiler counts of a program with loops is not, nor
-        what is counted of one with a loop of unknown length.
-      compile_seconds: on this machine.
-    """
-
+    # by the unit that makes them (targets.BFLOAT16, ...), all passes; of a GPU's program matrix products alone
     flops: dict[str, float]
-    passes: int
+    passes: int  # that a TPU's matrix units make over each product to reach its precision
+    # by all operations.  A TPU's compiler counts traffic inside the chip and the whole operand of a gather too
     bytes_accessed: float
-    cached_bytes: float
-    temporary_bytes: int
-    argument_bytes: int
-    output_bytes: int
-    total_bytes: int
-    operations: dict[str, int]
-    calls: dict[str, int]
+    cached_bytes: float  # that a GPU's cache serves beside them
+    temporary_bytes: int  # beside arguments and results
+    argument_bytes: int  # of what it takes in
+    output_bytes: int  # of what it gives back
+    total_bytes: int  # that have to be there at once
+    operations: dict[str, int]  # how many of each of KINDS, those inside fusions included
+    calls: dict[str, int]  # how often each custom call runs, by what it calls; a TPU's are not counted
+    # whether FLOPs and bytes are whole: what a TPU's compiler counts of a program with loops is not, nor what is
+    # counted of one with a loop of unknown length
     comparable: bool
     compile_seconds: float
 
     @property
     def product_flops(self) -> float:
-        """Returns the FLOPs of all units."""
         return sum(self.flops.values())
 
     def seconds(self, target: targets.Target) -> dict[str, float]:
@@ -81,7 +67,6 @@ def compile_for(
     """Returns what the compiler makes of `function` on one device, by the target's forms.
 
     Args:
-      target: to compile for.
       function: what jax.jit takes.
       arguments: trees of arrays or shapes.
       passes: see `Program`; counted only if there is a product, and on a TPU.

@@ -23,8 +23,6 @@ def encoder_on(
     """Returns every program of the input side on one device, and the verdicts on `auto`'s choice.
 
     Args:
-      target: to compile for.
-      setting: what to compile.
       names: rows of the table, see `input_programs.rows`, beside `auto`'s choice; one that is refused is named with its
         reason.
       limit_mb: see `input_programs.compile_product`.
@@ -61,7 +59,6 @@ def encoder_on(
 
 
 def facts(target: targets.Target) -> dict[str, Any]:
-    """Returns what is known of a target's device."""
     return {
         "target": target.name,
         "kind": target.kind,
@@ -94,14 +91,8 @@ def devices_of(
 ) -> dict[str, Any]:
     """Returns the facts of a target and of the config that is compiled for it.
 
-    Args:
-      target: with all devices.
-      name: its name on the command line.
-      config: not resolved; `changes` are in it already.
-      changes: the keys that a config for one device had to change.
-
-    Raises:
-      ValueError: if the config's mesh does not make up the devices.
+    `name` is the target's on the command line; the config is not resolved, and has in it already the `changes` that one
+    for one device needed.  Raises ValueError if the config's mesh does not make up the devices.
     """
     sizes = resolution.mesh_sizes(config.mesh, len(target.devices))
     return facts(target) | {
@@ -123,14 +114,8 @@ def train_on(
 ) -> dict[str, Any]:
     """Returns every arm's training step on all devices of a target, and the verdicts on them.
 
-    Args:
-      target: with all devices.
-      arms: of each, by its label, the config; not resolved.
-      tokenizer: of all of them.
-      progress: told what is being compiled; one of them takes minutes.
-
-    Raises:
-      ValueError: as `training_step.compile_step` does.
+    `arms` are configs by label, not resolved; `progress` is told what is being compiled, one of them takes minutes.
+    Raises ValueError as `training_step.compile_step` does.
     """
     compiled = {}
     for name, config in arms.items():

@@ -30,34 +30,25 @@ TPU_FORMS = {"": {}}
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices to compile for.
+    """Devices to compile for."""
 
-    Attributes:
-      name: a key of LINKS.
-      devices: they take programs but cannot run them.
-    """
-
-    name: str
-    devices: tuple[jax.Device, ...]
+    name: str  # a key of LINKS
+    devices: tuple[jax.Device, ...]  # they take programs but cannot run them
 
     @property
     def kind(self) -> str:
-        """Returns what JAX calls a device."""
         return self.devices[0].device_kind
 
     @property
     def is_gpu(self) -> bool:
-        """Returns whether it is a GPU."""
         return self.name in cross_compile.GPUS
 
     @property
     def platform(self) -> str:
-        """Returns what JAX calls the platform."""
         return "gpu" if self.is_gpu else "tpu"
 
     @property
     def peak(self) -> float:
-        """Returns a device's bfloat16 FLOP/s."""
         return hardware.peak_flops(self.kind)
 
     @property
@@ -71,12 +62,10 @@ class Target:
 
     @property
     def bandwidth(self) -> float:
-        """Returns the bytes a second of a device's memory."""
         return _fact(self.name, "memory_bandwidth") if self.is_gpu else BANDWIDTH[self.name]
 
     @property
     def memory(self) -> int:
-        """Returns the bytes of a device's memory."""
         return int(_fact(self.name, "device_memory_size")) if self.is_gpu else MEMORY[self.name]
 
     @property
@@ -101,13 +90,10 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """Returns a target, with all devices; the first call in a process loads the compiler.
+    """Returns a target of `cross_compile.parse`, or a TPU by its name, at its smallest topology; with all devices.
 
-    Args:
-      name: as `cross_compile.parse` reads it, or a TPU alone, whose smallest topology it then is.
-
-    Raises:
-      ValueError: if there is no such target, or no compiler for it, or it refuses.
+    The first call in a process loads the compiler.  Raises ValueError if there is no such target, or no compiler for
+    it, or it refuses.
     """
     name, topology = cross_compile.parse(cross_compile.TOPOLOGIES.get(name, name))
     if name in cross_compile.GPUS:

@@ -33,28 +33,17 @@ BLOCK_BYTES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step that was compiled.
+    """A step that was compiled."""
 
-    Attributes:
-      memory: of a device.
-      exchange: between the devices.
-      operations: how many of each of program.KINDS.
-      calls: how often each custom call runs in a step, by what it calls.
-      bytes_accessed: by a device: of a TPU as the compiler counts, a loop's body once, of a GPU as `counts`.
-      model_flops: of a device's share of the batch, by the project's own count.
-      flops: by unit; of a TPU these and what is computed again under model.remat, of a GPU as `counts`.
-      tokens: of the whole batch.
-      compile_seconds: on this machine.
-    """
-
-    memory: plan.Memory
-    exchange: collectives.Exchange
-    operations: dict[str, int]
-    calls: dict[str, int]
-    bytes_accessed: float
-    model_flops: float
+    memory: plan.Memory  # of a device
+    exchange: collectives.Exchange  # between the devices
+    operations: dict[str, int]  # how many of each of program.KINDS
+    calls: dict[str, int]  # how often each custom call runs in a step, by what it calls
+    bytes_accessed: float  # by a device: of a TPU as the compiler counts, a loop's body once, of a GPU as `counts`
+    model_flops: float  # of a device's share of the batch, by the project's own count
+    # by unit; of a TPU these and what is computed again under model.remat, of a GPU as `counts`
     flops: dict[str, float]
-    tokens: int
+    tokens: int  # of the whole batch
     compile_seconds: float
 
     def seconds(self, target: targets.Target) -> dict[str, float]:
@@ -101,20 +90,13 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A step that does not fit a device: a TPU's compiler does not make it, a GPU's makes it too large.
+    """A step that does not fit a device: a TPU's compiler does not make it, a GPU's makes it too large."""
 
-    Attributes:
-      reason: in the compiler's words.
-      needed: bytes that it would take, where the compiler says so.
-      remedy: what to set, for more room.
-    """
-
-    reason: str
-    needed: float | None
-    remedy: str
+    reason: str  # in the compiler's words
+    needed: float | None  # bytes that it would take, where the compiler says so
+    remedy: str  # what to set, for more room
 
     def to_json(self, target: targets.Target) -> dict[str, Any]:
-        """Returns all of it."""
         del target
         return {"fits": False} | dataclasses.asdict(self)
 
@@ -126,17 +108,10 @@ def for_devices(
 
     It is if its batch can be split over the devices.  Else a device gets `sequences` sequences and computes in
     bfloat16, layers are a loop, `mesh.fsdp` is the fewest devices that leave room beside parameters and optimizer, and
-    `model.remat` is on where the blocks' values would fill the memory.
+    `model.remat` is on where the blocks' values would fill the memory.  The dotted keys of `own`, which somebody has
+    set, stay as they are.
 
-    Args:
-      config: not resolved.
-      own: dotted keys that somebody has set, which stay as they are.
-      target: with all devices.
-      vocab: V.
-      sequences: of a device.
-
-    Raises:
-      ValueError: if config.mesh does not make up the number of devices.
+    The config is not resolved.  Raises ValueError if config.mesh does not make up the number of devices.
     """
     count, c = len(target.devices), config.copy_and_resolve_references()
     data, fsdp, tensor = resolution.mesh_sizes(c.mesh, count)
@@ -159,13 +134,8 @@ def compile_step(
 ) -> dict[str, Step | Refusal]:
     """Returns what the compiler makes of a config's training step on all devices, or why it makes none, by form.
 
-    Args:
-      target: with all devices.
-      config: as train.py takes it, not resolved.
-      tokenizer: the config's.
-
-    Raises:
-      ValueError: if the config does not suit the devices, or the compiler refuses it for another reason than memory.
+    The config is as train.py takes it, not resolved.  Raises ValueError if it does not suit the devices, or the
+    compiler refuses it for another reason than memory.
     """
     count = len(target.devices)
     c = resolution.with_vocabulary(resolution.resolve(config, count), tokenizer.vocab_size)
@@ -183,10 +153,7 @@ def verdicts(target: targets.Target, compiled: Mapping[str, Mapping[str, Step | 
 
     No Kronecker arm's devices may send more than the table's; on one GPU its temporaries may be MOST_ABOVE_TABLE above.
     Each is what, number and limit in bytes (None where not known), met, and the remedy of one that does not fit.
-
-    Args:
-      target: with all devices.
-      compiled: the steps by form, by the arms' labels.
+    `compiled` holds the steps by form, by the arms' labels.
     """
     found = []
     for form in target.forms:

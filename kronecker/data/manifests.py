@@ -16,40 +16,29 @@ MANIFEST_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared dataset on disk.
+    """A prepared dataset on disk."""
 
-    Attributes:
-      folder: holds manifest.json, TFDS' metadata and the array_record shards.
-      manifest: what data preparation wrote.
-      fingerprint: sha256 over all that decides the ids and their order.
-      location: where another process finds the dataset: `folder` from the root, or what `folder` is a copy of.
-    """
-
-    folder: epath.Path
-    manifest: dict[str, Any] = dataclasses.field(repr=False)
-    fingerprint: str
+    folder: epath.Path  # holds manifest.json, TFDS' metadata and the array_record shards
+    manifest: dict[str, Any] = dataclasses.field(repr=False)  # what data preparation wrote
+    fingerprint: str  # sha256 over all that decides the ids and their order
+    # where another process finds the dataset: `folder` from the root, or what `folder` is a copy of
     location: epath.Path
 
     def tokens(self, split: str) -> int:
-        """Returns the number of ids in a split's stream."""
         return self.manifest["splits"][split]["tokens"]
 
 
 def open_prepared(folder: epath.PathLike) -> Prepared:
-    """Returns the dataset in `folder`, in a time that does not depend on the number of its tokens.
+    """Returns the dataset in a folder of this machine's, in a time that does not depend on the number of its tokens.
 
     The manifest is read and held to its own fingerprint, and each shard's size, which is asked for but not read, to the
     manifest's: a shard that is missing, cut off, or of another size is found here.  Bytes changed within a shard of the
     right size are found when the record they lie in is read, by array_record's own hash of each record; a shard
     replaced by a whole one of the same size is found by `verify` alone.  A dataset prepared before sizes were noted is
-    verified in full.
+    verified in full.  `preparation.open_folder` also takes a remote folder.
 
-    Args:
-      folder: a folder of this machine's that data preparation finished; `prepare.open_folder` also takes a remote one.
-
-    Raises:
-      FileNotFoundError: if there is no manifest or a shard is missing.
-      ValueError: if the manifest cannot be read or was edited, or a shard does not have its size.
+    Raises FileNotFoundError if there is no manifest or a shard is missing; ValueError if the manifest cannot be read or
+    was edited, or a shard does not have its size.
     """
     folder = epath.Path(folder)
     manifest = read_manifest(folder)
@@ -61,9 +50,7 @@ def open_prepared(folder: epath.PathLike) -> Prepared:
 def read_manifest(folder: epath.Path) -> dict[str, Any]:
     """Returns the manifest in `folder`, which may be remote.
 
-    Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it cannot be read, was edited, or is of another version.
+    Raises FileNotFoundError if there is none; ValueError if it cannot be read, was edited, or is of another version.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -89,9 +76,7 @@ def shards_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 def verify(prepared: Prepared) -> int:
     """Reads every shard once, compares its sha256 with the manifest's, and returns the number of bytes read.
 
-    Raises:
-      FileNotFoundError: if a shard is missing.
-      ValueError: if a shard's sha256 is off.
+    Raises FileNotFoundError if a shard is missing; ValueError if a shard's sha256 is off.
     """
     return sum(_for_each_shard(prepared, _check_sha256))
 

@@ -67,22 +67,16 @@ def ensure_prepared(
     shard_tokens: int = SHARD_TOKENS,
     segment_bytes: int = segments.SEGMENT_BYTES,
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
-    """Returns the prepared dataset of a config and its tokenizer, making what is missing.
+    """Returns the prepared dataset of a resolved config and its tokenizer, making what is missing.
 
-    The folder below data.folder is named after all that determines its content, so a changed config gets another one.
-    A remote data.folder gets what is made on this machine's disk, and is read from a copy there.
-    Processes that want the same folder, on one machine or on several with one disk, share the work by segments; what a
-    killed one left is taken over.  All return when everything is there.  What is there is checked as in `open_folder`.
+    The folder below data.folder is named after all that determines its content, so a changed config gets another one. A
+    remote data.folder gets what is made on this machine's disk, and is read from a copy there. Processes that want the
+    same folder, on one machine or on several with one disk, share the work by segments; what a killed one left is taken
+    over.  All return when everything is there.  What is there is checked as in `open_folder`. A shard is closed at
+    `shard_tokens`; a segment ends with the file that brings it to `segment_bytes`, and shards do not cross its end.
 
-    Args:
-      config: resolved; `tokenizer` and the group `data` are used.
-      shard_tokens: a shard is closed when it has so many.
-      segment_bytes: a segment ends with the file that brings it to so many; shards do not cross its end.
-
-    Raises:
-      ValueError: if source, fields or tokenizer do not fit, a split stays empty, or a finished shard has another
-        size than it was written with.
-      OSError: if a file is missing or cannot be written, a full disk included.
+    Raises ValueError if source, fields or tokenizer do not fit, a split stays empty, or a finished shard has another
+    size than it was written with; OSError if a file is missing or cannot be written, a full disk included.
     """
     if config.data.source.startswith(PREPARED):
         found = storage.open_path(config.data.source.removeprefix(PREPARED), "data.source=prepared")
@@ -135,14 +129,11 @@ def open_folder(
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
     """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
 
-    Args:
-      folder: has a manifest.json; of a remote one this machine's copy is opened, and made if need be.
-      spec: of the tokenizer that it was prepared with.
-      tokenizer: the same, where it is loaded already.
+    Of a remote folder this machine's copy is opened, and made if need be.  `spec` is of the tokenizer that it was
+    prepared with, `tokenizer` the same where it is loaded already.
 
-    Raises:
-      FileNotFoundError: if there is no manifest or a shard is missing.
-      ValueError: if a shard is damaged, or the tokenizer is not the dataset's.
+    Raises FileNotFoundError if there is no manifest or a shard is missing; ValueError if a shard is damaged, or the
+    tokenizer is not the dataset's.
     """
     if storage.is_remote(folder):
         with _display(f"fetching {folder.name}") as show:

@@ -32,7 +32,6 @@ class _Copy(NamedTuple):
 
 
 def cache() -> pathlib.Path:
-    """Returns the folder of this machine's copies."""
     return pathlib.Path(os.environ.get(CACHE_VARIABLE) or CACHE).expanduser()
 
 
@@ -41,13 +40,8 @@ def fetch(folder: epath.Path, show: Show) -> pathlib.Path:
 
     Processes of one machine wait for each other; one that was killed is gone on from behind its last whole file.
 
-    Args:
-      folder: holds a manifest.
-      show: takes the progress.
-
-    Raises:
-      FileNotFoundError: if there is no manifest or a shard is missing.
-      ValueError: if the manifest cannot be read or was edited, or what arrives of a shard has another sha256.
+    Raises FileNotFoundError if there is no manifest or a shard is missing; ValueError if the manifest cannot be read or
+    was edited, or what arrives of a shard has another sha256.
     """
     manifest = manifests.read_manifest(folder)
     local = _place(folder.name, manifest)

@@ -48,21 +48,11 @@ def train_batches(
 ) -> Iterator[np.ndarray]:
     """Returns this host's training batches, int32 (b, T + 1), without end, from `start_step` on.
 
-    Every epoch visits every row once, in an order of its own.  The hosts' batches of a step, joined in the order of the
-    hosts, are the batch of one host.  Reading runs ahead in threads, never in worker processes: the number of those
-    would change the order.
+    Every epoch visits every row once, in an order of its own, by `seed`.  The hosts' batches of a step, joined in the
+    order of the hosts, are the batch of one host.  Reading runs ahead in threads, never in worker processes: the number
+    of those would change the order.  `batch` is B, over all hosts; starting costs the same at every step.
 
-    Args:
-      prepared: the dataset.
-      sequence: T.
-      batch: B, over all hosts.
-      seed: of the order.
-      start_step: the first step to yield; starting costs the same at every step.
-      process_index: this host.
-      process_count: hosts.
-
-    Raises:
-      ValueError: if the hosts cannot share a batch equally, or the split is shorter than one sequence.
+    Raises ValueError if the hosts cannot share a batch equally, or the split is shorter than one sequence.
     """
     local = _local_batch(batch, process_count)
     rows = Rows(Stream(prepared, "train"), sequence)
@@ -89,18 +79,9 @@ def validation_batches(
     """Returns this host's validation batches: tokens int32 (b, T + 1) and weights float32 (b, T) of the predictions.
 
     Every held-out token but the stream's first is predicted once, with weight 1; what pads the last row and the last
-    batch has weight 0.  All hosts yield the same number of batches.
+    batch has weight 0.  All hosts yield the same number of batches, of the first `sequences` rows; 0: of all.
 
-    Args:
-      prepared: the dataset.
-      sequence: T.
-      batch: B, over all hosts.
-      sequences: only the first so many rows; 0: all.
-      process_index: this host.
-      process_count: hosts.
-
-    Raises:
-      ValueError: if the hosts cannot share a batch equally, or there is no token to predict.
+    Raises ValueError if the hosts cannot share a batch equally, or there is no token to predict.
     """
     local = _local_batch(batch, process_count)
     stream = Stream(prepared, "validation")

@@ -28,11 +28,8 @@ def claims(folder: pathlib.Path, count: int) -> Iterator[int]:
     """Yields the number of each segment while this process holds it; some may be finished by then.
 
     The first pass takes what no other process holds; the second waits for the others, and so comes to hold what a
-    killed one left.  After the last number every segment was held once, by whoever finished it.
-
-    Args:
-      folder: holds the locks, which stay behind: a lock that is removed is none.
-      count: the number of segments.
+    killed one left.  After the last number every segment was held once, by whoever finished it. The locks in `folder`
+    stay behind: a lock that is removed is none.
     """
     for wait in (False, True):
         for number in range(count):

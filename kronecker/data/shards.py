@@ -87,13 +87,8 @@ def write_part(
 ) -> dict[str, Any]:
     """Writes a part and returns its description: {"end": ..., "splits": {split: tokens, bytes, ..., sha256}}.
 
-    Args:
-      segment: the part's.
-      number: parts of the segment before this one.
-      end: the position in the source that follows; kept for whoever goes on from here.
-
-    Raises:
-      OSError: if a file cannot be written; it is removed.
+    It is the `number`-th of its segment; `end`, the position in the source that follows, is kept for whoever goes on
+    from here.  Raises OSError if a file cannot be written; it is removed.
     """
     splits = {
         split: {"tokens": stream.ids.size, "bytes": stream.text_bytes, "documents": stream.documents}

@@ -55,18 +55,12 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A corpus.
+    """A corpus."""
 
-    Attributes:
-      name: readable, for folder names.
-      identity: what changes when the text may have changed; JSON can hold it.
-      units: in the order in which they are read.
-      fetch: makes the units readable, downloading if need be; called with a function of (bytes there, bytes in all).
-    """
-
-    name: str
-    identity: Any
-    units: tuple[Unit, ...]
+    name: str  # readable, for folder names
+    identity: Any  # what changes when the text may have changed; JSON can hold it
+    units: tuple[Unit, ...]  # in the order in which they are read
+    # makes the units readable, downloading if need be; called with a function of (bytes there, bytes in all)
     fetch: Callable[[Callable[[int, int], None]], Any] = lambda progress: None
 
 
@@ -79,12 +73,8 @@ class _Fields:
 def open_source(data: ml_collections.ConfigDict) -> Source:
     """Returns the Source that `data.source` describes, without reading a document.
 
-    Args:
-      data: the `data` group of configs/base.py.
-
-    Raises:
-      ValueError: if the form is not known or no file fits it.
-      FileNotFoundError: if a named file or folder is not there.
+    Raises ValueError if the form is not known or no file fits; FileNotFoundError if a named file or folder is not
+    there.
     """
     kind, colon, what = data.source.partition(":")
     openers = {

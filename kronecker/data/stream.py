@@ -40,8 +40,7 @@ class Stream:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length.
 
-        Raises:
-          ValueError: if a record was damaged, or is of another size than the manifest says.
+        Raises ValueError if a record was damaged, or is of another size than the manifest says.
         """
         return self.read_rows([start], stop - start)[0]
 
@@ -50,8 +49,7 @@ class Stream:
 
         The records of all rows are asked for shard by shard: one call for many costs a third of a call for each.
 
-        Raises:
-          ValueError: as `read` does.
+        Raises ValueError as `read` does.
         """
         pieces = [(row, *piece) for row, start in enumerate(starts) for piece in self._pieces(start, length)]
         wanted: dict[int, dict[int, np.ndarray | None]] = collections.defaultdict(dict)

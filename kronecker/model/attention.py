@@ -28,16 +28,9 @@ LARGEST_BLOCK = 512  # of queries and of keys, for splash
 
 
 def resolve(asked: str, platform: str, dtype: str, head_width: int) -> str:
-    """Returns the kernel that acts.
+    """Returns the kernel that acts where `asked` is model.attention, for q, k and v of a type and h.
 
-    Args:
-      asked: model.attention.
-      platform: "cpu", "gpu" or "tpu".
-      dtype: of queries, keys and values.
-      head_width: h.
-
-    Raises:
-      ValueError: if the platform or the type has no such kernel.
+    Raises ValueError if the platform or the type has no such kernel.
     """
     for_cudnn = dtype in HALF and head_width % 8 == 0 and head_width <= 128
     if asked == AUTO:
@@ -65,9 +58,6 @@ def causal(
     """Returns softmax(q k^T / sqrt(h)) v, (B, T, H, h), where no token sees a later one.
 
     Args:
-      q_BTHh: queries.
-      k_BTHh: keys.
-      v_BTHh: values.
       kernel: as `resolve` gives it; at a T or B that it cannot take, such as the init's single token, XLA does it.
       mesh: that splits batch and heads; None: one device.
       interpret: whether to run splash without a TPU, slowly.

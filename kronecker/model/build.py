@@ -16,24 +16,17 @@ from kronecker.schema import choices
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
-    """An arm ready to train.
+    """An arm ready to train."""
 
-    Attributes:
-      model: the decoder around the arm's input embedding.
-      bag: what `model` takes as its second argument, prepared for its implementation; None for a table.
-      codes: the vocabulary's bytes behind `bag`; None for a table.
-    """
-
-    model: transformer.Transformer
-    bag: bags.Bag | None
-    codes: codec.ByteTable | None
+    model: transformer.Transformer  # the decoder around the arm's input embedding
+    bag: bags.Bag | None  # what `model` takes as its second argument, prepared for its implementation; None for a table
+    codes: codec.ByteTable | None  # the vocabulary's bytes behind `bag`; None for a table
 
 
 def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None], mesh: Mesh | None = None) -> Arm:
-    """Returns the arm that a resolved config describes.
+    """Returns the arm that a resolved config, its vocabulary filled in, describes.
 
     Args:
-      config: with its vocabulary filled in.
       token_bytes: of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
       mesh: of the devices that it will run on, there or not; None: one of JAX's own.
 
@@ -71,7 +64,6 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
-    """Returns the bag of embedding.kind `kind`, not yet prepared for an implementation."""
     if kind == "hash_ngram":  # has one norm
         return controls.hash_ngram_bag(codes)
     makers = {
@@ -85,9 +77,7 @@ def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
 def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
     """Returns the same model with its input embedding as a table, E = K W, built once: what inference looks up.
 
-    Args:
-      arm: any; a table stays as it is, and so does an induced table that is the head too.
-      params: the model's parameters.
+    A table stays as it is, and so does an induced table that is the head too.
     """
     if arm.bag is None or arm.model.shape.tie_head:
         return arm, params

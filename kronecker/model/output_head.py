@@ -22,16 +22,11 @@ class Head(struct.PyTreeNode):
 
     A tied head is a transposed input table.  With the vocabulary as its last axis for all heads, the gradient of the
     logits is laid out alike for both products that take it; otherwise the CPU's compiler would make a transposed copy.
-
-    Attributes:
-      matrix: (d, V).
-      vocab_size: ids that exist; the logits of those beyond it are masked.
-      dtype: in which it multiplies; sums are float32.
     """
 
-    matrix: jax.Array
-    vocab_size: int = struct.field(pytree_node=False)
-    dtype: str = struct.field(pytree_node=False)
+    matrix: jax.Array  # (d, V)
+    vocab_size: int = struct.field(pytree_node=False)  # ids that exist; the logits of those beyond it are masked
+    dtype: str = struct.field(pytree_node=False)  # in which it multiplies; sums are float32
 
     def logits(self, x_BTd: jax.Array) -> jax.Array:
         """Returns float32 logits (B, T, V) of hidden states; those of padded vocabulary entries are -inf."""
@@ -63,14 +58,9 @@ class Head(struct.PyTreeNode):
 def token_nats(
     head: Head, x_BTd: jax.Array, targets_BT: jax.Array, chunk: int = 0, mesh: Mesh | None = None
 ) -> jax.Array:
-    """Returns -log p of each target, float32 (B, T).
+    """Returns -log p of each target, float32 (B, T), from the model's last hidden states.
 
-    Args:
-      head: of the model.
-      x_BTd: its last hidden states.
-      targets_BT: the ids to predict.
-      chunk: tokens of one device whose logits are in memory at a time; 0: all.
-      mesh: that splits the batch; None: one device.
+    `chunk` is the tokens of one device whose logits are in memory at a time, 0 for all; `mesh` splits the batch.
     """
 
     def nats(x_BTd, targets_BT):

@@ -32,13 +32,6 @@ class Sampler:
     """
 
     def __init__(self, arm: build.Arm, params: dict[str, Any], cache: bool = True) -> None:
-        """Takes a model.
-
-        Args:
-          arm: the model and its bag.
-          params: its parameters.
-          cache: whether to keep keys and values.
-        """
         self._arm, self._params = build.with_table(arm, params)
         self._cache = cache
         self._whole = jax.jit(functools.partial(_after_whole, self._arm.model))
@@ -57,11 +50,8 @@ class Sampler:
         """Returns an iterator of up to `new_tokens` ids that follow `prompt`, each as it is drawn.
 
         Args:
-          prompt: at least one token id.
-          new_tokens: ids to draw.
           temperature: of the softmax; 0 takes the most likely id.
           top_p: only the most likely ids that together reach this probability can be drawn; 1: all.
-          seed: of the draws.
           stop: the id after which to stop, which is not yielded.
 
         Raises:

@@ -50,14 +50,9 @@ class Shape:
 
     @classmethod
     def of(cls, model: ml_collections.ConfigDict, platform: str | None = None) -> Self:
-        """Returns the shape that the group `model` of a config with its vocabulary describes.
+        """Returns the shape that the group `model` of a config with its vocabulary describes; platform None: JAX's own.
 
-        Args:
-          model: the group.
-          platform: that it will run on; None: JAX's own.
-
-        Raises:
-          ValueError: if the platform does not have the attention that it asks for.
+        Raises ValueError if the platform does not have the attention that it asks for.
         """
         values = {field.name: model[field.name] for field in dataclasses.fields(cls)}
         width = model.d_model // model.heads
@@ -141,17 +136,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The decoder around an input embedding.
+    """The decoder around an input embedding."""
 
-    Attributes:
-      shape: sizes and options.
-      embed: the input embedding module of the arm.
-      mesh: that splits the batch; None: one device.
-    """
-
-    shape: Shape
-    embed: linen.TableEmbed | linen.FactorizedEmbed | linen.BagEmbed
-    mesh: Mesh | None = None
+    shape: Shape  # sizes and options
+    embed: linen.TableEmbed | linen.FactorizedEmbed | linen.BagEmbed  # the input embedding module of the arm
+    mesh: Mesh | None = None  # that splits the batch; None: one device
 
     @nn.compact
     def __call__(
@@ -165,7 +154,6 @@ class Transformer(nn.Module):
         """Returns float32 logits (B, T, V); those of padded vocabulary entries are -inf.
 
         Args:
-          ids_BT: token ids.
           bag: the arm's bag, an argument so that it is never compiled into the program; None for a table.
           train: whether dropout is on, which needs an RNG named "dropout".
           start: None: `ids_BT` are whole texts.  Else their part from this position on, up to the context at most:

@@ -13,20 +13,13 @@ Row = Mapping[str, result.Cell]
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-    """A number of the paper.
+    """A number of the paper."""
 
-    Attributes:
-      claim: what it is, with its unit.
-      source: where the paper has it.
-      paper: its value there.
-      result: name of the result that holds ours, also the anchor on the page.
-      here: rows of that result, by column -> our value; None where the rows do not hold it.
-    """
-
-    claim: str
-    source: str
-    paper: str
-    result: str
+    claim: str  # what it is, with its unit
+    source: str  # where the paper has it
+    paper: str  # its value there
+    result: str  # name of the result that holds ours, also the anchor on the page
+    # rows of that result, by column -> our value; None where the rows do not hold it
     here: Callable[[Sequence[Row]], str | None]
 
 

@@ -18,21 +18,13 @@ GEOMETRY = ("loose", "anisotropy", "edit_distance", "stability", BYTE_PAIRS, "un
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A part of the page."""
 
-    Attributes:
-      title: of it, with the paper's section.
-      about: what is asked, in a sentence or two.
-      parts: which parts' results it may hold.
-      names: beginnings of the results' names, in order.
-      figures: names of its figures, in order.
-    """
-
-    title: str
-    about: str
-    parts: tuple[str, ...]
-    names: tuple[str, ...]
-    figures: tuple[str, ...] = ()
+    title: str  # with the paper's section
+    about: str  # what is asked, in a sentence or two
+    parts: tuple[str, ...]  # which parts' results it may hold
+    names: tuple[str, ...]  # beginnings of the results' names, in order
+    figures: tuple[str, ...] = ()  # names of its figures, in order
 
 
 SECTIONS = (
@@ -108,14 +100,8 @@ NOT_HERE = (
 def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Result]], file: Path, title: str) -> None:
     """Writes the page, and into a folder of its name beside it all results as JSON, each table and figure as CSV.
 
-    Args:
-      comparison: as `training_claims.pair` returns it.
-      found: part -> its results.
-      file: the page.
-      title: of the page.
-
-    Raises:
-      ValueError: if `file` does not end in .html.
+    `comparison` is of `training_claims.pair`, `found` the results by part.  Raises ValueError if `file` does not end in
+    .html.
     """
     numbers = pages.folder_of(file)
     found = {TRAINING: [training_claims.measure(comparison)], **_apart(found)}

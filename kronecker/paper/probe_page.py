@@ -11,8 +11,7 @@ from kronecker.report import pages
 def write(found: Sequence[result.Result], file: Path, title: str) -> None:
     """Writes the page, and each table and figure as CSV into a folder of its name beside it.
 
-    Raises:
-      ValueError: if `file` does not end in .html.
+    Raises ValueError if `file` does not end in .html.
     """
     numbers = pages.folder_of(file)
     drawn = result_figures.draw(found)

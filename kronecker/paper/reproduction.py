@@ -31,19 +31,12 @@ CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Results that are measured together.
+    """Results that are measured together."""
 
-    Attributes:
-      name: stem of their file.
-      what: what is measured, for the one who waits.
-      made_of: what they depend on, ready for JSON.
-      measure: measures them.
-    """
-
-    name: str
-    what: str
-    made_of: Mapping[str, Any]
-    measure: Callable[[], list[result.Result]]
+    name: str  # stem of their file
+    what: str  # what is measured, for the one who waits
+    made_of: Mapping[str, Any]  # what they depend on, ready for JSON
+    measure: Callable[[], list[result.Result]]  # measures them
 
 
 def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: Sequence[str]) -> list[Part]:
@@ -96,8 +89,7 @@ def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: 
 def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
     """Returns the parts of these names, in their order; `all` means all.
 
-    Raises:
-      ValueError: if there is no such part.
+    Raises ValueError if there is no such part.
     """
     by_name = {part.name: part for part in known}
     unknown = [name for name in names if name not in (*by_name, ALL)]
@@ -109,8 +101,7 @@ def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
 def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
     """Returns part -> its results, from its file in `folder` where that is current and `again` does not forbid it.
 
-    Raises:
-      ValueError: if a file is damaged.
+    Raises ValueError if a file is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = {}

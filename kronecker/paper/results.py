@@ -68,7 +68,6 @@ def statement(one: result.Result) -> str:
 
 
 def write_numbers(folder: Path, found: Iterable[result.Result]) -> None:
-    """Writes each result as CSV."""
     for one in found:
         pages.write_text(folder / f"{one.name}.csv", numbers(one))
 

@@ -27,8 +27,7 @@ PAPER_CONDITIONS = measured_on.PAPER | {"seeds": "3", "learning rate": "not publ
 def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
     """Returns the paper's comparison: `table_tied` against `kronecker`, and `table_untied` where it was trained.
 
-    Raises:
-      ValueError: if one of the two is not there, or the runs are no pairs.
+    Raises ValueError if one of the two is not there, or the runs are no pairs.
     """
     arms = {run.arm for run in found}
     missing = [arm for arm in (TABLE, KRONECKER) if arm not in arms]
@@ -53,8 +52,7 @@ def probed(comparison: compare.Comparison) -> list[finished_runs.Run]:
 def measure(comparison: compare.Comparison) -> result.Result:
     """Returns the numbers of section 6.6, one a row: value, half a 95 % t interval over seeds, a remark.
 
-    Args:
-      comparison: as `pair` returns it; the arms other than the paper's two add rows that the paper does not have.
+    Arms other than the paper's two add rows that the paper does not have.
     """
     table = comparison.baseline
     arms = {arm.name: arm for arm in comparison.arms}

@@ -39,17 +39,11 @@ def echoes(continuation: bytes, strings: Sequence[bytes]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """A prompt with slots.
+    """A prompt with slots."""
 
-    Attributes:
-      text: a `{}` marks a slot.
-      words: of the slots, one each.
-      novel: strings that are no words, one each.
-    """
-
-    text: str
-    words: tuple[str, ...]
-    novel: tuple[str, ...]
+    text: str  # a `{}` marks a slot
+    words: tuple[str, ...]  # of the slots, one each
+    novel: tuple[str, ...]  # strings that are no words, one each
 
     def __post_init__(self) -> None:
         slots = self.text.count(SLOT)
@@ -60,15 +54,13 @@ class Template:
             )
 
     def filled(self, strings: Sequence[str]) -> str:
-        """Returns the text with `strings` in its slots."""
         parts = self.text.split(SLOT)
         return "".join(part + string for part, string in zip(parts, [*strings, ""], strict=True))
 
     def misspelled(self, seed: int) -> tuple[str, ...]:
         """Returns the words with a typo each, operators by turns.
 
-        Raises:
-          ValueError: if a word is too short for any typo.
+        Raises ValueError if a word is too short for any typo.
         """
         operators = list(typos.OPERATORS)
         made = []

@@ -32,17 +32,11 @@ LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding:
-    """A matrix and what its rows stand for.
+    """A matrix and what its rows stand for."""
 
-    Attributes:
-      name: for tables.
-      matrix: (V, d), any float type; may be memory-mapped.
-      source: where it came from.
-    """
-
-    name: str
-    matrix: np.ndarray
-    source: str
+    name: str  # for tables
+    matrix: np.ndarray  # (V, d), any float type; may be memory-mapped
+    source: str  # where it came from
 
 
 def gaussian(vocab: int, width: int, seed: int = 0) -> Embedding:
@@ -92,13 +86,8 @@ def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> Embeddin
 def locate(read: Callable[[int, int], bytes], tensor: str, source: str) -> tuple[int, Mapping[str, Any]]:
     """Returns where a tensor's bytes begin in a safetensors file, and its entry of the header with its name.
 
-    Args:
-      read: bytes start to stop of the file.
-      tensor: its name; empty: the first of TENSOR_NAMES that is there.
-      source: for messages.
-
-    Raises:
-      ValueError: if the header is damaged, the tensor is missing, or it is no float matrix.
+    `read` gives bytes start to stop of the file; `tensor` as in `from_safetensors`; `source` is for messages. Raises
+    ValueError if the header is damaged, the tensor is missing, or it is no float matrix.
     """
     size = int.from_bytes(read(0, 8), "little")
     if not 0 < size <= LARGEST_HEADER:

@@ -35,43 +35,26 @@ PAPER_CONDITIONS = measured_on.PAPER | {
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A prompt and its continuation.
+    """A prompt and its continuation."""
 
-    Attributes:
-      condition: one of CONDITIONS.
-      given: how the strings in the slots were given, AS_TOKENS or AS_BYTES.
-      prompt: as text.
-      continuation: as text, U+FFFD for what is not UTF-8.
-      tokens: of the continuation.
-      degenerate: whether it goes in circles.
-      echo: whether a string from the prompt's slots occurs in it.
-    """
-
-    condition: str
-    given: str
-    prompt: str
-    continuation: str
-    tokens: int
-    degenerate: bool
-    echo: bool
+    condition: str  # one of CONDITIONS
+    given: str  # how the strings in the slots were given, AS_TOKENS or AS_BYTES
+    prompt: str  # as text
+    continuation: str  # as text, U+FFFD for what is not UTF-8
+    tokens: int  # of the continuation
+    degenerate: bool  # whether it goes in circles
+    echo: bool  # whether a string from the prompt's slots occurs in it
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a run wrote.
+    """What a run wrote."""
 
-    Attributes:
-      name: arm and seed.
-      conditions: what it was measured on.
-      texts: one a prompt for each of CONDITIONS, in that order.
-    """
-
-    name: str
-    conditions: dict[str, str]
-    texts: tuple[Text, ...]
+    name: str  # arm and seed
+    conditions: dict[str, str]  # what it was measured on
+    texts: tuple[Text, ...]  # one a prompt for each of CONDITIONS, in that order
 
     def of(self, condition: str) -> list[Text]:
-        """Returns the texts of one condition, in the order of the prompts."""
         return [text for text in self.texts if text.condition == condition]
 
 
@@ -89,20 +72,10 @@ def measure(
     """Returns a run's continuations of every prompt under every condition; the settings are the paper's.
 
     A prompt begins with the end-of-text id, as a document does in training, and a continuation ends before one.  Prompt
-    i draws from `seed` + i under every condition.
+    i draws from `seed` + i under every condition, `typo_seed` draws the misspellings.  Other options are `Sampler`'s;
+    texts are the same with and without its cache.
 
-    Args:
-      run: whose parameters write.
-      templates: prompts with slots.
-      new_tokens: the longest continuation.
-      temperature: of the softmax; 0 takes the most likely id.
-      top_p: only the most likely ids that together reach this probability can be drawn.
-      seed: of the draws.
-      typo_seed: of the misspellings.
-      cache: whether the sampler keeps keys and values; the texts are the same (see sampling.Sampler).
-
-    Raises:
-      ValueError: if there are no prompts, or an option is out of range.
+    Raises ValueError if there are no prompts, or an option is out of range.
     """
     if not templates:
         raise ValueError("there are no prompts; give at least one")
@@ -215,15 +188,9 @@ def describe(*runs: Measured) -> list[Result]:
 
 
 def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
-    """Returns paired statistics of B against A, prompt by prompt.
+    """Returns paired statistics of B against A, the baseline, prompt by prompt; the bootstrap draws from `seed`.
 
-    Args:
-      a: of the first run, the baseline.
-      b: of the second.
-      seed: of the bootstrap.
-
-    Raises:
-      ValueError: if they were given other prompts.
+    Raises ValueError if they were given other prompts.
     """
     if [text.prompt for text in a.of(NOVEL)] != [text.prompt for text in b.of(NOVEL)]:
         raise ValueError(f"{a.name} and {b.name} were given other prompts; measure both on the same ones")

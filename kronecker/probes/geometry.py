@@ -37,17 +37,11 @@ def family_means(scores: Mapping[str, float], families: Mapping[str, Sequence[st
 
 @dataclasses.dataclass(frozen=True)
 class Anisotropy:
-    """How far a cloud of vectors is from being centred.
+    """How far a cloud of vectors is from being centred."""
 
-    Attributes:
-      mean_cosine: of pairs of two different random ids.
-      mean_norm: length of the mean vector.
-      typical_norm: mean length of a vector, for scale.
-    """
-
-    mean_cosine: float
-    mean_norm: float
-    typical_norm: float
+    mean_cosine: float  # of pairs of two different random ids
+    mean_norm: float  # length of the mean vector
+    typical_norm: float  # mean length of a vector, for scale
 
 
 def anisotropy(matrix_Vd: np.ndarray, pairs: int = PAIRS, seed: int = 0) -> Anisotropy:
@@ -135,8 +129,7 @@ def jaccard(a: Collection[str], b: Collection[str]) -> float:
 def stability(neighbour_forms: Mapping[str, Mapping[str, Collection[str]]]) -> float:
     """Returns the mean Jaccard index of canonical neighbour sets, over probes and pairs of models (section 6.3).
 
-    Args:
-      neighbour_forms: model -> probe -> canonical forms of its neighbours.
+    `neighbour_forms` is model -> probe -> canonical forms of its neighbours.
     """
     found = [
         jaccard(neighbour_forms[a][probe], neighbour_forms[b][probe])

@@ -44,17 +44,11 @@ PAPER_CONDITIONS = measured_on.PAPER | ASKED | {"seeds": "1"}
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Of one probe word in one space: shares of its k nearest neighbours.
+    """Of one probe word in one space: shares of its k nearest neighbours."""
 
-    Attributes:
-      loose: whose canonical form is another than the probe's.
-      root: whose canonical form contains the family's root.
-      strict: whose canonical form is in the family's list.
-    """
-
-    loose: float
-    root: float
-    strict: float
+    loose: float  # whose canonical form is another than the probe's
+    root: float  # whose canonical form contains the family's root
+    strict: float  # whose canonical form is in the family's list
 
 
 def score(neighbour_forms: Sequence[str], word: str, root: str, family: Sequence[str]) -> Scores:
@@ -80,10 +74,10 @@ def score_space(
 
     Args:
       space_Vd: a vector for each id.
-      first_tokens: probe word -> id of its first token.
+      first_tokens: probe word -> id of its first token; words without one are left out.
       forms_V: canonical form of each id.
       k: neighbours of a word.
-      families: name -> its words; words without a first token are left out.
+      families: name -> its words.
       roots: name -> what the canonical form of a relative contains.
     """
     asked = [(name, word) for name, members in families.items() for word in members if word in first_tokens]
@@ -107,13 +101,7 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 def spaces(arm: build.Arm, params: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, vectors float32 (V, d)) of the real vocabulary: E_raw, E_post (with position 0 added), L0, L1, ...
 
-    Args:
-      arm: the model and its bag.
-      params: its parameters.
-      layers: the blocks whose outputs are wanted, counted from 0.
-
-    Raises:
-      ValueError: if there is no such block.
+    `layers` are the blocks whose outputs are wanted, from 0; raises ValueError if there is no such block.
     """
     shape = arm.model.shape
     missing = [layer for layer in layers if not 0 <= layer < shape.layers]
@@ -144,12 +132,10 @@ def _batched(function: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1), k: int = 10) -> list[result.Result]:
-    """Returns Table 10 for runs, whole and by family: of all probe words, and of those that are one token of a run's.
+    """Returns Table 10 for runs by name, whole and by family: of all probe words, and of those that are one token of a
+    run's.
 
-    Args:
-      found: name -> run.
-      layers: the blocks whose outputs are looked at.
-      k: neighbours of a word.
+    `layers` are the blocks whose outputs are looked at, `k` is the neighbours of a word.
     """
     rows: dict[bool, list[tuple[result.Cell, ...]]] = {False: [], True: []}
     of_runs = [measured_on.of_run(dotted.flat(run.config), run.step) for run in found.values()]

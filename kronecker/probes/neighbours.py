@@ -20,24 +20,17 @@ CLOSE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """The k nearest ids of each query, the nearest first.
+    """The k nearest ids of each query, the nearest first."""
 
-    Attributes:
-      ids: int64 (Q, k); -1 where fewer than k ids could be chosen.
-      cosines: float64 (Q, k); NaN there.
-    """
-
-    ids: np.ndarray
-    cosines: np.ndarray
+    ids: np.ndarray  # int64 (Q, k); -1 where fewer than k ids could be chosen
+    cosines: np.ndarray  # float64 (Q, k); NaN there
 
 
 class Space(Protocol):
-    """Vectors of a vocabulary's ids, in whatever form gives their cosines with some queries."""
+    """Vectors of a vocabulary's V ids, in whatever form gives their cosines with some queries."""
 
     @property
-    def vocab(self) -> int:
-        """Returns V."""
-        ...
+    def vocab(self) -> int: ...
 
     def cosines(self, start: int, stop: int) -> np.ndarray:
         """Returns the cosines of every query with the ids start to stop, (Q, stop - start)."""
@@ -45,26 +38,20 @@ class Space(Protocol):
 
 
 class Rows:
-    """Queries against the rows of a matrix, raw or with the vocabulary's mean vector taken from both."""
+    """Queries against the rows of a matrix, raw or with `mean_d`, the vocabulary's, taken from both.
+
+    The matrix is of any float type and may be memory-mapped: it is read block by block.
+    """
 
     def __init__(self, matrix_Vd: np.ndarray, queries_Qd: np.ndarray, mean_d: np.ndarray | None = None) -> None:
-        """Takes a matrix that may be memory-mapped: it is read block by block.
-
-        Args:
-          matrix_Vd: of any float type.
-          queries_Qd: in the matrix's own space, not yet centred.
-          mean_d: what to subtract from rows and queries; None: nothing.
-        """
         self._matrix, self._mean = matrix_Vd, mean_d
         self._queries = _unit(self._centred(queries_Qd))
 
     @property
     def vocab(self) -> int:
-        """Returns V."""
         return len(self._matrix)
 
     def cosines(self, start: int, stop: int) -> np.ndarray:
-        """Returns the cosines of every query with the rows start to stop, (Q, stop - start)."""
         return self._queries @ _unit(self._centred(self._matrix[start:stop])).T
 
     def _centred(self, rows: np.ndarray) -> np.ndarray:
@@ -75,21 +62,19 @@ class Rows:
 class Codes:
     """Queries, any byte strings, against the Kronecker codes of a vocabulary: cosine = equal bytes / sqrt(L1 L2).
 
-    The code before its z-norm and without a projection; D = 256 P coordinates are never written out.
+    The code before its z-norm and without a projection; D = 256 P coordinates are never written out.  Queries are cut
+    to P bytes as `codec.truncate` does by default.
     """
 
     def __init__(self, table: codec.ByteTable, queries: Sequence[bytes]) -> None:
-        """Cuts the queries to P bytes as `codec.truncate` does by default."""
         self._table = table
         self._queries = codec.byte_table(list(queries), table.pos_dim)
 
     @property
     def vocab(self) -> int:
-        """Returns V."""
         return len(self._table.lengths)
 
     def cosines(self, start: int, stop: int) -> np.ndarray:
-        """Returns the cosines of every query with the codes start to stop, (Q, stop - start)."""
         lengths_N = self._table.lengths[start:stop]
         used_NP = np.arange(self._table.pos_dim) < lengths_N[:, None]
         found = np.zeros((len(self._queries.lengths), stop - start))
@@ -102,10 +87,7 @@ class Codes:
 def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> Neighbours:
     """Returns the k nearest ids of each query of `space`, the highest cosine first.
 
-    Args:
-      space: the vectors and the queries.
-      k: neighbours wanted.
-      exclude: of each query, the ids that do not count, such as its own; empty: none.
+    `exclude` is the ids that do not count, of each query, such as its own; empty: none.
     """
     ids = scores = None
     for start in range(0, space.vocab, BLOCK):

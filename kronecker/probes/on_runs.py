@@ -18,25 +18,15 @@ TEXTS = "generation_texts"  # every text that was written: for a file, not for t
 
 
 def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
-    """Returns what the named probes say.
+    """Returns what the named probes, or "all", say; of several runs the last is compared with each of the others.
 
-    Args:
-      names: of PROBES, or "all".
-      found: name -> run; of several the last is compared with each of the others.
-      pairs: the prompts of the robustness probe.
-
-    Raises:
-      ValueError: if there is no such probe.
+    `pairs` are the prompts of the robustness probe.  Raises ValueError if there is no such probe.
     """
     return [one for name in chosen(names) for one in PROBES[name](found, pairs)]
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """Returns the probes that are meant by `names`, each once.
-
-    Raises:
-      ValueError: if there is no such probe.
-    """
+    """Returns the probes that are meant by `names`, each once; raises ValueError if there is no such probe."""
     unknown = [name for name in names if name not in (ALL, *PROBES)]
     if unknown or not names:
         raise ValueError(f"--probes={','.join(names)}: known: {ALL}, {', '.join(PROBES)}")

@@ -44,19 +44,12 @@ PAPER = (
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Parameters of one model with a table and with a projection.
+    """Parameters of one model with a table and with a projection."""
 
-    Attributes:
-      table: V d, what a table holds.
-      projection: D d, what takes its place.
-      ends_before: input and head with the table; tied, they are one.
-      ends_after: input and head with the projection; the head is then V d of its own.
-    """
-
-    table: int
-    projection: int
-    ends_before: int
-    ends_after: int
+    table: int  # V d, what a table holds
+    projection: int  # D d, what takes its place
+    ends_before: int  # input and head with the table; tied, they are one
+    ends_after: int  # input and head with the projection; the head is then V d of its own
 
     @property
     def saved(self) -> float:

@@ -20,19 +20,12 @@ FIELDS = ("category", "clean", "typo")
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A prompt and its misspelling.
+    """A prompt and its misspelling."""
 
-    Attributes:
-      category: of the prompt.
-      clean: the prompt.
-      typo: the same with a typo.
-      operator: which made the typo; empty where that is not known.
-    """
-
-    category: str
-    clean: str
-    typo: str
-    operator: str = ""
+    category: str  # of the prompt
+    clean: str  # the prompt
+    typo: str  # the same with a typo
+    operator: str = ""  # which made the typo; empty where that is not known
 
 
 def clean_prompts() -> dict[str, list[str]]:
@@ -55,9 +48,8 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
 
     The second is how the reference's result files hold theirs.  A string `operator` is read too, other keys are not.
 
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it holds something else, or a pair of two equal prompts.
+    Raises FileNotFoundError if there is no such file; ValueError if it holds something else, or a pair of two equal
+    prompts.
     """
     path = pathlib.Path(path)
     try:

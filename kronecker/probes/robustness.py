@@ -43,23 +43,14 @@ PAPER_PAIRED = tuple(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """What typos do to one run.
+    """What typos do to one run."""
 
-    Attributes:
-      name: arm and seed, for tables.
-      conditions: what it was measured on.
-      pairs: the prompts, (N,).
-      shifts: of each pair, (N,).
-      clean_tokens: int (N,), tokens of the clean prompts.
-      typo_tokens: int (N,), tokens of the misspelled ones.
-    """
-
-    name: str
-    conditions: dict[str, str]
-    pairs: tuple[prompts.Pair, ...]
-    shifts: tuple[shifts.Shift, ...]
-    clean_tokens: np.ndarray
-    typo_tokens: np.ndarray
+    name: str  # arm and seed, for tables
+    conditions: dict[str, str]  # what it was measured on
+    pairs: tuple[prompts.Pair, ...]  # the prompts, (N,)
+    shifts: tuple[shifts.Shift, ...]  # of each pair, (N,)
+    clean_tokens: np.ndarray  # int (N,), tokens of the clean prompts
+    typo_tokens: np.ndarray  # int (N,), tokens of the misspelled ones
 
     def values(self, metric: str) -> np.ndarray:
         """Returns one of shifts.METRICS of every pair, (N,): bool for `stable`, else float64."""
@@ -71,8 +62,7 @@ def measure(run: restore.Restored, pairs: Sequence[prompts.Pair]) -> Measured:
 
     A prompt begins with the end-of-text id, as a document does in training.
 
-    Raises:
-      ValueError: if there are no pairs, or a prompt is longer than the model's context.
+    Raises ValueError if there are no pairs, or a prompt is longer than the model's context.
     """
     if not pairs:
         raise ValueError("there are no prompt pairs; give at least one")
@@ -94,17 +84,10 @@ def measure(run: restore.Restored, pairs: Sequence[prompts.Pair]) -> Measured:
 def last_positions(
     arm: build.Arm, params: dict[str, Any], texts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields logits (V,) and the final hidden state (d,), float32, at the last position of each text.
+    """Yields logits (V,) and the final hidden state (d,), float32, at the last position of each text of token ids.
 
-    Texts are padded on the right to one length, which a causal model does not see before it.
-
-    Args:
-      arm: the model and its bag.
-      params: its parameters.
-      texts: token ids, at least one and at most the model's context each.
-
-    Raises:
-      ValueError: if a text has no ids or more than the context.
+    Texts are padded on the right to one length, which a causal model does not see before it. Raises ValueError if a
+    text has no ids or more than the model's context.
     """
     arm, params = build.with_table(arm, params)
     shape = arm.model.shape
@@ -138,8 +121,7 @@ def _forward(model, params, bag, ids_BT, last_B):
 def describe(*runs: Measured) -> list[Result]:
     """Returns the metrics of each run, and what typos do to the number of tokens.
 
-    Raises:
-      ValueError: if the runs were given other prompts or tokenizers.
+    Raises ValueError if the runs were given other prompts or tokenizers.
     """
     first = _alike(runs)
     rows = [
@@ -182,15 +164,10 @@ def describe(*runs: Measured) -> list[Result]:
 
 
 def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
-    """Returns paired statistics of B against A: of all prompts, by category, by operator.
+    """Returns paired statistics of B against A, the baseline: of all prompts, by category, by operator.
 
-    Args:
-      a: of the first run, the baseline.
-      b: of the second.
-      seed: of the bootstrap.
-
-    Raises:
-      ValueError: if they were given other prompts or tokenizers, or a metric is not finite.
+    The bootstrap draws from `seed`.  Raises ValueError if they were given other prompts or tokenizers, or a metric is
+    not finite.
     """
     _alike((a, b))
     results = []

@@ -12,32 +12,19 @@ METRICS = ("stable", "kl", "cosine", "drop")
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-    """What a typo does at the last position.
+    """What a typo does at the last position."""
 
-    Attributes:
-      stable: whether the most likely id stays the same; of equally likely ones, the lowest counts.
-      kl: KL(clean || typo) over the vocabulary, nats; infinite where the typo rules out what was possible.
-      cosine: of the two final hidden states, after the final norm; 0 with a zero vector.
-      drop: log p(clean top-1 | clean) - log p(same id | typo), nats.
-    """
-
-    stable: bool
-    kl: float
-    cosine: float
-    drop: float
+    stable: bool  # whether the most likely id stays the same; of equally likely ones, the lowest counts
+    kl: float  # KL(clean || typo) over the vocabulary, nats; infinite where the typo rules out what was possible
+    cosine: float  # of the two final hidden states, after the final norm; 0 with a zero vector
+    drop: float  # log p(clean top-1 | clean) - log p(same id | typo), nats
 
 
 def shift(clean_V: np.ndarray, typo_V: np.ndarray, clean_d: np.ndarray, typo_d: np.ndarray) -> Shift:
-    """Returns the four metrics of one pair, computed in float64.
+    """Returns the four metrics of one pair, computed in float64, from logits and final hidden states at the last
+    positions.
 
-    Args:
-      clean_V: logits at the clean prompt's last position; -inf has no probability.
-      typo_V: at the misspelled one's.
-      clean_d: final hidden state at the clean prompt's last position.
-      typo_d: at the misspelled one's.
-
-    Raises:
-      ValueError: if a logit is NaN or +inf, or none is finite.
+    A logit of -inf has no probability.  Raises ValueError if a logit is NaN or +inf, or none is finite.
     """
     clean_V, typo_V = log_softmax(clean_V), log_softmax(typo_V)
     top = int(clean_V.argmax())
@@ -52,8 +39,7 @@ def shift(clean_V: np.ndarray, typo_V: np.ndarray, clean_d: np.ndarray, typo_d: 
 def log_softmax(logits_V: np.ndarray) -> np.ndarray:
     """Returns log probabilities in float64; -inf stays.
 
-    Raises:
-      ValueError: if a logit is NaN or +inf, or none is finite.
+    Raises ValueError if a logit is NaN or +inf, or none is finite.
     """
     logits_V = np.asarray(logits_V, np.float64)
     if not np.isfinite(logits_V.max()):  # the maximum of anything with a NaN is NaN

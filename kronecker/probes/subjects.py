@@ -17,15 +17,10 @@ from kronecker.probes import embeddings, geometry, neighbours, words
 
 
 class Subject(Protocol):
-    """A vocabulary with a vector for each id.
+    """A vocabulary with a vector for each id."""
 
-    Attributes:
-      name: for tables.
-      forms: canonical form of each id, (V,).
-    """
-
-    name: str
-    forms: np.ndarray
+    name: str  # for tables
+    forms: np.ndarray  # canonical form of each id, (V,)
 
     def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
         """Returns the k nearest ids of each word, ids that are the word itself left out."""
@@ -46,8 +41,7 @@ class Table:
     def __init__(self, name: str, matrix_Vd: np.ndarray, tokenizer: tokenization.Tokenizer) -> None:
         """Takes the matrix and its tokenizer; rows beyond the vocabulary are padding and left out.
 
-        Raises:
-          ValueError: if the tokenizer has more ids than the matrix has rows.
+        Raises ValueError if the tokenizer has more ids than the matrix has rows.
         """
         if tokenizer.vocab_size > len(matrix_Vd):
             raise ValueError(
@@ -65,11 +59,9 @@ class Table:
         return neighbours.nearest(neighbours.Rows(self._matrix, queries), k, exclude=tokens)
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
-        """Returns the raw cosine of each pair of rows, (N,)."""
         return geometry.row_cosines(self._matrix, pairs_N2)
 
     def anisotropy(self) -> geometry.Anisotropy:
-        """Returns how far the rows are from being centred."""
         return geometry.anisotropy(self._matrix)
 
 
@@ -85,7 +77,6 @@ class Codec:
     """The Kronecker codes of a tokenizer's vocabulary, before z-norm and projection."""
 
     def __init__(self, name: str, tokenizer: tokenization.Tokenizer, pos_dim: int) -> None:
-        """Takes a tokenizer and P."""
         self.name = name
         self._bytes = tokenizer.token_bytes
         self._table = codec.byte_table(tokenizer.token_bytes, pos_dim)
@@ -98,7 +89,6 @@ class Codec:
         return neighbours.nearest(neighbours.Codes(self._table, queries), k, exclude=own)
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
-        """Returns the cosine of each pair of codes, (N,)."""
         t = self._table
         left, right = pairs_N2.T
         both = np.minimum(t.lengths[left], t.lengths[right])
@@ -107,7 +97,6 @@ class Codec:
         return np.divide(equal.sum(axis=1), norm, out=np.zeros(len(norm)), where=norm > 0)
 
     def anisotropy(self) -> geometry.Anisotropy:
-        """Returns how far the codes are from being centred; a code has length 1."""
         t = self._table
         chosen = np.flatnonzero(t.lengths)
         left, right = geometry.random_pairs(len(chosen), geometry.PAIRS, seed=0)

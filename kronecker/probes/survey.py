@@ -35,10 +35,9 @@ _WORDS = tuple(itertools.chain.from_iterable(words.GEOMETRY_FAMILIES.values()))
 def survey(
     found: Sequence[subjects.Subject], conditions: Mapping[str, str], k: int = 5, pairs: int = 2_000
 ) -> list[result.Result]:
-    """Returns the tables of sections 6.1 to 6.5 for each subject.
+    """Returns the tables of sections 6.1 to 6.5 for each subject; a random table says what a metric gives for nothing.
 
     Args:
-      found: tables and codes; a random table among them says what a metric gives for nothing.
       conditions: of all, e.g. P; `embeddings`, where they say more than their names.
       k: neighbours of a word.
       pairs: of ids a kind, for the cosines by edit distance.

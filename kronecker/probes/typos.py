@@ -62,13 +62,8 @@ OPERATORS: dict[str, Callable[[str], list[str]]] = {
 def misspell(prompt: str, operator: str, seed: int) -> str:
     """Returns `prompt` with one typo; one of its operator's, drawn by a hash of the three arguments.
 
-    Args:
-      prompt: of ordinary text.
-      operator: a key of OPERATORS.
-      seed: another seed draws another typo in the same word.
-
-    Raises:
-      ValueError: if there is no such operator, or no word that it can hit.
+    Another seed draws another typo in the same word. Raises ValueError if there is no such operator, or no word that it
+    can hit.
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator is {operator!r}; allowed: {', '.join(OPERATORS)}")

@@ -19,22 +19,16 @@ from kronecker.model import build
 
 
 class TwoBags(struct.PyTreeNode):
-    """The bags of an arm whose induced table is its head too.
+    """The bags of an arm whose induced table is its head too."""
 
-    Attributes:
-      embedded: of the vocabulary and the strings, (V + N, K).
-      head: of the vocabulary, (V, K), prepared for its induced table.
-    """
-
-    embedded: bags.Bag
-    head: bags.Bag
+    embedded: bags.Bag  # of the vocabulary and the strings, (V + N, K)
+    head: bags.Bag  # of the vocabulary, (V, K), prepared for its induced table
 
 
 class TiedEmbed(linen.BagEmbed):
     """A BagEmbed that embeds more ids than its head has."""
 
     def __call__(self, ids_BT: jax.Array, bag: TwoBags) -> jax.Array:
-        """Returns the embeddings of `ids_BT`, (B, T, d)."""
         return super().__call__(ids_BT, bag.embedded)
 
     def output(self, bag: TwoBags) -> tuple[jax.Array, jax.Array]:
@@ -53,19 +47,13 @@ def extend(
     token_bytes: Sequence[bytes | None],
     strings: Sequence[bytes],
 ) -> tuple[build.Arm, list[int]]:
-    """Returns the arm with `strings` as further ids, and these ids.
+    """Returns the arm with `strings`, not empty, as further ids, and these ids.
 
     A string is cut to P bytes as a token is; one that is a token's gets that token's very vector.  The exception is
     random_code, which draws from the id: there a string gets a random code of its length, and nothing of its spelling.
+    `token_bytes` is of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
 
-    Args:
-      arm: of a run.
-      config: the run's.
-      token_bytes: of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
-      strings: byte strings, not empty.
-
-    Raises:
-      ValueError: if the arm is a table, a string is empty, or it would change the code of a token.
+    Raises ValueError if the arm is a table, a string is empty, or it would change the code of a token.
     """
     c, padded = config.embedding, config.model.padded_vocab
     if not can_embed(arm):

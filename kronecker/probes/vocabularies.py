@@ -20,8 +20,7 @@ COLUMNS = (
 def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:
     """Returns a row a vocabulary, their mean, and the mean by the count of the author's package.
 
-    Raises:
-      ValueError: if there is no vocabulary.
+    Raises ValueError if there is no vocabulary.
     """
     if not vocabularies:
         raise ValueError("there are no vocabularies; give at least one tokenizer")

@@ -43,34 +43,20 @@ class Count:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What the code of one tokenizer holds at one P.
-
-    Attributes:
-      tokenizer: its name.
-      spec: what it was loaded from.
-      pos_dim: P.
-      truncation: the policy, one of codec.TRUNCATIONS.
-      byte_source: one of codec.BYTE_SOURCES.
-      ids: V, the largest id + 1.
-      without_bytes: reason -> ids without bytes.
-      not_utf8: ordinary tokens whose raw bytes are not UTF-8.
-      ordinary: counts over the ordinary tokens.
-      by_script: script -> counts, most tokens first; SPECIAL is the last, where there are any.
-      groups: sets of two or more tokens that share one code.
-      examples: such sets, (id, raw bytes) a token, frequent tokens of many scripts first.
-    """
+    """What the code of one tokenizer holds at one P."""
 
     tokenizer: str
-    spec: str
-    pos_dim: int
-    truncation: str
-    byte_source: str
-    ids: int
-    without_bytes: Mapping[str, int]
-    not_utf8: int
-    ordinary: Count
-    by_script: Mapping[str, Count]
-    groups: int
+    spec: str  # what it was loaded from
+    pos_dim: int  # P
+    truncation: str  # the policy, one of codec.TRUNCATIONS
+    byte_source: str  # one of codec.BYTE_SOURCES
+    ids: int  # V, the largest id + 1
+    without_bytes: Mapping[str, int]  # reason -> ids without bytes
+    not_utf8: int  # ordinary tokens whose raw bytes are not UTF-8
+    ordinary: Count  # counts over the ordinary tokens
+    by_script: Mapping[str, Count]  # script -> counts, most tokens first; SPECIAL is the last, where there are any
+    groups: int  # sets of two or more tokens that share one code
+    # such sets, (id, raw bytes) a token, frequent tokens of many scripts first
     examples: tuple[tuple[tuple[int, bytes], ...], ...]
 
 
@@ -81,17 +67,10 @@ def cover(
     byte_source: str = "raw",
     examples: int = 5,
 ) -> Coverage:
-    """Returns what the code of `tokenizer` holds.
+    """Returns what the code of `tokenizer` holds, and names up to `examples` groups of colliding tokens.
 
-    Args:
-      tokenizer: the vocabulary.
-      pos_dim: P.
-      truncation: which bytes of a longer token are kept, one of codec.TRUNCATIONS.
-      byte_source: where a token's bytes come from, one of codec.BYTE_SOURCES.
-      examples: how many groups of colliding tokens to name.
-
-    Raises:
-      ValueError: if P is not positive or a name is not known.
+    `truncation` is of codec.TRUNCATIONS, `byte_source` of codec.BYTE_SOURCES. Raises ValueError if P is not positive or
+    a name is not known.
     """
     token_bytes = tokenizer.bytes_from(byte_source)
     codes = codec.byte_table(token_bytes, pos_dim, truncation=truncation)

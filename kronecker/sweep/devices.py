@@ -11,23 +11,17 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The devices of one of several processes.
+    """The devices of one of several processes."""
 
-    Attributes:
-      env: environment variables that give it these and no others.
-      words: the same for a reader; empty: nothing is split.
-    """
-
-    env: Mapping[str, str]
-    words: str
+    env: Mapping[str, str]  # environment variables that give it these and no others
+    words: str  # the same for a reader; empty: nothing is split
 
 
 def split(parallel: int) -> list[Share]:
     """Returns the share of each of `parallel` processes: as many GPUs each, or nothing of its own where there are none.
 
-    Raises:
-      ValueError: if the number of GPUs does not divide by `parallel`.
-      OSError: if nvidia-smi is there and cannot be run.
+    Raises ValueError if the number of GPUs does not divide by `parallel`; OSError if nvidia-smi is there and cannot be
+    run.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -44,7 +38,6 @@ def split(parallel: int) -> list[Share]:
 
 
 def describe(shares: Sequence[Share]) -> str:
-    """Returns in words what the processes share and what each has alone."""
     if shares[0].words:
         return f"GPUs: {shares[0].words.count(',') + 1} each"
     return "no GPU is split: they share this machine's cores and memory"

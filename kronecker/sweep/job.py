@@ -27,22 +27,16 @@ SQUEUE_TRIES, SECONDS_BETWEEN = 5, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One run of a sweep, as a job's function.
+    """One run of a sweep, as a job's function."""
 
-    Attributes:
-      command: what runs it, or makes it go on.
-      cwd: the directory that its relative paths start from.
-    """
-
-    command: tuple[str, ...]
-    cwd: Path
+    command: tuple[str, ...]  # what runs it, or makes it go on
+    cwd: Path  # the directory that its relative paths start from
 
     def __call__(self) -> None:
         """Returns when the run is finished.
 
-        Raises:
-          subprocess.CalledProcessError: if the training process fails, so that the job counts as failed.
-          SystemExit: if the job is to leave.
+        Raises subprocess.CalledProcessError if the training process fails, so that the job counts as failed; SystemExit
+        if the job is to leave.
         """
         process: subprocess.Popen | None = None
         received: list[int] = []

@@ -27,17 +27,9 @@ def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -
     One at a time, a run has the terminal.  Several at a time, each has a log of its own, OUT/logs/NAME.log, and where
     there are several GPUs an equal share of them.
 
-    Args:
-      planned: the runs.
-      out: the sweep's folder.
-      parallel: how many run at once.
-
-    Returns:
-      0 if every run is finished; 1 if one failed; 143 if one was stopped; 128 + the signal's number if SIGINT or
-      SIGTERM ended the sweep.
-
-    Raises:
-      ValueError: if `parallel` is below one, the GPUs do not divide by it, or a run is a job that waits or runs.
+    The code is 0 if every run is finished; 1 if one failed; 143 if one was stopped; 128 + the signal's number if SIGINT
+    or SIGTERM ended the sweep.  Raises ValueError if `parallel` is below one, the GPUs do not divide by it, or a run is
+    a job that waits or runs.
     """
     if parallel < 1:
         raise ValueError(f"--parallel={parallel}: at least one run at a time; leave it out for one after another")
@@ -109,7 +101,6 @@ class _Children:
         return True
 
     def wait(self, process: subprocess.Popen) -> int:
-        """Returns a child's exit code when it has one."""
         try:
             return process.wait()
         finally:

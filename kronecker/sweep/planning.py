@@ -25,19 +25,12 @@ EXAMPLE = 'def sweep(seeds): yield from ({"embedding.arm": "kronecker", "seed": 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A run of a sweep.
+    """A run of a sweep."""
 
-    Attributes:
-      name: unique within the sweep, and the name of its folder.
-      folder: its directory.
-      command: what runs it, or makes it go on.
-      grace_seconds: its checkpoint.grace_seconds; 0: not known.
-    """
-
-    name: str
+    name: str  # unique within the sweep, and the name of its folder
     folder: Path
-    command: tuple[str, ...]
-    grace_seconds: float = 0.0
+    command: tuple[str, ...]  # what runs it, or makes it go on
+    grace_seconds: float = 0.0  # its checkpoint.grace_seconds; 0: not known
 
     @property
     def state(self) -> str:
@@ -49,15 +42,8 @@ class Planned:
 def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train: Path) -> list[Planned]:
     """Returns the runs of a config's sweep, each with its config resolved once to show that it can work.
 
-    Args:
-      config: "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`.
-      out: the sweep's folder; each run gets a folder in it.
-      seeds: handed to `sweep`.
-      overrides: dotted keys that every run gets on top.
-      train: the training script.
-
-    Raises:
-      ValueError: as `expand` does, or if a run's folder holds a run of another config.
+    Each run gets a folder in `out`; `config`, `seeds` and `overrides` are as in `expand`, `train` is the training
+    script. Raises ValueError as `expand` does, or if a run's folder holds a run of another config.
     """
     return _planned(config, out, expand(config, seeds, overrides), train)
 
@@ -67,15 +53,7 @@ def plan_settings(
 ) -> list[Planned]:
     """Returns runs that a config's `sweep()` does not yield, as `plan` returns those that it does.
 
-    Args:
-      config: "PATH" or "PATH:key=value,..." of a config module.
-      out: the folder that gets a folder for each run.
-      settings: the keys that each run sets, embedding.arm and seed among them.
-      overrides: dotted keys that every run gets on top.
-      train: the training script.
-
-    Raises:
-      ValueError: as `plan` does.
+    `settings` are the keys that each run sets, embedding.arm and seed among them.
     """
     return _planned(config, out, _expand(config, settings, overrides), train)
 

@@ -15,38 +15,25 @@ STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and l
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a planned run.
-
-    Attributes:
-      name: its name.
-      state: finished, skipped (it was finished before), failed, or stopped (by a signal, to the sweep or to itself).
-      seconds: wall time spent on it now.
-      train_loss: its last logged training loss in nats per token, if it has finished.
-      validation_loss: its final validation loss, likewise.
-      exit_code: of the child; negative: the signal that ended it.  None if there was no child.
-    """
+    """What became of a planned run."""
 
     name: str
+    # finished, skipped (it was finished before), failed, or stopped (by a signal, to the sweep or to itself)
     state: str
-    seconds: float = 0.0
-    train_loss: float | None = None
-    validation_loss: float | None = None
-    exit_code: int | None = None
+    seconds: float = 0.0  # wall time spent on it now
+    train_loss: float | None = None  # its last logged training loss in nats per token, if it has finished
+    validation_loss: float | None = None  # its final validation loss, likewise
+    exit_code: int | None = None  # of the child; negative: the signal that ended it.  None if there was no child
 
 
 def skipped(run: planning.Planned) -> Outcome:
-    """Returns the outcome of a run that was finished before."""
     return Outcome(run.name, "skipped", **_losses(run))
 
 
 def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped: bool) -> Outcome:
-    """Returns the outcome of a run that is no longer at work.
+    """Returns the outcome of a run that is no longer at work, finished or not as its folder says.
 
-    Args:
-      run: the run; its folder says whether it has finished.
-      seconds: wall time spent on it.
-      exit_code: of its process, where it is known.
-      stopped: whether a signal has ended the sweep.
+    `exit_code` is of its process, where it is known; `stopped`: a signal has ended the sweep.
     """
     finished = run.state == "finished"
     state = "finished" if finished else "stopped" if stopped or exit_code == STOPPED else "failed"
@@ -60,7 +47,6 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    """Prints the table of a sweep: a row a run."""
     summary = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     summary.add_column("run", overflow="fold")
     summary.add_column("state")

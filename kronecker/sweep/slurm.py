@@ -27,33 +27,20 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):[0-5
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What each run's job asks for; each field is the flag --slurm_NAME of scripts/sweep.py.
+    """What each run's job asks for; each field is the flag --slurm_NAME of scripts/sweep.py."""
 
-    Attributes:
-      partition: SLURM's partition; empty: the cluster's default.
-      account: what the time is charged to; empty: the user's default.
-      time: limit of one stay on the nodes: minutes, H:MM:SS or D-H:MM:SS.  A run that needs more is queued again.
-      nodes: of a run.
-      tasks_per_node: training processes on a node; 0: one, or one a GPU where a run has several nodes.
-      gpus_per_node: of a run.
-      cpus_per_task: cores of a training process; 0: the cluster's default.
-      mem: gigabytes on a node; 0: the cluster's default.
-      array_parallelism: runs at the same time at most.
-      signal_delay: seconds before the limit at which a run is told to save and leave.
-      max_timeouts: how often a run that reached its limit is queued again; preemptions do not count.
-    """
-
-    partition: str = ""
-    account: str = ""
+    partition: str = ""  # SLURM's partition; empty: the cluster's default
+    account: str = ""  # what the time is charged to; empty: the user's default
+    # limit of one stay on the nodes: minutes, H:MM:SS or D-H:MM:SS.  A run that needs more is queued again
     time: str = "4:00:00"
-    nodes: int = 1
-    tasks_per_node: int = 0
-    gpus_per_node: int = 0
-    cpus_per_task: int = 0
-    mem: float = 0.0
-    array_parallelism: int = 16
-    signal_delay: int = 120
-    max_timeouts: int = 100
+    nodes: int = 1  # of a run
+    tasks_per_node: int = 0  # training processes on a node; 0: one, or one a GPU where a run has several nodes
+    gpus_per_node: int = 0  # of a run
+    cpus_per_task: int = 0  # cores of a training process; 0: the cluster's default
+    mem: float = 0.0  # gigabytes on a node; 0: the cluster's default
+    array_parallelism: int = 16  # runs at the same time at most
+    signal_delay: int = 120  # seconds before the limit at which a run is told to save and leave
+    max_timeouts: int = 100  # how often a run that reached its limit is queued again; preemptions do not count
 
     @property
     def minutes(self) -> int:
@@ -66,15 +53,10 @@ class Resources:
 
     @property
     def tasks(self) -> int:
-        """Training processes on a node."""
         return self.tasks_per_node or (max(self.gpus_per_node, 1) if self.nodes > 1 else 1)
 
     def check(self, grace_seconds: float) -> None:
-        """Raises a ValueError that names the flag if the job could not be.
-
-        Args:
-          grace_seconds: the longest checkpoint.grace_seconds of the runs.
-        """
+        """Raises a ValueError that names the flag if the job could not be; `grace_seconds` is the longest of a run."""
         least = {"nodes": 1, "array_parallelism": 1, "signal_delay": 1, "max_timeouts": 0, "tasks_per_node": 0}
         least |= {"gpus_per_node": 0, "cpus_per_task": 0, "mem": 0}
         for name, minimum in least.items():
@@ -116,26 +98,18 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """The runs of a sweep, sorted by what is to be done with them.
-
-    Attributes:
-      finished: nothing.
-      active: nothing, as their jobs wait or run.
-      new: to be submitted.
-      jobs: the last job of each run that ever had one.
-    """
+    """The runs of a sweep, sorted by what is to be done with them."""
 
     finished: list[planning.Planned]
-    active: list[planning.Planned]
-    new: list[planning.Planned]
-    jobs: Mapping[str, str]
+    active: list[planning.Planned]  # their jobs wait or run
+    new: list[planning.Planned]  # to be submitted
+    jobs: Mapping[str, str]  # the last job of each run that ever had one
 
 
 def sort(planned: Sequence[planning.Planned], out: Path, cluster: str) -> Submission:
     """Returns what is to be done with each run, as folders and scheduler say now.
 
-    Raises:
-      ValueError: if the scheduler does not answer, or the runs are jobs of another launcher.
+    Raises ValueError if the scheduler does not answer, or the runs are jobs of another launcher.
     """
     saved = _record(out)
     active = _active(planned, saved)
@@ -159,8 +133,7 @@ def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
 def describe(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources) -> str:
     """Returns what `execute` would submit, as text for --dry_run.
 
-    Raises:
-      ValueError: as `execute` does.
+    Raises ValueError as `execute` does.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     sorted_runs = sort(planned, out, CLUSTERS[launcher])
@@ -174,18 +147,10 @@ def describe(planned: Sequence[planning.Planned], out: Path, launcher: str, reso
 def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources, wait: bool) -> int:
     """Submits what is neither finished nor at work, and says how to follow it; returns the exit code.
 
-    Args:
-      planned: the runs.
-      out: the sweep's folder, on a disk that the nodes share.
-      launcher: a key of CLUSTERS.
-      resources: of each run.
-      wait: whether to stay until no job is left, and end in the table of a local sweep.
+    `out` is on a disk that the nodes share, `launcher` a key of CLUSTERS.  `wait` stays until no job is left, and ends
+    in the table of a local sweep; the code is then 1 if a run is not finished.
 
-    Returns:
-      0, or with `wait` 1 if a run is not finished.
-
-    Raises:
-      ValueError: if a flag cannot be, SLURM is not there or refuses the jobs.
+    Raises ValueError if a flag cannot be, SLURM is not there or refuses the jobs.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     cluster = CLUSTERS[launcher]
@@ -206,7 +171,6 @@ def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resou
 
 
 def alive(jobs: Sequence[str], cluster: str) -> set[str]:
-    """Returns which of the jobs wait or run."""
     if cluster == "local":  # a job's id is that of the process that keeps it
         command = ["ps", "-ww", "-o", "pid=,args=", "-p", ",".join(jobs)]
         listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -225,7 +189,6 @@ def _record(out: Path) -> dict[str, Any]:
 
 
 def _active(planned: Sequence[planning.Planned], saved: Mapping[str, Any]) -> list[planning.Planned]:
-    """Returns the runs whose jobs wait or run."""
     jobs = saved["jobs"]
     at_work = alive(list(jobs.values()), saved["cluster"]) if jobs else set()
     return [run for run in planned if jobs.get(run.name) in at_work]

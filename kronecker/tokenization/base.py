@@ -72,15 +72,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Returns V."""
         return len(self.token_bytes)
 
     def encode_batch(self, texts: list[str], num_threads: int = 0) -> list[np.ndarray]:
         """Returns the ids, uint32 (tokens,), of each text; no special id is among them.
 
-        Args:
-          texts: ordinary text.
-          num_threads: 0: one a core.  The `tokenizers` library sizes its own pool: any value but 1 means all of it.
+        `num_threads` of 0 is one a core.  The `tokenizers` library sizes its own pool: any value but 1 means all of it.
         """
         return [np.array(ids, np.uint32) for ids in self._encode(texts, num_threads or os.cpu_count() or 1)]
 
@@ -91,14 +88,12 @@ class Tokenizer:
     def bytes_from(self, byte_source: str) -> tuple[bytes | None, ...]:
         """Returns the bytes of each id that a code is built from; None for an id that has none.
 
-        Args:
-          byte_source: "raw" for `token_bytes`; "decode" for what the author's package takes: the byte
-            of a piece `<0xNN>`, the literal text of a special token, else the UTF-8 of the library's
-            `decode([id])`.  That loses fragments of characters in U+FFFD, and the leading space of every token where
-            a space is put in front of texts, so that far more tokens share a code.
+        "raw" gives `token_bytes`; "decode" what the author's package takes: the byte of a piece `<0xNN>`, the literal
+        text of a special token, else the UTF-8 of the library's `decode([id])`.  That loses fragments of characters in
+        U+FFFD, and the leading space of every token where a space is put in front of texts, so that far more tokens
+        share a code.
 
-        Raises:
-          ValueError: if the source is not known.
+        Raises ValueError if the source is not known.
         """
         if byte_source not in choices.BYTE_SOURCES:
             raise ValueError(f"embedding.byte_source is {byte_source!r}; allowed: {', '.join(choices.BYTE_SOURCES)}")
@@ -117,8 +112,6 @@ def assemble(
     """Returns the Tokenizer of what a family read from its file.
 
     Args:
-      spec: what the user wrote.
-      name: its label.
       token_bytes: raw bytes of each id.
       special: literal text -> id of the tokens that text never encodes to.
       rules: what, beside the vocabulary, decides which ids a text becomes; JSON can hold it.
@@ -170,12 +163,7 @@ def label(path: epath.PathLike) -> str:
 
 
 def read(spec: str, path: epath.PathLike) -> bytes:
-    """Returns a file's content.
-
-    Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it cannot be read.
-    """
+    """Returns a file's content; raises FileNotFoundError if there is none, ValueError if it cannot be read."""
     path = epath.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; it takes one of {', '.join(FORMS)}")

@@ -18,10 +18,8 @@ _FILES = {
 def load(spec: str) -> Tokenizer:
     """Returns the tokenizer that `spec` names; see FORMS (all but bpe:SIZE, which data preparation trains first).
 
-    Raises:
-      FileNotFoundError: if the file is not there.
-      ValueError: if the spec has no known form, or its file is damaged, unknown, without an end-of-text token, or of a
-        tokenizer that changes ordinary text.
+    Raises FileNotFoundError if the file is not there; ValueError if the spec has no known form, or its file is damaged,
+    unknown, without an end-of-text token, or of a tokenizer that changes ordinary text.
     """
     kind, _, argument = spec.partition(":")
     if spec == "gpt2":

@@ -11,14 +11,13 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     """Returns the tokenizer of a SentencePiece model.
 
     The raw bytes of a byte piece are its byte, of a control or unknown piece its literal text, of any other its text
-    with U+2581 for a space.  So the bytes of the ids of a text are the text after the model's own normalisation:
-    the models of Llama 2 and Mistral put one space in front of a text that is not empty and read a U+2581 written in
-    it as a space; nothing else of it changes.  A model may also compose characters (NFKC); one that drops or changes
-    ordinary text, such as runs of spaces, is refused.  User-defined pieces are found in text and stand for their own.
+    with U+2581 for a space.  So the bytes of the ids of a text are the text after the model's own normalisation: the
+    models of Llama 2 and Mistral put one space in front of a text that is not empty and read a U+2581 written in it as
+    a space; nothing else of it changes.  A model may also compose characters (NFKC); one that drops or changes ordinary
+    text, such as runs of spaces, is refused.  User-defined pieces are found in text and stand for their own.
 
-    Raises:
-      FileNotFoundError: if the file is not there.
-      ValueError: if it is damaged, has no byte fallback, no end of text, or changes ordinary text.
+    Raises FileNotFoundError if the file is not there; ValueError if it is damaged, has no byte fallback, no end of
+    text, or changes ordinary text.
     """
     content = base.read(spec, path)
     model = sentencepiece.SentencePieceProcessor()

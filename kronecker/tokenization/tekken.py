@@ -16,9 +16,8 @@ UNNAMED = (
 def from_file(spec: str, path: str) -> base.Tokenizer:
     """Returns the tokenizer of a tekken.json, its vocabulary cut to the size that the file names as the default.
 
-    Raises:
-      FileNotFoundError: if the file is not there.
-      ValueError: if it is not a tekken file, or lacks ranks or single bytes.
+    Raises FileNotFoundError if the file is not there; ValueError if it is not a tekken file, or lacks ranks or single
+    bytes.
     """
     content = base.read(spec, path)
     try:

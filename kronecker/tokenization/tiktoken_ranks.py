@@ -92,9 +92,8 @@ def registered(spec: str, name: str) -> base.Tokenizer:
 def from_file(spec: str, argument: str) -> base.Tokenizer:
     """Returns the tokenizer of a rank file, "PATH" or "PATH@NAME".
 
-    Raises:
-      FileNotFoundError: if the file is not there.
-      ValueError: if it is no rank file, or neither a known one nor told how to split text.
+    Raises FileNotFoundError if the file is not there; ValueError if it is no rank file, or neither a known one nor told
+    how to split text.
     """
     path, _, borrowed = argument.rpartition("@")
     if borrowed not in _ENCODINGS:
@@ -119,8 +118,6 @@ def from_ranks(
     """Returns a tokenizer whose merges tiktoken does.
 
     Args:
-      spec: what the user wrote.
-      name: its label.
       ranks: id of each token, lower ones merged first; they may start above 0.
       pattern: the regular expression that splits text before merging.
       special: literal text -> id.

@@ -17,9 +17,8 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
 
     Added tokens that are not special are found in text, as the library does; their bytes are their own text.
 
-    Raises:
-      FileNotFoundError: if the file is not there.
-      ValueError: if it is damaged, has no end of text, has ids without bytes, or changes ordinary text.
+    Raises FileNotFoundError if the file is not there; ValueError if it is damaged, has no end of text, has ids without
+    bytes, or changes ordinary text.
     """
     content = base.read(spec, path)
     try:

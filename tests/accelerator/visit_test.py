@@ -371,12 +371,12 @@ def test_finals_are_pairs_of_a_seed_at_the_best_step_the_untouched_one_among_the
 
 def test_a_row_beyond_what_is_allowed_is_a_fault_and_nan_too():
     fine = {"what": "bag: value", "error": 1e-6, "allowed": 1e-5}
-    assert correctness.faults({"rows": [fine, fine | {"error": None}]}) is None
+    assert correctness.faults([fine, fine | {"error": None}]) is None
     for error in (1e-4, math.nan):
-        found = correctness.faults({"rows": [fine, fine | {"what": "gather: value", "error": error}]})
+        found = correctness.faults([fine, fine | {"what": "gather: value", "error": error}])
         assert found.startswith("gather: value: ")
         assert "more than 1.0e-05" in found
-    assert correctness.faults({"rows": [fine | {"fault": "off by 1"}]}) == "off by 1"
+    assert correctness.faults([fine | {"fault": "off by 1"}]) == "off by 1"
 
 
 @pytest.mark.parametrize(
