@@ -1,19 +1,17 @@
 """What came of the parts, read from the JSON files: tables for the terminal, and the same on a page with pictures."""
 
 import html
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
-
-from rich import console
 
 from kronecker.accelerator import parts
 from kronecker.accelerator.extents import mfu_name
 from kronecker.accelerator.ledger import Ledger
 from kronecker.benchmark import contenders, timing_figures
-from kronecker.report import figures, pages, tables
-from kronecker.report.tables import Table
+from kronecker.report import figures, pages
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 
 PAGE = "report.html"
 MFU_TARGET, STEP_TARGET = 0.45, 1.0
@@ -22,7 +20,7 @@ TARGET_DEVICE, TARGET_SIZE = "NVIDIA H100", "124m"
 Waiting = Mapping[str, tuple[int, bool]]  # part -> results that are missing, and whether more will follow from those
 
 
-def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO = sys.stdout) -> bool:
+def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO | None = None) -> bool:
     """Prints a table for each part, the targets, and what is left; returns whether a chosen part has failures.
 
     Args:
@@ -31,18 +29,14 @@ def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO =
       waiting: of these parts, what is left.
       file: where to print.
     """
-    screen = console.Console(file=file, highlight=False, markup=False)
-    for title, told in _tables(ledger):
-        screen.print(f"\n{title}")
-        tables.show_table(told, screen)
-    overview = _overview(ledger, waiting)
-    screen.print(f"\n{_machine(ledger)}")
-    tables.show_table(overview, screen)
+    titled = [part for title, told in _tables(ledger) for part in (f"\n{title}", told)]
+    printing.show(*titled, f"\n{_machine(ledger)}", _overview(ledger, waiting), file=file, wrap=True)
     failed = [sentence for part in chosen for sentence in _failures(ledger, part)]
-    for sentence in failed:
-        screen.print(sentence, soft_wrap=True)
+    printing.show(*failed, file=file)
     if not failed and not any(number or more for number, more in waiting.values()):
-        screen.print("Nothing is left: every result is there, of these devices, this code and these versions.")
+        printing.show(
+            "Nothing is left: every result is there, of these devices, this code and these versions.", file=file
+        )
     return bool(failed)
 
 

@@ -1,16 +1,15 @@
 """The benchmark of data at scale as a table and as a picture."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import figure
-from rich import box, table
 
-from kronecker.benchmark import timing_tables
 from kronecker.report import plot
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 
 FIT_WORDS = {
     "prepare_seconds_exponent": "preparing: seconds ~ tokens^{:.3f}",
@@ -23,36 +22,37 @@ FIT_WORDS = {
 }
 
 
-def show(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints a line a size and the fits."""
-    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for header in (
+    headers = (
         *("M tokens", "prepare\ns", "CPU\ns", "M tokens\n/s", "peak\nMB", "shards", "largest\nMB"),
         *("open\nms", "first\nbatch ms", "read\nM tokens/s", "quartiles", "peak\nMB"),
-    ):
-        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    )
+    rows = []
     for one in result["sizes"]:
         made = one["prepare"]
-        rows.add_row(
-            f"{made['tokens'] / 1e6:,.1f}",
-            f"{made['seconds']:,.1f}",
-            f"{made['cpu_seconds']:,.1f}",
-            f"{made['tokens'] / made['seconds'] / 1e6:.2f}",
-            f"{made['peak_bytes'] / 1e6:,.0f}",
-            f"{made['shards']}",
-            f"{made['largest_shard_bytes'] / 1e6:,.1f}",
-            *_used(one["start"], one["read"]),
+        rows.append(
+            (
+                f"{made['tokens'] / 1e6:,.1f}",
+                f"{made['seconds']:,.1f}",
+                f"{made['cpu_seconds']:,.1f}",
+                f"{made['tokens'] / made['seconds'] / 1e6:.2f}",
+                f"{made['peak_bytes'] / 1e6:,.0f}",
+                f"{made['shards']}",
+                f"{made['largest_shard_bytes'] / 1e6:,.1f}",
+                *_used(one["start"], one["read"]),
+            )
         )
         if "read_cold" in one:
-            rows.add_row("from disk", *[""] * 8, *_used(one["start"], one["read_cold"])[2:])
+            rows.append(("from disk", *[""] * 8, *_used(one["start"], one["read_cold"])[2:]))
     far = result["far"]
-    rows.add_row(f"{far['tokens'] / 1e6:,.0f}", "linked", *[""] * 5, *_used(far["start"], far["read"]))
+    rows.append((f"{far['tokens'] / 1e6:,.0f}", "linked", *[""] * 5, *_used(far["start"], far["read"])))
     title = (
-        f"{result['source']} in {result['tokenizer']}'s ids, read as batches of {result['batch']} x "
+        f"\n{result['source']} in {result['tokenizer']}'s ids, read as batches of {result['batch']} x "
         f"{result['sequence']} tokens; every line's processes are new ones"
     )
-    fitted = [words.format(result["fits"][name]) for name, words in FIT_WORDS.items() if name in result["fits"]]
-    timing_tables.show_rows(title, rows, fitted, file)
+    fitted = (words.format(result["fits"][name]) for name, words in FIT_WORDS.items() if name in result["fits"])
+    printing.show(title, Table(headers, rows, ()), *fitted, file=file)
 
 
 def picture(result: Mapping[str, Any]) -> str:

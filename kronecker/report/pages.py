@@ -8,8 +8,9 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kronecker.report import figures, intervals, plot, tables
+from kronecker.report import figures, intervals, plot
 from kronecker.runtime import storage
+from kronecker.runtime.printing import Table
 
 LEAST_LETTERS = 10  # CSS px, of text in a figure
 LONG_TEXT = 28, 44  # characters beyond which text may break into lines: of the first column's cells, of others
@@ -121,7 +122,7 @@ def write_text(file: Path, text: str) -> None:
     temporary.replace(file)
 
 
-def table(told: tables.Table) -> str:
+def table(told: Table) -> str:
     """Returns a table that scrolls within itself where the page is too narrow for it."""
     side = [' class="left"' if header in told.left else "" for header in told.headers]
 
