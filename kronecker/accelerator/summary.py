@@ -1,6 +1,5 @@
 """What came of the parts, read from the JSON files: tables for the terminal, and the same on a page with pictures."""
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,13 +45,16 @@ def write(ledger: Ledger, waiting: Waiting) -> Path:
     drawn = _figures(ledger)
     numbers = pages.folder_of(file)
     pages.write_figures(numbers, drawn)
-    told = [*_tables(ledger), ("What is there", _overview(ledger, waiting))]
-    sections = "".join(f"<h2>{html.escape(title)}</h2>\n{pages.table(one)}\n" for title, one in told)
-    seen = "".join(pages.figure(one, numbers.name) for one in drawn)
-    facts = pages.facts(_facts(ledger))
-    failures = pages.bullets(sentence for part in parts.PARTS for sentence in _failures(ledger, part.name))
-    body = f'{facts}\n{failures}\n{sections}\n<div class="wide">{seen}</div>'
-    pages.write_text(file, pages.document(f"First results on {ledger.facts['devices'][0]}", body))
+    made = pages.render(
+        "accelerator.html",
+        title=f"First results on {ledger.facts['devices'][0]}",
+        numbers=numbers.name,
+        facts=_facts(ledger),
+        failures=[sentence for part in parts.PARTS for sentence in _failures(ledger, part.name)],
+        tables=[*_tables(ledger), ("What is there", _overview(ledger, waiting))],
+        figures=drawn,
+    )
+    pages.write_text(file, made)
     return file
 
 

@@ -1,7 +1,7 @@
 """Results of probes as parts of a page: the table with the paper's rows, what differs, the conditions, the notes."""
 
 import csv
-import html
+import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,23 +14,24 @@ SAME, NONE = "Under the paper's conditions.", "The paper gives no numbers for th
 LONG = 24  # rows beyond which a table is folded away
 
 
-def section(one: result.Result, numbers: str) -> str:
-    """Returns a result as HTML; `numbers` is the folder of its CSV file, relative to the page."""
-    source = f" <small>(paper: {html.escape(one.source)})</small>" if one.source else ""
-    whole = pages.table(result.table(one))
-    link = html.escape(f"{numbers}/{one.name}.csv")
-    if len(one.rows) > LONG:
-        whole = f"<details><summary>Show all {len(one.rows):,} rows</summary>\n{whole}\n</details>"
-    return f"""<section class="result" id="{html.escape(one.name)}">
-<h3>{html.escape(one.title)}{source}</h3>
-{whole}
-<p class="differs">{html.escape(statement(one))} <a href="{link}">Numbers (CSV)</a></p>
-{pages.bullets(one.notes)}
-<details><summary>Conditions, here and in the paper</summary>
-{pages.table(conditions(one))}
-</details>
-</section>
-"""
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A result and what a page says beside it: its rows and conditions as tables, in plain words what differs."""
+
+    result: result.Result
+    table: Table
+    conditions: Table
+    statement: str
+
+    @property
+    def long(self) -> bool:
+        """Whether the table is folded away."""
+        return len(self.result.rows) > LONG
+
+
+def shown(found: Iterable[result.Result]) -> list[Shown]:
+    """Returns results as pages show them."""
+    return [Shown(one, result.table(one), conditions(one), statement(one)) for one in found]
 
 
 def conditions(one: result.Result) -> Table:
