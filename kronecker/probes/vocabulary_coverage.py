@@ -1,7 +1,7 @@
 """What a code holds of a vocabulary, by script: which tokens fit whole, which are cut, which share one code.
 
 Counts are over ordinary tokens, those that have bytes and are not special; special
-tokens have a row of their own.  A token's script is that of its first letter, from the letter's Unicode name.
+tokens have a row of their own.  A token's script is Unicode's, of its first letter that has one.
 """
 
 import collections
