@@ -8,19 +8,15 @@ A tied table counts as input; it is the head too.
 
 from pathlib import Path
 
-import rich.box
-import rich.console
-import rich.table
 from absl import flags
 
-from kronecker.runtime import cli
+from kronecker.runtime import cli, printing
 from kronecker.schema import config_files, resolution
 
 _VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Ids of the tokenizer; the model pads them.", lower_bound=1)
 _POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, byte positions of a Kronecker code.", lower_bound=1)
 
 GPT2 = Path(__file__).parents[1] / "configs" / "gpt2.py"
-WIDTH = 90
 GROUPS = ("input", "body", "head", "total")
 
 
@@ -32,8 +28,7 @@ def main() -> None:
     from kronecker.training import train_step
 
     gpt2 = config_files.load_module(str(GPT2))
-    table = rich.table.Table("size", "arm", *(rich.table.Column(group, justify="right") for group in GROUPS))
-    table.box = rich.box.SIMPLE_HEAD
+    rows = []
     for size in gpt2.sizes.SIZES:
         for arm in gpt2.arms.ARMS:
             c = gpt2.get_config(f"size={size},arm={arm}")
@@ -42,11 +37,9 @@ def main() -> None:
             built = build.build(c, [b""] * _VOCAB.value)
             state = jax.eval_shape(lambda built=built, c=c: train_step.init_state(built.model, built.bag, c))
             counts = accounting.count(state.params)
-            table.add_row(size, arm, *(f"{counts[group]:,}" for group in GROUPS))
-        table.add_section()
-    console = rich.console.Console()
-    console.width = max(console.width, WIDTH)  # a pipe has no width, and a cut number is worse than a wrapped line
-    console.print(table)
+            rows.append((size, arm, *(f"{counts[group]:,}" for group in GROUPS)))
+        rows.append(())
+    printing.show(printing.Table(("size", "arm", *GROUPS), rows, ("size", "arm")))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """What came of the parts, read from the JSON files: tables for the terminal, and the same on a page with pictures."""
 
-import html
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
-
-from rich import console
 
 from kronecker.accelerator import parts
 from kronecker.accelerator.extents import mfu_name
 from kronecker.accelerator.ledger import Ledger
 from kronecker.benchmark import contenders, timing_figures
-from kronecker.report import figures, pages, tables
-from kronecker.report.tables import Table
+from kronecker.report import figures, pages
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 
 PAGE = "report.html"
 MFU_TARGET, STEP_TARGET = 0.45, 1.0
@@ -22,20 +19,16 @@ TARGET_DEVICE, TARGET_SIZE = "NVIDIA H100", "124m"
 Waiting = Mapping[str, tuple[int, bool]]  # part -> results that are missing, and whether more will follow from those
 
 
-def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO = sys.stdout) -> bool:
+def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO | None = None) -> bool:
     """Prints a table for each part, the targets, and what is left; returns whether a part of `chosen` has failures."""
-    screen = console.Console(file=file, highlight=False, markup=False)
-    for title, told in _tables(ledger):
-        screen.print(f"\n{title}")
-        tables.show_table(told, screen)
-    overview = _overview(ledger, waiting)
-    screen.print(f"\n{_machine(ledger)}")
-    tables.show_table(overview, screen)
+    titled = [part for title, told in _tables(ledger) for part in (f"\n{title}", told)]
+    printing.show(*titled, f"\n{_machine(ledger)}", _overview(ledger, waiting), file=file, wrap=True)
     failed = [sentence for part in chosen for sentence in _failures(ledger, part)]
-    for sentence in failed:
-        screen.print(sentence, soft_wrap=True)
+    printing.show(*failed, file=file)
     if not failed and not any(number or more for number, more in waiting.values()):
-        screen.print("Nothing is left: every result is there, of these devices, this code and these versions.")
+        printing.show(
+            "Nothing is left: every result is there, of these devices, this code and these versions.", file=file
+        )
     return bool(failed)
 
 
@@ -45,13 +38,16 @@ def write(ledger: Ledger, waiting: Waiting) -> Path:
     drawn = _figures(ledger)
     numbers = pages.folder_of(file)
     pages.write_figures(numbers, drawn)
-    told = [*_tables(ledger), ("What is there", _overview(ledger, waiting))]
-    sections = "".join(f"<h2>{html.escape(title)}</h2>\n{pages.table(one)}\n" for title, one in told)
-    seen = "".join(pages.figure(one, numbers.name) for one in drawn)
-    facts = pages.facts(_facts(ledger))
-    failures = pages.bullets(sentence for part in parts.PARTS for sentence in _failures(ledger, part.name))
-    body = f'{facts}\n{failures}\n{sections}\n<div class="wide">{seen}</div>'
-    pages.write_text(file, pages.document(f"First results on {ledger.facts['devices'][0]}", body))
+    made = pages.render(
+        "accelerator.html",
+        title=f"First results on {ledger.facts['devices'][0]}",
+        numbers=numbers.name,
+        facts=_facts(ledger),
+        failures=[sentence for part in parts.PARTS for sentence in _failures(ledger, part.name)],
+        tables=[*_tables(ledger), ("What is there", _overview(ledger, waiting))],
+        figures=drawn,
+    )
+    pages.write_text(file, made)
     return file
 
 

@@ -1,90 +1,85 @@
 """What a benchmark prints: a table a setting, then the verdicts."""
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-from rich import box, console, measure, table
-
 from kronecker.benchmark import contenders, settings
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 from kronecker.schema import choices
 
 HEADERS = {"forward": "forward\nms", "gradient": "+ gradient\nms", "update": "+ AdamW\nms"}
 
 
-def show_setting(setting: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+def show_setting(setting: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints the numbers of one setting of the encoder's benchmark."""
-    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    rows.add_column("contender", vertical="bottom")
-    for header in (*HEADERS.values(), "rounds", "share of\nbandwidth, %", "temporary\nMB"):
-        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    rows = []
     for row in setting["contenders"]:
         measured = [row["measures"][name] for name in contenders.MEASURES]
         held = row["memory"].get("update")
-        rows.add_row(
-            row["name"] + (" (auto)" if row["name"] == setting["auto"] else ""),
-            *(_spread(one) for one in measured),
-            "/".join(str(len(one["rounds"])) for one in measured),
-            "/".join(f"{100 * one['bandwidth_share']:.2g}" for one in measured),
-            f"{held['temporaries'] / 1e6:,.1f}" if held else "not measured",
+        rows.append(
+            (
+                row["name"] + (" (auto)" if row["name"] == setting["auto"] else ""),
+                *(_spread(one) for one in measured),
+                "/".join(str(len(one["rounds"])) for one in measured),
+                "/".join(f"{100 * one['bandwidth_share']:.2g}" for one in measured),
+                f"{held['temporaries'] / 1e6:,.1f}" if held else "not measured",
+            )
         )
-    for name in setting["refused"]:
-        rows.add_row(name, left_out(name))
+    rows += [(name, left_out(name)) for name in setting["refused"]]
+    headers = ("contender", *HEADERS.values(), "rounds", "share of\nbandwidth, %", "temporary\nMB")
     bandwidth = setting["bandwidth"]["bytes_per_second"] / 1e9
-    _print(
-        file,
+    printing.show(
         f"\n{title(setting)}\n{setting['distinct_ids']:,} distinct ids a batch, {setting['mean_length']:.2f} bytes a "
         f"token, {setting['source']}; memory bandwidth {bandwidth:.1f} GB/s",
-        rows,
+        Table(headers, rows, ("contender",)),
         *(f"{name}: {reason}" for name, reason in setting["refused"].items()),
         *_fastest(setting),
+        file=file,
     )
 
 
-def show_steps(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+def show_steps(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints the numbers of the benchmark of training steps."""
-    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     times = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles")
-    rows.add_column("arm", vertical="bottom")
-    rows.add_column("product", vertical="bottom")
-    for header in (*times, "memory\nMB", "buffers\nMB"):
-        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
-    for row in result["arms"]:
-        against = row["ratio"]
-        rows.add_row(
+    headers = ("arm", "product", *times, "memory\nMB", "buffers\nMB")
+    rows = [
+        (
             row["name"],
             row["implementation"] or "",
             _spread(row),
             str(len(row["rounds"])),
             f"{row['tokens_per_second']:,.0f}",
-            f"{against['median']:.3f}",
-            f"{against['low']:.3f} to {against['high']:.3f}",
+            f"{row['ratio']['median']:.3f}",
+            f"{row['ratio']['low']:.3f} to {row['ratio']['high']:.3f}",
             f"{row['memory']['total'] / 1e6:,.0f}",
             f"{row['buffers_bytes'] / 1e6:,.2f}",
         )
-    _print(file, f"\n{step_title(result)}", rows)
+        for row in result["arms"]
+    ]
+    printing.show(f"\n{step_title(result)}", Table(headers, rows, ("arm", "product")), file=file)
 
 
-def show_training(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints the numbers of one size of the benchmark of the trainer."""
-    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    rows.add_column("contender", vertical="bottom")
     rivals = list(result["contenders"][0]["speedup"])
     against = [header for rival in rivals for header in (f"speed over\n{rival}", "quartiles")]
-    for header in ("step\nms", "rounds", "tokens\n/s", "GFLOP\n/s", "MFU\n%", *against):
-        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    headers = ("contender", "step\nms", "rounds", "tokens\n/s", "GFLOP\n/s", "MFU\n%", *against)
+    rows = []
     for row in result["contenders"]:
         ratios = [row["speedup"][rival] for rival in rivals]
-        rows.add_row(
-            row["name"],
-            _spread(row),
-            str(len(row["rounds"])),
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['flops_per_second'] / 1e9:,.0f}",
-            "no peak" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
-            *(cell for r in ratios for cell in (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")),
+        rows.append(
+            (
+                row["name"],
+                _spread(row),
+                str(len(row["rounds"])),
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['flops_per_second'] / 1e9:,.0f}",
+                "no peak" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
+                *(cell for r in ratios for cell in (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")),
+            )
         )
-    _print(file, f"\n{training_title(result)}", rows)
+    printing.show(f"\n{training_title(result)}", Table(headers, rows, ("contender",)), file=file)
 
 
 def training_title(result: Mapping[str, Any]) -> str:
@@ -95,23 +90,18 @@ def training_title(result: Mapping[str, Any]) -> str:
     )
 
 
-def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO = sys.stdout) -> None:
+def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
     """Prints one line a target."""
     for verdict in verdicts:
         reached = "reached" if verdict["reached"] else "not reached"
         target = f"at least {verdict['at_least']}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
         elsewhere = "" if verdict["as_specified"] else f", which was set for {verdict['set_for']}"
         rounds = f"{verdict['median']:.3g}, " if "median" in verdict else ""
-        _print(
-            file,
+        printing.show(
             f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round {rounds}quartiles "
             f"{verdict['low']:.3g} to {verdict['high']:.3g}); target {target}{elsewhere}",
+            file=file,
         )
-
-
-def show_rows(title: str, rows: table.Table, lines: Iterable[str], file: TextIO = sys.stdout) -> None:
-    """Prints a title, a table and the lines under it."""
-    _print(file, f"\n{title}", rows, *lines)
 
 
 def left_out(name: str) -> str:
@@ -151,12 +141,3 @@ def _spread(one: Mapping[str, Any]) -> str:
 def _ms(seconds: float) -> str:
     ms = 1e3 * seconds
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
-
-
-def _print(file: TextIO, *parts: str | table.Table) -> None:
-    screen = console.Console(file=file, highlight=False, markup=False)
-    for part in parts:
-        if isinstance(part, table.Table):  # a cut number is worse than a wrapped line
-            natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), part).maximum
-            screen.width = max(screen.width, natural)
-        screen.print(part, soft_wrap=isinstance(part, str))

@@ -1,12 +1,11 @@
 """What `compile_for.py encoder` prints: a table a target, then how auto's choice stands against its targets."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from rich import box, console, measure, table
-
 from kronecker.cross_compile import input_programs, program, targets
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 
 PROGRAMS = {
     input_programs.FORWARD: "forward",
@@ -18,34 +17,27 @@ UNITS = {targets.BFLOAT16: "bf16", targets.TF32: "tf32", targets.FLOAT32: "f32"}
 NOT_COUNTED = "in loops"
 
 
-def show(result: Mapping[str, Any], file: TextIO = sys.stdout) -> None:
+def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints what one target's compiler said."""
-    rows = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
     gpu = any(row["form"] for row in result["rows"])
-    for header in ("input side", "program", *(["products"] if gpu else [])):
-        rows.add_column(header, vertical="bottom", no_wrap=True)
+    left = ("input side", "program", *(["products"] if gpu else []))
     middle = ("units", "bytes\nMB", "cached\nMB") if gpu else ("passes", "bytes\nMB")
     last = ("total of\nmemory", "custom\ncalls") if gpu else ()
-    for header in ("GFLOP", *middle, "temporary\nMB", *last, *HEADERS):
-        rows.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    rows = []
     for row in result["rows"]:
         name = row["name"] + (" (auto)" if row["name"] == result["auto"] else "")
         for measured, one in row["programs"].items():
             form = [row["form"]] if gpu else []
-            rows.add_row(name, PROGRAMS[measured], *form, *_cells(one, result["memory"] if gpu else None))
+            rows.append((name, PROGRAMS[measured], *form, *_cells(one, result["memory"] if gpu else None)))
             name = ""
-    for name in result["refused"]:
-        rows.add_row(name, "refused")
-    screen = console.Console(file=file, highlight=False, markup=False)
-    natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), rows).maximum
-    screen.width = max(screen.width, natural)  # a cut number is worse than a wrapped line
-    bandwidth = result["bandwidth"] / 1e9
-    screen.print(f"\n{result['target']} ({result['kind']}): {peaks(result)}, {bandwidth:,.0f} GB/s", soft_wrap=True)
-    screen.print(rows)
-    for name, reason in result["refused"].items():
-        screen.print(f"{name}: {reason}", soft_wrap=True)
-    for verdict in result["verdicts"]:
-        screen.print(_verdict(verdict), soft_wrap=True)
+    rows += [(name, "refused") for name in result["refused"]]
+    printing.show(
+        f"\n{result['target']} ({result['kind']}): {peaks(result)}, {result['bandwidth'] / 1e9:,.0f} GB/s",
+        Table((*left, "GFLOP", *middle, "temporary\nMB", *last, *HEADERS), rows, left),
+        *(f"{name}: {reason}" for name, reason in result["refused"].items()),
+        *map(_verdict, result["verdicts"]),
+        file=file,
+    )
 
 
 def peaks(result: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kronecker.paper import training_claims
 from kronecker.probes import result
-from kronecker.report import tables
+from kronecker.runtime.printing import Table
 
 Results = Mapping[str, result.Result]
 Row = Mapping[str, result.Cell]
@@ -23,7 +23,7 @@ class Headline:
     here: Callable[[Sequence[Row]], str | None]
 
 
-def table(found: Results) -> tables.Table:
+def table(found: Results) -> Table:
     """Returns the paper's numbers and ours; what was not measured says so."""
     rows = []
     for headline in HEADLINES:
@@ -33,7 +33,7 @@ def table(found: Results) -> tables.Table:
             ours = headline.here([dict(zip(held.columns, row, strict=True)) for row in held.rows])
         rows.append((headline.claim, headline.source, headline.paper, ours or "not measured"))
     headers = ("quantity", "section", "paper", "here")
-    return tables.Table(headers, tuple(rows), ("quantity", "section"))
+    return Table(headers, tuple(rows), ("quantity", "section"))
 
 
 def _named(rows: Sequence[Row], wanted: Row) -> Row | None:

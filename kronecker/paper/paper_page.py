@@ -1,10 +1,10 @@
 """The page of the paper's tables and figures beside ours: the headline numbers first, then section by section."""
 
 import dataclasses
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kronecker.paper import headlines, result_figures, results, training_claims
 from kronecker.probes import result
@@ -111,8 +111,17 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     results.write_numbers(numbers, everything)
     content = [result.to_json(one) for one in everything]
     pages.write_text(numbers / "results.json", json.dumps(content, indent=1) + "\n")
-    body = _body(found, drawn, numbers.name)
-    pages.write_text(file, pages.document(title, body))
+    trained = found[TRAINING][0]
+    made = pages.render(
+        "paper.html",
+        title=title,
+        numbers=numbers.name,
+        runs={"Runs here": _runs(trained.conditions), "The paper's": _runs(trained.paper_conditions)},
+        headlines=headlines.table({one.name: one for one in everything}),
+        sections=[_section(section, found, drawn) for section in SECTIONS],
+        not_here=NOT_HERE,
+    )
+    pages.write_text(file, made)
 
 
 def _apart(found: Mapping[str, Sequence[result.Result]]) -> dict[str, list[result.Result]]:
@@ -129,45 +138,18 @@ def _is_of_runs(part: str, one: result.Result) -> bool:
     return part == PROBES and one.name in GEOMETRY
 
 
-def _body(found: Mapping[str, Sequence[result.Result]], drawn: Mapping[str, figures.Figure], numbers: str) -> str:
-    of_name = {one.name: one for of_part in found.values() for one in of_part}
-    trained = of_name[TRAINING]
-    sections = "".join(_section(section, found, drawn, numbers) for section in SECTIONS)
-    contents = pages.links({_anchor(section): section.title for section in SECTIONS})
-    return f"""<p>Each number of the paper (arXiv 2605.29459) that can be measured here, and what was measured. Rows on
-blue are the paper's. Under each table stands in what its conditions are not the paper's: where they differ, compare
-directions and not digits.</p>
-{pages.facts({"Runs here": _runs(trained.conditions), "The paper's": _runs(trained.paper_conditions)})}
-{pages.table(headlines.table(of_name))}
-<h2>Contents</h2>
-{contents}
-{sections}
-<h2>What of the paper is not here</h2>
-{pages.bullets(NOT_HERE)}"""
-
-
 def _runs(conditions: Mapping[str, str]) -> str:
     told = "{model}; {training}; text {text}, tokenizer {tokenizer}; P = {P}".format_map(conditions)
     return f"{told}; {conditions['seeds']}\N{NO-BREAK SPACE}seed{'' if conditions['seeds'] == '1' else 's'}"
 
 
 def _section(
-    section: Section,
-    found: Mapping[str, Sequence[result.Result]],
-    drawn: Mapping[str, figures.Figure],
-    numbers: str,
-) -> str:
+    section: Section, found: Mapping[str, Sequence[result.Result]], drawn: Mapping[str, figures.Figure]
+) -> dict[str, Any]:
     held = [one for part in section.parts for one in found.get(part, ())]
-    chosen = [one for name in section.names for one in held if one.name.startswith(name)]
-    shown = [drawn[name] for name in section.figures if name in drawn]
-    layout = "wide" if any(one.wide for one in shown) else "columns"
-    pictures = f'<div class="{layout}">{"".join(pages.figure(one, numbers) for one in shown)}</div>' if shown else ""
-    told = "".join(results.section(one, numbers) for one in chosen) or "<p>Not measured.</p>"
-    return f"""<h2 id="{_anchor(section)}">{html.escape(section.title)}</h2>
-<p>{html.escape(section.about)}</p>
-{pictures}
-{told}"""
-
-
-def _anchor(section: Section) -> str:
-    return f"section-{SECTIONS.index(section) + 1}"
+    return {
+        "title": section.title,
+        "about": section.about,
+        "figures": [drawn[name] for name in section.figures if name in drawn],
+        "results": results.shown(one for name in section.names for one in held if one.name.startswith(name)),
+    }

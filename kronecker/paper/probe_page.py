@@ -17,6 +17,5 @@ def write(found: Sequence[result.Result], file: Path, title: str) -> None:
     drawn = result_figures.draw(found)
     pages.write_figures(numbers, drawn)
     results.write_numbers(numbers, found)
-    pictures = "".join(pages.figure(one, numbers.name) for one in drawn)
-    told = "".join(results.section(one, numbers.name) for one in found)
-    pages.write_text(file, pages.document(title, f'<div class="wide">{pictures}</div>\n{told}'))
+    made = pages.render("probes.html", title=title, numbers=numbers.name, figures=drawn, results=results.shown(found))
+    pages.write_text(file, made)

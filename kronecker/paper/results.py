@@ -1,58 +1,47 @@
 """Results of probes as parts of a page: the table with the paper's rows, what differs, the conditions, the notes."""
 
 import csv
-import html
+import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kronecker.probes import result
-from kronecker.report import pages, tables
+from kronecker.report import pages
+from kronecker.runtime.printing import Table
 
 SAME, NONE = "Under the paper's conditions.", "The paper gives no numbers for this."
 LONG = 24  # rows beyond which a table is folded away
 
 
-def section(one: result.Result, numbers: str) -> str:
-    """Returns a result as HTML; `numbers` is the folder of its CSV file, relative to the page."""
-    source = f" <small>(paper: {html.escape(one.source)})</small>" if one.source else ""
-    whole = pages.table(table(one))
-    link = html.escape(f"{numbers}/{one.name}.csv")
-    if len(one.rows) > LONG:
-        whole = f"<details><summary>Show all {len(one.rows):,} rows</summary>\n{whole}\n</details>"
-    return f"""<section class="result" id="{html.escape(one.name)}">
-<h3>{html.escape(one.title)}{source}</h3>
-{whole}
-<p class="differs">{html.escape(statement(one))} <a href="{link}">Numbers (CSV)</a></p>
-{pages.bullets(one.notes)}
-<details><summary>Conditions, here and in the paper</summary>
-{pages.table(conditions(one))}
-</details>
-</section>
-"""
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A result and what a page says beside it: its rows and conditions as tables, in plain words what differs."""
+
+    result: result.Result
+    table: Table
+    conditions: Table
+    statement: str
+
+    @property
+    def long(self) -> bool:
+        """Whether the table is folded away."""
+        return len(self.result.rows) > LONG
 
 
-def table(one: result.Result) -> tables.Table:
-    """Returns the rows, the paper's last; columns of text are aligned left."""
-    rows = (*one.rows, *one.paper)
-    left = tuple(
-        header
-        for i, header in enumerate(one.columns)
-        if not any(isinstance(row[i], int | float) for row in rows) or i == 0
-    )
-    return tables.Table(tuple(one.columns), tuple(tuple(map(result.text, row)) for row in rows), left, len(one.paper))
+def shown(found: Iterable[result.Result]) -> list[Shown]:
+    """Returns results as pages show them."""
+    return [Shown(one, result.table(one), conditions(one), statement(one)) for one in found]
 
 
-def conditions(one: result.Result) -> tables.Table:
+def conditions(one: result.Result) -> Table:
     """Returns what ours and the paper's rows were measured on, one condition a row; those that differ are marked."""
     differing = result.differences(one)
     rows = []
     for key in dict.fromkeys([*one.conditions, *one.paper_conditions]):
         here, there = one.conditions.get(key, ""), one.paper_conditions.get(key, "")
         rows.append((key, here, there or ("not given" if one.paper else ""), "differs" if key in differing else ""))
-    return tables.Table(
-        ("condition", "here", "in the paper", ""), tuple(rows), ("condition", "here", "in the paper", "")
-    )
+    return Table(("condition", "here", "in the paper", ""), tuple(rows), ("condition", "here", "in the paper", ""))
 
 
 def statement(one: result.Result) -> str:

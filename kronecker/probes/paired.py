@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -74,8 +75,7 @@ def mcnemar(a_N: np.ndarray, b_N: np.ndarray) -> float:
     """
     only_a, only_b = int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
     total = only_a + only_b
-    tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return float(stats.binomtest(only_a, total).pvalue) if total else 1.0
 
 
 def wilcoxon(difference_N: np.ndarray) -> float:
@@ -85,24 +85,20 @@ def wilcoxon(difference_N: np.ndarray) -> float:
     of the mean where a few large differences point against many small ones.
     """
     nonzero = difference_N[difference_N != 0]
-    if not len(nonzero):
-        return 1.0
-    from scipy import stats  # a second of import
-
-    return float(stats.wilcoxon(nonzero).pvalue)
+    return float(stats.wilcoxon(nonzero).pvalue) if len(nonzero) else 1.0
 
 
 def bootstrap(values_N: np.ndarray, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
     """Returns the 95 % percentile interval of the mean, items drawn with replacement; NaN of fewer than two items."""
-    count = len(values_N)
-    if count < 2:
+    if len(values_N) < 2:
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    rows = max(1, BLOCK // count)
-    means = [
-        values_N[rng.integers(count, size=(min(rows, resamples - start), count))].mean(axis=1)
-        for start in range(0, resamples, rows)
-    ]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    found = stats.bootstrap(
+        (values_N,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, BLOCK // len(values_N)),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

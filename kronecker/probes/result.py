@@ -1,15 +1,13 @@
 """What a probe says: one table with its conditions, and what the paper says beside it.  One schema for all probes."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from rich import box, console, measure, table
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 
 Cell = str | int | float | None
-
-NARROWEST = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,31 +78,19 @@ def text(cell: Cell) -> str:
     return cell
 
 
-def show(results: Sequence[Result], file: TextIO = sys.stdout) -> None:
-    """Prints results one below the other, ours and then the paper's rows; plain text where `file` is no terminal."""
-    screen = console.Console(file=file, highlight=False, markup=False, soft_wrap=True)
-    for result in results:
-        source = f"  (paper: {result.source})" if result.source else ""
-        screen.print(f"{result.title}{source}")
-        for name, value in result.conditions.items():
-            screen.print(f"  {name}: {value}")
-        screen.print(_table(result, screen))
-        for note in result.notes:
-            screen.print(f"  {note}")
-        screen.print()
+def table(result: Result) -> Table:
+    """Returns the rows as text, the paper's last; columns of text are aligned left."""
+    rows = (*result.rows, *result.paper)
+    left = tuple(
+        header for i, header in enumerate(result.columns) if not any(isinstance(row[i], int | float) for row in rows)
+    )
+    return Table(tuple(result.columns), [tuple(map(text, row)) for row in rows], left, len(result.paper))
 
 
-def _table(result: Result, screen: console.Console) -> table.Table:
-    made = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for i, header in enumerate(result.columns):
-        number = any(isinstance(row[i], int | float) for row in (*result.rows, *result.paper))
-        made.add_column(header, justify="right" if number else "left", no_wrap=True)
-    for row in result.rows:
-        made.add_row(*map(text, row))
-    if result.paper:
-        made.add_section()
-        for row in result.paper:
-            made.add_row(f"paper: {text(row[0])}", *map(text, row[1:]))
-    natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), made).maximum
-    screen.width = max(NARROWEST, screen.width, natural)
-    return made
+def show(results: Sequence[Result], file: TextIO | None = None) -> None:
+    """Prints results one below the other, ours and then the paper's rows."""
+    for one in results:
+        source = f"  (paper: {one.source})" if one.source else ""
+        conditions = (f"  {name}: {value}" for name, value in one.conditions.items())
+        notes = (f"  {note}" for note in one.notes)
+        printing.show(f"{one.title}{source}", *conditions, table(one), *notes, "", file=file)

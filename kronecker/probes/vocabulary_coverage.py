@@ -1,20 +1,20 @@
 """What a code holds of a vocabulary, by script: which tokens fit whole, which are cut, which share one code.
 
 Counts are over ordinary tokens, those that have bytes and are not special; special
-tokens have a row of their own.  A token's script is that of its first letter, from the letter's Unicode name.
+tokens have a row of their own.  A token's script is Unicode's, of its first letter that has one.
 """
 
 import collections
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-from rich import box, console, measure, table
 
 from kronecker import tokenization
 from kronecker.embedding import codec
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 from kronecker.tokenization import writing_systems
 
 # Mean share of six vocabularies that fits whole, by P (the paper's Table 3).
@@ -138,22 +138,19 @@ def to_json(coverages: Sequence[Coverage]) -> dict[str, Any]:
     }
 
 
-def show(coverages: Sequence[Coverage], file: TextIO = sys.stdout) -> None:
-    """Prints one table over all, then each tokenizer by script with its examples; plain text where no terminal is."""
+def show(coverages: Sequence[Coverage], file: TextIO | None = None) -> None:
+    """Prints one table over all, then each tokenizer by script with its examples."""
     of_tokenizer: dict[str, list[Coverage]] = collections.defaultdict(list)
     for found in coverages:
         of_tokenizer[found.spec].append(found)
-    _print(
-        file,
-        *dict.fromkeys(f"byte source {found.byte_source}, truncation {found.truncation}" for found in coverages),
-    )
-    _print(file, _overview(coverages), *_without_bytes(coverages), *_means(coverages))
+    policies = dict.fromkeys(f"byte source {found.byte_source}, truncation {found.truncation}" for found in coverages)
+    printing.show(*policies, _overview(coverages), *_without_bytes(coverages), *_means(coverages), file=file)
     for of_one in of_tokenizer.values():
-        _print(file, "", f"{of_one[0].tokenizer} by script", _by_script(of_one))
+        printing.show("", f"{of_one[0].tokenizer} by script", _by_script(of_one), file=file)
         for found in of_one:
             if found.examples:
-                _print(file, f"tokens that share a code at P = {found.pos_dim}, for example:")
-                _print(file, *(f"  {_group_text(group)}" for group in found.examples))
+                groups = (f"  {_group_text(group)}" for group in found.examples)
+                printing.show(f"tokens that share a code at P = {found.pos_dim}, for example:", *groups, file=file)
 
 
 def _row_of(tokenizer: tokenization.Tokenizer, token_id: int) -> str:
@@ -179,8 +176,9 @@ def _count_to_json(count: Count) -> dict[str, Any]:
     return dataclasses.asdict(count) | {"coverage": count.coverage if count.tokens else None}
 
 
-def _overview(coverages: Sequence[Coverage]) -> table.Table:
+def _overview(coverages: Sequence[Coverage]) -> Table:
     headers = (
+        "tokenizer",
         "ids",
         "special",
         "without\nbytes",
@@ -190,24 +188,27 @@ def _overview(coverages: Sequence[Coverage]) -> table.Table:
         "fit\nwhole",
         "cut",
         "share\na code",
+        "groups",
     )
-    overview = _table(("tokenizer",), (*headers, "groups"))
+    rows = []
     for found in coverages:
         special = found.by_script.get(SPECIAL)
-        overview.add_row(
-            found.tokenizer,
-            f"{found.ids:,}",
-            f"{special.tokens if special else 0:,}",
-            f"{sum(found.without_bytes.values()):,}",
-            f"{found.not_utf8:,}",
-            f"{found.ordinary.longest:,}",
-            str(found.pos_dim),
-            _percent(found.ordinary),
-            f"{found.ordinary.truncated:,}",
-            f"{found.ordinary.colliding:,}",
-            f"{found.groups:,}",
+        rows.append(
+            (
+                found.tokenizer,
+                f"{found.ids:,}",
+                f"{special.tokens if special else 0:,}",
+                f"{sum(found.without_bytes.values()):,}",
+                f"{found.not_utf8:,}",
+                f"{found.ordinary.longest:,}",
+                str(found.pos_dim),
+                _percent(found.ordinary),
+                f"{found.ordinary.truncated:,}",
+                f"{found.ordinary.colliding:,}",
+                f"{found.groups:,}",
+            )
         )
-    return overview
+    return Table(headers, rows, ("tokenizer",))
 
 
 def _without_bytes(coverages: Sequence[Coverage]) -> list[str]:
@@ -229,14 +230,12 @@ def _means(coverages: Sequence[Coverage]) -> list[str]:
     return ["fit whole, mean of the tokenizers: " + ", ".join(means)]
 
 
-def _by_script(coverages: Sequence[Coverage]) -> table.Table:
+def _by_script(coverages: Sequence[Coverage]) -> Table:
     per_pos_dim = [f"P={found.pos_dim}\n{what}" for found in coverages for what in ("fit whole", "cut", "share a code")]
-    scripts = _table(("script",), ("tokens", "mean\nbytes", "longest\nbytes", *per_pos_dim))
-    for name in coverages[0].by_script:
-        scripts.add_row(name, *_cells([found.by_script[name] for found in coverages]))
-    scripts.add_section()
-    scripts.add_row("all ordinary tokens", *_cells([found.ordinary for found in coverages]))
-    return scripts
+    scripts = [(name, *_cells([found.by_script[name] for found in coverages])) for name in coverages[0].by_script]
+    total = ("all ordinary tokens", *_cells([found.ordinary for found in coverages]))
+    headers = ("script", "tokens", "mean\nbytes", "longest\nbytes", *per_pos_dim)
+    return Table(headers, [*scripts, (), total], ("script",))
 
 
 def _cells(counts: Sequence[Count]) -> list[str]:
@@ -277,20 +276,3 @@ def _token_text(raw: bytes) -> str:
 def _shortened(text: str) -> str:
     half = LONGEST_EXAMPLE // 2
     return text if len(text) <= LONGEST_EXAMPLE else f"{text[:half]}...{text[-half:]}"
-
-
-def _table(left: Sequence[str], right: Sequence[str]) -> table.Table:
-    made = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
-    for header in (*left, *right):
-        made.add_column(header, justify="left" if header in left else "right", vertical="bottom", no_wrap=True)
-    return made
-
-
-def _print(file: TextIO, *parts: table.Table | str) -> None:
-    screen = console.Console(file=file, highlight=False, markup=False, soft_wrap=True)
-    for part in parts:
-        if isinstance(part, table.Table):
-            # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
-            natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), part).maximum
-            screen.width = max(screen.width, natural)
-        screen.print(part)

@@ -1,10 +1,8 @@
 """The report: one page that needs nothing else, and a folder of CSV files with the numbers of its figures."""
 
 import collections
-import dataclasses
-import html
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from kronecker.report import (
@@ -21,23 +19,6 @@ from kronecker.report import (
 from kronecker.run import finished_runs, measured_on
 
 
-@dataclasses.dataclass(frozen=True)
-class Sections:
-    """What a page shows beside its tables.
-
-    Attributes:
-      curves: figures of whole runs.
-      breakdowns: figures of losses by token; None without token losses.
-      damages: what collisions cost; empty without token losses.
-      speed: the figure that goes with the costs.
-    """
-
-    curves: Sequence[figures.Figure]
-    breakdowns: Sequence[figures.Figure] | None
-    damages: Sequence[collisions.Damage]
-    speed: figures.Figure
-
-
 def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     """Writes the page, and each figure as SVG with its numbers as CSV into a folder of the page's name beside it.
 
@@ -49,113 +30,32 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     pages.require_name(page)
     losses = losses_by_token.read_all(comparison)
     numbers = pages.folder_of(page)
-    sections = Sections(
-        curves=figures.draw(comparison),
-        breakdowns=breakdown_figures.draw(comparison, breakdown.break_down(comparison, losses)) if losses else None,
-        damages=collisions.damage(comparison, losses),
-        speed=figures.draw_speed(comparison),
+    curves, speed = figures.draw(comparison), figures.draw_speed(comparison)
+    breakdowns = breakdown_figures.draw(comparison, breakdown.break_down(comparison, losses)) if losses else None
+    pages.write_figures(numbers, (*curves, *(breakdowns or ()), speed))
+    made = pages.render(
+        "comparison.html",
+        title=title,
+        numbers=numbers.name,
+        baseline=comparison.baseline.name,
+        alone=not comparison.others,
+        verdicts=tables.verdicts(comparison),
+        sentences=tables.sentences(comparison),
+        limits=_limits(comparison),
+        curves=curves,
+        reaches=tables.reaches(comparison),
+        breakdowns=breakdowns,
+        folders=shlex.join(dict.fromkeys(str(run.folder.parent) for run in comparison.runs)),
+        least_tokens=breakdown.LEAST_TOKENS,
+        evaluated=comparison.baseline.runs[0].config["eval.sequences"],
+        collisions=tables.collision_costs(collisions.damage(comparison, losses)),
+        costs=tables.costs(comparison),
+        speed=speed,
+        conditions=_conditions(comparison),
+        settings=tables.settings(comparison),
+        commands="\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs),
     )
-    pages.write_figures(numbers, (*sections.curves, *(sections.breakdowns or ()), sections.speed))
-    pages.write_text(page, render(comparison, sections, title, numbers.name))
-
-
-def render(comparison: compare.Comparison, sections: Sections, title: str, numbers: str) -> str:
-    """Returns the page.
-
-    Args:
-      comparison: what to report.
-      sections: its figures and what token losses say.
-      title: of the page.
-      numbers: where the CSV files are, relative to the page.
-    """
-    body = f"""{pages.table(tables.verdicts(comparison))}
-{pages.bullets(tables.sentences(comparison))}
-<div class="columns">
-<section>
-<h2>How to read this</h2>
-{_how_to_read(comparison)}
-</section>
-<section>
-<h2>What cannot be concluded</h2>
-{pages.bullets(_limits(comparison))}
-</section>
-</div>
-<h2>Training</h2>
-<div class="columns">
-{"".join(pages.figure(drawing, numbers) for drawing in sections.curves)}</div>
-{_reaches(comparison)}
-{_by_token(comparison, sections, numbers)}
-<h2>Costs</h2>
-{pages.table(tables.costs(comparison))}
-{pages.figure(sections.speed, numbers)}
-<h2>Conditions</h2>
-{_conditions(comparison)}
-{pages.table(tables.settings(comparison)) if comparison.others else ""}
-<h2>Commands</h2>
-<pre>{html.escape(_commands(comparison))}</pre>"""
-    return pages.document(title, body)
-
-
-def _reaches(comparison: compare.Comparison) -> str:
-    told = tables.reaches(comparison)
-    if not told.rows:
-        return ""
-    return f"""<h3>Who got there sooner</h3>
-{pages.table(told)}
-<p>Tokens and steps that the better run of a pair, the arm's where it is ahead, had seen when its validation loss fell
-below the other's final loss for good; the factor is explained above.</p>"""
-
-
-def _by_token(comparison: compare.Comparison, sections: Sections, numbers: str) -> str:
-    if not comparison.others:
-        return ""
-    if sections.breakdowns is None:
-        folders = dict.fromkeys(str(run.folder.parent) for run in comparison.runs)
-        return f"""<h2>By token</h2>
-<p>Losses by frequency, length and script of a token need every held-out token's loss:
-<code>python scripts/token_losses.py {html.escape(shlex.join(folders))}</code>, then this report again.</p>"""
-    if not sections.breakdowns:
-        return f"""<h2>By token</h2>
-<p>The held-out text is too short: no two groups of its tokens hold {breakdown.LEAST_TOKENS} each.</p>"""
-    drawn = "".join(pages.figure(drawing, numbers) for drawing in sections.breakdowns)
-    evaluated = comparison.baseline.runs[0].config["eval.sequences"]
-    first = f", the verdicts above on the first {evaluated:,} sequences of it" if evaluated else ""
-    return f"""<h2>By token</h2>
-<p>On the whole held-out text{first}, by the model at the end of each run. With this many groups some
-intervals exclude zero by chance: one in twenty does where there is nothing to see.</p>
-<div class="wide">
-{drawn}</div>
-{_collisions(comparison, sections.damages)}"""
-
-
-def _collisions(comparison: compare.Comparison, damages: Sequence[collisions.Damage]) -> str:
-    if not damages:
-        return ""
-    return f"""<h3>What colliding codes cost</h3>
-{pages.table(tables.collision_costs(damages))}
-<p>Ids whose codes are equal look the same to the model. Damage: how much more an arm loses to
-{html.escape(comparison.baseline.name)} on the token after such an input than after inputs with a code of their own,
-matched by length in bytes, script, frequency in the training text (powers of two) and whether they begin with a space.
-Over all tokens: damage times the share of such inputs, those without a match taken to be like the others; later
-tokens, which read the input too, are not in it. The interval is over seeds, which share their ids. The placebo is what
-95 % of such estimates stay below after the label was dealt out at random among the ids of a stratum: a damage within
-it may be a quirk of the ids, and is not resolved.</p>"""
-
-
-def _how_to_read(comparison: compare.Comparison) -> str:
-    baseline = html.escape(comparison.baseline.name)
-    return f"""<p>Every arm was trained with the same tokenizer, body, initial body, data, order of the data and
-schedule; only the input embedding differs, and in tied arms the head. So the two runs of one seed share most of their
-luck, and the paired difference (an arm's final validation loss minus that of {baseline} with the same seed) is free of
-what they share. It is in nats per token: below zero, the arm is better; −0.01 means that it gives the true next token
-1 % more probability, on geometric average.</p>
-<p>With two seeds or more, ± is half the 95 % t interval of the mean difference. An interval that lies wholly below zero
-reads <em>better</em>, wholly above zero <em>worse</em>; anything else is <em>not resolved</em>, which does not mean
-equal. Resolvable is the true difference that as many seeds with this spread would resolve four times in five. Bits per
-byte divide the same loss by the bytes of the text, and so compare across tokenizers.</p>
-<p>Sooner × says how many times fewer steps the arm needs for {baseline}'s final loss; below 1 it needs more: there
-{baseline} reaches the arm's final loss in that share of its own steps. The schedule was made for the whole length, so
-a run planned to be that short would end lower; the paper's factor, 1.43, was read off in this way too.</p>"""
+    pages.write_text(page, made)
 
 
 def _limits(comparison: compare.Comparison) -> list[str]:
@@ -182,13 +82,13 @@ def _limits(comparison: compare.Comparison) -> list[str]:
     return told
 
 
-def _conditions(comparison: compare.Comparison) -> str:
+def _conditions(comparison: compare.Comparison) -> dict[str, str]:
     first = comparison.baseline.runs[0]
     c, result = first.config, first.result
     data, tokenizer = result["data_fingerprint"][:12], result["tokenizer_fingerprint"][:12]
     batch = f"{c['train.batch']} × {c['train.sequence']} tokens"
     rates = _each(f"{run.config['train.lr']:g}" for run in comparison.runs)
-    facts = {
+    return {
         "Model": f"{measured_on.model(first.config)}; {c['model.dtype']}",
         "Data": f"{c['data.source']}; fingerprint {data}",
         "Tokenizer": f"{c['tokenizer']}, {c['model.vocab_size']:,} ids; fingerprint {tokenizer}",
@@ -200,7 +100,6 @@ def _conditions(comparison: compare.Comparison) -> str:
         "Commit": _each(run.env["commit"] or "not in a git checkout" for run in comparison.runs),
         "Started": _each(run.env["started"][:10] for run in comparison.runs) + " (UTC)",
     }
-    return pages.facts(facts)
 
 
 def _devices(run: finished_runs.Run) -> str:
@@ -215,7 +114,3 @@ def _versions(run: finished_runs.Run) -> str:
 def _each(texts: Iterable[str]) -> str:
     """Returns the different texts; conditions that differ between runs should stand out."""
     return " | ".join(dict.fromkeys(texts))
-
-
-def _commands(comparison: compare.Comparison) -> str:
-    return "\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs)

@@ -1,35 +1,15 @@
 """The tables of verdicts and costs, and the sentences that go with them, for the terminal and the page."""
 
-import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich import box, console, measure, table
-
 from kronecker.report import collisions, compare, intervals
 from kronecker.run import finished_runs
+from kronecker.runtime import printing
+from kronecker.runtime.printing import Table
 
-NARROWEST = 100
 PARAMETER_GROUPS = ("input", "body", "head", "total")
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-      headers: of its columns; a line break where one may be wanted.
-      rows: one tuple a row.
-      left: headers whose columns are aligned left; all others hold numbers.
-      quoted: how many of the last rows are the paper's.
-    """
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: tuple[str, ...]
-    quoted: int = 0
 
 
 def verdicts(comparison: compare.Comparison) -> Table:
@@ -90,30 +70,11 @@ def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
     return Table(headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
 
 
-def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO = sys.stdout) -> None:
-    """Prints the tables and what they say in words; plain text where `file` is not a terminal."""
-    screen = console.Console(file=file, highlight=False, markup=False)
-    shown = [verdicts(comparison), costs(comparison), reaches(comparison)]
-    for told in [*shown, collision_costs(damages)]:
-        if told.rows:
-            show_table(told, screen)
-            screen.print()
-    for sentence in sentences(comparison):
-        screen.print(sentence)
-
-
-def show_table(told: Table, screen: console.Console) -> None:
-    """Prints one table."""
-    printed = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
-    for header in told.headers:
-        left = header in told.left
-        printed.add_column(header, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
-    for row in told.rows:
-        printed.add_row(*row)
-    # A pipe has no width, and on a narrow terminal a wrapped row still says more than a cut one.
-    natural = measure.Measurement.get(screen, screen.options.update(max_width=1000), printed).maximum
-    screen.width = max(NARROWEST if not screen.is_terminal else screen.width, natural)
-    screen.print(printed)
+def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO | None = None) -> None:
+    """Prints the tables and what they say in words."""
+    made = (verdicts(comparison), costs(comparison), reaches(comparison), collision_costs(damages))
+    apart = (part for told in made if told.rows for part in (told, ""))
+    printing.show(*apart, *sentences(comparison), file=file, wrap=True)
 
 
 def sentences(comparison: compare.Comparison) -> list[str]:

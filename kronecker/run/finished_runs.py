@@ -131,10 +131,7 @@ def read(folder: epath.Path) -> Run:
 
 def read_json(folder: epath.Path, name: str) -> dict[str, Any]:
     """Returns the content of one of a run's files; a missing or damaged one raises an error that names it."""
-    try:
-        content = rundir.read_json(folder / name)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / name}: not JSON ({error}); the file was cut or edited") from None
+    content = rundir.read_json(folder / name)
     if content is None:
         raise FileNotFoundError(f"{folder / name}: missing; {folder} is not a whole run")
     return content

@@ -55,8 +55,6 @@ FREE_ON_RESUME = (
     "train.deterministic",
     "train.loss_chunk",
 )
-# Keys that came after there were runs, and the values under which a run is what it was without them.
-_ADDED = {"checkpoint.init_from": ""}
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
@@ -79,11 +77,7 @@ def read_json(path: epath.Path) -> Any:
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the part of a config that decides a run's numbers, dotted key -> value."""
-    return {
-        key: value
-        for key, value in dotted.flat(config).items()
-        if not key.startswith(FREE_ON_RESUME) and (key not in _ADDED or value != _ADDED[key])
-    }
+    return {key: value for key, value in dotted.flat(config).items() if not key.startswith(FREE_ON_RESUME)}
 
 
 @contextlib.contextmanager

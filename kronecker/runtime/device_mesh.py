@@ -44,7 +44,7 @@ def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
 
     The numbers are the same on any mesh but for rounding.
     """
-    parts = config.mesh.get("fsdp", 1), config.mesh.get("tensor", 1)  # runs from before there were such axes have none
+    parts = config.mesh.fsdp, config.mesh.tensor
     if -1 in parts or jax.device_count() % (parts[0] * parts[1]):
         return make_mesh()
     return mesh_of((jax.device_count() // (parts[0] * parts[1]), *parts))

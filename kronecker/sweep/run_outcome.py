@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from etils import epath
-from rich import box, console, table
 
 from kronecker.run import finished_runs, rundir
-from kronecker.runtime import preemption
+from kronecker.runtime import preemption, printing
+from kronecker.runtime.printing import Table
 from kronecker.sweep import planning
 
 STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and leave
@@ -47,16 +47,14 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    summary = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    summary.add_column("run", overflow="fold")
-    summary.add_column("state")
-    for header in ("seconds", "train loss", "val. loss", "exit code"):
-        summary.add_column(header, justify="right")
+    """Prints the table of a sweep: a row a run."""
+    rows = []
     for outcome in outcomes:
         losses = ("" if loss is None else f"{loss:.4f}" for loss in (outcome.train_loss, outcome.validation_loss))
         code = "" if outcome.exit_code is None else str(outcome.exit_code)
-        summary.add_row(outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code)
-    console.Console(highlight=False, markup=False).print(summary)
+        rows.append((outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code))
+    headers = ("run", "state", "seconds", "train loss", "val. loss", "exit code")
+    printing.show(Table(headers, rows, ("run", "state")))
 
 
 def _losses(run: planning.Planned) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from kronecker import tokenization
 from kronecker.data import manifests, preparation
 from kronecker.model import build
-from kronecker.run import rundir
+from kronecker.run import finished_runs, rundir
 from kronecker.runtime import device_mesh, sharding, storage
 from kronecker.training import checkpoint, train_step
 
@@ -45,7 +45,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
     config = ml_collections.ConfigDict(saved).lock()
     device_mesh.use_simulated_cpu_devices(config)
-    recorded = storage.open_path((rundir.read_json(workdir / rundir.ENV) or {}).get("data", ""), f"{rundir.ENV}: data")
+    recorded = storage.open_path(finished_runs.read_json(workdir, rundir.ENV)["data"], f"{rundir.ENV}: data")
     if (recorded / manifests.MANIFEST).exists():  # the text that it was made from may be gone
         prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer)
     else:

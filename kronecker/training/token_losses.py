@@ -51,7 +51,7 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
 
 def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
     token_nats = jax.jit(
-        functools.partial(train_step.token_nats, run.arm.model, chunk=run.config.train.get("loss_chunk", 0)),
+        functools.partial(train_step.token_nats, run.arm.model, chunk=run.config.train.loss_chunk),
         out_shardings=sharding.split_batch(run.mesh),
     )
     batch = evaluation.batch_size(run.config, run.mesh)

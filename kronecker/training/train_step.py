@@ -207,8 +207,7 @@ def lower_eval_step(
       like: the parameters, or their shapes, types and shardings.
       batch: sequences at a time, over all devices.
     """
-    chunk = config.train.get("loss_chunk", 0)  # runs from before there was such a key have none
-    evaluate = jax.jit(make_eval_step(model, chunk), out_shardings=sharding.replicated(mesh))
+    evaluate = jax.jit(make_eval_step(model, config.train.loss_chunk), out_shardings=sharding.replicated(mesh))
     text_bytes = jax.ShapeDtypeStruct((model.shape.padded_vocab,), jnp.float32, sharding=sharding.replicated(mesh))
     return evaluate.lower(
         like, sharding.abstract_replica(bag, mesh), text_bytes, *_abstract_batch(batch, config.train.sequence, mesh)

@@ -3,6 +3,7 @@
 import base64
 import collections
 import csv
+import html
 import itertools
 import json
 import re
@@ -570,7 +571,7 @@ def test_a_run_without_token_losses_leaves_all_breakdowns_out_and_the_page_says_
                 (run / name).write_bytes((swept / run.name / name).read_bytes())
     comparison_page.write(comparison(folder), folder / "report.html", "x")
     page = (folder / "report.html").read_text()
-    assert f"<code>python scripts/token_losses.py &#x27;{folder}&#x27;</code>" in page
+    assert f"<code>python scripts/token_losses.py '{folder}'</code>" in html.unescape(page)
     assert "What colliding codes cost" not in page
     assert not [name for name in BY_TOKEN if (folder / "report" / f"{name}.csv").exists() or f'id="{name}"' in page]
 

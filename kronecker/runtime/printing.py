@@ -1,0 +1,62 @@
+"""Tables of text and how they are printed, the same for every script."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich import box, console, measure
+from rich import table as rich_table
+
+NARROWEST = 100  # characters; a pipe has no width
+WIDEST = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+      headers: of its columns; a line break where one may be wanted.
+      rows: one sequence a row, whose last cells may be missing; an empty one is a blank line.
+      left: headers whose columns are aligned left; all others hold numbers.
+      quoted: how many of the last rows are the paper's.
+    """
+
+    headers: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    left: tuple[str, ...]
+    quoted: int = 0
+
+
+def show(*parts: Table | str, file: TextIO | None = None, wrap: bool = False) -> None:
+    """Prints tables and texts one below the other; plain text where `file` is not a terminal.
+
+    Args:
+      parts: to print; a table that is wider than the terminal is not cut.
+      file: where to; default: stdout.
+      wrap: whether to break long texts between words, at the width of the terminal or of the widest table so far.
+    """
+    screen = console.Console(file=file, highlight=False, markup=False)
+    if not screen.is_terminal:
+        screen.width = NARROWEST
+    for part in parts:
+        shown = _grid(part) if isinstance(part, Table) else part
+        if shown is not part:  # on a narrow terminal a wrapped row still says more than a cut one
+            natural = measure.Measurement.get(screen, screen.options.update(max_width=WIDEST), shown).maximum
+            screen.width = max(screen.width, natural)
+        screen.print(shown, soft_wrap=not wrap)
+
+
+def _grid(told: Table) -> rich_table.Table:
+    grid = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for header in told.headers:
+        justify = "left" if header in told.left else "right"
+        grid.add_column(header, justify=justify, vertical="bottom", no_wrap=True)
+    ours = len(told.rows) - told.quoted
+    for row in told.rows[:ours]:
+        grid.add_row(*row)
+    for i, (first, *others) in enumerate(told.rows[ours:]):
+        if i == 0:
+            grid.add_section()
+        grid.add_row(f"paper: {first}", *others)
+    return grid
