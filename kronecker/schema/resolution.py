@@ -85,16 +85,13 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
 
     Args:
       config: every key of configs/base.py.
-      devices: over all hosts, to check mesh and batches against; None: not known yet.
+      devices: over all hosts, for `check_devices`; None: not known yet.
 
     Raises:
       ValueError: one message that lists every unknown enum, value out of range and inconsistent pair.
     """
     c = config.copy_and_resolve_references()
-    faults = [*_value_faults(dotted.flat(c)), *_pair_faults(c)]
-    if not faults and devices is not None:
-        faults = [*_device_faults(c, devices)]
-    if faults:
+    if faults := [*_value_faults(dotted.flat(c)), *_pair_faults(c)]:
         raise ValueError("; ".join(faults))
     tokens_a_step = c.train.batch * c.train.sequence
     c.train.steps = c.train.steps or max(1, math.ceil(c.train.tokens / tokens_a_step))
@@ -105,7 +102,15 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
     c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
     if not c.embedding.init_std:
         c.embedding.init_std = derived_init_std(dotted.flat(c))
+    if devices is not None:
+        check_devices(c, devices)
     return c
+
+
+def check_devices(config: ml_collections.ConfigDict, devices: int) -> None:
+    """Raises a ValueError if a resolved config's mesh and batches do not fit so many devices, over all hosts."""
+    if faults := [*_device_faults(config, devices)]:
+        raise ValueError("; ".join(faults))
 
 
 def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.ConfigDict:
@@ -170,7 +175,7 @@ def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
             f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} leaves {micro} sequences, not "
             f"divisible by {told}; change either"
         )
-    if c.eval.batch % parts:
+    if c.eval.batch % parts and c.eval.batch != micro:  # else it is the same fault
         yield f"eval.batch is {c.eval.batch}, not divisible by {told}"
 
 
