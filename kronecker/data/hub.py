@@ -15,12 +15,10 @@ from typing import Any
 
 import httpx2
 import huggingface_hub
-from etils import epath
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
 from kronecker.runtime import locks, storage
 
-LOCK_FILE = ".lock"  # two runs must not write one .part file
 BLOCK = 1 << 24  # bytes
 # Of each request: about four minutes in all, then the same command goes on later.
 RETRIES: dict[str, Any] = {"max_retries": 7, "base_wait_time": 1.0, "max_wait_time": 60.0, "timeout": 30.0}
@@ -50,11 +48,11 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
     The first call asks the hub and writes the answer into `folder`; later calls see the same commit without network.
     """
     file = folder / f"listing-{prefix.replace('/', '-')}.json"
-    with locks.locked(folder / LOCK_FILE):
+    with locks.locked(folder / locks.LOCK):
         if not file.exists():
             listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
-            with storage.writing(epath.Path(file)) as output:
-                output.write(listing.encode())
+            with storage.renamed(file) as unfinished:
+                unfinished.write_text(listing)
     stored = json.loads(file.read_text())
     return Listing(stored["repo"], stored["revision"], tuple(RemoteFile(**entry) for entry in stored["files"]))
 
@@ -109,7 +107,7 @@ def download(
       OSError: if a file cannot be written.
     """
     total, before = sum(file.size for file in files), 0
-    with locks.locked(folder / LOCK_FILE):
+    with locks.locked(folder / locks.LOCK):  # two runs must not write one .part file
         for file in files:
             target = local_path(file, folder)
             if not target.exists():

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,9 +115,8 @@ def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file by rename, so that it is whole or not there."""
-    temporary = file.with_name(f"{file.name}.tmp{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with storage.renamed(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def table(told: tables.Table) -> str:
