@@ -81,7 +81,7 @@ class Study:
         """
         fine = True
         out = self._ledger.folder / parts.STUDY / RUNS
-        with locks.only_sweep_in(out):
+        with locks.locked(out / locks.LOCK):
             for group in self.groups():
                 missing = self._missing(group)
                 need = self._seconds_a_token() * sum(one.settings["train.tokens"] for one in missing)
@@ -92,7 +92,7 @@ class Study:
                     if children.stopped_by or time.time() > end:
                         break
                     fine &= self._train(one, children, end)
-        (out / locks.SWEEP_LOCK).unlink()
+        (out / locks.LOCK).unlink()
         return fine
 
     def _missing(self, group: list[Member]) -> list[Member]:
@@ -113,7 +113,7 @@ class Study:
         told = {"stage": one.stage, "settings": dict(one.settings), "command": list(one.planned.command[1:])}
         if found:
             shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
-            (folder / rundir.LOCK).unlink(missing_ok=True)
+            (folder / locks.LOCK).unlink(missing_ok=True)
             self._ledger.write(parts.STUDY, one.name, seconds, told | {"diverged": False, **found})
         elif code == DIVERGED and NOT_FINITE in log.read_text():
             self._ledger.write(parts.STUDY, one.name, seconds, told | {"diverged": True})

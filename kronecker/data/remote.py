@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -91,7 +91,9 @@ def _copy(copy: _Copy) -> None:
     if not storage.is_remote(target) and target.exists():  # it got its name when it was whole
         return
     digest = hashlib.sha256()
-    with _whole(target) as written, source.open("rb") as reading, written.open("wb") as writing:
+    # An object is whole when it appears; a file of a disk gets its name when it is.
+    whole = contextlib.nullcontext(target) if storage.is_remote(target) else storage.renamed(target)
+    with whole as written, source.open("rb") as reading, written.open("wb") as writing:
         while block := reading.read(BLOCK):
             digest.update(block)
             writing.write(block)
@@ -100,14 +102,3 @@ def _copy(copy: _Copy) -> None:
                 f"{source} is damaged: its sha256 is {digest.hexdigest()[:12]}, the manifest's {sha256[:12]}; "
                 f"delete {source.parent} and prepare the data again"
             )
-
-
-@contextlib.contextmanager
-def _whole(target: epath.Path) -> Iterator[epath.Path]:
-    """Yields where to write: an object is whole when it appears, a file of a disk gets its name when it is."""
-    if storage.is_remote(target):
-        yield target
-        return
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    yield unfinished
-    unfinished.replace(target)

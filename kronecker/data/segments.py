@@ -33,6 +33,6 @@ def claims(folder: pathlib.Path, count: int) -> Iterator[int]:
     """
     for wait in (False, True):
         for number in range(count):
-            with locks.claimed(folder / f"{number:05d}", wait) as mine:
-                if mine:
+            with locks.locked(folder / f"{number:05d}", wait) as mine:
+                if mine is not None:
                     yield number

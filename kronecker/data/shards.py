@@ -20,6 +20,7 @@ from array_record.python import array_record_module
 
 from kronecker import tokenization
 from kronecker.data import manifests, sources
+from kronecker.runtime import storage
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -203,17 +204,14 @@ def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       OSError: one line with the file, the reason and the remedy, if it could not be written.
     """
-    unfinished = file.with_name(f"{file.name}.unfinished")
     try:
-        yield unfinished
-        unfinished.replace(file)
+        with storage.renamed(file) as unfinished:
+            yield unfinished
     except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
         raise OSError(
             f"cannot write {file}: {error}; free some space or set data.folder to another disk, "
             "the same command then goes on from the last finished shard"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write_json(file: pathlib.Path, content: Any) -> None:

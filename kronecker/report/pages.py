@@ -1,7 +1,6 @@
 """Pages and the files beside them.  A page is one file that needs no other: its look and its figures are in it."""
 
 import base64
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,9 +53,8 @@ def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file by rename, so that it is whole or not there."""
-    temporary = file.with_name(f"{file.name}.tmp{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with storage.renamed(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _least_width(svg: str) -> str:

@@ -28,7 +28,7 @@ from kronecker.schema import dotted
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
 TOKEN_LOSSES = "token_losses.npz"
-CHECKPOINTS, LOCK = "checkpoints", ".lock"
+CHECKPOINTS = "checkpoints"
 COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond
@@ -86,7 +86,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     if storage.is_remote(workdir):  # object stores have no locks
         yield
         return
-    with locks.locked(Path(workdir) / LOCK):
+    with locks.locked(Path(workdir) / locks.LOCK):
         yield
 
 
@@ -149,7 +149,7 @@ def without_paths_outside(command: Sequence[str]) -> list[str]:
 
 
 def _is_passing(name: str) -> bool:
-    return name == LOCK or name.endswith(".tmp")
+    return name == locks.LOCK or name.endswith(".tmp")
 
 
 def _commit() -> str | None:

@@ -1,22 +1,19 @@
 """Several processes that train one run: how they find each other, through JAX's own runtime.
 
-Each says once who and where it is.  One that never comes ends the others after `distributed.timeout_seconds`, one that
-dies or fails after `distributed.heartbeat_seconds`, and JAX's message on process 0 names its index ("Some timed out
-task names: 1", "Task 1 heartbeat timeout").
+Each says that it waits for the others, and then who and where it is.  One that never comes ends the others after
+`distributed.timeout_seconds`; it is the one whose log lacks the first line.  One that dies or fails ends them after
+`distributed.heartbeat_seconds`, and JAX's message on process 0 names it ("Task 1 heartbeat timeout").
 """
 
-import contextlib
-import functools
 import os
 import socket
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import ml_collections
 import numpy as np
-from jax._src import clusters, distributed
 from jax.experimental import multihost_utils
 
 from kronecker.runtime import allocator
@@ -24,7 +21,6 @@ from kronecker.runtime import allocator
 # What SLURM and Open MPI, and Cloud TPU, tell each process of how many there are.  JAX reads the rest itself.
 _SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
-SECONDS_TO_TELL = 10  # that processes wait longer than the service, whose message names who is missing
 # What stands in for distributed.coordinator, processes and index, if those are not set.
 COORDINATOR, PROCESSES, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -45,46 +41,46 @@ def start(config: ml_collections.ConfigDict) -> None:
     if config.distributed.enabled == "on" or (
         config.distributed.enabled == "auto" and (told or _one_of_several(os.environ))
     ):
-        if not told and not _in_a_cluster():
-            raise ValueError(
-                "distributed.enabled is on, and nothing says where the other processes are: no SLURM, Open MPI or "
-                f"Cloud TPU is here; set distributed.coordinator, processes and index, or {COORDINATOR}, {PROCESSES} "
-                f"and {INDEX}, or leave distributed.enabled at auto"
-            )
         seconds = config.distributed.timeout_seconds
-        with _roll_call(seconds):
+        place = "process {process_id} of {num_processes} at {coordinator_address}".format(**told) if told else "process"
+        _say(f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for the others")
+        try:
             jax.distributed.initialize(
                 **told,
-                # Below SLURM, JAX would also give each process one GPU, where whoever tells may want one for all.
+                # In a SLURM job, JAX would also give each process one GPU; with an explicit place, it gets all.
                 cluster_detection_method="deactivate" if told else None,
-                initialization_timeout=seconds + SECONDS_TO_TELL,
+                initialization_timeout=seconds,
                 heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
                 shutdown_timeout_seconds=seconds,
             )
+        except ValueError as error:  # JAX found no cluster
+            raise ValueError(
+                "distributed.enabled is on, and nothing says where the other processes are: no SLURM, Open MPI or "
+                f"Cloud TPU is here ({error}); set distributed.coordinator, processes and index, or {COORDINATOR}, "
+                f"{PROCESSES} and {INDEX}, or leave distributed.enabled at auto"
+            ) from error
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
             f"this is one of {jax.process_count()} processes of a TPU slice, and distributed.enabled is "
             f"{config.distributed.enabled}; set --config.distributed.enabled=on on each of them"
         )
     if jax.distributed.is_initialized():
-        print(
+        _say(
             f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} (pid {os.getpid()}): "
-            f"{jax.local_device_count()} of {jax.device_count()} devices, {jax.local_devices()[0].device_kind}",
-            file=sys.stderr,
-            flush=True,
+            f"{jax.local_device_count()} of {jax.device_count()} devices, {jax.local_devices()[0].device_kind}"
         )
 
 
 def leave(code: int, fault: BaseException | None = None) -> None:
     """Ends this process with `code` at once if it is one of several that fails on its own account; else returns.
 
-    On the ordinary way out JAX waits for the others, which wait for this one; so they miss its heartbeat instead.  An
-    error of JAX's runtime most often says that another one has ended: then the ordinary way tells whose heartbeat is
-    missing.  Too little memory is an error of this process's own; of other ones that are, nothing here can tell.
+    JAX normally waits for its peers at exit.  If this process failed alone, it exits at once so that peers see a
+    missing heartbeat.  A JaxRuntimeError usually means that a peer died, so there is no early exit for it, except on
+    out of memory, which is local.
 
     Args:
       code: not 0.
-      fault: what ends it, where that is no bad input.
+      fault: the exception that ends it; None for bad input.
     """
     echo = isinstance(fault, jax.errors.JaxRuntimeError) and allocator.OUT_OF_MEMORY not in str(fault)
     if jax.distributed.is_initialized() and not echo:
@@ -135,26 +131,8 @@ def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": index}
 
 
-@contextlib.contextmanager
-def _roll_call(seconds: int) -> Iterator[None]:
-    """Lets JAX's service, which process 0 starts inside the block, wait `seconds` and name whoever is missing then.
-
-    Only the service knows them, and jax.distributed.initialize leaves it waiting for an hour: the processes give up
-    before, with no index in the message.  It has no argument for that, hence the patch.
-    """
-    library, name = distributed._jax, "get_distributed_runtime_service"
-    original = getattr(library, name)
-    setattr(library, name, functools.partial(original, cluster_register_timeout=seconds))
-    try:
-        yield
-    finally:
-        setattr(library, name, original)
-
-
-def _in_a_cluster() -> bool:
-    """Returns whether jax.distributed.initialize would find the others by itself; JAX has no public way to ask."""
-    kinds = (kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method)
-    return any(kind.is_env_present() for kind in kinds)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _one_of_several(environment: Mapping[str, str]) -> bool:

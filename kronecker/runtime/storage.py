@@ -10,13 +10,15 @@ import importlib.util
 import io
 import time
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import fsspec
 from etils import epath
 
 CLIENTS = {"gs": "gcsfs"}  # scheme -> the package that etils.epath needs for it
 SECONDS_BETWEEN_UPLOADS = 30.0
+
+Local = TypeVar("Local")  # an epath.Path or a pathlib.Path
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -57,10 +59,19 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
         yield content
         path.write_bytes(content.getvalue())
         return
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with renamed(path) as temporary, temporary.open("wb") as file:
         yield file
-    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def renamed(path: Local) -> Iterator[Local]:
+    """Yields a temporary name beside a local file; what is written there takes the name `path` if nothing failed."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Lines:

@@ -34,7 +34,7 @@ def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -
     if parallel < 1:
         raise ValueError(f"--parallel={parallel}: at least one run at a time; leave it out for one after another")
     shares = devices.split(parallel) if parallel > 1 else None
-    with locks.only_sweep_in(out) as lock, _Children(lock) as children:
+    with locks.locked(out / locks.LOCK) as lock, _Children(lock) as children:
         slurm.check_none_at_work(planned, out)
         outcomes = _at_once(planned, out, children, shares) if shares else _in_turn(planned, children)
     run_outcome.show(outcomes)

@@ -154,7 +154,7 @@ def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resou
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     cluster = CLUSTERS[launcher]
-    with locks.only_sweep_in(out):
+    with locks.locked(out / locks.LOCK):
         sorted_runs = sort(planned, out, cluster)
         jobs = _submit(sorted_runs.new, out, cluster, resources) if sorted_runs.new else {}
         record = {"cluster": cluster, "jobs": {**sorted_runs.jobs, **jobs}}

@@ -20,8 +20,9 @@ from kronecker.data import hub
 ROOT = pathlib.Path(__file__).parents[2]
 REPO = "HuggingFaceFW/fineweb-edu"
 COMMIT = "c0ffee"
-QUICK = hub.Retry(tries=4, first=0.01)
 PAGE = 2  # files a page of the listing
+BLOCK = 1_000_000  # a third of the blob
+BLOCKS = ["bytes=0-999999", "bytes=1000000-1999999", "bytes=2000000-2999999"]
 
 
 class LocalHub(http.server.ThreadingHTTPServer):
@@ -76,10 +77,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def file(self, path, cut):
         content, header = self.server.files[path], self.headers.get("range")
-        start = int(header.removeprefix("bytes=").rstrip("-")) if header and self.server.ranges else 0
-        body = content[start:]
+        ranged = header and self.server.ranges
+        first, last = map(int, header.removeprefix("bytes=").split("-")) if ranged else (0, len(content))
+        body = content[first : last + 1]
         sent = body[: len(body) // 2] if cut else body
-        self.answer(206 if start else 200, sent, {"content-length": str(len(body))})
+        self.answer(206 if ranged else 200, sent, {"content-length": str(len(body))})
 
     def answer(self, status, body, headers=()):
         self.send_response(status)
@@ -95,6 +97,8 @@ def server(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(hub, "RETRIES", hub.RETRIES | {"max_retries": 3, "base_wait_time": 0.01})
+    monkeypatch.setattr(hub, "BLOCK", BLOCK)
     yield server
     server.shutdown()
     thread.join()
@@ -107,38 +111,44 @@ def blob(server):
     return server.files["data/a.parquet"]
 
 
-def fetch(folder, retry=QUICK):
-    listing = hub.list_files(REPO, "data", QUICK)
-    return hub.download(listing, listing.files, folder, retry=retry)
+def fetch(folder, progress=lambda done, total: None):
+    listing = hub.list_files(REPO, "data")
+    return hub.download(listing, listing.files, folder, progress)
 
 
 def test_a_listing_is_complete_and_sorted_over_pages_and_failures(server):
     server.files = {f"data/{name}.parquet": name.encode() for name in "edcba"} | {"data/read.me": b""}
     server.faults["revision"] = [503]
     server.faults["tree"] = [429, 500]
-    listing = hub.list_files(REPO, "data", QUICK)
+    listing = hub.list_files(REPO, "data")
     assert [file.path for file in listing.files] == [f"data/{name}.parquet" for name in "abcde"]
     assert listing.files[0] == hub.RemoteFile("data/a.parquet", 1, hashlib.sha256(b"a").hexdigest())
 
 
 def test_a_pinned_listing_asks_the_hub_once(server, blob, tmp_path):
-    first = hub.pinned_listing(REPO, "data", tmp_path, QUICK)
+    first = hub.pinned_listing(REPO, "data", tmp_path)
     server.files["data/b.parquet"] = b"new"
-    assert hub.pinned_listing(REPO, "data", tmp_path, QUICK) == first
+    assert hub.pinned_listing(REPO, "data", tmp_path) == first
     assert len(server.requests["tree"]) == 1
 
 
-def test_a_dropped_download_is_continued_where_it_broke(server, blob, tmp_path):
-    server.faults["data/a.parquet"] = ["drop", 503, 429]
+def test_a_dropped_download_is_continued_at_the_block_that_broke(server, blob, tmp_path):
+    server.faults["data/a.parquet"] = [None, "drop", 503, 429, None, 408, 500]
     assert [path.read_bytes() for path in fetch(tmp_path)] == [blob]
-    assert server.requests["data/a.parquet"] == [None] + ["bytes=1500000-"] * 3
+    assert server.requests["data/a.parquet"] == BLOCKS[:1] + BLOCKS[1:2] * 4 + BLOCKS[2:] * 3
+
+
+def test_a_download_tells_how_far_it_is_after_each_block(server, blob, tmp_path):
+    told = []
+    fetch(tmp_path, lambda done, total: told.append((done, total)))
+    assert told == [(done, 3_000_000) for done in (1_000_000, 2_000_000, 3_000_000, 3_000_000)]
 
 
 def test_a_later_call_continues_what_an_earlier_one_left(server, blob, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.parquet.part").write_bytes(blob[:1000])
     assert [path.read_bytes() for path in fetch(tmp_path)] == [blob]
-    assert server.requests["data/a.parquet"] == ["bytes=1000-"]
+    assert server.requests["data/a.parquet"] == ["bytes=1000-1000999", "bytes=1001000-2000999", "bytes=2001000-2999999"]
 
 
 def test_a_server_that_ignores_ranges_gets_asked_for_the_whole_file(server, blob, tmp_path):
@@ -150,7 +160,7 @@ def test_a_server_that_ignores_ranges_gets_asked_for_the_whole_file(server, blob
 def test_a_file_that_is_there_is_not_downloaded_again(server, blob, tmp_path):
     fetch(tmp_path)
     fetch(tmp_path)
-    assert len(server.requests["data/a.parquet"]) == 1
+    assert server.requests["data/a.parquet"] == BLOCKS
 
 
 def test_retry_after_is_honoured(server, blob, tmp_path):
@@ -160,11 +170,19 @@ def test_retry_after_is_honoured(server, blob, tmp_path):
     assert time.monotonic() - started >= 1
 
 
-def test_waits_double_up_to_the_longest():
-    longest = [
-        hub.Retry(first=1, longest=5).wait(failures) / bound for failures, bound in ((1, 1), (2, 2), (3, 4), (9, 5))
-    ]
-    assert all(0.5 <= share <= 1 for share in longest)
+def test_waits_double_up_to_the_longest(server, blob, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(hub, "RETRIES", hub.RETRIES | {"max_retries": 4, "base_wait_time": 1.0, "max_wait_time": 5.0})
+    server.faults["data/a.parquet"] = [503, "drop", 500, 429]
+    assert [path.read_bytes() for path in fetch(tmp_path)] == [blob]
+    assert waits == [1, 2, 4, 5]
+
+
+def test_a_hub_that_cannot_be_reached_ends_in_one_line(server, blob, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"revision/main: .*refused.*, 4 times in a row; run again later"):
+        fetch(tmp_path)
 
 
 def test_a_wrong_checksum_is_refused_and_the_file_removed(server, blob, tmp_path):
@@ -174,11 +192,20 @@ def test_a_wrong_checksum_is_refused_and_the_file_removed(server, blob, tmp_path
     assert not list((tmp_path / "data").iterdir())
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_file_that_is_shorter_than_listed_is_refused_and_removed(server, blob, tmp_path, ranges):
+    listing = hub.list_files(REPO, "data")
+    server.files["data/a.parquet"], server.ranges = blob[:1_500_000], ranges
+    with pytest.raises(ValueError, match=r"data/a\.parquet: got 1,500,000 bytes, .* the hub lists 3,000,000 bytes"):
+        hub.download(listing, listing.files, tmp_path)
+    assert not list((tmp_path / "data").iterdir())
+
+
 def test_a_hub_that_stays_down_ends_in_one_line_and_keeps_what_arrived(server, blob, tmp_path):
-    server.faults["data/a.parquet"] = ["drop"] + [503] * 4
+    server.faults["data/a.parquet"] = [None] + [503] * 4
     with pytest.raises(ConnectionError, match=r"data/a\.parquet: HTTP 503, 4 times in a row"):
         fetch(tmp_path)
-    assert (tmp_path / "data" / "a.parquet.part").stat().st_size == 1_500_000
+    assert (tmp_path / "data" / "a.parquet.part").stat().st_size == BLOCK
 
 
 def test_a_refusal_is_not_retried(server, blob, tmp_path):

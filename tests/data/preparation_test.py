@@ -334,7 +334,7 @@ def test_a_full_disk_ends_in_one_error_and_goes_on_when_there_is_room(undisturbe
         preparation.ensure_prepared(configured(small_disk), SHARD_TOKENS)
     [folder] = small_disk.glob("stdlib*")
     assert len(shards.finished_parts(folder, 0)) > 1
-    assert not list(folder.glob("kronecker*")) + list(folder.glob("*.unfinished"))
+    assert not list(folder.glob("kronecker*")) + list(folder.glob("*.tmp"))
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     preparation.ensure_prepared(configured(small_disk), SHARD_TOKENS)
     assert contents(folder) == contents(undisturbed.folder)

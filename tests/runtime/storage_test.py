@@ -288,7 +288,7 @@ def test_a_machine_without_a_copy_makes_one_and_goes_on_where_it_was_cut_off(
     for file in Path(made.folder).iterdir():
         if file != shard:
             file.unlink()
-    (Path(made.folder) / "features.json.unfinished").write_text("half")
+    (Path(made.folder) / "features.json.tmp").write_text("half")
     copied, _ = preparation.ensure_prepared(configured(bucket, f"text:{text}"))
     assert contents(copied.folder) == expected
     assert shard.stat().st_ino == inode

@@ -49,7 +49,8 @@ sys.exit(local.execute(planned, out, parallel=int(sys.argv[2])))
 
 def start(out: Path, parallel: int, **env: str) -> subprocess.Popen:
     command = [sys.executable, "-c", SWEEP, str(out), str(parallel)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | env)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | env, **pipes)
 
 
 def process_id(out: Path, name: str) -> int:

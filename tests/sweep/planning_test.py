@@ -87,7 +87,8 @@ def is_alive(process_id: int) -> bool:
 
 
 def start_sweep(out: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SWEEP, str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(out)], cwd=ROOT, **pipes)
 
 
 def test_the_demo_sweep_is_each_arm_with_each_seed(tmp_path: Path):
