@@ -32,7 +32,7 @@ def run(
     """Returns the numbers of each size, the fits through them, and the verdict on the reader, ready for JSON.
 
     Args:
-      data: the `data` group of configs/base.py; its source is repeated as often as a size needs.
+      data: the `data` group of a config; its source is repeated as often as a size needs.
       tokenizer: as in a config.
       sizes: tokens, rising; each is met to a few percent, and what it came to is in the result.
       far: tokens of a dataset that lists the largest size's shards again and again, to start and read there.

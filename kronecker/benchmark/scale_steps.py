@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs import base
 from kronecker.data import manifests, preparation, rows
-from kronecker.schema import resolution
+from kronecker.schema import dotted, resolution
 
 SEED = 0
 
@@ -32,7 +31,7 @@ def prepare(folder: str, source: str, tokenizer: str, workers: int) -> dict[str,
       tokenizer: as in a config.
       workers: threads.
     """
-    c = base.get_config()
+    c = dotted.defaults()
     c.tokenizer = tokenizer
     c.data.update({"folder": folder, "source": source, "workers": workers})
     c = resolution.resolve(c)

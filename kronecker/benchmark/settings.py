@@ -6,7 +6,7 @@ from kronecker.schema import choices
 
 TABLE, REFERENCE = "table", "reference"
 GATHER_BY_ONE_HOT = "gather_onehot"  # gather, its gradient by one-hot products; "gather" is the one by scatter
-NAMES = (*choices.ALLOWED["embedding.implementation"][1:], GATHER_BY_ONE_HOT, TABLE, REFERENCE)  # "auto" is the first
+NAMES = (*choices.IMPLEMENTATIONS, GATHER_BY_ONE_HOT, TABLE, REFERENCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Setting:
       tokens: N, embedded at a time.
       d: the model's width.
       P: byte positions.
-      tokenizer: as in configs/base.py; "": the one of --tokenizer.
+      tokenizer: as in a config; "": the one of --tokenizer.
       only: contenders, joined by "+"; "": all.
       V: ids, where those beyond the tokenizer's are padding, which costs as much; 0: as a config pads the tokenizer's.
     """

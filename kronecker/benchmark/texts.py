@@ -50,8 +50,8 @@ def read(tokenizer: str, data: ml_collections.ConfigDict) -> Text:
     """Returns the start of a source's training text under a tokenizer.
 
     Args:
-      tokenizer: as in configs/base.py; bpe:SIZE is trained on the text itself.
-      data: the `data` group of configs/base.py.
+      tokenizer: as in a config; bpe:SIZE is trained on the text itself.
+      data: the `data` group of a config.
 
     Raises:
       ValueError: if source or tokenizer do not fit.
