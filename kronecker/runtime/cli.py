@@ -49,7 +49,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     except Exception as error:  # noqa: BLE001  its traceback is printed; what is not ours may be one of several's end
         traceback.print_exc()
         code, fault = 1, error
-    distributed = sys.modules.get("kronecker.distributed")  # there only where something trains
+    distributed = sys.modules.get("kronecker.runtime.distributed")  # there only where something trains
     if distributed and code not in (0, preemption.EXIT_CODE):
         distributed.leave(code, fault)
     sys.exit(code)
