@@ -4,8 +4,8 @@ r"""Trains one model from a config file, or goes on where the same command was c
   python train.py --config=configs/gpt2.py:size=124m,arm=table_untied --workdir=runs/table \
       --config.data.source='jsonl:/texts/*.jsonl.xz' --config.train.steps=1000
 
-Any key of configs/base.py can be set with --config.KEY=VALUE.  The folder --workdir then holds config.json, env.json,
-params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.json.
+Any key of kronecker/schema/keys.py can be set with --config.KEY=VALUE.  The folder --workdir then holds config.json,
+env.json, params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.json.
 
 SIGTERM makes it save and leave with exit code 143 within checkpoint.grace_seconds; the same command resumes it.  On a
 CPU its losses are then those of an undisturbed run bit for bit; on a GPU, with train.deterministic alone.
@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from kronecker.runtime import allocator, cli, preemption
+from kronecker.schema import resolution
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _COMPILE_ONLY = flags.DEFINE_bool(
@@ -33,13 +34,14 @@ def main() -> None:
     """Runs the training and prints where it ended."""
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
+    config = resolution.resolve(_CONFIG.value)
     allocator.keep_freed()
-    with preemption.Notice(_CONFIG.value.checkpoint.grace_seconds) as notice:
-        import jax  # after the flags: --help and bad flags should not wait for it
+    with preemption.Notice(config.checkpoint.grace_seconds) as notice:
+        import jax  # now: --help, bad flags and a config that cannot work should not wait for it
 
         from kronecker.training import loop
 
-        result = loop.run(_CONFIG.value, _WORKDIR.value, notice.asked, _COMPILE_ONLY.value)
+        result = loop.run(config, _WORKDIR.value, notice.asked, _COMPILE_ONLY.value)
     if result is None or jax.process_index():
         return
     print(

@@ -57,6 +57,8 @@ from absl import flags
 from kronecker.runtime import cli
 from kronecker.schema import choices, config_files
 
+WAYS = (choices.AUTO, *choices.IMPLEMENTATIONS)
+
 _DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
@@ -82,7 +84,7 @@ _ARMS = flags.DEFINE_list(
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations",
     ["auto"],
-    f"step: how codes meet the projection: {', '.join(choices.ALLOWED['embedding.implementation'])}.",
+    f"step: how codes meet the projection: {', '.join(WAYS)}.",
 )
 _POS_DIM = flags.DEFINE_integer("pos_dim", None, "step: P, bytes of a token; default: the config's.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences a step.", lower_bound=1)
@@ -172,9 +174,9 @@ def _step() -> Callable[[], dict[str, Any]]:
     own |= {"model.dtype": _DTYPE.value, "embedding.cache_limit_mb": _CACHE_LIMIT.value}
     if _POS_DIM.value:
         own["embedding.pos_dim"] = _POS_DIM.value
-    ways, allowed = _IMPLEMENTATIONS.value, choices.ALLOWED["embedding.implementation"]
-    if not ways or set(ways) - set(allowed):
-        raise ValueError(f"--implementations={','.join(ways)}: known: {', '.join(allowed)}")
+    ways = _IMPLEMENTATIONS.value
+    if not ways or set(ways) - set(WAYS):
+        raise ValueError(f"--implementations={','.join(ways)}: known: {', '.join(WAYS)}")
     arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in _ARMS.value or known}
     for c in arms.values():
         c.model.vocab_multiple = _room(_TOKENIZER.value, c.model.vocab_multiple)

@@ -140,7 +140,7 @@ def main(words: Sequence[str]) -> int:
 
 def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     wanted = _known("target", _asked("h100"), (*cross_compile.GPUS, *cross_compile.TOPOLOGIES))
-    names = _known("implementations", _IMPLEMENTATIONS.value, choices.ALLOWED["embedding.implementation"])
+    names = _known("implementations", _IMPLEMENTATIONS.value, (choices.AUTO, *choices.IMPLEMENTATIONS))
 
     from kronecker import tokenization  # after the flags: --help should not wait for JAX
     from kronecker.cross_compile import input_programs, input_tables, record, targets

@@ -60,13 +60,13 @@ after copying a dataset:
 """
 
 import time
+from typing import Any
 
 import rich.console
 import rich.table
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker.data import manifests, preparation
 from kronecker.runtime import cli
 from kronecker.schema import resolution
 
@@ -77,21 +77,24 @@ _COUNTS = ("documents", "bytes", "tokens", "records", "shards")
 
 def main() -> None:
     """Prepares what the config asks for and prints what is there."""
-    prepared, tokenizer = preparation.ensure_prepared(resolution.resolve(_CONFIG.value))
+    config = resolution.resolve(_CONFIG.value)
+    from kronecker.data import manifests, preparation  # now: a config that cannot work should not wait for it
+
+    prepared, tokenizer = preparation.ensure_prepared(config)
     console = rich.console.Console()
     if _VERIFY.value:
         started = time.monotonic()
         size = manifests.verify(prepared)
         console.print(f"verified     {size / 1e6:,.1f} MB in {time.monotonic() - started:.1f} s", highlight=False)
-    console.print(_summary(prepared))
+    console.print(_summary(prepared.manifest["splits"]))
     console.print(f"tokenizer    {tokenizer.name}, {tokenizer.vocab_size:,} ids", highlight=False)
     console.print(f"folder       {prepared.location}", highlight=False, soft_wrap=True)
     console.print(f"fingerprint  {prepared.fingerprint}", highlight=False, soft_wrap=True)
 
 
-def _summary(prepared: manifests.Prepared) -> rich.table.Table:
+def _summary(splits: dict[str, dict[str, Any]]) -> rich.table.Table:
     table = rich.table.Table("split", *(rich.table.Column(name, justify="right") for name in _COUNTS))
-    for split, found in prepared.manifest["splits"].items():
+    for split, found in splits.items():
         counts = {**found, "shards": len(found["shards"])}
         table.add_row(split, *(f"{counts[name]:,}" for name in _COUNTS))
     return table

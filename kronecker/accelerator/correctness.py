@@ -152,7 +152,7 @@ def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, 
     """Returns what the check before training says of each arm that has a code, as training would compute it here."""
     rows = []
     for arm in extent.arms:
-        for dtype in choices.ALLOWED["model.dtype"]:
+        for dtype in choices.DTYPES:
             c = resolution.resolve(arm_config(arm, text, {**extent.trained, "model.dtype": dtype}))
             if c.embedding.kind in choices.TABLES:
                 continue

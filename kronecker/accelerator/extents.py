@@ -78,7 +78,7 @@ def arm_config(arm: str, text: Text, own: Overrides) -> ml_collections.ConfigDic
 
 def names(extent: Extent) -> dict[str, list[str]]:
     """Returns the results that make up each part but the study, whose runs depend on each other; in order."""
-    exact = [f"product-{dtype}" for dtype in choices.ALLOWED["model.dtype"]]
+    exact = [f"product-{dtype}" for dtype in choices.DTYPES]
     rounded = [f"arm-{arm}-{how}" for arm in extent.arms[:2] for how in ("bfloat16", "deterministic")]
     return {
         "check": [*exact, "attention", "loss", "selfcheck", *(f"arm-{arm}-float32" for arm in extent.arms), *rounded],

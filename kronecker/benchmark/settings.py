@@ -6,7 +6,7 @@ from kronecker.schema import choices
 
 TABLE, REFERENCE = "table", "reference"
 GATHER_BY_ONE_HOT = "gather_onehot"  # gather, its gradient by one-hot products; "gather" is the one by scatter
-NAMES = (*choices.ALLOWED["embedding.implementation"][1:], GATHER_BY_ONE_HOT, TABLE, REFERENCE)  # "auto" is the first
+NAMES = (*choices.IMPLEMENTATIONS, GATHER_BY_ONE_HOT, TABLE, REFERENCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Setting:
     tokens: int = 8192  # N, embedded at a time
     d: int = 768  # the model's width
     P: int = 16  # byte positions
-    tokenizer: str = ""  # as in configs/base.py; "": the one of --tokenizer
+    tokenizer: str = ""  # as in a config; "": the one of --tokenizer
     only: str = ""  # contenders, joined by "+"; "": all
     # ids, where those beyond the tokenizer's are padding, which costs as much; 0: as a config pads the tokenizer's
     V: int = 0

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from kronecker.data import hub
 
-FORMS = "stdlib, prepared:FOLDER, text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME, fineweb-edu, fineweb-edu:sample-10BT"
 SPLITS = ("train", "validation")
 TEXT_BYTES = 1 << 20  # a longer .txt file is cut after a line end into documents of about this size
 PARQUET_ROWS = 1024  # rows held as Python objects at a time
@@ -73,10 +72,10 @@ class _Fields:
 def open_source(data: ml_collections.ConfigDict) -> Source:
     """Returns the Source that `data.source` describes, without reading a document.
 
-    Raises ValueError if the form is not known or no file fits; FileNotFoundError if a named file or folder is not
-    there.
+    Raises ValueError if it is of no kind that can be read or no file fits; FileNotFoundError if a named file or folder
+    is not there.
     """
-    kind, colon, what = data.source.partition(":")
+    kind, _, what = data.source.partition(":")
     openers = {
         "stdlib": _open_stdlib,
         "text": functools.partial(_open_files, kind, [".txt"], _read_text),
@@ -85,13 +84,8 @@ def open_source(data: ml_collections.ConfigDict) -> Source:
         "tfds": _open_tfds,
         "fineweb-edu": _open_fineweb_edu,
     }
-    takes_nothing, may_take_nothing = kind == "stdlib", kind == "fineweb-edu"
-    if kind not in openers or (takes_nothing and colon) or not (what or takes_nothing or may_take_nothing):
-        raise ValueError(f"data.source is {data.source!r}; allowed: {FORMS}")
-    if data.split_field and kind in ("stdlib", "text"):
-        raise ValueError(
-            f"data.split_field is {data.split_field!r}, but data.source={kind} has no fields; leave it empty"
-        )
+    if kind not in openers:
+        raise ValueError(f"data.source is {data.source!r}, no text to read; give one of {', '.join(openers)}")
     return openers[kind](what, data)
 
 

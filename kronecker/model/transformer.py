@@ -28,7 +28,7 @@ LAYER_NORM_EPS = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a decoder is made of; the fields are the keys of config.model, documented in configs/base.py.
+    """What a decoder is made of; the fields are the keys of config.model, documented in kronecker/schema/keys.py.
 
     `attention` is the kernel that acts: `of` resolves "auto".
     """

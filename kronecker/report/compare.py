@@ -13,7 +13,7 @@ from typing import Any
 
 from kronecker.report import intervals, reach
 from kronecker.run import finished_runs
-from kronecker.schema import choices, resolution
+from kronecker.schema import choices, keys, resolution
 
 BASELINE = "table_untied"
 
@@ -23,25 +23,8 @@ RunKey = tuple[str, int]  # an arm's name within a comparison, and a seed
 COMPARED = ("embedding.", "model.tie_head")
 # What may be compared beside that where each arm was tuned on its own, over the same values.
 TUNED = ("train.lr",)
-# Keys (or, with a dot at the end, groups of keys) that two runs of a pair may set differently, and why that is fair.
-NO_INFLUENCE = {
-    "data.": "where the text came from; what came out of it is compared by its fingerprint",
-    "tokenizer": "a name or a path; the tokenizer itself is compared by its fingerprint",
-    "checkpoint.": "saving does not touch the state; what checkpoint.init_from begins with is compared by its hash",
-    "compilation_cache": "the same program, from elsewhere",
-    "eval.every": "evaluating does not touch the state, and the last step is always evaluated",
-    "log.": "reporting does not touch the state",
-    "embedding.implementation": "how the product is computed: the same numbers but for rounding",
-    "embedding.gather_gradient": "likewise",
-    "embedding.cache_limit_mb": "likewise",
-    "mesh.": "where it is computed: likewise",
-    "distributed.": "likewise",
-    "model.attention": "which kernel computes it: likewise",
-    "model.remat": "likewise",
-    "model.scan_layers": "likewise",
-    "train.deterministic": "likewise",
-    "train.loss_chunk": "likewise",
-}
+# Keys that two runs of a pair may set differently.
+FREE_IN_A_PAIR = keys.having(keys.INPUT, keys.ROUNDING, keys.NOTHING)
 # Equal within a pair, but not from one pair to the next.
 PER_SEED = ("seed", "body_init_sha256")
 
@@ -194,7 +177,7 @@ def settings(run: finished_runs.Run, compared: Sequence[str] = COMPARED) -> dict
 
     A projection's derived scale is told as `derived`: each P has its own, which says nothing beside P.
     """
-    values = {k: v for k, v in run.config.items() if _within(k, compared) and not _within(k, NO_INFLUENCE)}
+    values = {k: v for k, v in run.config.items() if _within(k, compared) and k not in FREE_IN_A_PAIR}
     told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
     if run.config["embedding.kind"] not in choices.TABLES and (
         run.config["embedding.init_std"] == resolution.derived_init_std(run.config)
@@ -243,7 +226,9 @@ def _rate_alone(differing: Sequence[str]) -> bool:
 
 
 def _shared(run: finished_runs.Run, compared: Sequence[str]) -> dict[str, Any]:
-    config = {key: value for key, value in run.config.items() if not _within(key, (*compared, *NO_INFLUENCE))}
+    config = {
+        key: value for key, value in run.config.items() if key not in FREE_IN_A_PAIR and not _within(key, compared)
+    }
     return config | {
         "data_fingerprint": run.result["data_fingerprint"],
         "tokenizer_fingerprint": run.result["tokenizer_fingerprint"],

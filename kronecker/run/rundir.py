@@ -24,37 +24,15 @@ import ml_collections
 from etils import epath
 
 from kronecker.runtime import locks, storage
-from kronecker.schema import dotted
+from kronecker.schema import dotted, keys
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
 TOKEN_LOSSES = "token_losses.npz"
 CHECKPOINTS = "checkpoints"
 COMMITTED = "commit_success.txt"  # orbax's name
 
-# Keys that a resumed run may have otherwise: they say what is written and where work happens, not which numbers (beyond
-# the rounding that another device or recomputation brings).
-FREE_ON_RESUME = (
-    "checkpoint.every",
-    "checkpoint.grace_seconds",
-    "checkpoint.keep",
-    "checkpoint.keep_every",
-    "compilation_cache",
-    "data.folder",
-    "data.workers",
-    "distributed.",
-    "embedding.cache_limit_mb",
-    "embedding.gather_gradient",
-    "embedding.implementation",
-    "eval.batch",
-    "eval.every",
-    "log.",
-    "mesh.",
-    "model.attention",
-    "model.remat",
-    "model.scan_layers",
-    "train.deterministic",
-    "train.loss_chunk",
-)
+# Keys that a resumed run may have otherwise.
+FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
@@ -77,7 +55,7 @@ def read_json(path: epath.Path) -> Any:
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the part of a config that decides a run's numbers, dotted key -> value."""
-    return {key: value for key, value in dotted.flat(config).items() if not key.startswith(FREE_ON_RESUME)}
+    return {key: value for key, value in dotted.flat(config).items() if key not in FREE_ON_RESUME}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a key with a fixed set of values may say.  Plain values: a refused flag need not wait for JAX."""
+"""The names that keys of a config may say.  Plain values: the layer, which knows no config, takes them from here."""
 
 CHAR_DIM = 256  # byte values
 NORMS = ("z", "length")
@@ -7,19 +7,8 @@ BYTE_SOURCES = ("raw", "decode")
 AUTO = "auto"
 IMPLEMENTATIONS = ("cached", "onthefly", "bag", "gather", "onehot", "induced")
 GATHER_GRADIENTS = ("scatter", "onehot")
-
-ALLOWED = {
-    "embedding.kind": ("table", "factorized", "kronecker", "head_tail", "random_code", "hash_ngram"),
-    "embedding.norm": NORMS,
-    "embedding.truncation": TRUNCATIONS,
-    "embedding.byte_source": BYTE_SOURCES,
-    "embedding.implementation": (AUTO, *IMPLEMENTATIONS),
-    "embedding.gather_gradient": (AUTO, *GATHER_GRADIENTS),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.param_dtype": ("float32", "bfloat16"),
-    "model.attention": ("auto", "xla", "cudnn", "splash"),
-    "distributed.enabled": ("auto", "on", "off"),
-}
+DTYPES = ("float32", "bfloat16")
+KINDS = ("table", "factorized", "kronecker", "head_tail", "random_code", "hash_ngram")
 MESH_AXES = ("data", "fsdp", "tensor")
 TABLES = ("table", "factorized")
 TIEABLE = ("table", "kronecker")

@@ -7,6 +7,17 @@ from typing import Any
 
 import ml_collections
 
+from kronecker.schema import keys
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """Returns a locked config in which every key has its default: a nano model with the paper's encoder."""
+    config: dict[str, Any] = {}
+    for name, key in keys.KEYS.items():
+        group, _, last = name.rpartition(".")
+        (config.setdefault(group, {}) if group else config)[last] = key.default
+    return ml_collections.ConfigDict(config).lock()
+
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the config as {dotted key: value}, in alphabetical order."""

@@ -6,76 +6,23 @@ from typing import Any
 
 import ml_collections
 
-from kronecker.schema import choices, dotted
-
-AT_LEAST = {
-    "data.shards": 0,
-    "data.workers": 0,
-    "model.layers": 1,
-    "model.heads": 1,
-    "model.d_model": 1,
-    "model.context": 1,
-    "model.vocab_multiple": 1,
-    "model.vocab_size": 0,
-    "embedding.pos_dim": 1,
-    "embedding.rank": 0,
-    "train.batch": 1,
-    "train.sequence": 1,
-    "train.steps": 0,
-    "train.tokens": 1,
-    "train.accumulate": 1,
-    "train.loss_chunk": 0,
-    "train.warmup_tokens": 0,
-    "train.warmup_steps": 0,
-    "eval.every": 0,
-    "eval.batch": 0,
-    "eval.sequences": 0,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "checkpoint.keep_every": 0,
-    "log.every": 1,
-    "log.profile_steps": 0,
-    "distributed.processes": 0,
-    "distributed.index": -1,
-    "distributed.timeout_seconds": 1,
-    "distributed.heartbeat_seconds": 1,
-    "mesh.cpu_devices": 1,
-    "mesh.data": -1,
-    "mesh.fsdp": -1,
-    "mesh.tensor": -1,
-    "seed": 0,
-}
-LARGEST_SEED = 2**32 - 1
-POSITIVE = ("train.lr", "train.eps", "embedding.lr_mult", "embedding.cache_limit_mb", "checkpoint.grace_seconds")
-NOT_NEGATIVE = ("train.weight_decay", "train.clip", "embedding.init_std")
-SHARES = (
-    "train.lr_final",
-    "train.warmup_share",
-    "train.beta1",
-    "train.beta2",
-    "model.dropout",
-    "data.validation_fraction",
-)
+from kronecker.schema import choices, dotted, keys
 
 
 def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
-    """Returns the sizes of choices.MESH_AXES that the group `mesh` asks for on so many devices.
+    """Returns the sizes of choices.MESH_AXES that the group `mesh` of a resolved config asks for on so many devices.
 
     Raises:
-      ValueError: if they do not make up that number, or more than one is to be the rest.
+      ValueError: if they do not make up that number.
     """
-    sizes = {axis: mesh[axis] for axis in choices.MESH_AXES}
-    told = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
-    rest = [axis for axis, size in sizes.items() if size == -1]
-    if 0 in sizes.values() or len(rest) > 1:
-        raise ValueError(f"{told}: each is a number of devices from 1 up, and one at most is -1 for the rest")
-    given = math.prod(size for size in sizes.values() if size != -1)
+    sizes = [mesh[axis] for axis in choices.MESH_AXES]
+    rest, given = -1 in sizes, math.prod(size for size in sizes if size != -1)
     if devices % given or (not rest and devices != given):
         raise ValueError(
-            f"{told}: {'no multiple of ' if rest else ''}{given} devices, there are {devices}; let the product be "
-            f"{devices}, with -1 for the rest"
+            f"{_told(mesh)}: {'no multiple of ' if rest else ''}{given} devices, there are {devices}; let the product "
+            f"be {devices}, with -1 for the rest"
         )
-    return tuple(devices // given if size == -1 else size for size in sizes.values())
+    return tuple(devices // given if size == -1 else size for size in sizes)
 
 
 def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml_collections.ConfigDict:
@@ -84,14 +31,16 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
     The vocabulary is filled in later, by `with_vocabulary`, when the tokenizer is known.
 
     Args:
-      config: every key of configs/base.py.
+      config: every key of `keys.KEYS`.
       devices: over all hosts, for `check_devices`; None: not known yet.
 
     Raises:
-      ValueError: one message that lists every unknown enum, value out of range and inconsistent pair.
+      ValueError: one message that lists every value that is not allowed and every inconsistent pair.
     """
     c = config.copy_and_resolve_references()
-    if faults := [*_value_faults(dotted.flat(c)), *_pair_faults(c)]:
+    values = dotted.flat(c)
+    faults = [*filter(None, (keys.fault(name, values[name]) for name in keys.KEYS)), *_pair_faults(c)]
+    if faults:
         raise ValueError("; ".join(faults))
     tokens_a_step = c.train.batch * c.train.sequence
     c.train.steps = c.train.steps or max(1, math.ceil(c.train.tokens / tokens_a_step))
@@ -146,26 +95,6 @@ def derived_init_std(values: Mapping[str, Any]) -> float:
     return (choices.CHAR_DIM * values["embedding.pos_dim"]) ** -0.5
 
 
-def _value_faults(values: dict[str, Any]) -> Iterator[str]:
-    for key, allowed in choices.ALLOWED.items():
-        if values[key] not in allowed:
-            yield f"{key} is {values[key]!r}; allowed: {', '.join(allowed)}"
-    for key, least in AT_LEAST.items():
-        if values[key] < least:
-            yield f"{key} is {values[key]}; it must be at least {least}"
-    if values["seed"] > LARGEST_SEED:
-        yield f"seed is {values['seed']}; it must be at most {LARGEST_SEED}"
-    for key in POSITIVE:
-        if not values[key] > 0:
-            yield f"{key} is {values[key]}; it must be above 0"
-    for key in NOT_NEGATIVE:
-        if not values[key] >= 0:
-            yield f"{key} is {values[key]}; it must not be negative"
-    for key in SHARES:
-        if not 0 <= values[key] < 1:
-            yield f"{key} is {values[key]}; it must be in [0, 1)"
-
-
 def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
     data, fsdp, _ = mesh_sizes(c.mesh, devices)
     parts, micro = data * fsdp, c.train.batch // c.train.accumulate
@@ -187,6 +116,11 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"train.sequence is {t.sequence}, longer than model.context {m.context}; shorten it or raise that"
     if t.deterministic and c.embedding.gather_gradient == "scatter":
         yield "embedding.gather_gradient is scatter, which train.deterministic does not allow; set it to auto or onehot"
+    if [c.mesh[axis] for axis in choices.MESH_AXES].count(-1) > 1:
+        yield f"{_told(c.mesh)}: one at most is -1, for the rest of the devices"
+    for axis, key, size in (("fsdp", "model.d_model", m.d_model), ("tensor", "model.heads", m.heads)):
+        if c.mesh[axis] > 0 and size % c.mesh[axis]:
+            yield f"mesh.{axis} is {c.mesh[axis]}, which does not divide {key} {size}; choose a divisor"
     if t.accumulate > 0 and t.batch % t.accumulate:
         yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}"
     if m.tie_head and c.embedding.kind not in choices.TIEABLE:
@@ -204,10 +138,17 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"checkpoint.keep_every is {c.checkpoint.keep_every}, no multiple of checkpoint.every "
             f"{c.checkpoint.every}, so most of those steps are never saved"
         )
+    kind = c.data.source.partition(":")[0]
+    if c.data.split_field and kind in ("stdlib", "text"):
+        yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"
     if m.padded_vocab:
         yield f"model.padded_vocab is {m.padded_vocab}; it is derived, set model.vocab_multiple instead"
     label, kind = c.embedding.arm, c.embedding.kind
-    if label.startswith(choices.ALLOWED["embedding.kind"]) and not label.startswith(kind):
+    if label.startswith(choices.KINDS) and not label.startswith(kind):
         yield f"embedding.arm is {label!r} but embedding.kind is {kind!r}; choose the arm by name, :arm=NAME"
     if label.endswith(("_tied", "_untied")) and label.endswith("_tied") != m.tie_head:
         yield f"embedding.arm is {label!r} but model.tie_head is {m.tie_head}; choose the arm by name, :arm=NAME"
+
+
+def _told(mesh: ml_collections.ConfigDict) -> str:
+    return ", ".join(f"mesh.{axis}={mesh[axis]}" for axis in choices.MESH_AXES)

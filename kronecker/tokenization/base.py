@@ -10,18 +10,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from kronecker.schema import choices
+from kronecker.schema import choices, keys
 
-FORMS = {
-    "gpt2": "GPT-2's 50,257 ids; ships with this package, needs no network",
-    "tiktoken:NAME": "an encoding tiktoken knows, e.g. tiktoken:o200k_base; downloaded once into TIKTOKEN_CACHE_DIR",
-    "tiktoken:PATH": "a rank file of gpt2, cl100k_base, o200k_base or qwen, recognised by its sha256",
-    "tiktoken:PATH@NAME": "any other rank file: text is split as NAME splits it, <|endoftext|> follows the last rank",
-    "tokenizers:PATH": "a tokenizer.json of the tokenizers library, byte-level or with byte fallback",
-    "sentencepiece:PATH": "a SentencePiece .model with byte fallback, such as Llama 2's and Mistral's",
-    "tekken:PATH": "a tekken.json, Mistral's format since 2024",
-    "bpe:SIZE": "a byte-level BPE of SIZE ids, trained on the training text when the data are prepared",
-}
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
 BYTE_SYMBOLS = 256
@@ -166,7 +156,7 @@ def read(spec: str, path: epath.PathLike) -> bytes:
     """Returns a file's content; raises FileNotFoundError if there is none, ValueError if it cannot be read."""
     path = epath.Path(path).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; it takes one of {', '.join(FORMS)}")
+        raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; it takes {keys.TOKENIZERS.words}")
     try:
         return path.read_bytes()
     except OSError as error:

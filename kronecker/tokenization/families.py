@@ -4,8 +4,9 @@ import copyreg
 
 import tiktoken
 
+from kronecker.schema import keys
 from kronecker.tokenization import sentencepiece_model, tekken, tiktoken_ranks, tokenizer_json
-from kronecker.tokenization.base import FORMS, Tokenizer
+from kronecker.tokenization.base import Tokenizer
 
 _FILES = {
     "tiktoken": tiktoken_ranks.from_file,
@@ -16,7 +17,9 @@ _FILES = {
 
 
 def load(spec: str) -> Tokenizer:
-    """Returns the tokenizer that `spec` names; see FORMS (all but bpe:SIZE, which data preparation trains first).
+    """Returns the tokenizer that `spec` names, of keys.TOKENIZERS.
+
+    bpe:SIZE is none of them: data preparation trains it first.
 
     Raises FileNotFoundError if the file is not there; ValueError if the spec has no known form, or its file is damaged,
     unknown, without an end-of-text token, or of a tokenizer that changes ordinary text.
@@ -28,7 +31,7 @@ def load(spec: str) -> Tokenizer:
         return tiktoken_ranks.registered(spec, argument)
     if kind in _FILES and argument:
         return _FILES[kind](spec, argument)
-    raise ValueError(f"tokenizer is {spec!r}; it takes one of {', '.join(FORMS)}")
+    raise ValueError(f"tokenizer is {spec!r}; it takes {keys.TOKENIZERS.words}")
 
 
 # A tokenizer holds the libraries' objects, which do not pickle; its spec does.

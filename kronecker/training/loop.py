@@ -40,7 +40,7 @@ def run(
     A run that is complete returns at once.  Nothing is written before everything that can be checked is checked.
 
     Args:
-      config: every key of configs/base.py; resolved here.
+      config: every key of `keys.KEYS`; resolved here.
       workdir: the run's directory.
       asked_to_leave: as `preemption.Notice.asked`.
       compile_only: whether to return None when all is compiled and what it takes is told; writes no run.

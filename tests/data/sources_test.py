@@ -217,17 +217,10 @@ def test_a_missing_file_is_named(form):
         opened(form)
 
 
-@pytest.mark.parametrize(
-    "form", ["", "stdlib:x", "text:", "csv:a.csv", "fineweb-edu:sample-1T", "tfds:no_such_dataset"]
-)
+@pytest.mark.parametrize("form", ["csv:a.csv", "prepared:folder", "fineweb-edu:sample-1T", "tfds:no_such_dataset"])
 def test_an_unknown_form_is_refused(form):
     with pytest.raises(ValueError, match=r"data\.source"):
         opened(form)
-
-
-def test_text_files_have_no_split_field(tmp_path):
-    with pytest.raises(ValueError, match=r"data.split_field is 'split', but data.source=text has no fields"):
-        opened(f"text:{tmp_path}", split_field="split")
 
 
 def test_the_identity_changes_with_the_file(tmp_path):

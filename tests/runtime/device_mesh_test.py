@@ -111,8 +111,6 @@ def test_the_rest_of_the_devices_goes_to_the_axis_of_minus_one():
     [
         ({"fsdp": 3}, "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1: no multiple of 3 devices, there are 8"),
         ({"data": 4}, "mesh.data=4, mesh.fsdp=1, mesh.tensor=1: 4 devices, there are 8"),
-        ({"fsdp": -1}, "one at most is -1"),
-        ({"tensor": 0}, "a number of devices from 1 up"),
     ],
 )
 def test_sizes_that_do_not_make_up_the_devices_are_refused(own: dict[str, int], message: str):
