@@ -175,27 +175,30 @@ class _Trainer:
         recording = self.workdir / profiling.FOLDER, c.log.profile_steps
         update = profiling.recorded(programs.update, *recording, start, last, log.watch.pause)
         batches, weights = self.train_batches(start), train_step.full_weights(c, self.mesh)
-        # DO NOT REORDER: evaluate and save the old state, and only then take the batch that changes it.
-        for step in range(start, last + 1):
-            leaves = asked_to_leave()
-            evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
-            if evaluates and not leaves and not log.has_validation(step):
-                leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params, asked_to_leave))
-            saves = step > start and (step == last or step % c.checkpoint.every == 0)
-            if saves:
-                log.flush(step)  # also shows that what is saved is finite
-            elif leaves:
-                log.save_pending(step)
-            if saves or (leaves and step > start):
-                self._save(manager, step, state, log)
-            if leaves or step == last:
-                break
-            tokens = sharding.to_devices(next(batches), self.mesh)
-            state, step_metrics = update(state, self.bag, tokens, weights)
-            log.catch_up(step)  # with the updates before this one: the device has work meanwhile
-            if step % c.log.every == 0:
-                log.flush(step)
-            log.add(step_metrics)
+        # A transfer that is no device_put or device_get raises here, as it would hold up every step.  On a CPU only
+        # those to the device are seen (a NumPy batch, a number added to a loss); float(loss) reads the same memory.
+        with jax.transfer_guard("disallow"):
+            # DO NOT REORDER: evaluate and save the old state, and only then take the batch that changes it.
+            for step in range(start, last + 1):
+                leaves = asked_to_leave()
+                evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
+                if evaluates and not leaves and not log.has_validation(step):
+                    leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params, asked_to_leave))
+                saves = step > start and (step == last or step % c.checkpoint.every == 0)
+                if saves:
+                    log.flush(step)  # also shows that what is saved is finite
+                elif leaves:
+                    log.save_pending(step)
+                if saves or (leaves and step > start):
+                    self._save(manager, step, state, log)
+                if leaves or step == last:
+                    break
+                tokens = sharding.to_devices(next(batches), self.mesh)
+                state, step_metrics = update(state, self.bag, tokens, weights)
+                log.catch_up(step)  # with the updates before this one: the device has work meanwhile
+                if step % c.log.every == 0:
+                    log.flush(step)
+                log.add(step_metrics)
         return step, leaves
 
     def _save(self, manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, log: run_log.Log) -> None:

@@ -280,6 +280,21 @@ jax.device_get = counted
     assert done.stdout.split() == ["5", "5", "5", "1", "1"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "sharding.to_devices = lambda local, mesh: local",  # the step would take it, and copy it while the device waits
+        "add = run_log.Log.add; run_log.Log.add = lambda log, metrics: add(log, metrics._replace(lr=metrics.lr * 2))",
+    ],
+)
+def test_a_transfer_in_the_loop_that_nobody_asked_for_ends_the_run(patch: str, data: Path, tmp_path: Path):
+    done = run_patched(patch, tmp_path / "run", data, {"eval.every": 0})
+    assert done.returncode == 1
+    assert "Disallowed host-to-device transfer" in done.stderr
+    assert "_train_steps" in done.stderr
+
+
 def test_the_loop_is_short_and_flat():
     module = ast.walk(ast.parse((ROOT / "kronecker" / "training" / "loop.py").read_text()))
     (function,) = (node for node in module if isinstance(node, ast.FunctionDef) and node.name == "_train_steps")
