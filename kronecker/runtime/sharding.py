@@ -195,7 +195,8 @@ def wait_for_hosts(name: str) -> None:
 
 def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:
     """Returns the global array of which `local` holds this host's share of the rows, as `host_share` says."""
-    return jax.make_array_from_process_local_data(split_batch(mesh), local)
+    with jax.transfer_guard_host_to_device("allow"):  # JAX takes it for an implicit transfer where hosts are several
+        return jax.make_array_from_process_local_data(split_batch(mesh), local)
 
 
 def _sharding(path: str, leaf: Any, mesh: Mesh) -> NamedSharding:

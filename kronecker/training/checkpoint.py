@@ -83,17 +83,21 @@ def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState
     args = ocp.args.Composite(
         **{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(identity)},
     )
-    manager.save(step, args=args, force=True)
+    with jax.transfer_guard("allow"):  # the loop forbids implicit transfers, and orbax makes them
+        manager.save(step, args=args, force=True)
 
 
 def restore(
-    manager: ocp.CheckpointManager, like: train_step.TrainState, identity: dict[str, str], step: int | None = None
+    manager: ocp.CheckpointManager,
+    abstract_state: train_step.TrainState,
+    identity: dict[str, str],
+    step: int | None = None,
 ) -> train_step.TrainState:
-    """Returns the saved state, laid out as `like` is.
+    """Returns the saved state, laid out as `abstract_state` says.
 
     Args:
       manager: of the run.
-      like: a state, or ShapeDtypeStructs with shardings.
+      abstract_state: ShapeDtypeStructs with shardings, or a state.
       identity: that of the present model and data.
       step: which one; None: the latest.
 
@@ -110,8 +114,8 @@ def restore(
                 f"{manager.directory}: step {step} was saved with another {name} ({saved.get(name)}, now {value}); "
                 "restore it with what it was trained with, or train into a new --workdir"
             )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
+    args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(shapes)})
     return manager.restore(step, args=args)[_STATE]
 
 
@@ -150,8 +154,8 @@ def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_colle
     return found
 
 
-def restore_weights(found: Weights, like: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a checkpoint, laid out as `like`, their shapes, types and shardings, says.
+def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a checkpoint, laid out as `abstract_params` says.
 
     Raises:
       ValueError: if it is there no more.
@@ -161,7 +165,7 @@ def restore_weights(found: Weights, like: dict[str, Any]) -> dict[str, Any]:
             f"{found.state}: gone since this run began with it, as its own run, still at work, keeps newer ones only; "
             "the same command takes the newest, or wait until that run is finished"
         )
-    item = {"params": like}
+    item = {"params": abstract_params}
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

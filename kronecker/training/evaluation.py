@@ -38,7 +38,7 @@ def held_out(prepared: manifests.Prepared, config: ml_collections.ConfigDict, me
 def make_evaluator(
     arm: build.Arm,
     config: ml_collections.ConfigDict,
-    like: dict[str, Any],
+    abstract_params: dict[str, Any],
     text_bytes_V: np.ndarray,
     mesh: Mesh,
     batches: Batches,
@@ -51,7 +51,7 @@ def make_evaluator(
     Args:
       arm: the model and its bag, which is on `mesh`.
       config: resolved.
-      like: the parameters, or their shapes, types and shardings.
+      abstract_params: their shapes, types and shardings; or the parameters.
       text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
       mesh: of all devices.
       batches: from `held_out`, for the same config and mesh.
@@ -60,7 +60,7 @@ def make_evaluator(
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
     text_bytes, batch = sharding.replicate(padded, mesh), batch_size(config, mesh)
-    evaluate_batch = compile_with(train_step.lower_eval_step(arm.model, arm.bag, config, mesh, like, batch))
+    evaluate_batch = compile_with(train_step.lower_eval_step(arm.model, arm.bag, config, mesh, abstract_params, batch))
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         parts: list[train_step.EvalSums] = []

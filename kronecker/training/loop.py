@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import statistics
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -24,7 +24,7 @@ from kronecker.data import manifests, preparation, rows
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import accounting, build
 from kronecker.run import rundir, sinks
-from kronecker.runtime import determinism, device_mesh, distributed, hardware, preemption, progress, sharding, storage
+from kronecker.runtime import determinism, device_mesh, distributed, hardware, preemption, sharding, storage
 from kronecker.schema import resolution
 from kronecker.training import checkpoint, evaluation, plan, profiling, run_log, train_step
 
@@ -43,7 +43,7 @@ def run(
       config: every key of `keys.KEYS`; resolved here.
       workdir: the run's directory.
       asked_to_leave: as `preemption.Notice.asked`.
-      compile_only: whether to return None when all is compiled and what it takes is told; writes no run.
+      compile_only: whether to return None once all is compiled and its cost is printed; writes no run.
 
     Raises:
       ValueError: if the config cannot work, the devices have too little memory, or `workdir` or the data belong to
@@ -52,189 +52,214 @@ def run(
       preemption.Preempted: if asked to leave; the same call goes on from what was saved, as if it had not been.
     """
     workdir = storage.open_path(workdir, "--workdir")
-    resolution.resolve(config)  # before processes wait for each other
-    device_mesh.use_simulated_cpu_devices(config)
-    distributed.start(config)
-    device_mesh.use_compilation_cache(config)
-    config = resolution.resolve(config, jax.device_count())
+    config = resolution.resolve(config)  # before processes wait for each other
+    _join_devices(config)
     sinks.check_sinks(config)
     profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = preparation.ensure_prepared(config)
     config = resolution.with_vocabulary(config, tokenizer.vocab_size)
-    if compile_only:
-        trainer = _Trainer(config, workdir, prepared, tokenizer)
-        trainer.compile()
-        trainer.evaluator()
-        return None
-    rundir.check_same_run(workdir, config)
-    result = rundir.read_json(workdir / rundir.RESULT)
-    if result is not None:
-        return result
-    return _Trainer(config, workdir, prepared, tokenizer).train(asked_to_leave)
+    if not compile_only:
+        rundir.check_same_run(workdir, config)
+        if (result := rundir.read_json(workdir / rundir.RESULT)) is not None:
+            return result
+    trainer = _prepare(config, workdir, prepared, tokenizer)
+    programs = trainer.compile()
+    return None if compile_only else trainer.train(programs, asked_to_leave)
 
 
+def _join_devices(config: ml_collections.ConfigDict) -> None:
+    device_mesh.use_simulated_cpu_devices(config)
+    distributed.start(config)
+    device_mesh.use_compilation_cache(config)
+    resolution.check_devices(config, jax.device_count())
+
+
+def _prepare(
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    prepared: manifests.Prepared,
+    tokenizer: tokenization.Tokenizer,
+) -> "_Trainer":
+    """Builds the model and opens the data; what cannot be trained is refused here, before anything is written."""
+    mesh = device_mesh.make_mesh(config)
+    arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
+    bag = sharding.replicate(arm.bag, mesh)
+    identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
+    abstract_state = train_step.abstract_state(arm.model, bag, config, mesh)
+    has_checkpoint, init_weights = rundir.has_checkpoint(workdir), None
+    if config.checkpoint.init_from and not has_checkpoint:
+        source = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
+        init_weights = checkpoint.find_weights(source, identity, config)
+    trainer = _Trainer(
+        config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
+    )
+    evaluation.held_out(prepared, config, mesh)()  # refuses text that is missing or too short, and so does:
+    trainer.train_batches(0)
+    if arm.codes:
+        selfcheck.check_product(arm.bag, arm.codes, config.embedding, config.model.dtype)
+    return trainer
+
+
+class _Programs(NamedTuple):
+    """What is compiled: update(state, bag, tokens, weights) and evaluate(params, stop)."""
+
+    update: Callable[..., tuple[train_step.TrainState, train_step.StepMetrics]]
+    evaluate: Callable[..., dict[str, float] | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Trainer:
     """What stays fixed during a run."""
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        workdir: epath.Path,
-        prepared: manifests.Prepared,
-        tokenizer: tokenization.Tokenizer,
-    ) -> None:
-        self.config, self.workdir, self.prepared, self.tokenizer = config, workdir, prepared, tokenizer
-        self.lead = jax.process_index() == 0
-        self.label = f"{config.embedding.arm} seed {config.seed}"
-        self.mesh: Mesh = device_mesh.make_mesh(config)
-        self.compiler_options = determinism.compiler_options(config, self.mesh)
-        self.arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), self.mesh)
-        self.identity = checkpoint.identity(config, self.arm, tokenizer.fingerprint, prepared.fingerprint)
-        self.bag = sharding.replicate(self.arm.bag, self.mesh)
-        self.like = train_step.abstract_state(self.arm.model, self.bag, config, self.mesh)
-        self.limit = plan.device_limit()
-        self.begun = rundir.has_checkpoint(workdir)
-        self.weights: checkpoint.Weights | None = None
-        if config.checkpoint.init_from and not self.begun:
-            other = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
-            self.weights = checkpoint.find_weights(other, self.identity, config)
-        self.held_out = evaluation.held_out(prepared, config, self.mesh)
-        self.held_out()  # text that is missing or too short is refused before anything is written
-        self._train_batches(0)
-        if self.arm.codes:
-            selfcheck.check_product(self.arm.bag, self.arm.codes, config.embedding, config.model.dtype)
+    config: ml_collections.ConfigDict
+    workdir: epath.Path
+    prepared: manifests.Prepared
+    tokenizer: tokenization.Tokenizer
+    mesh: Mesh
+    arm: build.Arm
+    bag: bags.Bag | None  # the arm's, on every device
+    identity: dict[str, str]  # what a checkpoint must agree with
+    abstract_state: train_step.TrainState  # shapes, types and shardings
+    has_checkpoint: bool  # as the process began
+    init_weights: checkpoint.Weights | None  # of checkpoint.init_from, if the run begins now
 
-    def compile(self) -> jax.stages.Compiled:
-        """Returns the training step, having told what it takes."""
-        lowered = train_step.lower_train_step(self.arm.model, self.bag, self.config, self.mesh, self.like)
-        compiled = plan.compile_step(
-            lowered, self.config, self.mesh.size, self.limit, self.begun, self.compiler_options
-        )
-        if self.lead:
-            told = []
-            if self.arm.codes:
-                # A byte table says what the Kronecker code cannot tell apart; the other bags have other cells.
-                shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
-                told += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
-                told += [build.product_line(self.arm, self.config, self.mesh)]
-            told += [determinism.line(self.config, self.mesh)]
-            told += plan.lines(compiled, accounting.count(self.like.params), self.config, self.mesh.size, self.limit)
-            lines = "".join(f"{self.label}  {words}\n" for words in told if words)
-            print(lines, end="", file=sys.stderr, flush=True)
-        return compiled
-
-    def evaluator(self) -> Callable[..., dict[str, float] | None]:
-        """Returns the evaluation, compiled, for which there is room beside the optimizer's state."""
-        compile_with = functools.partial(
-            plan.compile_evaluation,
-            config=self.config,
-            devices=self.mesh.size,
-            limit=self.limit,
-            beside=plan.bytes_of_a_device(self.like.opt_state),
-            options=self.compiler_options,
-        )
-        return evaluation.make_evaluator(
+    def compile(self) -> _Programs:
+        """Compiles training step and evaluation; refuses what has no room, and says on stderr what the step takes."""
+        c, devices, limit = self.config, self.mesh.size, plan.device_limit()
+        options = determinism.compiler_options(c, self.mesh)
+        lowered = train_step.lower_train_step(self.arm.model, self.bag, c, self.mesh, self.abstract_state)
+        update = plan.compile_step(lowered, c, devices, limit, self.has_checkpoint, options)
+        if _is_lead():
+            params = accounting.count(self.abstract_state.params)
+            _print_lines(c, [*self._describe(), *plan.lines(update, params, c, devices, limit)])
+        reserved = plan.bytes_of_a_device(self.abstract_state.opt_state)
+        evaluate = evaluation.make_evaluator(
             dataclasses.replace(self.arm, bag=self.bag),
-            self.config,
-            self.like.params,
+            c,
+            self.abstract_state.params,
             self.tokenizer.text_bytes,
             self.mesh,
-            self.held_out,
-            compile_with,
+            evaluation.held_out(self.prepared, c, self.mesh),
+            lambda lowered: plan.compile_evaluation(lowered, c, devices, limit, reserved, options),
         )
+        return _Programs(update, evaluate)
 
-    def train(self, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
+    def train(self, programs: _Programs, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
         """Trains to the end, unless asked to leave, and returns the content of result.json."""
-        c, last = self.config, self.config.train.steps
-        update, evaluate = self.compile(), self.evaluator()
-        self._write_conditions()
-        own = rundir.locked(self.workdir) if self.lead else contextlib.nullcontext()
-        with own, checkpoint.open_manager(self.workdir, c) as manager:
+        self._write_config()
+        lock = rundir.locked(self.workdir) if _is_lead() else contextlib.nullcontext()
+        with lock, checkpoint.open_manager(self.workdir, self.config) as manager:
             start = manager.latest_step() or 0
-            state = self._initial_state() if not start else self._restored_state(manager)
-            weights = train_step.full_weights(c, self.mesh)
-            batches = self._train_batches(start)
-            log_lines = run_log.Log(c, self.arm.model.shape, self.workdir, start)
-            with progress.ProgressLine(self.label, last, start, self.lead) as line, log_lines as log:
-                recorded = self.workdir / profiling.FOLDER, c.log.profile_steps
-                update = profiling.recorded(update, *recorded, start, last, log.watch.pause)
-                # Do not reorder: evaluate and save the old state, and only then take the batch that changes it.
-                for step in range(start, last + 1):
-                    saves = step > start and (step == last or step % c.checkpoint.every == 0)
-                    evaluates = step == last or bool(c.eval.every and step % c.eval.every == 0)
-                    leave = asked_to_leave()
-                    if not leave and evaluates and not log.has_validation(step):
-                        log.flush(step, line)
-                        line.show(step, "evaluating")
-                        with log.watch.pause():
-                            numbers = evaluate(state.params, asked_to_leave)
-                        leave = numbers is None
-                        if numbers is not None:
-                            log.validation(step, numbers)
-                    if saves:
-                        log.flush(step, line)  # also shows that what is saved is finite
-                    elif leave:
-                        log.hold(step)
-                    if saves or (leave and step > start):
-                        with log.watch.pause():
-                            log.sync()  # a run that goes on from this checkpoint finds the lines before it
-                            checkpoint.save(manager, step, state, self.identity)
-                    if leave:
-                        manager.wait_until_finished()
-                        saved = f"step {step:,} is saved" if step else "no step was finished"
-                        raise preemption.Preempted(
-                            f"{self.label}: told to leave; {saved}, and the same command goes on"
-                        )
-                    if step == last:
-                        break
-                    tokens = sharding.to_devices(next(batches), self.mesh)
-                    state, step_metrics = update(state, self.bag, tokens, weights)
-                    log.catch_up(step, line)  # with the updates before this one: the device has work meanwhile
-                    if step % c.log.every == 0:
-                        log.flush(step, line)
-                    log.add(step_metrics)
+            state = self._restored_state(manager) if start else self._initial_state()
+            with run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log:
+                step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
             manager.wait_until_finished()
+            if leaves:
+                saved = f"step {step:,} is saved" if step else "no step was finished"
+                raise preemption.Preempted(
+                    f"{run_log.label(self.config)}: told to leave; {saved}, and the same command goes on"
+                )
             return self._write_result(log)
 
-    def _write_conditions(self) -> None:
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        if self.lead:
-            rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-            if not rundir.has_checkpoint(self.workdir):
-                own = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
-                if self.arm.bag:
-                    own["implementation"] = implementations.describe(self.arm.bag)
-                if self.weights:
-                    own["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.weights.step}
-                rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | own)
+    def _train_steps(
+        self,
+        start: int,
+        state: train_step.TrainState,
+        programs: _Programs,
+        manager: ocp.CheckpointManager,
+        log: run_log.Log,
+        asked_to_leave: Callable[[], bool],
+    ) -> tuple[int, bool]:
+        """Returns the step at which training stopped, which is saved, and whether it was asked to leave."""
+        c, last = self.config, self.config.train.steps
+        recording = self.workdir / profiling.FOLDER, c.log.profile_steps
+        update = profiling.recorded(programs.update, *recording, start, last, log.watch.pause)
+        batches, weights = self.train_batches(start), train_step.full_weights(c, self.mesh)
+        # A transfer that is no device_put or device_get raises here, as it would hold up every step.  On a CPU only
+        # those to the device are seen (a NumPy batch, a number added to a loss); float(loss) reads the same memory.
+        with jax.transfer_guard("disallow"):
+            # DO NOT REORDER: evaluate and save the old state, and only then take the batch that changes it.
+            for step in range(start, last + 1):
+                leaves = asked_to_leave()
+                evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
+                if evaluates and not leaves and not log.has_validation(step):
+                    leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params, asked_to_leave))
+                saves = step > start and (step == last or step % c.checkpoint.every == 0)
+                if saves:
+                    log.flush(step)  # also shows that what is saved is finite
+                elif leaves:
+                    log.save_pending(step)
+                if saves or (leaves and step > start):
+                    self._save(manager, step, state, log)
+                if leaves or step == last:
+                    break
+                tokens = sharding.to_devices(next(batches), self.mesh)
+                state, step_metrics = update(state, self.bag, tokens, weights)
+                log.catch_up(step)  # with the updates before this one: the device has work meanwhile
+                if step % c.log.every == 0:
+                    log.flush(step)
+                log.add(step_metrics)
+        return step, leaves
 
-    def _initial_state(self) -> train_step.TrainState:
-        state = train_step.init_on_mesh(self.arm.model, self.bag, self.config, self.like)
-        if self.config.checkpoint.init_from and not self.weights:
-            raise ValueError(
-                f"{self.workdir / rundir.CHECKPOINTS}: holds a checkpoint that is not whole, and the run was to begin "
-                "with checkpoint.init_from; delete that folder, and the same command begins again"
-            )
-        if self.weights:
-            state = state.replace(params=checkpoint.restore_weights(self.weights, self.like.params))
-            if self.lead:
-                words = f"the weights of {self.config.checkpoint.init_from} after step {self.weights.step:,}"
-                print(f"{self.label}  begins with {words}", file=sys.stderr)
-        params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
-        if self.lead:
-            rundir.write_json(self.workdir / rundir.PARAMS, params)
-        return state
+    def _save(self, manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, log: run_log.Log) -> None:
+        with log.watch.pause():
+            log.sync()  # a run that goes on from this checkpoint finds the lines before it
+            checkpoint.save(manager, step, state, self.identity)
 
-    def _restored_state(self, manager: ocp.CheckpointManager) -> train_step.TrainState:
-        return checkpoint.restore(manager, self.like, self.identity)
-
-    def _train_batches(self, start: int) -> Iterator[np.ndarray]:
+    def train_batches(self, start: int) -> Iterator[np.ndarray]:
+        """Returns this process's batches from step `start` on."""
         t = self.config.train
         share = sharding.host_share(self.mesh)
         return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, *share)
 
+    def _describe(self) -> list[str | None]:
+        """Returns lines about the code, its product and train.deterministic, None where there is nothing to say."""
+        lines = []
+        if self.arm.codes:
+            # A byte table says what the Kronecker code cannot tell apart; the other bags have other cells.
+            shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
+            lines += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
+            lines += [build.product_line(self.arm, self.config, self.mesh)]
+        return [*lines, determinism.line(self.config, self.mesh)]
+
+    def _write_config(self) -> None:
+        """Writes config.json and, unless the run goes on, env.json."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if not _is_lead():
+            return
+        rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
+        if not rundir.has_checkpoint(self.workdir):
+            facts = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
+            if self.arm.bag:
+                facts["implementation"] = implementations.describe(self.arm.bag)
+            if self.init_weights:
+                facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
+            rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | facts)
+
+    def _restored_state(self, manager: ocp.CheckpointManager) -> train_step.TrainState:
+        return checkpoint.restore(manager, self.abstract_state, self.identity)
+
+    def _initial_state(self) -> train_step.TrainState:
+        """Returns the state before the first step, and writes params.json."""
+        init_from = self.config.checkpoint.init_from
+        if init_from and not self.init_weights:
+            raise ValueError(
+                f"{self.workdir / rundir.CHECKPOINTS}: incomplete checkpoint found, so checkpoint.init_from cannot be "
+                "applied safely; delete that folder and run the same command again"
+            )
+        state = train_step.init_on_mesh(self.arm.model, self.bag, self.config, self.abstract_state)
+        if self.init_weights:
+            state = state.replace(params=checkpoint.restore_weights(self.init_weights, self.abstract_state.params))
+            if _is_lead():
+                step = f"step {self.init_weights.step:,}"
+                _print_lines(self.config, [f"begins with the weights of {init_from} after {step}"])
+        params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
+        if _is_lead():
+            rundir.write_json(self.workdir / rundir.PARAMS, params)
+        return state
+
     def _write_result(self, log: run_log.Log) -> dict[str, Any]:
-        if self.lead:
+        if _is_lead():
             lines = sinks.read(self.workdir)
             train = [line for line in lines if line["kind"] == "train"]
             validation = [line for line in lines if line["kind"] == "validation"]
@@ -256,3 +281,13 @@ class _Trainer:
             rundir.write_json(self.workdir / rundir.RESULT, result)
         sharding.wait_for_hosts("result")
         return rundir.read_json(self.workdir / rundir.RESULT)
+
+
+def _is_lead() -> bool:
+    """Returns whether this is the process that writes and prints."""
+    return jax.process_index() == 0
+
+
+def _print_lines(config: ml_collections.ConfigDict, lines: Sequence[str | None]) -> None:
+    words = "".join(f"{run_log.label(config)}  {line}\n" for line in lines if line)
+    print(words, end="", file=sys.stderr, flush=True)

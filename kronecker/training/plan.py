@@ -81,7 +81,7 @@ def compile_step(
     config: ml_collections.ConfigDict,
     devices: int,
     limit: int | None,
-    begun: bool,
+    has_checkpoint: bool,
     options: Mapping[str, bool] | None = None,
 ) -> jax.stages.Compiled:
     """Returns the compiled training step.
@@ -91,13 +91,13 @@ def compile_step(
       config: resolved, with its vocabulary.
       devices: in all.
       limit: of a device, from `device_limit`.
-      begun: whether the run has a checkpoint.
+      has_checkpoint: whether the run has a checkpoint.
       options: of the compiler.
 
     Raises:
       ValueError: if the compiler or `limit` says that a device has too little memory for it; says what would help.
     """
-    return _compile(lowered, options, "training step", limit, 0, lambda: remedy(config, devices, limit, begun))
+    return _compile(lowered, options, "training step", limit, 0, lambda: remedy(config, devices, limit, has_checkpoint))
 
 
 def compile_evaluation(
@@ -105,7 +105,7 @@ def compile_evaluation(
     config: ml_collections.ConfigDict,
     devices: int,
     limit: int | None,
-    beside: int,
+    reserved: int,
     options: Mapping[str, bool] | None = None,
 ) -> jax.stages.Compiled:
     """Returns the compiled evaluation of one batch.
@@ -115,14 +115,14 @@ def compile_evaluation(
       config: resolved, with its vocabulary.
       devices: in all.
       limit: of a device, from `device_limit`.
-      beside: bytes of a device that are taken meanwhile, by the optimizer's state.
+      reserved: bytes of a device that are taken meanwhile, by the optimizer's state.
       options: of the compiler.
 
     Raises:
       ValueError: as `compile_step`.
     """
     return _compile(
-        lowered, options, "evaluation", limit, beside, lambda: _advice(_smaller_evaluation(config, devices))
+        lowered, options, "evaluation", limit, reserved, lambda: _advice(_smaller_evaluation(config, devices))
     )
 
 
@@ -132,16 +132,16 @@ def bytes_of_a_device(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool = False) -> str:
+def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool = False) -> str:
     """Returns which keys would make the training step smaller, with values that can be.
 
     Args:
       config: resolved, with its vocabulary.
       devices: in all.
       limit: bytes of one.
-      begun: whether the run has a checkpoint, and hence keys that stay.
+      has_checkpoint: whether the run has a checkpoint, and hence keys that stay.
     """
-    return _advice(_smaller(config, devices, limit, begun))
+    return _advice(_smaller(config, devices, limit, has_checkpoint))
 
 
 def fewest_fsdp(
@@ -214,7 +214,7 @@ def _compile(
     options: Mapping[str, bool] | None,
     what: str,
     limit: int | None,
-    beside: int,
+    reserved: int,
     advice: Callable[[], str],
 ) -> jax.stages.Compiled:
     try:
@@ -225,10 +225,10 @@ def _compile(
         words = f"the compiler finds no room for the {what}: {str(error).splitlines()[0]}"
         raise ValueError(f"{words}; {advice()}") from None
     needed = Memory.of(compiled)
-    if limit and needed.total + beside > limit:
-        parts = f"{needed}, optimizer {_mb(beside)}" if beside else str(needed)
+    if limit and needed.total + reserved > limit:
+        parts = f"{needed}, optimizer {_mb(reserved)}" if reserved else str(needed)
         raise ValueError(
-            f"the {what} needs {_mb(needed.total + beside)} of a device's {_mb(limit)} ({parts}); {advice()}"
+            f"the {what} needs {_mb(needed.total + reserved)} of a device's {_mb(limit)} ({parts}); {advice()}"
         )
     return compiled
 
@@ -248,12 +248,12 @@ def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[
 
 
 def _smaller(
-    c: ml_collections.ConfigDict, devices: int, limit: int | None, begun: bool
+    c: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool
 ) -> Iterator[tuple[str, object]]:
     data, fsdp, tensor = resolution.mesh_sizes(c.mesh, devices)
     parts = data * fsdp  # a micro-batch is a multiple of so many sequences
     more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
-    accumulate = None if begun else next(more, None)
+    accumulate = None if has_checkpoint else next(more, None)
     if accumulate:
         yield "train.accumulate", accumulate
     yield from _smaller_chunk(c.train, math.ceil(c.train.batch / (accumulate or c.train.accumulate) / parts))

@@ -54,7 +54,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     with checkpoint.open_manager(workdir) as manager:
-        like = train_step.abstract_state(arm.model, arm.bag, config, mesh)
-        state = checkpoint.restore(manager, like, identity, step)
+        abstract_state = train_step.abstract_state(arm.model, arm.bag, config, mesh)
+        state = checkpoint.restore(manager, abstract_state, identity, step)
     arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
     return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)

@@ -1,5 +1,6 @@
 """A run's numbers on their way from the device to its metrics: fetched late, and once a line."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -11,6 +12,11 @@ from kronecker.model import accounting, transformer
 from kronecker.run import sinks
 from kronecker.runtime import progress, sharding
 from kronecker.training import train_step
+
+
+def label(config: ml_collections.ConfigDict) -> str:
+    """Returns what the run's lines on stderr begin with."""
+    return f"{config.embedding.arm} seed {config.seed}"
 
 
 class Log:
@@ -30,24 +36,29 @@ class Log:
         self._config, self._shape = config, shape
         self._devices = jax.devices()[0].device_kind, jax.device_count()
         lead = jax.process_index() == 0
+        self._progress_line = progress.ProgressLine(label(config), config.train.steps, start, shown=lead)
         self._sinks = sinks.open_sinks(workdir, config, start) if lead else []
         before = sinks.read(workdir) if lead else []
         trained = [line["seconds"] for line in before if line["kind"] == "train"]
         updates = [line for line in before if line["kind"] in ("train", sinks.HELD)]
-        held = [line for line in updates[-1:] if line["kind"] == sinks.HELD and line["step"] == start]
+        unlogged = [line for line in updates[-1:] if line["kind"] == sinks.HELD and line["step"] == start]
         validated = any(line["kind"] == "validation" and line["step"] == start for line in before)
         self._validated = start if sharding.of_first_host(validated) else None
         self._flushed_at = trained[-1] if trained else 0.0
-        self._pending = [train_step.StepMetrics(*values) for values in held[-1]["values"]] if held else []
-        self.watch = progress.Stopwatch(held[-1]["seconds"] if held else self._flushed_at)
+        self._pending = [train_step.StepMetrics(*values) for values in unlogged[-1]["values"]] if unlogged else []
+        self.watch = progress.Stopwatch(unlogged[-1]["seconds"] if unlogged else self._flushed_at)
         self._validation_loss: float | None = None
 
     def __enter__(self) -> Self:
+        self._progress_line.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for sink in self._sinks:
-            sink.close()
+    def __exit__(self, *error: object) -> None:
+        try:
+            for sink in self._sinks:
+                sink.close()
+        finally:
+            self._progress_line.__exit__(*error)
 
     def sync(self) -> None:
         """Returns when the lines so far outlive this process."""
@@ -62,14 +73,14 @@ class Log:
         """Takes the metrics of one update without waiting for them."""
         self._pending.append(step_metrics)
 
-    def catch_up(self, step: int, line: progress.ProgressLine) -> None:
+    def catch_up(self, step: int) -> None:
         """Waits until `step` updates are finished, so that the host is one update ahead at most, and shows them."""
         if self._pending:
             loss = jax.block_until_ready(self._pending[-1].loss)
-            if line.is_due():
-                self._show(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()), line)
+            if self._progress_line.is_due():
+                self._show(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()))
 
-    def flush(self, step: int, line: progress.ProgressLine) -> None:
+    def flush(self, step: int) -> None:
         """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
         if not self._pending:
             return
@@ -94,20 +105,27 @@ class Log:
                 "seconds": seconds,
             }
         )
-        self._show(step, float(values.loss.mean()), speed, line)
+        self._show(step, float(values.loss.mean()), speed)
 
-    def hold(self, step: int) -> None:
-        """Writes the updates since the last line down for whoever goes on, whose next line is about them too."""
+    def save_pending(self, step: int) -> None:
+        """Saves the updates that are in no line yet, so that a resumed run includes them in its next line."""
         if self._pending:
             values = np.stack(self._values(step), axis=1).tolist()
             self._write({"kind": sinks.HELD, "step": step, "seconds": self.watch.seconds(), "values": values})
 
-    def validation(self, step: int, numbers: dict[str, float]) -> None:
-        """Writes a validation line."""
+    def evaluate(self, step: int, evaluate: Callable[[], dict[str, float] | None]) -> bool:
+        """Writes a validation line, timed as no part of training; returns False if `evaluate` gave up with None."""
+        self.flush(step)
+        self._progress_line.show(step, "evaluating")
+        with self.watch.pause():
+            numbers = evaluate()
+        if numbers is None:
+            return False
         if not np.isfinite(numbers["loss"]):
             raise FloatingPointError(f"the validation loss after {step} steps is not finite; try a lower train.lr")
         self._validation_loss = numbers["loss"]
         self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
+        return True
 
     def _values(self, step: int) -> train_step.StepMetrics:
         """Returns each metric of the updates since the last line, float64 (updates,)."""
@@ -128,9 +146,9 @@ class Log:
     def _speed(self, seconds: float) -> float:
         return self._tokens(len(self._pending)) / (seconds - self._flushed_at)
 
-    def _show(self, step: int, loss: float, speed: float, line: progress.ProgressLine) -> None:
-        held_out = "" if self._validation_loss is None else f"  val {self._validation_loss:.4f}"
-        line.show(step, f"loss {loss:.4f}{held_out}  {speed:,.0f} tok/s")
+    def _show(self, step: int, loss: float, speed: float) -> None:
+        validation = "" if self._validation_loss is None else f"  val {self._validation_loss:.4f}"
+        self._progress_line.show(step, f"loss {loss:.4f}{validation}  {speed:,.0f} tok/s")
 
     def _write(self, line: dict[str, Any]) -> None:
         for sink in self._sinks:

@@ -76,10 +76,10 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
 
 
 def init_on_mesh(
-    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, like: TrainState
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, abstract: TrainState
 ) -> TrainState:
-    """Returns `init_state`'s state, laid out as `like`, from `abstract_state`; `bag` is on its mesh already."""
-    layout = jax.tree.map(lambda x: x.sharding, like)
+    """Returns `init_state`'s state, laid out as `abstract`, from `abstract_state`; `bag` is on its mesh already."""
+    layout = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(lambda bag: init_state(model, bag, config), out_shardings=layout)(bag)
 
 
@@ -170,15 +170,15 @@ def lower_train_step(
     bag: bags.Bag | None,
     config: ml_collections.ConfigDict,
     mesh: Mesh,
-    like: TrainState,
+    abstract: TrainState,
 ) -> jax.stages.Lowered:
     """Returns the update of `make_train_step` for `mesh`, whose devices need not be there, ready to compile.
 
-    The program takes a state that is laid out as `like`, from `abstract_state`, whose memory it takes too (donation),
-    `bag` on every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
+    The program takes a state that is laid out as `abstract`, from `abstract_state`, whose memory it takes too
+    (donation), `bag` on every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
     """
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
-    layout = jax.tree.map(lambda x: x.sharding, like)
+    layout = jax.tree.map(lambda x: x.sharding, abstract)
     update = jax.jit(
         make_train_step(model, config),
         in_shardings=(layout, whole, split, split),
@@ -186,7 +186,7 @@ def lower_train_step(
         donate_argnums=0,
     )
     tokens, weights = _abstract_batch(config.train.batch, config.train.sequence, mesh)
-    return update.lower(like, sharding.abstract_replica(bag, mesh), tokens, weights)
+    return update.lower(abstract, sharding.abstract_replica(bag, mesh), tokens, weights)
 
 
 def lower_eval_step(
@@ -194,7 +194,7 @@ def lower_eval_step(
     bag: bags.Bag | None,
     config: ml_collections.ConfigDict,
     mesh: Mesh,
-    like: dict[str, Any],
+    abstract_params: dict[str, Any],
     batch: int,
 ) -> jax.stages.Lowered:
     """Returns what `make_eval_step` does, for `mesh`, ready to compile.
@@ -204,13 +204,16 @@ def lower_eval_step(
       bag: of the arm.
       config: resolved.
       mesh: of all devices.
-      like: the parameters, or their shapes, types and shardings.
+      abstract_params: their shapes, types and shardings; or the parameters.
       batch: sequences at a time, over all devices.
     """
     evaluate = jax.jit(make_eval_step(model, config.train.loss_chunk), out_shardings=sharding.replicated(mesh))
     text_bytes = jax.ShapeDtypeStruct((model.shape.padded_vocab,), jnp.float32, sharding=sharding.replicated(mesh))
     return evaluate.lower(
-        like, sharding.abstract_replica(bag, mesh), text_bytes, *_abstract_batch(batch, config.train.sequence, mesh)
+        abstract_params,
+        sharding.abstract_replica(bag, mesh),
+        text_bytes,
+        *_abstract_batch(batch, config.train.sequence, mesh),
     )
 
 

@@ -15,7 +15,6 @@ from tiny_runs import finish, start
 
 from configs import base
 from kronecker.model import transformer
-from kronecker.runtime import progress
 from kronecker.schema import resolution
 from kronecker.training import run_log
 
@@ -106,9 +105,8 @@ def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, line
     written = [held, {"kind": "train", "step": 3, "seconds": 1.5, "loss": 2.0}][: 1 + line_after]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in written))
     c = resolution.with_vocabulary(resolution.resolve(base.get_config()), 100)
-    shown = progress.ProgressLine("run", 5, 3, shown=False)
     with run_log.Log(c, transformer.Shape.of(c.model), epath.Path(tmp_path), start=3) as gone_on:
-        gone_on.flush(3, shown)  # a process that went on may have written the line, and been killed before it saved
+        gone_on.flush(3)  # a process that went on may have written the line, and been killed before it saved
     assert len(tiny_runs.lines(tmp_path)) == line_after + lines
 
 

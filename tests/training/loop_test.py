@@ -1,5 +1,6 @@
 """Training as a user starts it: real processes, real files, a real kill -9."""
 
+import ast
 import json
 import math
 import os
@@ -20,6 +21,23 @@ GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
 ARMS = ("kronecker", "kronecker_unit", "table_tied", "table_untied")
 STEPS = 16
 OPTIONS = {"tokenizer": "bpe:300", "train.steps": STEPS, "checkpoint.every": 2}
+MOST_LINES, MOST_LEVELS = 25, 3  # of the loop's body, and of the blocks that hold one another
+# A run in a process of its own, on one device, after PATCH.
+PATCHED = """
+import sys
+import jax
+from kronecker.runtime import sharding
+from kronecker.schema import config_files
+from kronecker.training import loop, run_log
+
+c = config_files.load("configs/demo.py:arm=kronecker")
+for pair in sys.argv[2:]:
+    key, value = pair.split("=", 1)
+    c.update_from_flattened_dict({key: int(value) if value.isdigit() else value})
+c.mesh.cpu_devices = 1
+PATCH
+loop.run(c, sys.argv[1])
+"""
 
 
 def command(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> list[str]:
@@ -248,32 +266,54 @@ def test_attention_that_this_machine_lacks_is_refused_before_anything_is_written
 
 @pytest.mark.slow
 def test_metrics_are_fetched_once_a_line_and_not_once_a_step(data: Path, tmp_path: Path):
-    script = (
-        "import sys, jax; from kronecker.schema import config_files; from kronecker.training import loop\n"
-        "fetched, get = [], jax.device_get\n"
-        "def counted(x):\n"
-        "    fetched.append(len(x) if isinstance(x, list) else 0)\n"
-        "    return get(x)\n"
-        "c = config_files.load('configs/demo.py:arm=kronecker')\n"
-        "for pair in sys.argv[2:]:\n"
-        "    key, value = pair.split('=', 1)\n"
-        "    c.update_from_flattened_dict({key: int(value) if value.isdigit() else value})\n"
-        "c.mesh.cpu_devices = 1\n"
-        "jax.device_get = counted\n"
-        "loop.run(c, sys.argv[1])\n"
-        "print([size for size in fetched if size])\n"
-    )
-    own = {"data.folder": data, "data.source": f"text:{data / 'text'}", "log.every": 5, "checkpoint.every": 100}
-    options = [
-        f"{key}={value}"
-        for key, value in (tiny_runs.OPTIONS | OPTIONS | own | {"eval.every": 0, "eval.sequences": 4}).items()
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, str(tmp_path / "run"), *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    patch = """
+get = jax.device_get
+def counted(x):
+    if isinstance(x, list):
+        print(len(x))
+    return get(x)
+jax.device_get = counted
+"""
+    done = run_patched(patch, tmp_path / "run", data, {"log.every": 5, "eval.every": 0, "eval.sequences": 4})
     assert done.returncode == 0, done.stderr
     # 16 updates: lines after 5, 10, 15 and 16 (the evaluation's one batch is the last list)
-    assert json.loads(done.stdout) == [5, 5, 5, 1, 1]
+    assert done.stdout.split() == ["5", "5", "5", "1", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "sharding.to_devices = lambda local, mesh: local",  # the step would take it, and copy it while the device waits
+        "add = run_log.Log.add; run_log.Log.add = lambda log, metrics: add(log, metrics._replace(lr=metrics.lr * 2))",
+    ],
+)
+def test_a_transfer_in_the_loop_that_nobody_asked_for_ends_the_run(patch: str, data: Path, tmp_path: Path):
+    done = run_patched(patch, tmp_path / "run", data, {"eval.every": 0})
+    assert done.returncode == 1
+    assert "Disallowed host-to-device transfer" in done.stderr
+    assert "_train_steps" in done.stderr
+
+
+def test_the_loop_is_short_and_flat():
+    module = ast.walk(ast.parse((ROOT / "kronecker" / "training" / "loop.py").read_text()))
+    (function,) = (node for node in module if isinstance(node, ast.FunctionDef) and node.name == "_train_steps")
+    (steps,) = (node for node in ast.walk(function) if isinstance(node, ast.For))
+    assert steps.end_lineno - steps.lineno <= MOST_LINES
+    assert levels(function) <= MOST_LEVELS
+    assert sum(isinstance(node, ast.Break | ast.Return | ast.Raise | ast.Continue) for node in ast.walk(steps)) == 1
+
+
+def levels(node: ast.AST) -> int:
+    """Returns how many blocks hold one another inside `node`; an elif stands beside its if."""
+    deepest = 0
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                block = isinstance(child, ast.With | ast.For | ast.While | ast.If | ast.Try)
+                elif_ = isinstance(node, ast.If) and field == "orelse" and isinstance(child, ast.If)
+                deepest = max(deepest, levels(child) + (block and not elif_))
+    return deepest
 
 
 @pytest.mark.slow
@@ -317,6 +357,14 @@ def test_tensorboard_gets_the_same_numbers(data: Path, tmp_path: Path):
         content = content[16 + length :]
     for line in lines(tmp_path / "run"):
         assert values["train/loss", line["step"]] == pytest.approx(line["loss"], rel=1e-6)
+
+
+def run_patched(patch: str, workdir: Path, data: Path, options: dict[str, Any]) -> subprocess.CompletedProcess:
+    own = {"data.folder": data, "data.source": f"text:{data / 'text'}", "checkpoint.every": 100}
+    pairs = [f"{key}={value}" for key, value in (tiny_runs.OPTIONS | OPTIONS | own | options).items()]
+    command = [sys.executable, "-c", PATCHED.replace("PATCH", patch), str(workdir), *pairs]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def refused(done: subprocess.CompletedProcess, message: str) -> None:

@@ -132,8 +132,8 @@ def test_what_is_advised_is_a_config_that_can_be():
         "mesh.fsdp": "4",
     }
     assert advised(c, limit=10**12)["mesh.fsdp"] == "2"  # where two devices leave room enough
-    assert "train.accumulate" not in advised(c, limit=1, begun=True)  # it would be another run
-    assert advised(c, limit=1, begun=True)["train.loss_chunk"] == "384"
+    assert "train.accumulate" not in advised(c, limit=1, has_checkpoint=True)  # it would be another run
+    assert advised(c, limit=1, has_checkpoint=True)["train.loss_chunk"] == "384"
     base.apply(c, {"train.accumulate": 3, "train.loss_chunk": 1, "model.remat": True, "mesh.data": 1, "mesh.fsdp": 4})
     assert "take a smaller model" in plan.remedy(resolution.resolve(c, 4), 4, limit=None)
 
@@ -149,10 +149,10 @@ def test_what_is_advised_is_a_config_that_can_be():
 def test_an_evaluation_for_which_there_is_no_room_is_refused_beside_the_optimizers_state(options: dict, advice: str):
     c = resolution.resolve(base.apply(base.get_config(), options), 4)
     lowered = jax.jit(jnp.sin).lower(jnp.zeros(2**18))
-    assert plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, beside=2**20)
+    assert plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, reserved=2**20)
     words = r"the evaluation needs 5 MB of a device's 4 MB \(arguments 1 MB, .*, optimizer 3 MB\); " + re.escape(advice)
     with pytest.raises(ValueError, match=f"{words}$"):
-        plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, beside=3 * 2**20)
+        plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, reserved=3 * 2**20)
 
 
 def test_a_devices_peak_is_that_of_the_longest_name_that_it_begins_with():
