@@ -45,8 +45,8 @@ setup: $(READY)
 
 # uv installs in seconds what pip takes minutes for.  It is told to use the Python at hand and the system's certificates;
 # where it cannot reach an index that pip is configured for, pip does the work.
-REQUIRED := -r requirements.txt -r requirements-test.txt --editable .
-$(READY): requirements.txt requirements-test.txt pyproject.toml
+REQUIRED := --editable .[train,dev]
+$(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; make $(MAKECMDGOALS) PYTHON=/path/to/one" >&2; exit 2; }
 	@echo "setting up .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv --clear .venv
@@ -70,19 +70,20 @@ JAX_INSTALLED := $(BIN)/python -c "from importlib import metadata; print('jax=='
 tpu: $(TPU)
 
 # Beside the packages of .venv and not among them: there, each JAX process on a machine without a TPU loads libtpu and
-# writes its complaints to stderr.  The version is the one that goes with the jax that is installed.
-$(TPU): $(READY) requirements-tpu.txt
+# writes its complaints to stderr.  The version is the one that goes with the jax that is installed, as in [tpu].
+TPU_JAX := jax[tpu]
+$(TPU): $(READY)
 	@echo "adding the TPU compiler to .venv/tpu ..."
 	@rm -rf $(@D)
 	@mkdir $(@D)
 	@$(JAX_INSTALLED) > $(@D)/jax.txt
-	@{ UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python \
-			--constraint $(@D)/jax.txt --output-file $(@D)/all.txt requirements-tpu.txt \
+	@{ echo "$(TPU_JAX)" | UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python \
+			--constraint $(@D)/jax.txt --output-file $(@D)/all.txt - \
 		&& grep '^libtpu==' $(@D)/all.txt > $(@D)/libtpu.txt \
 		&& UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps \
 			-r $(@D)/libtpu.txt; } \
 		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
-			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt -r requirements-tpu.txt; }
+			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt "$(TPU_JAX)"; }
 	@touch $@
 
 gpu: $(GPU)
