@@ -2,6 +2,7 @@
 # make reproduce  the paper's tables beside ours, on the runs that make pair trained: one page
 # make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
 # make lint     ruff
+# make types    mypy, over the public names and what they are used for
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
 # make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
@@ -20,7 +21,7 @@ REFERENCE := .venv/reference
 TPU := .venv/tpu/ready
 GPU := .venv/gpu/ready
 
-.PHONY: pair reproduce accelerator test lint setup reference tpu gpu clean
+.PHONY: pair reproduce accelerator test lint types setup reference tpu gpu clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -40,6 +41,9 @@ test: setup
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
 
 setup: $(READY)
 
