@@ -2,6 +2,7 @@
 # make reproduce  the paper's tables beside ours, on the runs that make pair trained: one page
 # make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
 # make lint     ruff
+# make types    mypy, over the public names and what they are used for
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
 # make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
@@ -20,7 +21,7 @@ REFERENCE := .venv/reference
 TPU := .venv/tpu/ready
 GPU := .venv/gpu/ready
 
-.PHONY: pair reproduce accelerator test lint setup reference tpu gpu clean
+.PHONY: pair reproduce accelerator test lint types setup reference tpu gpu clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -41,12 +42,15 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
+types: setup
+	@$(BIN)/mypy
+
 setup: $(READY)
 
 # uv installs in seconds what pip takes minutes for.  It is told to use the Python at hand and the system's certificates;
 # where it cannot reach an index that pip is configured for, pip does the work.
-REQUIRED := -r requirements.txt -r requirements-test.txt --editable .
-$(READY): requirements.txt requirements-test.txt pyproject.toml
+REQUIRED := --editable .[train,dev]
+$(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; make $(MAKECMDGOALS) PYTHON=/path/to/one" >&2; exit 2; }
 	@echo "setting up .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv --clear .venv
@@ -70,19 +74,20 @@ JAX_INSTALLED := $(BIN)/python -c "from importlib import metadata; print('jax=='
 tpu: $(TPU)
 
 # Beside the packages of .venv and not among them: there, each JAX process on a machine without a TPU loads libtpu and
-# writes its complaints to stderr.  The version is the one that goes with the jax that is installed.
-$(TPU): $(READY) requirements-tpu.txt
+# writes its complaints to stderr.  The version is the one that goes with the jax that is installed, as in [tpu].
+TPU_JAX := jax[tpu]
+$(TPU): $(READY)
 	@echo "adding the TPU compiler to .venv/tpu ..."
 	@rm -rf $(@D)
 	@mkdir $(@D)
 	@$(JAX_INSTALLED) > $(@D)/jax.txt
-	@{ UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python \
-			--constraint $(@D)/jax.txt --output-file $(@D)/all.txt requirements-tpu.txt \
+	@{ echo "$(TPU_JAX)" | UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python \
+			--constraint $(@D)/jax.txt --output-file $(@D)/all.txt - \
 		&& grep '^libtpu==' $(@D)/all.txt > $(@D)/libtpu.txt \
 		&& UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps \
 			-r $(@D)/libtpu.txt; } \
 		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
-			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt -r requirements-tpu.txt; }
+			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt "$(TPU_JAX)"; }
 	@touch $@
 
 gpu: $(GPU)

@@ -1,24 +1,45 @@
 """Kronecker Embeddings (arXiv 2605.29459) in JAX/Flax: a fixed byte-level code for an input embedding."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+# What type checkers and editors read; `_HOME` says the same to Python.
+if TYPE_CHECKING:
+    from kronecker.embedding.bags import Bag as Bag
+    from kronecker.embedding.bags import kronecker_bag as kronecker_bag
+    from kronecker.embedding.codec import ByteTable as ByteTable
+    from kronecker.embedding.codec import byte_table as byte_table
+    from kronecker.embedding.implementations import induced_table as induced_table
+    from kronecker.embedding.implementations import prepare as prepare
+    from kronecker.embedding.implementations import product as product
+    from kronecker.embedding.linen import BagEmbed as BagEmbed
+    from kronecker.embedding.linen import Code as Code
+    from kronecker.embedding.linen import KroneckerEmbed as KroneckerEmbed
+    from kronecker.embedding.linen import TableEmbed as TableEmbed
+    from kronecker.embedding.linen import kronecker_code as kronecker_code
 
 # Looked up when first asked for, so that `--help` and a refused flag do not wait for JAX and Flax.
 _HOME = {
     "Bag": "embedding.bags",
     "BagEmbed": "embedding.linen",
     "ByteTable": "embedding.codec",
+    "Code": "embedding.linen",
+    "KroneckerEmbed": "embedding.linen",
     "TableEmbed": "embedding.linen",
     "byte_table": "embedding.codec",
-    "kronecker_bag": "embedding.bags",
     "induced_table": "embedding.implementations",
+    "kronecker_bag": "embedding.bags",
+    "kronecker_code": "embedding.linen",
     "prepare": "embedding.implementations",
     "product": "embedding.implementations",
 }
-__all__ = sorted(_HOME)
+if not TYPE_CHECKING:
+    __all__ = sorted(_HOME)
 
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOME})

@@ -33,7 +33,7 @@ flags:
   --workdir=PATH       as for train.py: gs://BUCKET/FOLDER, or the absolute path of a disk that every worker mounts.  Not
                        a worker's own disk, which goes with the slice; for run
   --install=COMMAND    what makes .venv in the folder of the code, on each worker; default: Python 3.12 through uv, with
-                       requirements.txt, requirements-tpu.txt and, where there is one, requirements-gcs.txt
+                       pyproject.toml's [train,tpu,gcs]
   --allow_dirty        send tracked files as they are, although they are not committed; new files stay behind
   --poll=SECONDS       between looks at a slice that is being made; default 30
   --dry_run            print the commands, and what a preemption would add, and run none but git's questions
@@ -220,8 +220,7 @@ shift
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || fail "$name: a slice's name has lower-case letters, digits and hyphens"
 zone='' project='' type='' version='' spot='' config='' workdir='' allow_dirty='' dry_run='' poll=30 more=()
 install='python3 -m pip install --quiet --target=.uv uv && .uv/bin/uv venv --quiet --python=3.12 .venv'
-install+=' && ls requirements.txt requirements-tpu.txt requirements-gcs.txt 2>/dev/null | sed "s/^/-r /"'
-install+=' | xargs .uv/bin/uv pip install --quiet --python=.venv/bin/python --editable .'
+install+=' && .uv/bin/uv pip install --quiet --python=.venv/bin/python --editable ".[train,tpu,gcs]"'
 while (($#)); do
 	case $1 in
 	--zone=?*) zone=${1#*=} ;;

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import jax
 
 PLUGIN = "xla_cuda13"  # the module of JAX's namespace package jax_plugins
-NO_LIBTPU = "the TPU compiler, libtpu, is not installed; `make tpu` adds it (requirements-tpu.txt)"
+NO_LIBTPU = "the TPU compiler, libtpu, is not installed; `make tpu` adds it"
 NO_PLUGIN = "the GPU compiler, JAX's CUDA plugin, is not installed; `make gpu` adds it (requirements-gpu.txt)"
 GPU_PACKAGES = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13")
 

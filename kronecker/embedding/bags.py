@@ -20,6 +20,8 @@ from flax import struct
 from kronecker.embedding import codec
 from kronecker.schema import choices
 
+Array = jax.Array | np.ndarray
+
 
 class Bag(struct.PyTreeNode):
     """Which rows of W an id sums, and with which weight.
@@ -43,12 +45,12 @@ class Bag(struct.PyTreeNode):
       buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products.
     """
 
-    symbols: jax.Array
-    lengths: jax.Array
-    scale: jax.Array
-    shift: jax.Array | None
-    codes: jax.Array | None = None
-    order: jax.Array | None = None
+    symbols: Array
+    lengths: Array
+    scale: Array
+    shift: Array | None
+    codes: Array | None = None
+    order: Array | None = None
     rows: int = struct.field(pytree_node=False, kw_only=True)
     symbol_stride: int = struct.field(pytree_node=False, default=1)
     slot_stride: int = struct.field(pytree_node=False, default=0)

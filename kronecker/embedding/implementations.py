@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import ArrayLike, DTypeLike
 
 from kronecker.embedding import bags, kernels
 from kronecker.runtime import sharding
@@ -34,8 +35,8 @@ FASTEST_GATHER_GRADIENT = "scatter"
 def product(
     projection_Dd: jax.Array,
     bag: bags.Bag,
-    ids: jax.Array,
-    dtype: jnp.dtype | None = None,
+    ids: ArrayLike,
+    dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
 ) -> jax.Array:
     """Returns the embeddings of `ids`, shape ids.shape + (d,), in the projection's dtype.
@@ -54,11 +55,15 @@ def product(
         whichever moves less.  None: one device, or a first axis that cannot be split.
 
     Raises:
-      ValueError: if W does not have one row for each cell of the code.
+      ValueError: if W does not have one row for each cell of the code, ids are no integers, or the mesh lacks an axis.
     """
     if projection_Dd.shape[0] != bag.rows:
         raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows; this code has {bag.rows:,} cells")
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"ids are {ids.dtype.name}; token ids are integers")
+    if mesh is not None and (missing := set(sharding.BATCH_AXES) - set(mesh.axis_names)):
+        raise ValueError(f"the mesh has axes {mesh.axis_names}, not {sorted(missing)}; give those that you lack size 1")
     embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
     if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
         # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
@@ -75,14 +80,19 @@ def product(
     return embed(projection_Dd, bag, ids)
 
 
-def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype | None = None) -> jax.Array:
+def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns E = K W (V, d), in the projection's dtype: built once, inference is an ordinary lookup in it.
 
     Args:
       projection_Dd: W, shape (bag.rows, d).
       bag: prepared for "induced", or with `induced_head`.
       dtype: as in `product`.
+
+    Raises:
+      ValueError: if the bag is not prepared for it.
     """
+    if bag.order is None and bag.platform != "gpu":
+        raise ValueError(f'the bag is prepared for {bag.implementation!r}; its table needs prepare(bag, "induced")')
     table_Vd, row_V = _table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
     return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
 
@@ -103,7 +113,7 @@ def choose(platform: str) -> str:
 def prepare(
     bag: bags.Bag,
     implementation: str,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     limit_mb: float = 1024,
     platform: str = "cpu",
     induced_head: bool = False,
@@ -129,7 +139,7 @@ def prepare(
         allowed = ", ".join((AUTO, *GATHER_GRADIENTS))
         raise ValueError(f"embedding.gather_gradient is {gather_gradient!r}; allowed: {allowed}")
     codes = order = None
-    buckets = ()
+    buckets: tuple[tuple[int, int], ...] = ()
     if implementation == "cached":
         size_mb = bag.vocab * bag.rows * jnp.dtype(dtype).itemsize / 1e6
         if size_mb > limit_mb:
@@ -189,7 +199,7 @@ def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.d
 
 
 def _cached(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return kernels.multiply(bag.codes[ids_N], weights_Dd, dtype)
+    return kernels.multiply(jnp.asarray(bag.codes)[ids_N], weights_Dd, dtype)
 
 
 def _onthefly(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -246,7 +256,7 @@ def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax
 
 
 def _rank(bag: bags.Bag) -> jax.Array:
-    return jnp.zeros(bag.vocab, jnp.int32).at[bag.order].set(jnp.arange(bag.vocab, dtype=jnp.int32))
+    return jnp.zeros(bag.vocab, jnp.int32).at[jnp.asarray(bag.order)].set(jnp.arange(bag.vocab, dtype=jnp.int32))
 
 
 def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:

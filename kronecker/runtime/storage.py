@@ -40,7 +40,7 @@ def open_path(path: epath.PathLike, name: str = "path") -> epath.Path:
     if separator and (scheme not in CLIENTS or not rest):
         raise ValueError(f"{name}={path}: this cannot be opened; allowed: a local path, or gs://BUCKET/FOLDER")
     if separator and not importlib.util.find_spec(CLIENTS[scheme]):
-        raise ValueError(f"{name}={path}: {scheme}:// needs {CLIENTS[scheme]}; pip install -r requirements-gcs.txt")
+        raise ValueError(f'{name}={path}: {scheme}:// needs {CLIENTS[scheme]}; pip install --editable ".[gcs]"')
     if separator:  # other processes write there too, so a listing is not kept
         fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(path)

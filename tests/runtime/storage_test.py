@@ -241,7 +241,7 @@ def test_a_place_that_cannot_be_opened_is_refused_with_what_can(path: str):
 
 def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "CLIENTS", {"gs": "no_such_package"})
-    with pytest.raises(ValueError, match=r"needs no_such_package; pip install -r requirements-gcs\.txt"):
+    with pytest.raises(ValueError, match=r"needs no_such_package; pip install --editable \"\.\[gcs\]\""):
         storage.open_path("gs://bucket/run")
 
 

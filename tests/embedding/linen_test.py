@@ -1,0 +1,238 @@
+"""KroneckerEmbed as a stranger uses it, in a model, an optimizer and a compiled program of their own."""
+
+import pickle
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx, serialization
+from jax.sharding import Mesh
+
+from kronecker.embedding import bags, codec, implementations, linen
+from kronecker.schema import choices
+
+WIDTH = 24
+VOCABULARY = 3000
+EVERY_NORM = pytest.mark.parametrize("norm", choices.NORMS)
+EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", choices.IMPLEMENTATIONS)
+
+
+def bytes_of(vocabulary: int, seed: int = 0) -> list[bytes | None]:
+    rng = np.random.default_rng(seed)
+    return [None, *(rng.integers(0, 256, i % 21, np.uint8).tobytes() for i in range(1, vocabulary))]
+
+
+@pytest.fixture(scope="module")
+def table() -> codec.ByteTable:
+    return codec.byte_table(bytes_of(VOCABULARY), 16)
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, VOCABULARY, (4, 33))
+
+
+@pytest.fixture(scope="module")
+def layer(table: codec.ByteTable) -> linen.KroneckerEmbed:
+    return linen.KroneckerEmbed(WIDTH, linen.kronecker_code(table))
+
+
+class Tagger(nn.Module):
+    """A model of someone else's, which holds the layer."""
+
+    embed: nn.Module
+
+    @nn.compact
+    def __call__(self, ids_BT: jax.Array) -> jax.Array:
+        return nn.Dense(2)(nn.gelu(self.embed(ids_BT)))
+
+
+@EVERY_NORM
+@EVERY_IMPLEMENTATION
+def test_it_is_the_trainers_layer_bit_for_bit_and_the_dense_code(
+    table: codec.ByteTable, ids: np.ndarray, implementation: str, norm: str
+):
+    code = linen.kronecker_code(table, norm, implementation)
+    ours = linen.KroneckerEmbed(WIDTH, code)
+    theirs = linen.BagEmbed(table.code_dim, WIDTH, table.code_dim**-0.5 if norm == "z" else 0.02)
+    bag = implementations.prepare(bags.kronecker_bag(table, norm), implementation)
+    variables, params = ours.init(jax.random.key(3), ids), theirs.init(jax.random.key(3), ids, bag)["params"]
+    np.testing.assert_array_equal(variables["params"]["projection"], params["projection"])
+
+    def value_and_gradient(apply):
+        return jax.jit(jax.value_and_grad(lambda params: (apply(params) ** 3).sum()))(params)
+
+    value, gradient = value_and_gradient(lambda params: ours.apply(variables | {"params": params}, ids))
+    their_value, their_gradient = value_and_gradient(lambda params: theirs.apply({"params": params}, ids, bag))
+    assert value == their_value
+    np.testing.assert_array_equal(gradient["projection"], their_gradient["projection"])
+    x_BTd = jax.jit(ours.apply)(variables, ids)
+    np.testing.assert_array_equal(x_BTd, jax.jit(theirs.apply)({"params": params}, ids, bag))
+    exact_BTd = (codec.dense_code(table, ids.ravel(), norm) @ np.asarray(params["projection"], np.float64)).reshape(
+        *ids.shape, WIDTH
+    )
+    assert np.linalg.norm(x_BTd - exact_BTd) / np.linalg.norm(exact_BTd) < 1e-6
+    np.testing.assert_array_equal(ours.apply(variables, np.array([0])), np.zeros((1, WIDTH)))  # has no bytes
+
+
+@pytest.mark.parametrize(("norm", "std"), [("z", 1.0), ("length", 0.02)])
+def test_rows_and_initial_scale_come_from_the_code(table: codec.ByteTable, norm: str, std: float):
+    with_bytes = np.flatnonzero(table.lengths)
+    layer = linen.KroneckerEmbed(256, linen.kronecker_code(table, norm))
+    variables = layer.init(jax.random.key(0), with_bytes)
+    assert variables["params"]["projection"].shape == (256 * 16, 256)
+    assert float(layer.apply(variables, with_bytes).std()) == pytest.approx(std, rel=0.02)
+    half = layer.clone(init_std=layer.code.init_std / 2).init(jax.random.key(0), with_bytes)
+    np.testing.assert_array_equal(half["params"]["projection"], variables["params"]["projection"] / 2)
+
+
+@EVERY_IMPLEMENTATION
+def test_a_compiled_program_takes_the_code_as_arguments(table: codec.ByteTable, ids: np.ndarray, implementation: str):
+    layer = linen.KroneckerEmbed(WIDTH, linen.kronecker_code(table, implementation=implementation))
+    variables = layer.init(jax.random.key(0), ids)
+
+    @jax.jit
+    def gradient(params: Any, code: Any, ids: jax.Array) -> Any:
+        return jax.grad(lambda params: layer.apply({"params": params, "code": code}, ids).sum())(params)
+
+    @jax.jit
+    def with_the_code_inside(params: Any, ids: jax.Array) -> Any:
+        return layer.apply({"params": params, "code": variables["code"]}, ids)
+
+    params, code = variables["params"], variables["code"]
+    assert max(constants(jax.jit(layer.apply), variables, ids), default=0) <= 16
+    assert max(constants(gradient, params, code, ids), default=0) <= 16
+    assert max(constants(with_the_code_inside, params, ids)) >= VOCABULARY * 16
+    compiled = gradient.lower(params, code, ids).compile().as_text()
+    symbols_or_codes = rf"f32\[{VOCABULARY},4096\]" if implementation == "cached" else rf"u8\[{VOCABULARY},16\]"
+    assert re.search(rf"{symbols_or_codes}\S* parameter\(", compiled)
+
+
+def constants(program: Any, *arguments: Any) -> list[int]:
+    """Returns the sizes of the constants written out in a lowered program, those of one value throughout left out."""
+    text = program.lower(*arguments).as_text()
+    shapes = re.findall(r'dense(?:_resource)?<(?:"|\[|__)[^>]*> : tensor<((?:\d+x)+)', text)
+    return [int(np.prod([int(size) for size in shape.split("x")[:-1]])) for shape in shapes]
+
+
+def test_an_optimizer_of_the_parameters_trains_it_in_another_model(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    model, optimizer = Tagger(layer), optax.adamw(1e-2)
+    variables = model.init(jax.random.key(0), ids)
+    params, code = variables["params"], variables["code"]
+    assert jax.tree.map(jnp.shape, dict(params["embed"])) == {"projection": (4096, WIDTH)}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    labels = jnp.asarray(ids % 2)
+
+    @jax.jit
+    def step(params, state, code):
+        def loss(params):
+            logits = model.apply({"params": params, "code": code}, ids)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state, losses = optimizer.init(params), []
+    for _ in range(20):
+        params, state, loss = step(params, state, code)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] / 2
+    assert step._cache_size() == 1
+
+
+def test_a_checkpoint_may_hold_the_code_or_leave_it_out(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    model = Tagger(layer)
+    variables = model.init(jax.random.key(0), ids)
+    logits = model.apply(variables, ids)
+    blank = jax.tree.map(jnp.zeros_like, variables)
+    restored = serialization.from_bytes(blank, serialization.to_bytes(variables))
+    np.testing.assert_array_equal(model.apply(restored, ids), logits)
+    again, made = model.apply({"params": variables["params"]}, ids, mutable="code")
+    np.testing.assert_array_equal(again, logits)
+    jax.tree.map(np.testing.assert_array_equal, made["code"], variables["code"])
+
+
+def test_variables_without_the_code_or_with_another_are_refused(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    model = Tagger(layer)
+    variables = model.init(jax.random.key(0), ids)
+    with pytest.raises(ValueError, match=r'lack code/embed/symbols; pass the collection "code" that `init` returned'):
+        model.apply({"params": variables["params"]}, ids)
+    other = layer.clone(code=linen.kronecker_code(codec.byte_table(bytes_of(50), 16)))
+    with pytest.raises(ValueError, match=r"code/symbols has shape \(3000, 16\), this layer's code \(50, 16\)"):
+        other.apply({name: tree["embed"] for name, tree in variables.items()}, ids)
+
+
+def test_what_it_cannot_embed_is_refused(table: codec.ByteTable, layer: linen.KroneckerEmbed, ids: np.ndarray):
+    variables = layer.init(jax.random.key(0), ids)
+    with pytest.raises(ValueError, match="ids are float32; token ids are integers"):
+        layer.apply(variables, np.ones((2, 3), np.float32))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    with pytest.raises(ValueError, match=r"axes \('data',\), not \['fsdp'\]; give those that you lack size 1"):
+        layer.clone(mesh=mesh).apply(variables, ids)
+    with pytest.raises(ValueError, match="norm is 'l2'; allowed: z, length"):
+        linen.kronecker_code(table, norm="l2")
+    with pytest.raises(ValueError, match="'fast'; allowed: cached, onthefly, bag"):
+        linen.kronecker_code(table, implementation="fast")
+
+
+def test_its_table_is_what_it_embeds(table: codec.ByteTable, ids: np.ndarray):
+    layer = linen.KroneckerEmbed(WIDTH, linen.kronecker_code(table, implementation="induced"))
+    variables = layer.init(jax.random.key(0), ids)
+    projection_Dd = variables["params"]["projection"]
+    table_Vd = implementations.induced_table(projection_Dd, layer.code.bag)
+    np.testing.assert_array_equal(table_Vd[ids], layer.apply(variables, ids))
+    with pytest.raises(ValueError, match=r"""prepared for 'bag'; its table needs prepare\(bag, "induced"\)"""):
+        implementations.induced_table(projection_Dd, bags.kronecker_bag(table))
+
+
+def test_types_of_parameters_and_products(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    small = layer.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    variables = small.init(jax.random.key(0), ids)
+    assert variables["params"]["projection"].dtype == small.apply(variables, ids).dtype == jnp.bfloat16
+    assert layer.clone(dtype="bfloat16").apply(layer.init(jax.random.key(0), ids), ids).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("lifted", [nn.jit, nn.remat], ids=["jit", "remat"])
+def test_lifted_by_flax_it_is_the_same(layer: linen.KroneckerEmbed, ids: np.ndarray, lifted: Any):
+    variables = layer.init(jax.random.key(0), ids)
+    same = lifted(linen.KroneckerEmbed)(WIDTH, layer.code)
+    np.testing.assert_array_equal(same.apply(variables, ids), layer.apply(variables, ids))
+
+
+def test_modules_are_equal_where_they_hold_the_same_code(table: codec.ByteTable, layer: linen.KroneckerEmbed):
+    same, other = layer.clone(), layer.clone(code=linen.kronecker_code(table))
+    assert same == layer
+    assert hash(same) == hash(layer)
+    assert other != layer
+    assert "code = Code(3,000 ids, 4,096 rows, bag)" in repr(layer)
+
+
+def test_left_to_choose_it_takes_what_the_platform_is_best_at(layer: linen.KroneckerEmbed):
+    assert layer.code.bag.implementation == implementations.choose(jax.default_backend())
+
+
+def test_on_a_mesh_it_is_the_same(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    variables = layer.init(jax.random.key(0), ids)
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+    np.testing.assert_array_equal(
+        jax.jit(layer.clone(mesh=mesh).apply)(variables, ids), jax.jit(layer.apply)(variables, ids)
+    )
+
+
+def test_it_can_be_sent_to_another_process(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    variables = layer.init(jax.random.key(0), ids)
+    copy = pickle.loads(pickle.dumps(layer))
+    np.testing.assert_array_equal(copy.apply(variables, ids), layer.apply(variables, ids))
+
+
+def test_in_nnx_the_projection_alone_is_a_parameter(layer: linen.KroneckerEmbed, ids: np.ndarray):
+    bridged = nnx.bridge.ToNNX(layer, rngs=nnx.Rngs(0)).lazy_init(ids)
+    assert list(nnx.state(bridged, nnx.Param)) == ["projection"]
+    variables = {"params": {"projection": bridged.projection[...]}}
+    np.testing.assert_array_equal(bridged(ids), layer.apply(variables, ids, mutable="code")[0])
