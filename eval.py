@@ -56,7 +56,8 @@ def _print_loss(run) -> None:
 
 
 def _print_probes(run) -> None:
-    from kronecker.probes import on_runs, prompts, result
+    from kronecker.probes import on_runs, prompts
+    from kronecker.run import result
 
     found = on_runs.run(_PROBES.value, {epath.Path(_WORKDIR.value).name: run}, prompts.pairs())
     result.show([one for one in found if one.name != on_runs.TEXTS])

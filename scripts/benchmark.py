@@ -142,8 +142,8 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: boo
 
 def _runtime(out: Path) -> None:
     from kronecker.benchmark import arm_runtime
-    from kronecker.probes import result
     from kronecker.report.pages import write_text
+    from kronecker.run import result
 
     timed = {arm: _config(f"gpt2.py:size=nano,arm={arm}", **{"model.dtype": _DTYPE.value}) for arm in arm_runtime.ARMS}
     found = arm_runtime.measure(timed, _ROUNDS.value or arm_runtime.ROUNDS)

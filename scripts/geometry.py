@@ -7,7 +7,7 @@
 Each argument is a tokenizer as in config.tokenizer, whose vocabulary's codes are measured without any model; a random
 table of the first one's size is always there.  --tables names checkpoints, a .safetensors file or a folder with one or
 with shards, each with its tokenizer behind an @; nothing but the embedding tensor is read.  Words are asked for without
-a space in front.  --json writes every table under documented keys (kronecker/probes/result.py).
+a space in front.  --json writes every table under documented keys (kronecker/run/result.py).
 """
 
 import json
@@ -29,8 +29,9 @@ _JSON = flags.DEFINE_string("json", None, "Also write the tables to this file.")
 def main(specs: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker import tokenization  # after the flags: --help should not wait for JAX
-    from kronecker.probes import embeddings, result, subjects, survey
+    from kronecker.probes import embeddings, subjects, survey
     from kronecker.report.pages import write_text
+    from kronecker.run import result
 
     if not specs and not _RUNS.value and not _TABLES.value:
         raise ValueError("nothing to measure; for example: python scripts/geometry.py gpt2")

@@ -10,7 +10,7 @@ geometry (of the input embedding, beside the codes alone), layered (word familie
 prompt), generation (normal, misspelled and unseen words).  Intervals are over prompts: other seeds may differ by more.
 --pairs names a JSON list of {category, clean, typo} to use instead of our 330 pairs, or a result file of the paper
 author's package.  --json also writes every table, the texts of the generation probe among them, under the keys that
-kronecker/probes/result.py documents.  --page writes them as a page, and each table as CSV into a folder of its name.
+kronecker/run/result.py documents.  --page writes them as a page, and each table as CSV into a folder of its name.
 """
 
 import json
@@ -30,8 +30,9 @@ _JSON = flags.DEFINE_string("json", None, "Also write every table to this file."
 
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
-    from kronecker.probes import on_runs, prompts, result  # after the flags: --help should not wait for JAX
+    from kronecker.probes import on_runs, prompts
     from kronecker.report.pages import local, require_name, write_text
+    from kronecker.run import result  # after the flags: --help should not wait for JAX
     from kronecker.training import restore
 
     if not folders:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from run_folders import write_run
 
-from kronecker.probes import result
-from kronecker.run import finished_runs
+from kronecker.run import finished_runs, result
 
 LOSSES = {"table_tied": (4.60, 4.62, 4.61), "table_untied": (4.50, 4.51, 4.52), "kronecker": (4.52, 4.53, 4.54)}
 LAYERED = result.Result(

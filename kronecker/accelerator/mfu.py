@@ -17,9 +17,8 @@ import ml_collections
 from kronecker.accelerator.extents import TARGETED, Extent, Take, Task, arm_config, mfu_name
 from kronecker.benchmark import step, texts, timing
 from kronecker.model import transformer
-from kronecker.runtime import allocator, device_mesh, hardware, progress, sharding
+from kronecker.runtime import allocator, device_mesh, hardware, profiling, progress, sharding
 from kronecker.schema import resolution
-from kronecker.training import profiling
 
 KERNELS = 10
 RECORDED = 2  # calls of so many steps as are timed together

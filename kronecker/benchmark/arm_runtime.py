@@ -9,8 +9,7 @@ from typing import Any
 import ml_collections
 
 from kronecker.benchmark import step, timing
-from kronecker.probes import result
-from kronecker.run import machine, measured_on
+from kronecker.run import machine, measured_on, result
 from kronecker.schema import dotted
 
 TABLE, KRONECKER = ARMS = (step.BASELINE, step.TARGETED)

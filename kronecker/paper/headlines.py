@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from kronecker.paper import training_claims
-from kronecker.probes import result
+from kronecker.run import result
 from kronecker.runtime.printing import Table
 
 Results = Mapping[str, result.Result]

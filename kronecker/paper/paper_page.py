@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kronecker.paper import headlines, result_figures, results, training_claims
-from kronecker.probes import result
 from kronecker.report import compare, figures, pages
+from kronecker.run import result
 
 TRAINING = "training"
 PARTS = CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kronecker.paper import result_figures, results
-from kronecker.probes import result
 from kronecker.report import pages
+from kronecker.run import result
 
 
 def write(found: Sequence[result.Result], file: Path, title: str) -> None:

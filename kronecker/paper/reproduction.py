@@ -1,6 +1,6 @@
 """What of the paper can be measured here, in parts: each a file of results, measured once and kept while it is current.
 
-A part's file holds {"made_of": what it was measured on, "results": [...]}, the results as `probes.result` documents
+A part's file holds {"made_of": what it was measured on, "results": [...]}, the results as `run.result` documents
 them.  It is current while `made_of` is what it would be measured on now; a part that is not is measured again.
 """
 
@@ -16,12 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kronecker import tokenization
 from kronecker.paper import paper_page
-from kronecker.probes import on_runs, parameters, prompts, result, subjects, survey, vocabularies
+from kronecker.probes import on_runs, parameters, prompts, vocabularies
 from kronecker.report import pages
-from kronecker.run import finished_runs, machine
-from kronecker.training import restore
+from kronecker.run import finished_runs, machine, result
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
 ALL = "all"
@@ -48,22 +46,19 @@ def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: 
       benchmark: the command that times codes on the fly and writes its result to the file of its --out=FILE; a process
         of its own, as it wants one device and the runs may have been trained on several simulated ones.
     """
-    loaded = [tokenization.load(spec) for spec in specs]
-    names = [tokenizer.name for tokenizer in loaded]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"--vocabularies={','.join(specs)}: give at least one tokenizer, and each once, e.g. gpt2")
+    loaded = vocabularies.load(specs)
     losses = {
         str(run.folder): [run.result[key] for key in ("step", "validation_loss", "data_fingerprint")] for run in probed
     }
     return [
         Part(
             CODES,
-            f"codes of {', '.join(names)}",
+            f"codes of {', '.join(tokenizer.name for tokenizer in loaded)}",
             {
                 "code": _digest("probes"),
                 "vocabularies": [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded],
             },
-            lambda: _codes(loaded),
+            lambda: vocabularies.codes(loaded, CODES_POS_DIM),
         ),
         Part(PARAMETERS, "parameters of published models", {"code": _digest("probes")}, lambda: [parameters.measure()]),
         Part(
@@ -138,14 +133,8 @@ def _kept(file: Path, part: Part) -> list[result.Result] | None:
         ) from None
 
 
-def _codes(loaded: Sequence[tokenization.Tokenizer]) -> list[result.Result]:
-    found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, CODES_POS_DIM) for tokenizer in loaded]
-    told = survey.survey([*found, subjects.random(loaded[0])], {"P": str(CODES_POS_DIM)})
-    return [vocabularies.measure(loaded), *told]
-
-
 def _probes(probed: Sequence[finished_runs.Run]) -> list[result.Result]:
-    opened = {f"{run.arm}-seed{run.seed}": restore.open_run(run.folder) for run in probed}
+    opened = on_runs.opened({f"{run.arm}-seed{run.seed}": run.folder for run in probed})
     return on_runs.run([on_runs.ALL], opened, prompts.pairs())
 
 

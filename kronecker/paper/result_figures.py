@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib import figure, ticker
 
-from kronecker.probes import result
 from kronecker.report import figures, plot
+from kronecker.run import result
 
 SHARES = ("loose", "root", "strict")
 PAPER_ARMS = {"table": "table_tied", "Kronecker": "kronecker"}  # whose colours the paper's points have

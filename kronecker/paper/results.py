@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kronecker.probes import result
 from kronecker.report import pages
+from kronecker.run import result
 from kronecker.runtime.printing import Table
 
 SAME, NONE = "Under the paper's conditions.", "The paper gives no numbers for this."

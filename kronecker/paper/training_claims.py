@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from kronecker.probes import result
 from kronecker.report import compare, figures, intervals
-from kronecker.run import finished_runs, measured_on
+from kronecker.run import finished_runs, measured_on, result
 
 TABLE, KRONECKER, UNTIED = "table_tied", "kronecker", "table_untied"
 FIGURES = ("validation_loss", "validation_difference", "embedding_std")  # of figures.PANELS

@@ -14,8 +14,8 @@ import numpy as np
 
 from kronecker.model import sampling
 from kronecker.probes import continuations, paired, unseen
-from kronecker.probes.result import Result
 from kronecker.run import measured_on
+from kronecker.run.result import Result
 from kronecker.schema import dotted
 from kronecker.training import restore
 

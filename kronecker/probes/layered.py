@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kronecker.model import accounting, build, transformer
-from kronecker.probes import geometry, neighbours, result, words
-from kronecker.run import measured_on
+from kronecker.probes import geometry, neighbours, words
+from kronecker.run import measured_on, result
 from kronecker.schema import dotted
 from kronecker.training import restore
 

@@ -7,14 +7,21 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kronecker.probes import continuations, generation, layered, prompts, result, robustness, subjects, survey
-from kronecker.run import measured_on
+from etils import epath
+
+from kronecker.probes import continuations, generation, layered, prompts, robustness, subjects, survey
+from kronecker.run import measured_on, result
 from kronecker.schema import dotted
 from kronecker.training import restore
 
 Runs = Mapping[str, restore.Restored]
 ALL = "all"
 TEXTS = "generation_texts"  # every text that was written: for a file, not for the eye
+
+
+def opened(folders: Mapping[str, epath.PathLike]) -> dict[str, restore.Restored]:
+    """Returns runs by their names in tables, each open at its latest checkpoint."""
+    return {name: restore.open_run(folder) for name, folder in folders.items()}
 
 
 def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kronecker.embedding import codec
-from kronecker.probes import result
+from kronecker.run import result
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from kronecker.model import build
 from kronecker.probes import paired, prompts, shifts
-from kronecker.probes.result import Result
 from kronecker.run import measured_on
+from kronecker.run.result import Result
 from kronecker.schema import dotted
 from kronecker.training import restore
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kronecker.probes import geometry, result, subjects, words
+from kronecker.probes import geometry, subjects, words
+from kronecker.run import result
 
 # Words that no vocabulary has as a token, ours; the paper's are not known.
 UNSEEN = (

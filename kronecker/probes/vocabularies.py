@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from kronecker import tokenization
-from kronecker.probes import result, vocabulary_coverage
+from kronecker.probes import subjects, survey, vocabulary_coverage
+from kronecker.run import result
 
 POS_DIMS = tuple(vocabulary_coverage.PAPER_COVERAGE)
 COLLIDING = (16, 32)
@@ -15,6 +16,20 @@ COLUMNS = (
     *(f"fit, P = {pos_dim}, %" for pos_dim in POS_DIMS),
     *(f"share a code, P = {pos_dim}" for pos_dim in COLLIDING),
 )
+
+
+def load(specs: Sequence[str]) -> list[tokenization.Tokenizer]:
+    """Returns the tokenizers of --vocabularies; raises ValueError if there are none, or one stands twice."""
+    loaded = [tokenization.load(spec) for spec in specs]
+    if not loaded or len({tokenizer.name for tokenizer in loaded}) < len(loaded):
+        raise ValueError(f"--vocabularies={','.join(specs)}: give at least one tokenizer, and each once, e.g. gpt2")
+    return loaded
+
+
+def codes(vocabularies: Sequence[tokenization.Tokenizer], pos_dim: int) -> list[result.Result]:
+    """Returns what the codes of vocabularies hold, and their geometry at P = `pos_dim` beside random vectors'."""
+    found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, pos_dim) for tokenizer in vocabularies]
+    return [measure(vocabularies), *survey.survey([*found, subjects.random(vocabularies[0])], {"P": str(pos_dim)})]
 
 
 def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:

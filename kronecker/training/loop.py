@@ -24,9 +24,9 @@ from kronecker.data import manifests, preparation, rows
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import accounting, build
 from kronecker.run import rundir, sinks
-from kronecker.runtime import determinism, device_mesh, distributed, hardware, preemption, sharding, storage
+from kronecker.runtime import determinism, device_mesh, distributed, hardware, preemption, profiling, sharding, storage
 from kronecker.schema import resolution
-from kronecker.training import checkpoint, evaluation, plan, profiling, run_log, train_step
+from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
 
 
 def run(

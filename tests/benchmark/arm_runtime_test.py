@@ -8,7 +8,7 @@ import pytest
 
 from configs import arms, base
 from kronecker.benchmark import arm_runtime, timing
-from kronecker.probes import result
+from kronecker.run import result
 from kronecker.schema import resolution
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from paper_runs import LAYERED, LOSSES, TYPOS, write_runs
 from run_folders import write_run
 
 from kronecker.paper import headlines, paper_page, results, training_claims
-from kronecker.probes import parameters, result
+from kronecker.probes import parameters
 from kronecker.report import compare
-from kronecker.run import finished_runs
+from kronecker.run import finished_runs, result
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kronecker.paper import reproduction
-from kronecker.probes import result
+from kronecker.run import result
 
 RESULT = result.Result("x", "X", "6.8", {"model": "small"}, ["a", "b"], [["one", 1], ["two", None]], [], [])
 

@@ -10,7 +10,8 @@ import pytest
 from kronecker import tokenization
 from kronecker.embedding import bags, codec, linen
 from kronecker.model import accounting, build, transformer
-from kronecker.probes import layered, result, words
+from kronecker.probes import layered, words
+from kronecker.run import result
 from kronecker.schema import config_files, resolution
 from kronecker.training import restore
 

@@ -12,7 +12,8 @@ from scipy import stats
 from configs import arms, base
 from kronecker import tokenization
 from kronecker.model import build
-from kronecker.probes import paired, prompts, result, robustness, shifts
+from kronecker.probes import paired, prompts, robustness, shifts
+from kronecker.run import result
 from kronecker.schema import resolution
 from kronecker.training import restore
 

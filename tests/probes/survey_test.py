@@ -10,7 +10,8 @@ import pytest
 from safetensors import numpy as safetensors
 
 from kronecker import tokenization
-from kronecker.probes import result, subjects, survey, words
+from kronecker.probes import subjects, survey, words
+from kronecker.run import result
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kronecker.probes import result
+from kronecker.run import result
 
 RESULT = result.Result(
     name="layered",

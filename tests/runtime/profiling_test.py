@@ -10,7 +10,7 @@ import pytest
 import tiny_runs
 from etils import epath
 
-from kronecker.training import profiling
+from kronecker.runtime import profiling
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
