@@ -126,7 +126,7 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: boo
     # After the flags: --help should not wait for JAX.
     from kronecker.benchmark import timing_figures, timing_tables
     from kronecker.report.pages import write_text
-    from kronecker.run import machine
+    from kronecker.runtime import machine
 
     before = machine.facts()
     result = run()

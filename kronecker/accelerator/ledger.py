@@ -2,7 +2,6 @@
 
 import datetime
 import hashlib
-import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from kronecker.run import rundir
+from kronecker.runtime import machine
 
 ROOT = Path(__file__).parents[2]
 CODE = ("kronecker", "configs", "train.py")  # what decides a result
@@ -83,13 +83,11 @@ def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, An
     """
     import jax  # the rest of this module is for processes that leave the devices alone
 
-    from kronecker.run import machine
-
     found = machine.facts()
-    plugins = {name: version for name in PLUGINS if (version := _version(name))}
+    plugins = {name: version for name in PLUGINS if (version := machine.version(name))}
     return found | {
         "rehearsal": rehearsal,
-        "command": rundir.without_paths_outside(command),
+        "command": machine.without_paths_outside(command),
         "commit": found["commit"] or commit or None,
         "code": code_version(),
         "versions": found["versions"] | plugins,
@@ -110,13 +108,6 @@ def code_version(root: Path = ROOT) -> str:
 def slug(device: str) -> str:
     """Returns a device's name as a folder's: NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _driver() -> str | None:

@@ -9,7 +9,8 @@ from typing import Any
 import ml_collections
 
 from kronecker.benchmark import step, timing
-from kronecker.run import machine, measured_on, result
+from kronecker.run import measured_on, result
+from kronecker.runtime import machine
 from kronecker.schema import dotted
 
 TABLE, KRONECKER = ARMS = (step.BASELINE, step.TARGETED)

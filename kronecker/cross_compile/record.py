@@ -9,7 +9,7 @@ import ml_collections
 
 from kronecker import tokenization
 from kronecker.cross_compile import compilers, input_programs, targets, training_step
-from kronecker.run import rundir
+from kronecker.runtime import machine
 from kronecker.schema import choices, dotted, resolution
 
 
@@ -131,9 +131,9 @@ def train_on(
 
 def made() -> dict[str, Any]:
     """Returns when, from which commit and by which command this is made, and the versions of what compiles."""
-    here = rundir.environment()
+    here = machine.environment()
     own = {
-        "command": rundir.without_paths_outside(here["command"]),
+        "command": machine.without_paths_outside(here["command"]),
         "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | compilers.versions(),
     }
     return {name: here[name] for name in ("started", "commit", "python")} | own

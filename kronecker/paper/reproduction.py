@@ -19,7 +19,8 @@ from typing import Any
 from kronecker.paper import paper_page
 from kronecker.probes import on_runs, parameters, prompts, vocabularies
 from kronecker.report import pages
-from kronecker.run import finished_runs, machine, result
+from kronecker.run import finished_runs, result
+from kronecker.runtime import machine
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
 ALL = "all"

@@ -9,14 +9,8 @@ Everything downstream reads these files alone.
 """
 
 import contextlib
-import datetime
-import importlib.metadata
 import json
-import platform
-import re
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not, and of this code
 from typing import Any
 
@@ -33,7 +27,6 @@ COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that a resumed run may have otherwise.
 FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
 def write_json(path: epath.Path, content: Any) -> None:
@@ -102,37 +95,5 @@ def has_checkpoint(workdir: epath.Path) -> bool:
     return any(not storage.is_remote(step) or (step / COMMITTED).exists() for step in steps)
 
 
-def environment() -> dict[str, Any]:
-    """Returns what env.json says: versions, commit, devices, command, start time in UTC."""
-    import jax  # reading a run's files should not wait for it
-
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "platform": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "processes": jax.process_count(),
-        "command": sys.argv,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def without_paths_outside(command: Sequence[str]) -> list[str]:
-    """Returns a command for a record that others read.
-
-    Of a path that leads out of the folder it was run in, the base name alone is left.
-    """
-    return [re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word) for word in command]
-
-
 def _is_passing(name: str) -> bool:
     return name == locks.LOCK or name.endswith(".tmp")
-
-
-def _commit() -> str | None:
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None

@@ -24,7 +24,17 @@ from kronecker.data import manifests, preparation, rows
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import accounting, build
 from kronecker.run import rundir, sinks
-from kronecker.runtime import determinism, device_mesh, distributed, hardware, preemption, profiling, sharding, storage
+from kronecker.runtime import (
+    determinism,
+    device_mesh,
+    distributed,
+    hardware,
+    machine,
+    preemption,
+    profiling,
+    sharding,
+    storage,
+)
 from kronecker.schema import resolution
 from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
 
@@ -234,7 +244,7 @@ class _Trainer:
                 facts["implementation"] = implementations.describe(self.arm.bag)
             if self.init_weights:
                 facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
-            rundir.write_json(self.workdir / rundir.ENV, rundir.environment() | facts)
+            rundir.write_json(self.workdir / rundir.ENV, machine.environment() | facts)
 
     def _restored_state(self, manager: ocp.CheckpointManager) -> train_step.TrainState:
         return checkpoint.restore(manager, self.abstract_state, self.identity)
