@@ -77,14 +77,16 @@ def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
 def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
     """Returns the same model with its input embedding as a table, E = K W, built once: what inference looks up.
 
-    A table stays as it is, and so does an induced table that is the head too.
+    An arm that is no bag alone stays as it is, and so does an induced table that is the head too.
     """
-    if arm.bag is None or arm.model.shape.tie_head:
+    embed = arm.model.embed
+    if not isinstance(embed, linen.BagEmbed) or arm.model.shape.tie_head:
         return arm, params
-    embed, bag = arm.model.embed, implementations.prepare(arm.bag, "induced", platform=jax.default_backend())
-    table_Vd = jax.jit(implementations.induced_table)(accounting.input_matrix(params), bag)
+    bag = implementations.prepare(arm.bag, "induced", platform=jax.default_backend())
+    induced = jax.jit(lambda own, bag: embed.apply({"params": own}, bag, method="induced"))
     as_table = linen.TableEmbed(bag.vocab, embed.features, dtype=embed.dtype, param_dtype=embed.param_dtype)
-    return Arm(arm.model.clone(embed=as_table), None, arm.codes), params | {accounting.INPUT: {"table": table_Vd}}
+    params = params | {accounting.INPUT: {"table": induced(params[accounting.INPUT], bag)}}
+    return Arm(arm.model.clone(embed=as_table), None, arm.codes), params
 
 
 def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:
