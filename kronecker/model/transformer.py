@@ -155,7 +155,8 @@ class Transformer(declared.Module):
     """The decoder around an input embedding."""
 
     shape: Shape  # sizes and options
-    # of the arm: embed(ids (B, T), bag) -> (B, T, d); where the head is tied, output(bag) -> (table (V, d), logits' scale)
+    # of the arm: embed(ids (B, T), bag) -> (B, T, d), and where the head is tied, embed.output(bag) -> (table (V, d),
+    # scale of the logits)
     embed: nn.Module
     mesh: Mesh | None = None  # that splits the batch; None: one device
 

@@ -16,35 +16,24 @@ from flax.core import meta
 
 
 class Declared(struct.PyTreeNode, meta.AxisMetadata):
-    """A parameter's value, or its shape, and what is true of it.
-
-    Attributes:
-      value: the array.
-      axes: a logical name for each of its axes, of `sharding.RULES`.
-      decays: whether weight decay acts on it.
-      is_input: whether it is the one matrix that the input embedding learns.
-    """
+    """A parameter's value, or its shape, and what is true of it."""
 
     value: Any
-    axes: tuple[str, ...] = struct.field(pytree_node=False)
-    decays: bool = struct.field(pytree_node=False)
-    is_input: bool = struct.field(pytree_node=False)
+    axes: tuple[str, ...] = struct.field(pytree_node=False)  # a logical name for each axis, of sharding.RULES
+    decays: bool = struct.field(pytree_node=False)  # whether weight decay acts on it
+    is_input: bool = struct.field(pytree_node=False)  # whether it is the one matrix that the input embedding learns
 
     def unbox(self) -> Any:
-        """Returns the value."""
         return self.value
 
     def replace_boxed(self, val: Any) -> "Declared":
-        """Returns the same declaration of another value."""
         return self.replace(value=val)
 
+    # Flax calls these two where `nn.scan` stacks the values of its layers, and takes one of them.
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
-        """Returns the declaration of values stacked along a new axis, as `nn.scan` stacks those of its layers."""
         return self.replace(axes=(*self.axes[:index], params[nn.PARTITION_NAME], *self.axes[index:]))
 
     def remove_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
-        """Returns the declaration of one of the stacked values."""
-        del params
         return self.replace(axes=(*self.axes[:index], *self.axes[index + 1 :]))
 
 

@@ -1,6 +1,7 @@
 """What a key with a fixed set of values may say.  Plain values: a refused flag need not wait for JAX."""
 
-CHAR_DIM = 256  # byte values
+from kronecker.schema import arms
+
 NORMS = ("z", "length")
 TRUNCATIONS = ("head", "head_raw", "head_tail")
 BYTE_SOURCES = ("raw", "decode")
@@ -9,7 +10,7 @@ IMPLEMENTATIONS = ("cached", "onthefly", "bag", "gather", "onehot", "induced")
 GATHER_GRADIENTS = ("scatter", "onehot")
 
 ALLOWED = {
-    "embedding.kind": ("table", "factorized", "kronecker", "head_tail", "random_code", "hash_ngram"),
+    "embedding.kind": tuple(arms.KINDS),
     "embedding.norm": NORMS,
     "embedding.truncation": TRUNCATIONS,
     "embedding.byte_source": BYTE_SOURCES,
@@ -21,5 +22,3 @@ ALLOWED = {
     "distributed.enabled": ("auto", "on", "off"),
 }
 MESH_AXES = ("data", "fsdp", "tensor")
-TABLES = ("table", "factorized")
-TIEABLE = ("table", "kronecker")
