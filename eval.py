@@ -57,10 +57,9 @@ def _print_loss(run) -> None:
 
 def _print_probes(run) -> None:
     from kronecker.probes import on_runs, prompts
-    from kronecker.run import result
 
     found = on_runs.run(_PROBES.value, {epath.Path(_WORKDIR.value).name: run}, prompts.pairs())
-    result.show([one for one in found if one.name != on_runs.TEXTS])
+    on_runs.show(found)
 
 
 def _print_text(run) -> None:

@@ -5,7 +5,7 @@
 
 Arguments after the colon:
   size    nano micro tiny 30m 124m 350m 774m 1558m (configs/sizes.py)
-  arm     one of configs/arms.py: table_untied table_tied kronecker kronecker_unit ...
+  arm     one of kronecker/schema/arms.py: table_untied table_tied kronecker kronecker_unit ...
   seed    a whole number
   budget  small: 8 sequences a step, two at a time, 8M tokens; 124m then fits into 12 GB, a laptop too
           paper: 528 sequences of 1,024 tokens a step, 4,623 steps, 2.5B tokens; needs a GPU or TPU
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
-    """Yields every arm with seeds 1337, 1338, ...; 1337 is the one seed of the paper that is known."""
+    """Yields the arms of the study with seeds 1337, 1338, ...; 1337 is the one seed of the paper that is known."""
     for seed in range(1337, 1337 + seeds):
-        for overrides in arms.ARMS.values():
-            yield overrides | {"seed": seed}
+        for arm in arms.STUDY:
+            yield arms.ARMS[arm] | {"seed": seed}

@@ -13,7 +13,7 @@ encoder  Every implementation of the product, flax.linen.Embed (table) and the p
            python scripts/benchmark.py encoder --setting=tokens=65536,d=256,tokenizer=bpe:8192,only=bag+induced+table \
                --data='jsonl:texts/*.jsonl.xz' --rounds=20
 
-step     The training step of every arm of configs/arms.py at one size of configs/sizes.py, with its optimizer:
+step     The training step of every arm of kronecker/schema/arms.py at one size of configs/sizes.py, with its optimizer:
 
            python scripts/benchmark.py step --size=124m --batch=16 --sequence=1024 --dtype=bfloat16
 
@@ -56,6 +56,7 @@ from absl import flags
 
 from kronecker.runtime import cli
 from kronecker.schema import choices, config_files
+from kronecker.schema.arms import ARMS
 
 WAYS = (choices.AUTO, *choices.IMPLEMENTATIONS)
 
@@ -79,7 +80,7 @@ _AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned, torch_co
 _ARMS = flags.DEFINE_list(
     "arms",
     None,
-    "step, train: arms of configs/arms.py, table_untied among them; default: all, and train's table_untied,kronecker.",
+    "step, train: arms of schema/arms.py, table_untied among them; default: all, and train's table_untied,kronecker.",
 )
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations",
@@ -169,7 +170,6 @@ def _encoder() -> Callable[[], dict[str, Any]]:
 
 
 def _step() -> Callable[[], dict[str, Any]]:
-    known = config_files.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
     own = {"train.batch": _BATCH.value, "train.sequence": _SEQUENCE.value, "train.accumulate": 1}
     own |= {"model.dtype": _DTYPE.value, "embedding.cache_limit_mb": _CACHE_LIMIT.value}
     if _POS_DIM.value:
@@ -177,7 +177,7 @@ def _step() -> Callable[[], dict[str, Any]]:
     ways = _IMPLEMENTATIONS.value
     if not ways or set(ways) - set(WAYS):
         raise ValueError(f"--implementations={','.join(ways)}: known: {', '.join(WAYS)}")
-    arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in _ARMS.value or known}
+    arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in _ARMS.value or ARMS}
     for c in arms.values():
         c.model.vocab_multiple = _room(_TOKENIZER.value, c.model.vocab_multiple)
 

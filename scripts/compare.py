@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from absl import flags
 
 from kronecker.runtime import cli
+from kronecker.schema.arms import BASELINE
 
 _TUNED = flags.DEFINE_bool(
     "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
 )
-_BASELINE = flags.DEFINE_string("baseline", "table_untied", "The arm that the others are compared with.")
+_BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that the others are compared with.")
 _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
 
 

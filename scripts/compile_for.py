@@ -92,6 +92,7 @@ from kronecker import cross_compile
 from kronecker.cross_compile import compilers
 from kronecker.runtime import cli
 from kronecker.schema import choices, config_files, resolution
+from kronecker.schema.arms import ARMS
 
 _TARGET = flags.DEFINE_list(
     "target", None, "What to compile for: a100, b200, h100, h200, v5e, v5p, v6e; for train also h100:8, v5e:16x16, ..."
@@ -108,7 +109,7 @@ _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "encoder: whose tokens; th
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "encoder: operands of matrix products.")
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: the most that cached codes may take.", 0.0)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "train: the config file, as train.py takes it.")
-_ARMS = flags.DEFINE_list("arms", None, "train: arms of configs/arms.py; default: the config's own.")
+_ARMS = flags.DEFINE_list("arms", None, "train: arms of kronecker/schema/arms.py; default: the config's own.")
 _SEQUENCES = flags.DEFINE_integer("sequences", 4, "train: of a device, where the config is for one device.", 1)
 _JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
 _OWN = {
@@ -196,12 +197,11 @@ def _arms(own: dict[str, Any]) -> dict[str, ml_collections.ConfigDict]:
     """Returns the configs to compile, by their labels; refuses a key that an arm would overwrite."""
     if _ARMS.value is None:
         return {_CONFIG.value.embedding.arm: _CONFIG.value}
-    known = config_files.load_module(str(ROOT / "configs" / "gpt2.py")).arms.ARMS
-    names = _known("arms", _ARMS.value, known)
-    lost = next((key for name in names for key in known[name] if key in own), None)
+    names = _known("arms", _ARMS.value, ARMS)
+    lost = next((key for name in names for key in ARMS[name].overrides if key in own), None)
     if lost:
         raise ValueError(f"--config.{lost}: each of --arms sets it; leave one of the two out")
-    return {name: _with(_CONFIG.value, known[name]) for name in names}
+    return {name: _with(_CONFIG.value, ARMS[name].overrides) for name in names}
 
 
 def _with(c: ml_collections.ConfigDict, values: dict[str, Any]) -> ml_collections.ConfigDict:

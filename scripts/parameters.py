@@ -12,6 +12,7 @@ from absl import flags
 
 from kronecker.runtime import cli, printing
 from kronecker.schema import config_files, resolution
+from kronecker.schema.arms import ARMS
 
 _VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Ids of the tokenizer; the model pads them.", lower_bound=1)
 _POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, byte positions of a Kronecker code.", lower_bound=1)
@@ -30,7 +31,7 @@ def main() -> None:
     gpt2 = config_files.load_module(str(GPT2))
     rows = []
     for size in gpt2.sizes.SIZES:
-        for arm in gpt2.arms.ARMS:
+        for arm in ARMS:
             c = gpt2.get_config(f"size={size},arm={arm}")
             c.embedding.pos_dim = _POS_DIM.value
             c = resolution.with_vocabulary(resolution.resolve(c), _VOCAB.value)

@@ -47,7 +47,7 @@ def main(folders: Sequence[str]) -> None:
     if len(found) < len(folders):
         raise ValueError(f"two of {', '.join(folders)} have one name; give runs in folders of different names")
     results = on_runs.run(_PROBES.value, found, pairs)
-    result.show([one for one in results if one.name != on_runs.TEXTS])
+    on_runs.show(results)
     if _JSON.value:
         write_text(local(_JSON.value, "--json"), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
     if _PAGE.value:

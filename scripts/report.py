@@ -23,11 +23,12 @@ from absl import flags
 from etils import epath
 
 from kronecker.runtime import cli
+from kronecker.schema.arms import BASELINE
 
 _TUNED = flags.DEFINE_bool(
     "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
 )
-_BASELINE = flags.DEFINE_string("baseline", "table_untied", "The arm that the others are compared with.")
+_BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that the others are compared with.")
 _OUT = flags.DEFINE_string("out", None, "The page; default: report.html or paper.html in the first folder.")
 _TITLE = flags.DEFINE_string("title", None, "The page's title; default: from the name of its folder.")
 

@@ -1,11 +1,11 @@
 """Every arm at one size: where spelling helps, and what of it is tying, scale, low rank or hashing.
 
-README lists the ten arms.  With setting=study this is configs/study.py.
+kronecker/schema/arms.py says what each is, and an arm that is added there is run too.  configs/study.py names its arms.
 
 Expected: the paper has two of them, table_tied and kronecker, .083 +- .007 nats apart at 124m (section 6.6); of the
-other eight it has none.
+others it has none.
 
-Cost of three seeds, as --dry_run prints it:
+Cost of three seeds of one arm, and all arms cost the same; of all together --dry_run prints it:
   setting=paper  30 runs x 2.5B tokens = 75B tokens, 6.41e19 FLOPs, 45 H100 hours
   setting=gpu    30 runs x 60M tokens = 1.8B tokens, 3.49e17 FLOPs, 0.245 H100 hours
   setting=study  30 runs x 1M tokens = 30M tokens, 3.54e14 FLOPs, under 0.01 H100 hours

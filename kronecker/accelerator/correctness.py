@@ -18,6 +18,7 @@ from kronecker.benchmark import settings, texts
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import attention, build, output_head
 from kronecker.schema import choices, resolution
+from kronecker.schema.arms import KINDS
 
 # Of an attention kernel in bfloat16 against products and a softmax in float32 on the same rounded operands.
 ATTENTION = 2**-6
@@ -154,7 +155,7 @@ def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, 
     for arm in extent.arms:
         for dtype in choices.DTYPES:
             c = resolution.resolve(arm_config(arm, text, {**extent.trained, "model.dtype": dtype}))
-            if c.embedding.kind in choices.TABLES:
+            if not KINDS[c.embedding.kind].bag:
                 continue
             made = build.build(resolution.with_vocabulary(c, read.tokenizer.vocab_size), read.tokenizer.token_bytes)
             row = {"what": f"{arm}, {dtype}: {implementations.describe(made.bag)}", "error": None, "allowed": None}

@@ -10,14 +10,12 @@ import ml_collections
 from kronecker.accelerator.ledger import ROOT
 from kronecker.benchmark.settings import Setting
 from kronecker.schema import choices, config_files
+from kronecker.schema.arms import ARMS, BASELINE, TARGETED
 
 Overrides = Mapping[str, Any]  # dotted key -> value
 
 _GPT2 = "configs/gpt2.py"
 STUDY_CONFIG = "configs/gpu_study.py"
-BASELINE, TARGETED = "table_untied", "kronecker"
-_OTHERS = (arm for arm in config_files.load_module(str(ROOT / _GPT2)).arms.ARMS if arm not in (BASELINE, TARGETED))
-ARMS = (BASELINE, TARGETED, *_OTHERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +113,7 @@ FULL = Extent(
         "model.scan_layers": True,
     },
     whole={"size": "124m", "model.dtype": "bfloat16", "train.batch": 16, "model.scan_layers": True},
-    arms=ARMS,
+    arms=tuple(dict.fromkeys((BASELINE, TARGETED, *ARMS))),
     encoder=(
         (Setting(16_384, 768, 16, only="bag+" + _SOME), "bfloat16"),
         (Setting(8192, 768, 16, only=_SOME), "bfloat16"),

@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from kronecker.accelerator.extents import TARGETED, Extent, Take, Task, arm_config, mfu_name
+from kronecker.accelerator.extents import Extent, Take, Task, arm_config, mfu_name
 from kronecker.benchmark import step, texts, timing
 from kronecker.model import transformer
 from kronecker.runtime import allocator, device_mesh, hardware, profiling, progress, sharding
 from kronecker.schema import resolution
+from kronecker.schema.arms import TARGETED
 
 KERNELS = 10
 RECORDED = 2  # calls of so many steps as are timed together

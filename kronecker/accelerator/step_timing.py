@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from kronecker.accelerator.extents import BASELINE, Take, Task, arm_config
+from kronecker.accelerator.extents import Take, Task, arm_config
 from kronecker.benchmark import step
+from kronecker.schema.arms import BASELINE
 
 FOR_THE_ROUNDS = 1 / 4  # of the part's seconds; in the others arms are compiled
 

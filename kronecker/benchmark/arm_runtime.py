@@ -12,8 +12,9 @@ from kronecker.benchmark import step, timing
 from kronecker.run import measured_on, result
 from kronecker.runtime import machine
 from kronecker.schema import dotted
+from kronecker.schema.arms import BASELINE, TARGETED
 
-TABLE, KRONECKER = ARMS = (step.BASELINE, step.TARGETED)
+TABLE, KRONECKER = ARMS = (BASELINE, TARGETED)
 CACHED = "cached"
 WAYS = ("auto", "onthefly", CACHED)  # of embedding.implementation
 ROUNDS = 10

@@ -136,7 +136,7 @@ def _jax(
     bag: bags.Bag | None,
     least: Mapping[str, int],
 ) -> Contender:
-    side = input_side.make_input_side(embed, "table" if bag is None else "projection", problem.config)
+    side = input_side.make_input_side(embed, problem.config)
     matrix, bag, grad = jax.device_put((matrix_Md, jax.tree.map(jnp.asarray, bag), problem.grad))
     ids = [jnp.asarray(batch) for batch in problem.ids]
     if problem.turns > 1:

@@ -13,11 +13,10 @@ from kronecker.benchmark import texts, timing
 from kronecker.model import accounting, build, transformer
 from kronecker.runtime import determinism, device_mesh, progress, sharding
 from kronecker.schema import choices, resolution
+from kronecker.schema.arms import BASELINE, KINDS, TARGETED
 from kronecker.training import plan, train_step
 
 BATCHES = 4  # of ids, in turn; all arms have the same one in a round
-BASELINE = "table_untied"
-TARGETED = "kronecker"
 
 
 def by_implementation(
@@ -29,7 +28,7 @@ def by_implementation(
     """
     made = {}
     for name, c in arms.items():
-        if c.embedding.kind in choices.TABLES:
+        if not KINDS[c.embedding.kind].bag:
             made[name] = c
             continue
         for way in ways:

@@ -23,6 +23,7 @@ import numpy as np
 from kronecker.benchmark import step, timing, torch_gpt2
 from kronecker.model import accounting, build, transformer
 from kronecker.runtime import allocator, device_mesh, progress, sharding
+from kronecker.schema.arms import BASELINE
 from kronecker.training import train_step
 
 RIVAL, TUNED, COMPILED = "torch", "torch_tuned", "torch_compiled"
@@ -31,7 +32,7 @@ RIVALS = {
     TUNED: "the same with AdamW's fused kernel and freed memory kept, as train.py keeps it",
     COMPILED: "the tuned one, its model and loss under torch.compile",
 }
-SAME_MODEL = step.BASELINE  # the arm that PyTorch's model is
+SAME_MODEL = BASELINE  # the arm that PyTorch's model is
 TARGETS = {"micro": 1.5, "124m": 1.2}  # times the tokens per second of RIVAL, on two cores
 CHECKED = 3  # steps whose losses must agree
 TOLERANCE = 1e-4  # nats per token

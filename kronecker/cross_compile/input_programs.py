@@ -97,7 +97,7 @@ def compile_table(target: targets.Target, setting: Setting) -> Programs:
         del bag
         return table_Vd.at[ids_N].get(mode="promise_in_bounds")
 
-    return _compile(target, setting, embed, len(setting.table.lengths), TABLE, None, 1)
+    return _compile(target, setting, embed, len(setting.table.lengths), None, 1)
 
 
 def compile_product(target: targets.Target, setting: Setting, name: str, limit_mb: float) -> Programs:
@@ -115,7 +115,7 @@ def compile_product(target: targets.Target, setting: Setting, name: str, limit_m
     bag = jax.eval_shape(lambda: prepare(paper, implementation, jnp.dtype(dtype)))
     embed = functools.partial(implementations.product, dtype=dtype)
     passes = PASSES[name][dtype] if name in PASSES else 1
-    return _compile(target, setting, embed, bag.rows, "projection", bag, passes)
+    return _compile(target, setting, embed, bag.rows, bag, passes)
 
 
 def verdicts(target: targets.Target, setting: Setting, product: Programs, table: Programs) -> list[dict[str, Any]]:
@@ -202,11 +202,10 @@ def _compile(
     setting: Setting,
     embed: input_side.Embed,
     rows: int,
-    leaf: str,
     bag: bags.Bag | None,
     passes: int,
 ) -> Programs:
-    side = input_side.make_input_side(embed, leaf, setting.config)
+    side = input_side.make_input_side(embed, setting.config)
     width = setting.config.model.d_model
     matrix = jax.ShapeDtypeStruct((rows, width), jnp.float32)
     ids, grad = jax.ShapeDtypeStruct((setting.tokens,), jnp.int32), jax.ShapeDtypeStruct((setting.tokens, width), "f4")

@@ -16,10 +16,9 @@ from kronecker import tokenization
 from kronecker.cross_compile import collectives, counts, program, targets
 from kronecker.model import accounting, build, transformer
 from kronecker.runtime import allocator, determinism, device_mesh
-from kronecker.schema import dotted, resolution
+from kronecker.schema import arms, dotted, resolution
 from kronecker.training import plan, train_step
 
-BASELINE = "table_untied"
 LARGEST = 12  # sources of collectives that are kept for the record
 
 MOST_ABOVE_TABLE = 20e6  # bytes of temporaries of a Kronecker arm's step on one GPU, above the table's
@@ -160,10 +159,10 @@ def verdicts(target: targets.Target, compiled: Mapping[str, Mapping[str, Step | 
         steps_of_form = {name: forms[form] for name, forms in compiled.items()}
         suffix = f", {form}" if form else ""
         found += [_fits(f"{name} fits{suffix}", one) for name, one in steps_of_form.items()]
-        table = steps_of_form.get(BASELINE)
+        table = steps_of_form.get(arms.BASELINE)
         for name, one in steps_of_form.items():
-            if name.startswith("kronecker") and isinstance(one, Step) and isinstance(table, Step):
-                found += _against_table(f"{name} {{}} {BASELINE}{{}}{suffix}", target, one, table)
+            if name.startswith(arms.TARGETED) and isinstance(one, Step) and isinstance(table, Step):
+                found += _against_table(f"{name} {{}} {arms.BASELINE}{{}}{suffix}", target, one, table)
     return found
 
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kronecker.schema.choices import CHAR_DIM, TRUNCATIONS
+from kronecker.schema.arms import CHAR_DIM
+from kronecker.schema.choices import TRUNCATIONS
 
 Z_NORM_EPS = 1e-6  # added to the standard deviation, outside the root
 

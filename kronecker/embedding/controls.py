@@ -61,8 +61,10 @@ def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
     return bags.kronecker_bag(table, norm).replace(symbols=bytes_VP)
 
 
-def hash_ngram_bag(table: codec.ByteTable) -> bags.Bag:
-    """Returns the bag of the hashed 1-, 2- and 3-grams of START + bytes + END, n^(-1/2) a gram, without z-norm.
+def hash_ngram_bag(table: codec.ByteTable, norm: str = "length") -> bags.Bag:
+    """Returns the bag of the hashed 1-, 2- and 3-grams of START + bytes + END, n^(-1/2) a gram.
+
+    No other norm is exact: grams may share a cell, and the z-norm's closed form is that of distinct cells.
 
     The marks alone are no 1-grams, so a token of L bytes has n = 3 L + 1 of them.  A gram's cell is its symbols' hash,
     h = mix(h XOR (symbol + 1)) from left to right, begun with h = its number of symbols, mod D.
@@ -82,7 +84,7 @@ def hash_ngram_bag(table: codec.ByteTable) -> bags.Bag:
             cells.append(gram % np.uint64(table.code_dim))
             last = first + size - 1
             used.append((table.lengths > 0) & (last <= table.lengths + (size > 1)))
-    return _bag_of_cells(np.stack(cells, 1), np.stack(used, 1), table.code_dim, "length")
+    return _bag_of_cells(np.stack(cells, 1), np.stack(used, 1), table.code_dim, norm)
 
 
 def mix(x: np.ndarray) -> np.ndarray:

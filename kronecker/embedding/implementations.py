@@ -123,7 +123,7 @@ def prepare(
 
     Args:
       bag: of any arm.
-      implementation: one of IMPLEMENTATIONS; what `choose` returns, where "auto" is meant.
+      implementation: one of IMPLEMENTATIONS, or "auto": what `choose` returns.
       dtype: of the codes that "cached" keeps.
       limit_mb: the most that they may take, in units of 10^6 bytes.
       platform: where it will run: "cpu", "gpu" or "tpu".
@@ -133,8 +133,11 @@ def prepare(
     Raises:
       ValueError: if there is no such implementation or gradient, or the codes would take more than `limit_mb`.
     """
+    if implementation == AUTO:
+        implementation = choose(platform)
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"embedding.implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
+        allowed = ", ".join((AUTO, *IMPLEMENTATIONS))
+        raise ValueError(f"embedding.implementation is {implementation!r}; allowed: {allowed}")
     if gather_gradient not in (AUTO, *GATHER_GRADIENTS):
         allowed = ", ".join((AUTO, *GATHER_GRADIENTS))
         raise ValueError(f"embedding.gather_gradient is {gather_gradient!r}; allowed: {allowed}")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
 from kronecker.embedding import bags, codec, implementations, kernels
-from kronecker.runtime import sharding
+from kronecker.runtime import declared, sharding
 from kronecker.schema import choices
 
 TABLE_STD = 0.02  # of a learned table's initial entries
@@ -62,12 +62,10 @@ def kronecker_code(table: codec.ByteTable, norm: str = "z", implementation: str 
       ValueError: if there is no such norm or implementation, or "cached" would keep more than 1 GB of codes.
     """
     platform = sharding.platform(None)
-    if implementation == choices.AUTO:
-        implementation = implementations.choose(platform)
     return Code(implementations.prepare(bags.kronecker_bag(table, norm), implementation, platform=platform))
 
 
-class KroneckerEmbed(nn.Module):
+class KroneckerEmbed(declared.Module):
     """An input embedding from bytes (arXiv 2605.29459), in the place of `nn.Embed`: x = z(kappa) W.
 
     A token of the bytes b_1..b_L, L <= P, has the fixed code, of D = 256 P coordinates,
@@ -143,7 +141,7 @@ class KroneckerEmbed(nn.Module):
         return self.projected(jnp.asarray(ids), self.bag)
 
 
-class TableEmbed(nn.Module):
+class TableEmbed(declared.Module):
     """A learned table E (V, d) ~ N(0, init_std^2), the thing to be replaced.
 
     Attributes:
@@ -162,9 +160,8 @@ class TableEmbed(nn.Module):
 
     def setup(self) -> None:
         """Creates the table, which the call and the tied head share."""
-        self.table = self.param(
-            "table", nn.initializers.normal(self.init_std), (self.vocab, self.features), self.param_dtype
-        )
+        init = declared.matrix(nn.initializers.normal(self.init_std), "vocab", "width", is_input=True)
+        self.table = self.param("table", init, (self.vocab, self.features), self.param_dtype)
 
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None) -> jax.Array:
         """Returns the rows of `ids_BT`, (B, T, d); `bag` is not used."""
@@ -177,7 +174,7 @@ class TableEmbed(nn.Module):
         return self.table, 1.0
 
 
-class FactorizedEmbed(nn.Module):
+class FactorizedEmbed(declared.Module):
     """A table of low rank, U (V, r) Q (r, d), with U ~ N(0, init_std^2) and Q ~ N(0, 1/r): output std init_std.
 
     Attributes:
@@ -200,14 +197,15 @@ class FactorizedEmbed(nn.Module):
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None) -> jax.Array:
         """Returns the embeddings of `ids_BT`, (B, T, d); `bag` is not used."""
         del bag
-        normal = nn.initializers.normal
-        factor_Vr = self.param("factor", normal(self.init_std), (self.vocab, self.rank), self.param_dtype)
-        up_rd = self.param("up", normal(self.rank**-0.5), (self.rank, self.features), self.param_dtype)
+        down = declared.matrix(nn.initializers.normal(self.init_std), "vocab", "rank", is_input=True)
+        up = declared.matrix(nn.initializers.normal(self.rank**-0.5), "rank", "width")
+        factor_Vr = self.param("factor", down, (self.vocab, self.rank), self.param_dtype)
+        up_rd = self.param("up", up, (self.rank, self.features), self.param_dtype)
         x_BTd = kernels.multiply(factor_Vr[ids_BT], up_rd.astype(jnp.float32), jnp.dtype(self.dtype))
         return x_BTd.astype(self.param_dtype)
 
 
-class BagEmbed(nn.Module):
+class BagEmbed(declared.Module):
     """A fixed code of each token times one learned projection W (D, d): every arm that is a bag of rows.
 
     Attributes:
@@ -230,11 +228,11 @@ class BagEmbed(nn.Module):
 
     def setup(self) -> None:
         """Creates the projection, and the tied head's scale where there is one."""
-        self.projection = self.param(
-            "projection", nn.initializers.normal(self.init_std), (self.rows, self.features), self.param_dtype
-        )
+        init = declared.matrix(nn.initializers.normal(self.init_std), "code", "width", is_input=True)
+        self.projection = self.param("projection", init, (self.rows, self.features), self.param_dtype)
         if self.logit_scale:
-            self.scale = self.param("logit_scale", nn.initializers.constant(self.logit_scale), (), self.param_dtype)
+            constant = declared.vector(nn.initializers.constant(self.logit_scale))
+            self.scale = self.param("logit_scale", constant, (), self.param_dtype)
 
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag) -> jax.Array:
         """Returns the embeddings of `ids_BT`, (B, T, d), under the code that `bag` holds."""
@@ -242,4 +240,8 @@ class BagEmbed(nn.Module):
 
     def output(self, bag: bags.Bag) -> tuple[jax.Array, jax.Array]:
         """Returns the induced table K W (V, d), whose transpose is the tied head, and its logits' scale, float32 ()."""
-        return implementations.induced_table(self.projection, bag, self.dtype), self.scale.astype(jnp.float32)
+        return self.induced(bag, self.dtype), self.scale.astype(jnp.float32)
+
+    def induced(self, bag: bags.Bag, dtype: jnp.dtype | None = None) -> jax.Array:
+        """Returns the induced table K W (V, d) of a bag that is prepared for it; `dtype` as in `product`."""
+        return implementations.induced_table(self.projection, bag, dtype)

@@ -21,12 +21,6 @@ def count(params: dict) -> dict[str, int]:
     return sizes | {"total": sum(sizes.values())}
 
 
-def input_matrix(params: dict) -> jax.Array:
-    """Returns the matrix that the input embedding learns: E, U of the factorized table, or the projection W."""
-    group = params[INPUT]
-    return next(group[name] for name in ("projection", "factor", "table") if name in group)
-
-
 def body_hash(params: dict) -> str:
     """Returns the sha256 of every parameter outside input embedding and head, by path; collective over hosts."""
     digest = hashlib.sha256()

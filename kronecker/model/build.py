@@ -1,6 +1,7 @@
 """From a config with its vocabulary to the model of its arm and the bag that the arm's code is."""
 
 import dataclasses
+import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,10 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from kronecker.embedding import bags, codec, controls, implementations, linen
+from kronecker.embedding import bags, codec, implementations, linen
 from kronecker.model import accounting, transformer
 from kronecker.runtime import determinism, sharding
-from kronecker.schema import choices
+from kronecker.schema import arms, choices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,60 +32,59 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
       mesh: of the devices that it will run on, there or not; None: one of JAX's own.
 
     Raises:
-      ValueError: if the implementation asked for would keep more memory than embedding.cache_limit_mb, or the
-        platform does not have the attention asked for.
+      ValueError: if there is no such kind, the implementation asked for would keep more memory than
+        embedding.cache_limit_mb, or the platform does not have the attention asked for.
     """
     platform = sharding.platform(mesh)
-    c, shape = config.embedding, transformer.Shape.of(config.model, platform)
-    common = {
-        "features": shape.d_model,
-        "init_std": c.init_std,
-        "dtype": shape.dtype,
-        "param_dtype": shape.param_dtype,
-    }
-    if c.kind == "table":
-        embed = linen.TableEmbed(vocab=shape.padded_vocab, **common)
-        return Arm(transformer.Transformer(shape, embed, mesh), None, None)
-    if c.kind == "factorized":
-        embed = linen.FactorizedEmbed(vocab=shape.padded_vocab, rank=c.rank, **common)
-        return Arm(transformer.Transformer(shape, embed, mesh), None, None)
-    codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
-    bag = make_bag(codes, c.kind, c.norm)
-    implementation = c.implementation
-    if implementation == choices.AUTO:
-        implementation = implementations.choose(platform)
-    gradient = determinism.gather_gradient(config)
-    bag = implementations.prepare(
-        bag, implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient
+    c, shape, kind = config.embedding, transformer.Shape.of(config.model, platform), arms.kind(config.embedding.kind)
+    known = {"vocab": shape.padded_vocab, "rank": c.rank, "mesh": mesh}
+    bag = codes = None
+    if kind.bag:
+        codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
+        gradient = determinism.gather_gradient(config)
+        bag = make_bag(codes, c.kind, c.norm)
+        bag = implementations.prepare(
+            bag, c.implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient
+        )
+        std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
+        # the logits of a tied head then start at a learned table's
+        known |= {"rows": bag.rows, "logit_scale": transformer.INIT_STD / std if shape.tie_head else 0.0}
+    embed = pkgutil.resolve_name(kind.module)(
+        features=shape.d_model,
+        init_std=c.init_std,
+        dtype=shape.dtype,
+        param_dtype=shape.param_dtype,
+        **{name: known[name] for name in kind.takes},
     )
-    std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
-    tied_scale = transformer.INIT_STD / std if shape.tie_head else 0.0  # the logits then start at a learned table's
-    embed = linen.BagEmbed(rows=bag.rows, logit_scale=tied_scale, mesh=mesh, **common)
     return Arm(transformer.Transformer(shape, embed, mesh), bag, codes)
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
-    if kind == "hash_ngram":  # has one norm
-        return controls.hash_ngram_bag(codes)
-    makers = {
-        "kronecker": bags.kronecker_bag,
-        "head_tail": controls.head_tail_bag,
-        "random_code": controls.random_code_bag,
-    }
-    return makers[kind](codes, norm)
+    """Returns the bag of embedding.kind `kind`, not yet prepared for an implementation.
+
+    Raises:
+      ValueError: if there is no such kind, or its bag has not the rows that `schema.arms` says.
+    """
+    known = arms.kind(kind)
+    bag = pkgutil.resolve_name(known.bag)(codes, norm)
+    if bag.rows != (rows := known.code_dim(codes.pos_dim)):
+        raise ValueError(f"{known.bag} gives a bag of {bag.rows:,} rows, but kind {kind} has code_dim {rows:,}")
+    return bag
 
 
 def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
     """Returns the same model with its input embedding as a table, E = K W, built once: what inference looks up.
 
-    A table stays as it is, and so does an induced table that is the head too.
+    An arm that is no bag alone stays as it is, and so does an induced table that is the head too.
     """
-    if arm.bag is None or arm.model.shape.tie_head:
+    embed = arm.model.embed
+    if not isinstance(embed, linen.BagEmbed) or arm.model.shape.tie_head:
         return arm, params
-    embed, bag = arm.model.embed, implementations.prepare(arm.bag, "induced", platform=jax.default_backend())
-    table_Vd = jax.jit(implementations.induced_table)(accounting.input_matrix(params), bag)
+    bag = implementations.prepare(arm.bag, "induced", platform=jax.default_backend())
+    induced = jax.jit(lambda own, bag: embed.apply({"params": own}, bag, method="induced"))
     as_table = linen.TableEmbed(bag.vocab, embed.features, dtype=embed.dtype, param_dtype=embed.param_dtype)
-    return Arm(arm.model.clone(embed=as_table), None, arm.codes), params | {accounting.INPUT: {"table": table_Vd}}
+    params = params | {accounting.INPUT: {"table": induced(params[accounting.INPUT], bag)}}
+    return Arm(arm.model.clone(embed=as_table), None, arm.codes), params
 
 
 def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:

@@ -18,9 +18,9 @@ import ml_collections
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from kronecker.embedding import bags, linen
+from kronecker.embedding import bags
 from kronecker.model import attention, output_head
-from kronecker.runtime import sharding
+from kronecker.runtime import declared, sharding
 
 INIT_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -59,13 +59,24 @@ class Shape:
         acts = attention.resolve(model.attention, platform or jax.default_backend(), model.dtype, width)
         return cls(**values | {"attention": acts})
 
-    def linear(self, features: int | tuple[int, ...], std: float, name: str, axis: int | tuple[int, ...] = -1):
-        """Returns a linear layer of the model's types with a N(0, std^2) kernel."""
+    def linear(
+        self, name: str, features: int | tuple[int, ...], std: float, axes: tuple[str, ...], bias_axes: tuple[str, ...]
+    ) -> nn.DenseGeneral:
+        """Returns a linear layer of the model's types with a N(0, std^2) kernel.
+
+        Args:
+          name: of the layer.
+          features: of its output, one for each axis of the bias.
+          std: of the kernel's entries.
+          axes: logical names of the kernel's axes; those before the features are the input's.
+          bias_axes: of the bias.
+        """
         return nn.DenseGeneral(
             features,
-            axis=axis,
+            axis=tuple(range(len(bias_axes) - len(axes), 0)),
             use_bias=self.bias,
-            kernel_init=nn.initializers.normal(std),
+            kernel_init=declared.matrix(nn.initializers.normal(std), *axes),
+            bias_init=declared.vector(nn.initializers.zeros, *bias_axes),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,
@@ -76,6 +87,8 @@ class Shape:
         return nn.LayerNorm(
             epsilon=LAYER_NORM_EPS,
             use_bias=self.bias,
+            scale_init=declared.vector(nn.initializers.ones, "feature"),
+            bias_init=declared.vector(nn.initializers.zeros, "feature"),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,
@@ -97,7 +110,8 @@ class Attention(nn.Module):
     def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> jax.Array:
         """Returns the attention's output, (B, T, d); `start` as the decoder's."""
         s = self.shape
-        qkv_BT3Hh = s.linear((3, s.heads, s.d_model // s.heads), INIT_STD, "qkv")(x_BTd)
+        qkv_axes, heads = ("qkv", "head", "head_width"), (3, s.heads, s.d_model // s.heads)
+        qkv_BT3Hh = s.linear("qkv", heads, INIT_STD, ("width", *qkv_axes), qkv_axes)(x_BTd)
         laid_out = functools.partial(sharding.constrain, names=("batch", "time", "head", "head_width"), mesh=self.mesh)
         q_BTHh, k_BTHh, v_BTHh = (laid_out(qkv_BT3Hh[:, :, i]) for i in range(3))
         if start is None:
@@ -106,7 +120,7 @@ class Attention(nn.Module):
             k_BCHh, v_BCHh = self._remember("keys", k_BTHh, start), self._remember("values", v_BTHh, start)
             seen_TC = jnp.arange(s.context) <= start + jnp.arange(x_BTd.shape[1])[:, None]
             y_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BCHh, v_BCHh, mask=seen_TC[None, None])
-        return s.linear(s.d_model, s.residual_std, "out", axis=(-2, -1))(y_BTHh)
+        return s.linear("out", s.d_model, s.residual_std, ("head", "head_width", "width"), ("feature",))(y_BTHh)
 
     def _remember(self, name: str, new_BTHh: jax.Array, start: jax.Array) -> jax.Array:
         """Returns what the cache holds, (B, C, H, h), with `new_BTHh` written into it from position `start` on."""
@@ -129,17 +143,21 @@ class Block(nn.Module):
         s = self.shape
         dropout = nn.Dropout(s.dropout, deterministic=not self.train)
         x_BTd += dropout(Attention(s, self.mesh, name="attention")(s.norm("attention_norm")(x_BTd), start))
-        hidden_BTf = jax.nn.gelu(s.linear(4 * s.d_model, INIT_STD, "up")(s.norm("mlp_norm")(x_BTd)), approximate=True)
+        up = s.linear("up", 4 * s.d_model, INIT_STD, ("width", "hidden"), ("hidden",))
+        down = s.linear("down", s.d_model, s.residual_std, ("hidden", "width"), ("feature",))
+        hidden_BTf = jax.nn.gelu(up(s.norm("mlp_norm")(x_BTd)), approximate=True)
         hidden_BTf = sharding.constrain(hidden_BTf, ("batch", "time", "hidden"), self.mesh)
-        x_BTd += dropout(s.linear(s.d_model, s.residual_std, "down")(hidden_BTf))
+        x_BTd += dropout(down(hidden_BTf))
         return sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh), None
 
 
-class Transformer(nn.Module):
+class Transformer(declared.Module):
     """The decoder around an input embedding."""
 
     shape: Shape  # sizes and options
-    embed: linen.TableEmbed | linen.FactorizedEmbed | linen.BagEmbed  # the input embedding module of the arm
+    # of the arm: embed(ids (B, T), bag) -> (B, T, d), and where the head is tied, embed.output(bag) -> (table (V, d),
+    # scale of the logits)
+    embed: nn.Module
     mesh: Mesh | None = None  # that splits the batch; None: one device
 
     @nn.compact
@@ -162,7 +180,9 @@ class Transformer(nn.Module):
             times the scale of a tied head, and the head.
         """
         s = self.shape
-        positions_Cd = self.param("positions", nn.initializers.normal(INIT_STD), (s.context, s.d_model), s.param_dtype)
+        normal = nn.initializers.normal(INIT_STD)
+        positions = declared.matrix(normal, "time", "width")
+        positions_Cd = self.param("positions", positions, (s.context, s.d_model), s.param_dtype)
         # The residual stream is float32 under every compute type: bfloat16 is 50 times coarser around an embedding of
         # std 1 than around one of .02, which would handicap one arm of a pair.
         time = ids_BT.shape[1]
@@ -179,6 +199,7 @@ class Transformer(nn.Module):
             in_axes=nn.broadcast,
             length=s.layers,
             unroll=1 if s.scan_layers else s.layers,
+            metadata_params={nn.PARTITION_NAME: "layer"},
         )
         x_BTd, _ = blocks(s, train, self.mesh, name="blocks")(x_BTd, start)
         x_BTd = s.norm("final_norm")(x_BTd)
@@ -186,6 +207,7 @@ class Transformer(nn.Module):
             table_Vd, scale = self.embed.output(bag)
             matrix_dV, x_BTd = table_Vd.T, scale * x_BTd  # not the logits, which are V / d times as many
         else:
-            matrix_dV = self.param("head", nn.initializers.normal(INIT_STD), (s.d_model, s.padded_vocab), s.param_dtype)
+            head = declared.matrix(normal, "width", "vocab")
+            matrix_dV = self.param("head", head, (s.d_model, s.padded_vocab), s.param_dtype)
         head = output_head.Head(matrix_dV, s.vocab_size, s.dtype)
         return (x_BTd, head) if apart else head.logits(x_BTd)

@@ -32,6 +32,11 @@ def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> lis
     return [one for name in chosen(names) for one in PROBES[name](found, pairs)]
 
 
+def show(results: Sequence[result.Result]) -> None:
+    """Prints the results, all but the texts."""
+    result.show([one for one in results if one.name != TEXTS])
+
+
 def chosen(names: Sequence[str]) -> list[str]:
     """Returns the probes that are meant by `names`, each once; raises ValueError if there is no such probe."""
     unknown = [name for name in names if name not in (ALL, *PROBES)]

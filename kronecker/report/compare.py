@@ -13,9 +13,9 @@ from typing import Any
 
 from kronecker.report import intervals, reach
 from kronecker.run import finished_runs
-from kronecker.schema import choices, keys, resolution
+from kronecker.schema import arms, keys
 
-BASELINE = "table_untied"
+BASELINE = arms.BASELINE
 
 RunKey = tuple[str, int]  # an arm's name within a comparison, and a seed
 
@@ -179,9 +179,8 @@ def settings(run: finished_runs.Run, compared: Sequence[str] = COMPARED) -> dict
     """
     values = {k: v for k, v in run.config.items() if _within(k, compared) and k not in FREE_IN_A_PAIR}
     told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
-    if run.config["embedding.kind"] not in choices.TABLES and (
-        run.config["embedding.init_std"] == resolution.derived_init_std(run.config)
-    ):
+    kind = arms.KINDS.get(run.config["embedding.kind"])  # none: of an arm that is no longer here
+    if kind and kind.bag and run.config["embedding.init_std"] == arms.derived_init_std(run.config):
         told["init_std"] = "derived"
     return told
 

@@ -17,6 +17,7 @@ from kronecker.report import (
     tables,
 )
 from kronecker.run import finished_runs, measured_on
+from kronecker.schema import arms
 
 
 def write(comparison: compare.Comparison, page: Path, title: str) -> None:
@@ -41,6 +42,7 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
         alone=not comparison.others,
         verdicts=tables.verdicts(comparison),
         sentences=tables.sentences(comparison),
+        arms=_arms(comparison),
         limits=_limits(comparison),
         curves=curves,
         reaches=tables.reaches(comparison),
@@ -56,6 +58,12 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
         commands="\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs),
     )
     pages.write_text(page, made)
+
+
+def _arms(comparison: compare.Comparison) -> dict[str, str]:
+    """Returns the line of each arm; one that is no longer here has none."""
+    names = dict.fromkeys(arm.runs[0].arm for arm in comparison.arms)
+    return {name: arms.ARMS[name].line for name in names if name in arms.ARMS}
 
 
 def _limits(comparison: compare.Comparison) -> list[str]:

@@ -7,25 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import axes, colors, figure, ticker
 
+from kronecker.schema import arms
+
 # Okabe and Ito's palette, distinct for the colour-blind, without its yellow, which is lost on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
 BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
-SOLID, DASHED, DOTTED, DASHDOT = "-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5))
-STYLES = {
-    "table_untied": (BLACK, SOLID),
-    "table_tied": (ORANGE, DASHED),
-    "kronecker": (BLUE, SOLID),
-    "kronecker_unit": (VERMILION, DASHDOT),
-    "table_std1": (SKY, DASHED),
-    "kronecker_tied": (GREEN, SOLID),
-    "factorized": (PURPLE, SOLID),
-    "hash_ngram": (PURPLE, DOTTED),
-    "random_code": (GREEN, DOTTED),
-    "head_tail": (BLUE, DOTTED),
+COLOURS = {
+    "black": BLACK,
+    "blue": BLUE,
+    "vermilion": VERMILION,
+    "green": GREEN,
+    "purple": PURPLE,
+    "orange": ORANGE,
+    "sky": SKY,
 }
-LINES = (SOLID, DASHED, DOTTED, DASHDOT)
-# For arms that are not named above.
-MORE_STYLES = tuple((colour, line) for line in LINES for colour in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY))
+DASHES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.2, 1.5)), "dashdot": (0, (6, 1.5, 1.2, 1.5))}
+STYLES = {name: (COLOURS[arm.colour], DASHES[arm.dash]) for name, arm in arms.ARMS.items()}
+# For arms that are not named there.
+MORE_STYLES = tuple((colour, dash) for dash in DASHES.values() for colour in COLOURS.values() if colour != BLACK)
 
 WIDTH, HEIGHT, ROW_HEIGHT = 5.8, 3.7, 0.45  # inches
 LEAST_WIDTH = 2.6  # inches, of axes beside long names
@@ -57,7 +56,7 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
     for name in names:
         if name not in given:
             own = STYLES.get(name.partition(" ")[0])
-            of_arm = [own, *((own[0], line) for line in LINES)] if own else []
+            of_arm = [own, *((own[0], dash) for dash in DASHES.values())] if own else []
             given[name] = next((style for style in (*of_arm, *MORE_STYLES) if style not in given.values()), None)
     free = itertools.cycle(MORE_STYLES)
     return {name: given[name] or next(free) for name in names}

@@ -9,7 +9,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from kronecker.runtime import sharding
-from kronecker.schema import choices
+from kronecker.schema import arms
 
 # Of XLA: makes a sort of each scatter that adds, takes cuDNN's deterministic kernels, and turns autotuning off.
 _OPTION = "xla_gpu_deterministic_ops"
@@ -42,7 +42,7 @@ def line(config: ml_collections.ConfigDict, mesh: Mesh) -> str | None:
     if not compiler_options(config, mesh):
         return None
     sort = ""
-    if config.embedding.kind in choices.TABLES:
+    if not arms.kind(config.embedding.kind).bag:
         width = config.embedding.rank or config.model.d_model
         values = config.train.batch // config.train.accumulate * config.train.sequence * width
         sort = f"the table's gradient sorts {values:,} values, "

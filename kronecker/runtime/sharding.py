@@ -4,7 +4,8 @@ The mesh has three axes.  `data` and `fsdp` split the batch; `fsdp` also splits 
 and the optimizer's state with them; `tensor` splits heads, the hidden layer and the vocabulary.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kronecker.runtime import declared
 
 BATCH_AXES = ("data", "fsdp")  # of the mesh, that split the batch
 
@@ -30,31 +33,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "head_width": None,
     "code": None,
     "rank": None,
-}
-
-# Logical axes of every parameter, by its path; the optimizer's state has the paths of its parameters.
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "positions": ("time", "width"),
-    "head": ("width", "vocab"),
-    "embed/table": ("vocab", "width"),
-    "embed/factor": ("vocab", "rank"),
-    "embed/up": ("rank", "width"),
-    "embed/projection": ("code", "width"),
-    "embed/logit_scale": (),
-    "blocks/attention_norm/scale": ("layer", "feature"),
-    "blocks/attention_norm/bias": ("layer", "feature"),
-    "blocks/attention/qkv/kernel": ("layer", "width", "qkv", "head", "head_width"),
-    "blocks/attention/qkv/bias": ("layer", "qkv", "head", "head_width"),
-    "blocks/attention/out/kernel": ("layer", "head", "head_width", "width"),
-    "blocks/attention/out/bias": ("layer", "feature"),
-    "blocks/mlp_norm/scale": ("layer", "feature"),
-    "blocks/mlp_norm/bias": ("layer", "feature"),
-    "blocks/up/kernel": ("layer", "width", "hidden"),
-    "blocks/up/bias": ("layer", "hidden"),
-    "blocks/down/kernel": ("layer", "hidden", "width"),
-    "blocks/down/bias": ("layer", "feature"),
-    "final_norm/scale": ("feature",),
-    "final_norm/bias": ("feature",),
 }
 
 
@@ -112,24 +90,30 @@ def spec_of(names: Sequence[str], path: str) -> PartitionSpec:
     return PartitionSpec(*spec)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """Returns the sharding of each array of a state or of a tree of parameters, by its path.
+def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
+    """Returns the shapes and types of a state's arrays, each with its sharding on `mesh`.
+
+    An array whose path ends with that of a parameter belongs to it.  It is split as the parameter is where it has the
+    same shape, as moments have, or lacks some of its axes, as factored moments do.  All other arrays are replicated.
 
     Args:
-      tree: of arrays or their shapes; scalars are replicated.
+      tree: of arrays or their shapes: parameters, or a state that holds them and the optimizer's.
+      declarations: a `declared.Declared` for each parameter.
       mesh: of the devices.
 
     Raises:
-      ValueError: if PARAMETERS has no such path, or an axis does not divide by the part of the mesh that splits it.
+      ValueError: if RULES has no such axis, or a parameter's axis does not divide by the part of the mesh that splits
+        it.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _sharding(_path(path), leaf, mesh), tree)
+    by_path = {_path(keys): one for keys, one in jax.tree_util.tree_leaves_with_path(declarations, is_leaf=_is_box)}
+    specs = {path: _spec(path, one, mesh) for path, one in by_path.items()}
 
+    def with_sharding(keys, leaf):
+        owner = _owner(_path(keys), by_path)
+        spec = PartitionSpec() if owner is None else _part(leaf.shape, by_path[owner].value.shape, specs[owner])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-def with_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Returns the shapes and types of a tree of arrays, each with its sharding on `mesh`; raises as `shardings`."""
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings(tree, mesh)
-    )
+    return jax.tree_util.tree_map_with_path(with_sharding, tree)
 
 
 def constrain(x: jax.Array, names: Sequence[str], mesh: Mesh | None) -> jax.Array:
@@ -199,14 +183,28 @@ def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:
         return jax.make_array_from_process_local_data(split_batch(mesh), local)
 
 
-def _sharding(path: str, leaf: Any, mesh: Mesh) -> NamedSharding:
-    if not leaf.shape:
-        return replicated(mesh)
-    names = next((axes for known, axes in PARAMETERS.items() if f"/{path}".endswith(f"/{known}")), None)
-    if names is None or len(names) != len(leaf.shape):
-        raise ValueError(f"{path} {leaf.shape}: sharding.PARAMETERS has no logical axes for it; add them there")
-    spec = spec_of(names, path)
-    for name, size, axes in zip(names, leaf.shape, spec, strict=True):
+def _owner(path: str, parameters: Iterable[str]) -> str | None:
+    """Returns the longest of the parameters' paths that `path` ends with."""
+    return max((known for known in parameters if f"/{path}".endswith(f"/{known}")), key=len, default=None)
+
+
+def _part(shape: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
+    """Returns how an array is split that has some axes of another one, in their order, of which `spec` is.
+
+    Replicated where sizes do not tell which axes these are.
+    """
+    kept = [axes for axes in itertools.combinations(range(len(whole)), len(shape)) if _take(whole, axes) == shape]
+    found = {_take(spec, axes) for axes in kept}
+    return PartitionSpec(*found.pop()) if len(found) == 1 else PartitionSpec()
+
+
+def _take(of: Sequence[Any], axes: Iterable[int]) -> tuple[Any, ...]:
+    return tuple(of[axis] for axis in axes)
+
+
+def _spec(path: str, one: declared.Declared, mesh: Mesh) -> PartitionSpec:
+    spec = spec_of(one.axes, path)
+    for name, size, axes in zip(one.axes, one.value.shape, spec, strict=True):
         parts = _parts(axes, mesh)
         if size % parts:
             key = axes if isinstance(axes, str) else " and mesh.".join(axes)
@@ -214,7 +212,11 @@ def _sharding(path: str, leaf: Any, mesh: Mesh) -> NamedSharding:
                 f"{path}: its axis {name!r} has {size:,} entries, not divisible by the {parts} parts of mesh.{key}; "
                 f"choose a divisor of {size:,}"
             )
-    return NamedSharding(mesh, spec)
+    return spec
+
+
+def _is_box(node: Any) -> bool:
+    return isinstance(node, declared.Declared)
 
 
 def _parts(axes: str | Sequence[str] | None, mesh: Mesh) -> int:

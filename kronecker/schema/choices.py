@@ -1,6 +1,5 @@
 """The names that keys of a config may say.  Plain values: the layer, which knows no config, takes them from here."""
 
-CHAR_DIM = 256  # byte values
 NORMS = ("z", "length")
 TRUNCATIONS = ("head", "head_raw", "head_tail")
 BYTE_SOURCES = ("raw", "decode")
@@ -8,7 +7,4 @@ AUTO = "auto"
 IMPLEMENTATIONS = ("cached", "onthefly", "bag", "gather", "onehot", "induced")
 GATHER_GRADIENTS = ("scatter", "onehot")
 DTYPES = ("float32", "bfloat16")
-KINDS = ("table", "factorized", "kronecker", "head_tail", "random_code", "hash_ngram")
 MESH_AXES = ("data", "fsdp", "tensor")
-TABLES = ("table", "factorized")
-TIEABLE = ("table", "kronecker")

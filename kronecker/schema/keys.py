@@ -12,7 +12,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from kronecker.schema import choices
+from kronecker.schema import arms, choices
 
 
 class Effect(enum.Enum):
@@ -142,7 +142,7 @@ key("model.remat", False, ROUNDING)
 # a name of configs/arms.py: a label, the keys below are what acts; a run of another name is another run
 key("embedding.arm", "kronecker", NUMBERS)
 # factorized: U Q; kronecker/embedding/controls.py defines the last three
-key("embedding.kind", "kronecker", NUMBERS, choices.KINDS)
+key("embedding.kind", "kronecker", NUMBERS, tuple(arms.KINDS))
 # of factorized; 0: derived, as many parameters as the projection of pos_dim has
 key("embedding.rank", 0, NUMBERS, at_least(0))
 # P: positions kept of a token; the code has D = 256 P coordinates

@@ -1,12 +1,11 @@
 """A config resolved: what is derived from it, and what cannot work."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import ml_collections
 
-from kronecker.schema import choices, dotted, keys
+from kronecker.schema import arms, choices, dotted, keys
 
 
 def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
@@ -50,7 +49,7 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
     c.train.warmup_tokens = c.train.warmup_steps * tokens_a_step
     c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
     if not c.embedding.init_std:
-        c.embedding.init_std = derived_init_std(dotted.flat(c))
+        c.embedding.init_std = arms.derived_init_std(dotted.flat(c))
     if devices is not None:
         check_devices(c, devices)
     return c
@@ -76,23 +75,17 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
         )
     c.model.vocab_size = vocab_size
     c.model.padded_vocab = math.ceil(c.model.vocab_size / c.model.vocab_multiple) * c.model.vocab_multiple
-    if c.embedding.kind == "factorized" and not c.embedding.rank:
-        projection = choices.CHAR_DIM * c.embedding.pos_dim * c.model.d_model
+    has_rank = "rank" in arms.kind(c.embedding.kind).takes
+    if has_rank and not c.embedding.rank:
+        projection = arms.byte_grid(c.embedding.pos_dim) * c.model.d_model
         c.embedding.rank = max(1, round(projection / (c.model.padded_vocab + c.model.d_model)))
     full = min(c.model.padded_vocab, c.model.d_model)
-    if c.embedding.kind == "factorized" and c.embedding.rank >= full:
+    if has_rank and c.embedding.rank >= full:
         raise ValueError(
             f"embedding.rank is {c.embedding.rank}, no low rank for a table of {c.model.padded_vocab:,} x "
             f"{c.model.d_model}; set it below {full}, or a smaller embedding.pos_dim whose projection it matches"
         )
     return c
-
-
-def derived_init_std(values: Mapping[str, Any]) -> float:
-    """Returns the initial std of an input matrix where embedding.init_std is 0; `values`: dotted key -> value."""
-    if values["embedding.kind"] in choices.TABLES:
-        return 0.02
-    return (choices.CHAR_DIM * values["embedding.pos_dim"]) ** -0.5
 
 
 def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
@@ -123,14 +116,7 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
             yield f"mesh.{axis} is {c.mesh[axis]}, which does not divide {key} {size}; choose a divisor"
     if t.accumulate > 0 and t.batch % t.accumulate:
         yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}"
-    if m.tie_head and c.embedding.kind not in choices.TIEABLE:
-        yield f"model.tie_head needs embedding.kind {' or '.join(choices.TIEABLE)}, got {c.embedding.kind}"
-    if c.embedding.kind == "head_tail" and c.embedding.truncation != "head_tail":
-        yield f"embedding.kind=head_tail needs embedding.truncation=head_tail, got {c.embedding.truncation}"
-    if c.embedding.kind == "hash_ngram" and c.embedding.norm != "length":
-        yield f"embedding.kind=hash_ngram needs embedding.norm=length, got {c.embedding.norm}: grams may share a cell"
-    if c.embedding.rank and c.embedding.kind != "factorized":
-        yield f"embedding.rank is {c.embedding.rank}, which kind {c.embedding.kind} does not have; leave it at 0"
+    yield from arms.faults(dotted.flat(c))
     if t.steps and t.warmup_steps >= t.steps:
         yield f"train.warmup_steps is {t.warmup_steps}, not below train.steps {t.steps}; lower it or train longer"
     if c.checkpoint.keep_every % max(1, c.checkpoint.every):
@@ -143,11 +129,6 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"
     if m.padded_vocab:
         yield f"model.padded_vocab is {m.padded_vocab}; it is derived, set model.vocab_multiple instead"
-    label, kind = c.embedding.arm, c.embedding.kind
-    if label.startswith(choices.KINDS) and not label.startswith(kind):
-        yield f"embedding.arm is {label!r} but embedding.kind is {kind!r}; choose the arm by name, :arm=NAME"
-    if label.endswith(("_tied", "_untied")) and label.endswith("_tied") != m.tie_head:
-        yield f"embedding.arm is {label!r} but model.tie_head is {m.tie_head}; choose the arm by name, :arm=NAME"
 
 
 def _told(mesh: ml_collections.ConfigDict) -> str:

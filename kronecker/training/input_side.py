@@ -37,18 +37,17 @@ class InputSide(NamedTuple):
     ]
 
 
-def make_input_side(embed: Embed, leaf: str, config: ml_collections.ConfigDict) -> InputSide:
+def make_input_side(embed: Embed, config: ml_collections.ConfigDict) -> InputSide:
     """Returns the functions of an input side under the optimizer that training uses.
 
     Args:
       embed: as `InputSide.forward`.
-      leaf: the name of its matrix among the parameters, by which the optimizer knows it: "table" or "projection".
       config: resolved.
     """
-    tx = optimizer.make_optimizer(config)
+    tx = optimizer.make_optimizer(config, decays={accounting.INPUT: True})
 
     def init(matrix_Md):
-        params = {accounting.INPUT: {leaf: matrix_Md}}
+        params = {accounting.INPUT: matrix_Md}
         return params, tx.init(params)
 
     def gradient(matrix_Md, bag, ids_N, grad_Nd):
@@ -56,8 +55,8 @@ def make_input_side(embed: Embed, leaf: str, config: ml_collections.ConfigDict) 
         return out_Nd, pullback(grad_Nd)[0]
 
     def update(params, opt_state, bag, ids_N, grad_Nd):
-        out_Nd, grad_Md = gradient(params[accounting.INPUT][leaf], bag, ids_N, grad_Nd)
-        updates, opt_state = tx.update({accounting.INPUT: {leaf: grad_Md}}, opt_state, params)
+        out_Nd, grad_Md = gradient(params[accounting.INPUT], bag, ids_N, grad_Nd)
+        updates, opt_state = tx.update({accounting.INPUT: grad_Md}, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, out_Nd
 
     return InputSide(init, embed, gradient, update)

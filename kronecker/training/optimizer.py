@@ -12,8 +12,6 @@ import optax
 
 from kronecker.model import accounting
 
-MATRICES = frozenset({"kernel", "table", "factor", "projection", "up", "head", "positions"})
-
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     """Returns the learning rate by finished updates: a linear rise to train.lr, then a cosine to lr_final of it."""
@@ -27,21 +25,21 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Returns the optimizer of a resolved config; it clips first."""
+def make_optimizer(config: ml_collections.ConfigDict, decays: Any) -> optax.GradientTransformation:
+    """Returns the optimizer of a resolved config; it clips first.
+
+    Args:
+      config: resolved.
+      decays: whether weight decay acts on each parameter; a tree as theirs.
+    """
     t = config.train
     return optax.chain(
         optax.clip_by_global_norm(t.clip) if t.clip else optax.identity(),
         optax.scale_by_adam(t.beta1, t.beta2, t.eps),
-        optax.add_decayed_weights(t.weight_decay, mask=is_matrix),
+        optax.add_decayed_weights(t.weight_decay, mask=decays),
         optax.masked(optax.scale(config.embedding.lr_mult), is_input),
         optax.scale_by_learning_rate(make_schedule(config)),
     )
-
-
-def is_matrix(params: Any) -> Any:
-    """Returns which leaves decay.  By name, not by rank: stacked layers give biases two axes."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in MATRICES, params)
 
 
 def is_input(params: Any) -> Any:

@@ -12,14 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
 
 from kronecker.embedding import bags
-from kronecker.model import accounting, output_head, transformer
-from kronecker.runtime import sharding
+from kronecker.model import output_head, transformer
+from kronecker.runtime import declared, sharding
 from kronecker.training import optimizer
+
+_AN_ID = np.zeros((1, 1), np.int32)  # ids (B, T) to initialise with
 
 
 class TrainState(struct.PyTreeNode):
@@ -68,9 +71,9 @@ class EvalSums(NamedTuple):
 
 def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict) -> TrainState:
     """Returns the state before the first update; config.seed alone decides it."""
-    ids_BT = jnp.zeros((1, 1), jnp.int32)
-    params = model.init(jax.random.key(config.seed), ids_BT, bag)["params"]
-    opt_state = optimizer.make_optimizer(config).init(params)
+    params = model.init(jax.random.key(config.seed), _AN_ID, bag)["params"]
+    decays = declared.decays(model.declarations(_AN_ID, bag))
+    opt_state = optimizer.make_optimizer(config, decays).init(params)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(step=zero, clipped=zero, params=params, opt_state=opt_state)
 
@@ -89,9 +92,10 @@ def abstract_state(
     """Returns the shapes, types and shardings of the state on `mesh`: to make it, restore it, or compile for it.
 
     Raises:
-      ValueError: as `sharding.shardings` does.
+      ValueError: as `sharding.with_shardings` does, or if a parameter declares nothing.
     """
-    return sharding.with_shardings(jax.eval_shape(lambda: init_state(model, bag, config)), mesh)
+    state = jax.eval_shape(lambda: init_state(model, bag, config))
+    return sharding.with_shardings(state, model.declarations(_AN_ID, bag), mesh)
 
 
 def token_nats(
@@ -113,7 +117,7 @@ def make_train_step(
 
     The gradient is that of the weighted mean over all tokens of the batch, however many micro-batches it is split into.
     """
-    tx, schedule = optimizer.make_optimizer(config), optimizer.make_schedule(config)
+    schedule = optimizer.make_schedule(config)
     micro, clip = config.train.accumulate, config.train.clip
 
     def loss_part(params, bag, tokens_BT1, weights_BT, key):
@@ -144,13 +148,15 @@ def make_train_step(
         return jax.lax.scan(add, (jnp.zeros(()), zeros), batches)[0]
 
     def update(state, bag, tokens_BT1, weights_BT):
+        declarations = model.declarations(_AN_ID, bag)
+        tx = optimizer.make_optimizer(config, declared.decays(declarations))
         # Shares of the mean, not a sum that is divided in the end: that would be a pass over all parameters.
         loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
-        input_matrix = accounting.input_matrix(state.params)
+        input_matrix = declared.input_matrix(state.params, declarations)
         metrics = StepMetrics(
             loss=loss,
             lr=schedule(state.step),

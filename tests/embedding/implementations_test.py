@@ -282,7 +282,7 @@ def test_cached_codes_above_the_limit_are_refused_with_their_size(small_table: c
 
 
 def test_an_unknown_implementation_is_refused(small_table: codec.ByteTable):
-    with pytest.raises(ValueError, match="is 'fused'; allowed: cached, onthefly, bag, gather, onehot"):
+    with pytest.raises(ValueError, match="is 'fused'; allowed: auto, cached, onthefly, bag, gather, onehot"):
         implementations.prepare(bags.kronecker_bag(small_table), "fused")
 
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
+from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from configs import base
-from kronecker.runtime import device_mesh, sharding
+from kronecker.runtime import declared, sharding
 from kronecker.schema import choices, resolution
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp, numpy as np
 from configs import arms, base
 from kronecker.model import build
-from kronecker.runtime import device_mesh, sharding
+from kronecker.runtime import declared, device_mesh, sharding
 from kronecker.schema import resolution
 from kronecker.training import train_step
 
@@ -125,6 +126,10 @@ def test_a_batch_that_the_mesh_cannot_split_is_refused():
     assert resolution.resolve(c, 4).train.batch == 12
 
 
+def box(axes: tuple[str, ...], shape: tuple[int, ...]) -> declared.Declared:
+    return declared.Declared(jax.ShapeDtypeStruct(shape, jnp.float32), axes, decays=True, is_input=False)
+
+
 def test_logical_names_become_axes_of_the_mesh():
     assert sharding.spec_of(("vocab", "width"), "embed/table") == PartitionSpec("tensor", "fsdp")
     assert sharding.spec_of(("code", "width"), "embed/projection") == PartitionSpec(None, "fsdp")
@@ -141,11 +146,16 @@ def test_two_axes_over_one_of_the_mesh_are_refused_with_the_path():
 
 
 def test_a_parameter_without_names_is_refused_with_its_path():
-    with pytest.raises(ValueError, match=r"blocks/gate/kernel \(2, 3\): sharding.PARAMETERS has no logical axes"):
-        sharding.shardings({"blocks": {"gate": {"kernel": jnp.zeros((2, 3))}}}, device_mesh.make_mesh())
+    class Gate(declared.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, name="gate")(x)
+
+    with pytest.raises(ValueError, match=r"gate/bias \(3,\): a parameter that declares nothing; create it with"):
+        Gate().declarations(jnp.zeros((1, 2)))
 
 
 def test_an_axis_that_does_not_divide_is_refused_with_the_path():
     mesh = jax.sharding.AbstractMesh((1, 2, 1), choices.MESH_AXES)
     with pytest.raises(ValueError, match=r"positions: its axis 'width' has 7 entries, not divisible by the 2 parts of"):
-        sharding.shardings({"positions": jax.ShapeDtypeStruct((4, 7), jnp.float32)}, mesh)
+        sharding.with_shardings({}, {"positions": box(("time", "width"), (4, 7))}, mesh)

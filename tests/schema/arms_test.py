@@ -1,5 +1,8 @@
 """Each arm against its definition: cells, parameters, initial scale, the tied head."""
 
+import dataclasses
+import pkgutil
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -8,7 +11,7 @@ import optax
 import pytest
 
 from configs import arms, base, gpt2
-from kronecker import tokenization
+from kronecker import schema, tokenization
 from kronecker.embedding import bags, codec, controls, implementations, selfcheck
 from kronecker.model import accounting, build, output_head
 from kronecker.schema import resolution
@@ -226,3 +229,25 @@ def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementa
 def test_what_an_arm_cannot_be_is_refused_by_its_keys(arm: str, keys: dict, message: str):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         resolved(arm, WORDS, **keys)
+
+
+@pytest.mark.parametrize("kind", schema.arms.KINDS.values(), ids=lambda kind: kind.name)
+def test_what_makes_a_kind_is_there_and_takes_what_it_is_said_to(kind: schema.arms.Kind):
+    assert set(kind.takes) <= set(pkgutil.resolve_name(kind.module).__dataclass_fields__)
+    assert not kind.bag or callable(pkgutil.resolve_name(kind.bag))
+
+
+def test_no_two_kinds_share_a_name():
+    assert all(arm.kind is schema.arms.kind(arm.kind.name) for arm in schema.arms.ARMS.values())
+
+
+def test_an_unknown_kind_is_refused_by_the_names_of_those_there_are(words: codec.ByteTable):
+    with pytest.raises(ValueError, match=r"embedding\.kind is 'spelled'; allowed: table, factorized, kronecker"):
+        build.make_bag(words, "spelled", "z")
+
+
+def test_a_code_of_another_dimension_than_its_kind_says_is_refused(monkeypatch, words: codec.ByteTable):
+    wrong = dataclasses.replace(schema.arms.KRONECKER, code_dim=lambda pos_dim: pos_dim)
+    monkeypatch.setitem(schema.arms.KINDS, "kronecker", wrong)
+    with pytest.raises(ValueError, match="gives a bag of 2,048 rows, but kind kronecker has code_dim 8"):
+        build.make_bag(words, "kronecker", "z")

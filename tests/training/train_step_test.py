@@ -8,7 +8,7 @@ import pytest
 
 from configs import arms, base
 from kronecker.model import accounting, build
-from kronecker.runtime import device_mesh, sharding
+from kronecker.runtime import declared, device_mesh, sharding
 from kronecker.schema import resolution
 from kronecker.training import optimizer, train_step
 
@@ -81,8 +81,8 @@ def test_clip_share_counts_the_clipped_updates(tokens: np.ndarray):
 
 def test_a_clipped_gradient_has_the_limits_norm(tokens: np.ndarray):
     c = resolved(train__clip=0.01)
-    clip = optimizer.make_optimizer(c)
     gradient = {"embed": {"projection": jnp.full((4, 4), 3.0)}, "head": jnp.full((4, 4), 4.0)}
+    clip = optimizer.make_optimizer(c, jax.tree.map(lambda _: True, gradient))
     _, state = clip.update(gradient, clip.init(gradient), gradient)
     moments = jax.tree.leaves(state[1].mu)
     assert jnp.sqrt(sum((m**2).sum() for m in moments)) == pytest.approx((1 - c.train.beta1) * 0.01, rel=1e-5)
@@ -92,10 +92,10 @@ def test_a_clipped_gradient_has_the_limits_norm(tokens: np.ndarray):
 def test_decay_acts_on_matrices_alone_and_on_every_arms_input_matrix(arm: str):
     c = resolved(arm)
     built = build.build(c, TOKEN_BYTES)
-    params = jax.eval_shape(lambda: train_step.init_state(built.model, built.bag, c)).params
+    declarations = built.model.declarations(np.zeros((1, 1), np.int32), built.bag)
     decayed = {
         jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, decays in jax.tree_util.tree_leaves_with_path(optimizer.is_matrix(params))
+        for path, decays in jax.tree_util.tree_leaves_with_path(declared.decays(declarations))
         if decays
     }
     body = {f"blocks/{name}/kernel" for name in ("attention/qkv", "attention/out", "up", "down")} | {"positions"}

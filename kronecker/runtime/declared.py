@@ -1,0 +1,92 @@
+"""What a parameter is, declared where it is created: its axes, whether it decays, whether it is the input's matrix.
+
+    kernel = self.param("kernel", declared.matrix(nn.initializers.normal(0.02), "width", "hidden"), shape)
+
+The declaration is a Flax metadata box around the initial value, as `nn.Partitioned` is.  A `Module` here takes the
+boxes off what its `init` returns, so that parameters are plain arrays everywhere, and `declarations` returns the boxes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import struct
+from flax.core import meta
+
+
+class Declared(struct.PyTreeNode, meta.AxisMetadata):
+    """A parameter's value, or its shape, and what is true of it."""
+
+    value: Any
+    axes: tuple[str, ...] = struct.field(pytree_node=False)  # a logical name for each axis, of sharding.RULES
+    decays: bool = struct.field(pytree_node=False)  # whether weight decay acts on it
+    is_input: bool = struct.field(pytree_node=False)  # whether it is the one matrix that the input embedding learns
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "Declared":
+        return self.replace(value=val)
+
+    # Flax calls these two where `nn.scan` stacks the values of its layers, and takes one of them.
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
+        return self.replace(axes=(*self.axes[:index], params[nn.PARTITION_NAME], *self.axes[index:]))
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
+        return self.replace(axes=(*self.axes[:index], *self.axes[index + 1 :]))
+
+
+class Module(nn.Module):
+    """A Flax module whose `init` returns plain arrays, whatever its parameters declare."""
+
+    @nn.nowrap
+    def init_with_output(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Returns the output and the variables, without their declarations; `init` calls this."""
+        output, variables = super().init_with_output(*args, **kwargs)
+        return output, meta.unbox(variables)
+
+    @nn.nowrap
+    def declarations(self, *args: Any) -> dict[str, Any]:
+        """Returns a `Declared` for each parameter, its value a shape; `args` as of `init`, without the key.
+
+        Raises:
+          ValueError: if a parameter declares nothing.
+        """
+
+        def boxed(*args):
+            return super(Module, self).init_with_output(jax.random.key(0), *args)[1]["params"]
+
+        tree = jax.eval_shape(boxed, *args)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_declared):
+            if not _is_declared(leaf):
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: a parameter that declares "
+                    "nothing; create it with an initializer from declared.matrix or declared.vector"
+                )
+        return tree
+
+
+def matrix(init: Callable[..., jax.Array], *axes: str, is_input: bool = False) -> Callable[..., Declared]:
+    """Returns an initializer of a parameter that decays; `axes` and `is_input` as of `Declared`."""
+    return lambda *args: Declared(init(*args), axes, decays=True, is_input=is_input)
+
+
+def vector(init: Callable[..., jax.Array], *axes: str) -> Callable[..., Declared]:
+    """Returns an initializer of a parameter that does not decay: a bias, or a scale."""
+    return lambda *args: Declared(init(*args), axes, decays=False, is_input=False)
+
+
+def decays(declarations: Any) -> Any:
+    """Returns whether weight decay acts on each parameter."""
+    return jax.tree.map(lambda one: one.decays, declarations, is_leaf=_is_declared)
+
+
+def input_matrix(params: Any, declarations: Any) -> jax.Array:
+    """Returns the matrix that the input embedding learns: a table, the first factor of one, or a projection."""
+    boxes = jax.tree.leaves(declarations, is_leaf=_is_declared)
+    return next(leaf for leaf, box in zip(jax.tree.leaves(params), boxes, strict=True) if box.is_input)
+
+
+def _is_declared(node: Any) -> bool:
+    return isinstance(node, Declared)
