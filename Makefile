@@ -8,6 +8,7 @@
 # make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
 # make tpu      adds the TPU compiler, for scripts/compile_for.py and its tests; skipped when done
 # make gpu      adds the GPU compiler, for the same: a download of 0.65 GB, most of it cuDNN; skipped when done
+# make sky      adds SkyPilot in an environment of its own, for the tests of launch/; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo
@@ -20,8 +21,9 @@ READY := .venv/ready
 REFERENCE := .venv/reference
 TPU := .venv/tpu/ready
 GPU := .venv/gpu/ready
+SKY := .venv/sky/ready
 
-.PHONY: pair reproduce accelerator test lint types setup reference tpu gpu clean
+.PHONY: pair reproduce accelerator test lint types setup reference tpu gpu sky clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -103,6 +105,17 @@ $(GPU): $(READY) requirements-gpu.txt
 			--constraint $(@D)/jax.txt -r requirements-gpu.txt \
 		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
 			--disable-pip-version-check --target $(@D) --no-deps --constraint $(@D)/jax.txt -r requirements-gpu.txt; }
+	@touch $@
+
+sky: $(SKY)
+
+# It needs versions of its own of much that .venv has.
+$(SKY): $(READY) requirements-sky.txt
+	@echo "adding SkyPilot to .venv/sky ..."
+	@$(BIN)/python -m venv --clear $(@D)
+	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-sky.txt \
+		|| { echo "uv could not; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
+			--disable-pip-version-check -r requirements-sky.txt; }
 	@touch $@
 
 clean:

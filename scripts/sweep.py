@@ -17,7 +17,6 @@ As an array of SLURM jobs that are queued again after preemption and at their ti
   python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=slurm \
       --slurm_partition=gpu --slurm_gpus_per_node=1 --slurm_cpus_per_task=8 --slurm_time=12:00:00
 It returns when they are submitted; --wait stays until the last one ends.  OUT must be on a disk that the nodes share.
---launcher=submitit_local runs the same jobs on this machine, all at once and without a scheduler, to try them.
 """
 
 import dataclasses
@@ -33,10 +32,10 @@ _OUT = flags.DEFINE_string("out", None, "The folder that gets a folder for each 
 _SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds sweep(seeds) is asked for.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs, their state, their commands and what they cost.")
 _LAUNCHER = flags.DEFINE_enum(
-    "launcher", "local", ["local", "slurm", "submitit_local"], "Where the runs go: this machine, or jobs of SLURM."
+    "launcher", "local", ["local", "slurm"], "Where the runs go: this machine, or jobs of SLURM."
 )
 _PARALLEL = flags.DEFINE_integer("parallel", 1, "With --launcher=local: how many runs at a time.")
-_WAIT = flags.DEFINE_bool("wait", False, "With the other launchers: stay until no job is left, and end in the table.")
+_WAIT = flags.DEFINE_bool("wait", False, "With --launcher=slurm: stay until no job is left, and end in the table.")
 flags.DEFINE_string("slurm_partition", "", "The partition; empty: the cluster's default (sinfo lists them).")
 flags.DEFINE_string("slurm_account", "", "What the time is charged to; empty: your default.")
 flags.DEFINE_string(
@@ -78,7 +77,7 @@ def main() -> int:
     if _DRY_RUN.value:
         print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
-            print(slurm.describe(planned, out, _LAUNCHER.value, resources), flush=True)
+            print(slurm.describe(planned, out, resources), flush=True)
         from kronecker.training import cost  # imports JAX, for which the list need not wait
 
         resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
@@ -86,7 +85,7 @@ def main() -> int:
         return 0
     if _LAUNCHER.value == "local":
         return local.execute(planned, out, _PARALLEL.value)
-    return slurm.execute(planned, out, _LAUNCHER.value, resources, _WAIT.value)
+    return slurm.execute(planned, out, resources, _WAIT.value)
 
 
 def _check_launcher() -> None:

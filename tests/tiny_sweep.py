@@ -76,11 +76,6 @@ def training_processes(run: Path) -> list[int]:
     return found
 
 
-def parent(process: int) -> int:
-    """Returns the id of the process that has started `process`."""
-    return int(re.search(r"^PPid:\s+(\d+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)[1])
-
-
 def wait_until(ready: Callable[[], Any], what: str, seconds: float = 90) -> None:
     """Waits until `ready` returns something true, and fails with `what` if it does not."""
     deadline = time.monotonic() + seconds

@@ -89,8 +89,6 @@ def _leave(received: list[int], requeue: signal.Handlers) -> None:
 
 def _goes_on(environment: JobEnvironment) -> bool:
     """Returns whether SLURM lets the job be, that is has neither cancelled it nor queued it again itself."""
-    if environment.cluster != "slurm":
-        return False
     command = ["squeue", "--noheader", f"--jobs={environment.raw_job_id}", "--format=%T"]
     for i in range(SQUEUE_TRIES):
         time.sleep(SECONDS_BETWEEN if i else 0)

@@ -1,4 +1,4 @@
-"""A sweep's runs as jobs of SLURM, submitted through submitit as one array; or as submitit's jobs without a scheduler.
+"""A sweep's runs as jobs of SLURM, submitted through submitit as one array.
 
 OUT/slurm holds submitit's files, the jobs' logs among them, and jobs.json, which says for each run what job it was
 given last.  A run that is finished, or whose job waits or runs, is not submitted again.
@@ -20,7 +20,6 @@ from kronecker.runtime import locks
 from kronecker.sweep import planning, run_outcome
 
 FOLDER, JOBS = "slurm", "jobs.json"
-CLUSTERS = {"slurm": "slurm", "submitit_local": "local"}  # --launcher -> submitit's name
 WAIT_SECONDS = 5.0
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):[0-5]\d|(?P<only>\d+)")
 
@@ -78,14 +77,12 @@ class Resources:
                 "run would be told to leave as it starts; ask for more time"
             )
 
-    def parameters(self, cluster: str) -> dict[str, Any]:
-        """Returns what submitit is given, by its own names; `cluster` is slurm or local."""
+    def parameters(self) -> dict[str, Any]:
+        """Returns what submitit is given, by its own names."""
         parameters = {"timeout_min": self.minutes, "nodes": self.nodes, "tasks_per_node": self.tasks}
         parameters |= {"stderr_to_stdout": True}
         if self.gpus_per_node:
             parameters["gpus_per_node"] = self.gpus_per_node
-        if cluster == "local":
-            return parameters
         optional = {"partition": self.partition, "account": self.account}
         parameters |= {f"slurm_{name}": text for name, text in optional.items() if text}
         optional = {"cpus_per_task": self.cpus_per_task, "mem_gb": self.mem}
@@ -106,18 +103,13 @@ class Submission:
     jobs: Mapping[str, str]  # the last job of each run that ever had one
 
 
-def sort(planned: Sequence[planning.Planned], out: Path, cluster: str) -> Submission:
-    """Returns what is to be done with each run, as folders and scheduler say now.
-
-    Raises ValueError if the scheduler does not answer, or the runs are jobs of another launcher.
-    """
-    saved = _record(out)
-    active = _active(planned, saved)
-    if active and saved["cluster"] != cluster:
-        raise _refusal(out, active[0], saved["cluster"])
+def sort(planned: Sequence[planning.Planned], out: Path) -> Submission:
+    """Returns what is to be done with each run, as folders and scheduler say now; raises ValueError if it is silent."""
+    jobs = _jobs(out)
+    active = _active(planned, jobs)
     finished = [run for run in planned if run not in active and run.state == "finished"]
     new = [run for run in planned if run not in active and run not in finished]
-    return Submission(finished, active, new, saved["jobs"])
+    return Submission(finished, active, new, jobs)
 
 
 def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
@@ -125,56 +117,53 @@ def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
 
     Away from the cluster, where there is no squeue, nothing is known of its jobs.
     """
-    saved = _record(out)
-    if (saved["cluster"] != "slurm" or shutil.which("squeue")) and (active := _active(planned, saved)):
-        raise _refusal(out, active[0], saved["cluster"])
+    if shutil.which("squeue") and (active := _active(planned, _jobs(out))):
+        raise ValueError(f"{out}: {active[0].name} is at work under --launcher=slurm; use that, or end it first")
 
 
-def describe(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources) -> str:
+def describe(planned: Sequence[planning.Planned], out: Path, resources: Resources) -> str:
     """Returns what `execute` would submit, as text for --dry_run.
 
     Raises ValueError as `execute` does.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
-    sorted_runs = sort(planned, out, CLUSTERS[launcher])
-    parameters = " ".join(f"{name}={value}" for name, value in resources.parameters(CLUSTERS[launcher]).items())
+    sorted_runs = sort(planned, out)
+    parameters = " ".join(f"{name}={value}" for name, value in resources.parameters().items())
     lines = [f"would submit {len(sorted_runs.new)} of {len(planned)} runs, each as a job with {parameters}"]
     lines += [f"  {run.name}: has finished" for run in sorted_runs.finished]
     lines += [f"  {run.name}: its job {sorted_runs.jobs[run.name]} waits or runs" for run in sorted_runs.active]
     return "\n".join(lines)
 
 
-def execute(planned: Sequence[planning.Planned], out: Path, launcher: str, resources: Resources, wait: bool) -> int:
+def execute(planned: Sequence[planning.Planned], out: Path, resources: Resources, wait: bool) -> int:
     """Submits what is neither finished nor at work, and says how to follow it; returns the exit code.
 
-    `out` is on a disk that the nodes share, `launcher` a key of CLUSTERS.  `wait` stays until no job is left, and ends
-    in the table of a local sweep; the code is then 1 if a run is not finished.
+    Args:
+      planned: the runs.
+      out: the sweep's folder, on a disk that the nodes share.
+      resources: of each run.
+      wait: whether to stay until no job is left, and end in the table of a local sweep.
 
     Raises ValueError if a flag cannot be, SLURM is not there or refuses the jobs.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
-    cluster = CLUSTERS[launcher]
     with locks.locked(out / locks.LOCK):
-        sorted_runs = sort(planned, out, cluster)
-        jobs = _submit(sorted_runs.new, out, cluster, resources) if sorted_runs.new else {}
-        record = {"cluster": cluster, "jobs": {**sorted_runs.jobs, **jobs}}
+        sorted_runs = sort(planned, out)
+        jobs = {**sorted_runs.jobs, **(_submit(sorted_runs.new, out, resources) if sorted_runs.new else {})}
         (out / FOLDER).mkdir(exist_ok=True)
-        rundir.write_json(epath.Path(out / FOLDER / JOBS), record)
+        rundir.write_json(epath.Path(out / FOLDER / JOBS), {"jobs": jobs})
     for run in planned:
-        words = "finished before" if run in sorted_runs.finished else f"job {record['jobs'].get(run.name)}"
+        words = "finished before" if run in sorted_runs.finished else f"job {jobs.get(run.name)}"
         at_work = ", submitted before" if run in sorted_runs.active else ""
         print(f"{planning.header(planned.index(run) + 1, planned)} ({words}{at_work})", flush=True)
-    begun = {run.name: record["jobs"][run.name] for run in (*sorted_runs.active, *sorted_runs.new)}
+    begun = {run.name: jobs[run.name] for run in (*sorted_runs.active, *sorted_runs.new)}
     if begun:
-        _tell_how_to_follow(out, cluster, next(iter(begun.values())))
-    return _follow(planned, sorted_runs, out, cluster, begun) if wait else 0
+        _tell_how_to_follow(out, next(iter(begun.values())))
+    return _follow(planned, sorted_runs, out, begun) if wait else 0
 
 
-def alive(jobs: Sequence[str], cluster: str) -> set[str]:
-    if cluster == "local":  # a job's id is that of the process that keeps it
-        command = ["ps", "-ww", "-o", "pid=,args=", "-p", ",".join(jobs)]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return {line.split()[0] for line in listed.splitlines() if "submitit.local._local" in line}
+def _alive(jobs: Sequence[str]) -> set[str]:
+    """Returns which of the jobs wait or run."""
     done = subprocess.run(
         [_find("squeue"), "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
     )
@@ -183,36 +172,25 @@ def alive(jobs: Sequence[str], cluster: str) -> set[str]:
     return set(done.stdout.split()) & set(jobs)
 
 
-def _record(out: Path) -> dict[str, Any]:
-    """Returns which cluster the sweep's jobs are of, and the last job of each run that ever had one."""
-    return rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"cluster": "", "jobs": {}}
+def _jobs(out: Path) -> dict[str, str]:
+    """Returns the last job of each run that ever had one."""
+    return (rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"jobs": {}})["jobs"]
 
 
-def _active(planned: Sequence[planning.Planned], saved: Mapping[str, Any]) -> list[planning.Planned]:
-    jobs = saved["jobs"]
-    at_work = alive(list(jobs.values()), saved["cluster"]) if jobs else set()
+def _active(planned: Sequence[planning.Planned], jobs: Mapping[str, str]) -> list[planning.Planned]:
+    """Returns the runs whose jobs wait or run."""
+    at_work = _alive(list(jobs.values())) if jobs else set()
     return [run for run in planned if jobs.get(run.name) in at_work]
 
 
-def _refusal(out: Path, run: planning.Planned, cluster: str) -> ValueError:
-    launcher = next(launcher for launcher, name in CLUSTERS.items() if name == cluster)
-    return ValueError(f"{out}: {run.name} is at work under --launcher={launcher}; use that, or end it first")
-
-
-def _submit(new: Sequence[planning.Planned], out: Path, cluster: str, resources: Resources) -> dict[str, str]:
+def _submit(new: Sequence[planning.Planned], out: Path, resources: Resources) -> dict[str, str]:
     import submitit  # after the flags: no other launcher needs it
 
     from kronecker.sweep import job
 
-    if cluster == "slurm":
-        _find("sbatch")
-    executor = submitit.AutoExecutor(
-        out / FOLDER,
-        cluster=cluster,
-        slurm_max_num_timeout=resources.max_timeouts,
-        local_max_num_timeout=resources.max_timeouts,
-    )
-    executor.update_parameters(**resources.parameters(cluster))
+    _find("sbatch")
+    executor = submitit.AutoExecutor(out / FOLDER, cluster="slurm", slurm_max_num_timeout=resources.max_timeouts)
+    executor.update_parameters(**resources.parameters())
     try:
         with executor.batch():
             submitted = [executor.submit(job.Training(run.command, Path.cwd())) for run in new]
@@ -232,19 +210,16 @@ def _log(out: Path, job_id: str) -> Path:
     return out / FOLDER / f"{job_id}_0_log.out"
 
 
-def _tell_how_to_follow(out: Path, cluster: str, job_id: str) -> None:
+def _tell_how_to_follow(out: Path, job_id: str) -> None:
     print(f"follow one:    tail -n +1 -F {_log(out, job_id)}")
-    if cluster == "slurm":
-        print(f"follow all:    squeue --me; end all: scancel {job_id.partition('_')[0]}")
+    print(f"follow all:    squeue --me; end all: scancel {job_id.partition('_')[0]}")
     print("when they end: the same command shows what is left and submits that; --wait stays until then", flush=True)
 
 
-def _follow(
-    planned: Sequence[planning.Planned], sorted_runs: Submission, out: Path, cluster: str, begun: Mapping[str, str]
-) -> int:
+def _follow(planned: Sequence[planning.Planned], sorted_runs: Submission, out: Path, begun: Mapping[str, str]) -> int:
     since, seconds = time.monotonic(), {}
     while len(seconds) < len(begun):
-        at_work = alive(list(begun.values()), cluster)
+        at_work = _alive(list(begun.values()))
         for run in planned:
             if run.name in begun and run.name not in seconds and begun[run.name] not in at_work:
                 seconds[run.name] = time.monotonic() - since

@@ -1,4 +1,4 @@
-"""Sweeps whose runs go at once: children of one process, or submitit's jobs; preempted, ended, started twice."""
+"""Sweeps whose runs go at once, as children of one process: ended, started twice; and what needs no SLURM to test."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,28 +70,9 @@ def states(out: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+) +(finished|skipped|stopped|failed) ", out, re.MULTILINE))
 
 
-def submit(folder: Path, *more: str) -> str:
-    """Returns what a submission without a scheduler said; its jobs must not keep the pipe of a test open."""
-    log = folder / f"submission-{len(list(folder.glob('submission-*')))}"
-    command = [sys.executable, "scripts/sweep.py", *tiny_sweep.flags(folder), f"--out={folder}/runs", *more]
-    with log.open("w") as file:
-        done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
-    assert done.returncode == 0, log.read_text()
-    return log.read_text()
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return tiny_sweep.undisturbed(tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    jobs = tmp_path / "runs" / slurm.FOLDER / slurm.JOBS
-    if jobs.exists():  # what a failed test has left at work
-        tiny_sweep.end(*map(int, json.loads(jobs.read_text())["jobs"].values()))
-    tiny_sweep.end(*tiny_sweep.training_processes(tmp_path / "runs" / "kronecker-seed0"))
 
 
 def test_as_many_runs_as_asked_for_are_at_work_each_with_its_own_log(tmp_path: Path):
@@ -197,9 +177,9 @@ def test_two_sweeps_on_one_folder_start_each_run_once(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_runs_at_once_prepare_their_data_once_and_go_on_after_a_signal(folder: Path, reference: list[dict[str, Any]]):
-    out = folder / "runs"
-    options = [*tiny_sweep.flags(folder), f"--out={out}", "--seeds=2", "--parallel=2"]
+def test_runs_at_once_prepare_their_data_once_and_go_on_after_a_signal(tmp_path: Path, reference: list[dict[str, Any]]):
+    out = tmp_path / "runs"
+    options = [*tiny_sweep.flags(tmp_path), f"--out={out}", "--seeds=2", "--parallel=2"]
     command = [sys.executable, "scripts/sweep.py", *options]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
@@ -212,53 +192,12 @@ def test_runs_at_once_prepare_their_data_once_and_go_on_after_a_signal(folder: P
     assert re.findall(r"^(\S+) +(\w+) ", said, re.MULTILINE)[-2:] == [(f"kronecker-seed{i}", "stopped") for i in (0, 1)]
     logs = [log.read_text() for log in sorted((out / local.LOGS).iterdir())]
     assert sum(log.count("training a BPE") for log in logs) == 1
-    assert len(list((folder / "data").glob("*/manifest.json"))) == 1
+    assert len(list((tmp_path / "data").glob("*/manifest.json"))) == 1
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, check=False)
     assert again.returncode == 0, again.stderr
     assert tiny_sweep.metrics(out / "kronecker-seed0") == reference
     results = [json.loads((out / f"kronecker-seed{seed}" / "result.json").read_text()) for seed in (0, 1)]
     assert results[0]["data_fingerprint"] == results[1]["data_fingerprint"]
-
-
-@pytest.mark.slow
-def test_a_preempted_job_is_queued_again_and_ends_as_if_undisturbed(folder: Path, reference: list[dict[str, Any]]):
-    run = folder / "runs" / "kronecker-seed0"
-    said = submit(folder, "--launcher=submitit_local")
-    (number,) = re.findall(r"\(job (\d+)\)", said)
-    first = tiny_sweep.training_process(run)
-    assert f"(job {number}, submitted before)" in submit(folder, "--launcher=submitit_local")
-    here = [planning.Planned("kronecker-seed0", run, ("true",))]
-    with pytest.raises(ValueError, match="kronecker-seed0 is at work under --launcher=submitit_local; use that, or"):
-        local.execute(here, folder / "runs")
-    os.kill(tiny_sweep.parent(first), signal.SIGUSR2)  # the process that keeps it gets what SLURM would send
-    tiny_sweep.wait_until(lambda: tiny_sweep.training_processes(run) not in ([], [first]), "another process of the run")
-    table = submit(folder, "--launcher=submitit_local", "--wait")
-    assert re.search(r"^kronecker-seed0 +finished ", table, re.MULTILINE)
-    log = (folder / "runs" / slurm.FOLDER / f"{number}_0_log.out").read_text()
-    assert len(re.findall(r"Requeued job", log)) == 1
-    assert tiny_sweep.metrics(run) == reference
-    assert "(finished before)" in submit(folder, "--launcher=submitit_local", "--wait")
-
-
-@pytest.mark.slow
-def test_two_submissions_at_the_same_time_make_one_job(folder: Path):
-    options = [*tiny_sweep.flags(folder), f"--out={folder}/runs", "--launcher=submitit_local"]
-    logs = [folder / f"at-once-{i}" for i in (0, 1)]
-    processes = []
-    for log in logs:
-        with log.open("w") as file:
-            command = [sys.executable, "scripts/sweep.py", *options]
-            processes.append(subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT))
-    assert [process.wait(60) for process in processes] == [0, 0]
-    said = "".join(log.read_text() for log in logs)
-    jobs = re.findall(r"\(job (\d+)(, submitted before)?\)", said)
-    assert len({number for number, _ in jobs}) == 1
-    assert sorted(before for _, before in jobs) == ["", ", submitted before"]
-    process = tiny_sweep.training_process(folder / "runs" / "kronecker-seed0")
-    os.kill(tiny_sweep.parent(process), signal.SIGTERM)  # ends the job, which is not queued again
-    tiny_sweep.wait_until(lambda: not slurm.alive([jobs[0][0]], "local"), "the job's end")
-    assert not tiny_sweep.training_processes(folder / "runs" / "kronecker-seed0")
-    assert not (folder / "runs" / "kronecker-seed0" / "result.json").exists()
 
 
 def test_a_child_that_cannot_be_started_leaves_none_behind(tmp_path: Path):
@@ -289,7 +228,7 @@ def test_a_time_limit_is_read_as_slurm_reads_it(time: str, minutes: int):
 def test_resources_that_cannot_be_are_refused(tmp_path: Path, wrong: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         planned = [planning.Planned("first", tmp_path / "out" / "first", ("true",), grace_seconds=30.0)]
-        slurm.execute(planned, tmp_path / "out", "slurm", slurm.Resources(**wrong), wait=False)
+        slurm.execute(planned, tmp_path / "out", slurm.Resources(**wrong), wait=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -322,7 +261,7 @@ def test_where_there_is_no_slurm_the_launcher_says_so_and_submits_nothing(
     monkeypatch.setenv("PATH", str(tmp_path))
     planned = [planning.Planned("first", tmp_path / "out" / "first", ("true",))]
     with pytest.raises(ValueError, match=r"--launcher=slurm: sbatch is not on PATH; run this on a login node"):
-        slurm.execute(planned, tmp_path / "out", "slurm", slurm.Resources(), wait=False)
+        slurm.execute(planned, tmp_path / "out", slurm.Resources(), wait=False)
     assert not (tmp_path / "out" / slurm.FOLDER).exists()
 
 

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 
 import pytest
 import slurm as cluster
 import tiny_sweep
 
-from kronecker.sweep import planning, slurm
+from kronecker.sweep import local, planning, slurm
 
 ROOT = Path(__file__).parents[2]
 SMALL = slurm.Resources(time="10", mem=1.0)
@@ -64,8 +65,8 @@ def queue() -> list[str]:
 def submit(run: Path, resources: slurm.Resources = SMALL, code: str = RUN) -> str:
     """Returns the job of a run that `code` stands for."""
     planned = [planning.Planned(run.name, run, (sys.executable, "-c", code, str(run)))]
-    assert slurm.execute(planned, run.parent, "slurm", resources, wait=False) == 0
-    return slurm.sort(planned, run.parent, "slurm").jobs[run.name]
+    assert slurm.execute(planned, run.parent, resources, wait=False) == 0
+    return slurm.sort(planned, run.parent).jobs[run.name]
 
 
 def wait_until(ready: Callable[[], object], what: str) -> None:
@@ -134,9 +135,12 @@ def test_a_job_that_a_more_urgent_one_drives_out_saves_and_comes_back(tmp_path: 
 
 def test_a_cancelled_job_saves_and_does_not_come_back_unasked(tmp_path: Path):
     run = tmp_path / "run"
-    number = submit(run)
+    with futures.ThreadPoolExecutor() as pool:
+        (number,) = set(pool.map(submit, [run, run]))  # two at the same time make one job
     wait_until(lambda: stays(run)() == 1, "the first stay")
     assert submit(run) == number  # it is not doubled
+    with pytest.raises(ValueError, match="run is at work under --launcher=slurm; use that, or end it first"):
+        local.execute([planning.Planned("run", run, ("true",))], tmp_path)
     subprocess.run(["scancel", number], check=True)
     wait_until((run / "saved0").exists, "the run to save")
     wait_until(lambda: not queue(), "the job to end")
@@ -173,7 +177,7 @@ def test_a_run_that_fails_is_told_apart_when_one_waits(tmp_path: Path, capfd: py
     code = {"good": RUN, "bad": "raise SystemExit(3)"}
     planned = [planning.Planned(n, tmp_path / n, (sys.executable, "-c", code[n], str(tmp_path / n))) for n in names]
     (tmp_path / "go").touch()
-    assert slurm.execute(planned, tmp_path, "slurm", SMALL, wait=True) == 1
+    assert slurm.execute(planned, tmp_path, SMALL, wait=True) == 1
     rows = re.findall(r"^(good|bad) +(finished|failed) ", capfd.readouterr().out, re.MULTILINE)
     assert rows == [("good", "finished"), ("bad", "failed")]
     assert "returned non-zero exit status 3" in next((tmp_path / slurm.FOLDER).glob("*_1_0_log.out")).read_text()
