@@ -33,7 +33,6 @@ def main(folders: Sequence[str]) -> None:
     from kronecker.probes import on_runs, prompts
     from kronecker.report.pages import local, require_name, write_text
     from kronecker.run import result  # after the flags: --help should not wait for JAX
-    from kronecker.training import restore
 
     if not folders:
         raise ValueError("0 runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
@@ -43,7 +42,7 @@ def main(folders: Sequence[str]) -> None:
         _require_pair(folders)
     pairs = prompts.read_pairs(_PAIRS.value) if _PAIRS.value else prompts.pairs()
     on_runs.chosen(_PROBES.value)  # a misspelt name should not wait for the checkpoints
-    found = {epath.Path(folder).name: restore.open_run(folder) for folder in folders}
+    found = on_runs.opened({epath.Path(folder).name: folder for folder in folders})
     if len(found) < len(folders):
         raise ValueError(f"two of {', '.join(folders)} have one name; give runs in folders of different names")
     results = on_runs.run(_PROBES.value, found, pairs)

@@ -242,6 +242,6 @@ class BagEmbed(declared.Module):
         """Returns the induced table K W (V, d), whose transpose is the tied head, and its logits' scale, float32 ()."""
         return self.induced(bag, self.dtype), self.scale.astype(jnp.float32)
 
-    def induced(self, bag: bags.Bag, dtype: jnp.dtype | None = None) -> jax.Array:
+    def induced(self, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
         """Returns the induced table K W (V, d) of a bag that is prepared for it; `dtype` as in `product`."""
         return implementations.induced_table(self.projection, bag, dtype)

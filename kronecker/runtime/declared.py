@@ -67,12 +67,15 @@ class Module(nn.Module):
         return tree
 
 
-def matrix(init: Callable[..., jax.Array], *axes: str, is_input: bool = False) -> Callable[..., Declared]:
-    """Returns an initializer of a parameter that decays; `axes` and `is_input` as of `Declared`."""
+def matrix(init: Callable[..., jax.Array], *axes: str, is_input: bool = False) -> Callable[..., Any]:
+    """Returns an initializer of a parameter that decays; `axes` and `is_input` as of `Declared`.
+
+    It makes a `Declared`, and `self.param` hands on its value.
+    """
     return lambda *args: Declared(init(*args), axes, decays=True, is_input=is_input)
 
 
-def vector(init: Callable[..., jax.Array], *axes: str) -> Callable[..., Declared]:
+def vector(init: Callable[..., jax.Array], *axes: str) -> Callable[..., Any]:
     """Returns an initializer of a parameter that does not decay: a bias, or a scale."""
     return lambda *args: Declared(init(*args), axes, decays=False, is_input=False)
 
