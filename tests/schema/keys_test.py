@@ -86,19 +86,6 @@ def test_a_config_that_cannot_work_is_refused_before_jax_data_or_tokenizer(comma
     assert not (tmp_path / "x").exists()
 
 
-def test_the_benchmark_of_scale_imports_outside_a_checkout(tmp_path: Path):
-    code = f"""
-import sys, importlib.machinery
-sys.path = [path for path in sys.path if path not in ("", {str(ROOT)!r})]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-import pathlib; pathlib.Path("kronecker").symlink_to({str(ROOT / "kronecker")!r}); sys.path.append(".")
-import kronecker.benchmark.scale_steps
-assert "configs" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_schemas_names_need_no_config_library():
     code = (
         "import sys; from kronecker.schema import keys; assert not {'ml_collections', 'jax', 'numpy'} & {*sys.modules}"
