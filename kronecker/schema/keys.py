@@ -139,7 +139,7 @@ key("model.scan_layers", False, ROUNDING)
 key("model.remat", False, ROUNDING)
 
 # What two arms of a pair may differ in: this group, and model.tie_head.
-# a name of configs/arms.py: a label, the keys below are what acts; a run of another name is another run
+# a name of kronecker/schema/arms.py: a label, the keys below are what acts; a run of another name is another run
 key("embedding.arm", "kronecker", NUMBERS)
 # factorized: U Q; kronecker/embedding/controls.py defines the last three
 key("embedding.kind", "kronecker", NUMBERS, tuple(arms.KINDS))

@@ -124,6 +124,9 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"checkpoint.keep_every is {c.checkpoint.keep_every}, no multiple of checkpoint.every "
             f"{c.checkpoint.every}, so most of those steps are never saved"
         )
+    kind, _, size = c.tokenizer.partition(":")
+    if kind == "bpe" and size and not (size.isdecimal() and int(size) > arms.CHAR_DIM):
+        yield f"tokenizer is {c.tokenizer!r}; write bpe:SIZE with at least {arms.CHAR_DIM + 1} ids, as bpe:8192"
     kind = c.data.source.partition(":")[0]
     if c.data.split_field and kind in ("stdlib", "text"):
         yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"

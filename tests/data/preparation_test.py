@@ -323,12 +323,6 @@ def test_a_corpus_that_cannot_be_used_leaves_no_folder(tmp_path, text, keys, mes
     assert not list((tmp_path / "data").glob("[!.]*"))
 
 
-@pytest.mark.parametrize("spec", ["bpe:", "bpe:many", "bpe:256"])
-def test_a_bpe_without_a_usable_size_is_refused(tmp_path, spec):
-    with pytest.raises(ValueError, match=f"tokenizer is '{spec}'; write bpe:SIZE"):
-        preparation.ensure_prepared(configured(tmp_path, tokenizer=spec))
-
-
 def test_a_full_disk_ends_in_one_error_and_goes_on_when_there_is_room(undisturbed, small_disk):
     with pytest.raises(OSError, match=r"cannot write .*No space left on device.*; free some space or set data.folder"):
         preparation.ensure_prepared(configured(small_disk), SHARD_TOKENS)

@@ -123,6 +123,8 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"data.source": "stdlib:x"}, 1, "data.source is 'stdlib:x'; it must be one of"),
         ({"tokenizer": "gpt3"}, 1, "tokenizer is 'gpt3'; it must be one of gpt2, tiktoken:NAME"),
         ({"tokenizer": "bpe:"}, 1, "tokenizer is 'bpe:'; it must be one of gpt2"),
+        ({"tokenizer": "bpe:many"}, 1, "tokenizer is 'bpe:many'; write bpe:SIZE with at least 257 ids"),
+        ({"tokenizer": "bpe:256"}, 1, "tokenizer is 'bpe:256'; write bpe:SIZE with at least 257 ids"),
         (
             {"data.split_field": "split", "data.source": "text:prose"},
             1,
