@@ -3,8 +3,6 @@
 import datetime
 import hashlib
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from etils import epath
 
 from kronecker.run import rundir
 from kronecker.runtime import machine
+from kronecker.sweep import devices
 
 ROOT = Path(__file__).parents[2]
 CODE = ("kronecker", "configs", "train.py")  # what decides a result
@@ -91,7 +90,7 @@ def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, An
         "commit": found["commit"] or commit or None,
         "code": code_version(),
         "versions": found["versions"] | plugins,
-        "driver": _driver(),
+        "driver": next(iter(devices.nvidia_smi("driver_version")), None),
         "memory_bytes": (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"),
     }
 
@@ -108,12 +107,3 @@ def code_version(root: Path = ROOT) -> str:
 def slug(device: str) -> str:
     """Returns a device's name as a folder's: NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-
-
-def _driver() -> str | None:
-    """Returns the NVIDIA driver's version; None where there is none, or it does not say."""
-    if not shutil.which("nvidia-smi"):
-        return None
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.strip() else None

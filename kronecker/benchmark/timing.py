@@ -41,7 +41,6 @@ class Samples:
         return dataclasses.replace(self, seconds=tuple(seconds / turns for seconds in self.seconds))
 
     def summary(self) -> dict[str, Any]:
-        """Returns the median, the spread and every sample, as JSON holds them."""
         low, high = self.quantiles(*SPREAD)
         return {"median_seconds": self.median, "low": low, "high": high, **dataclasses.asdict(self)}
 

@@ -1,4 +1,4 @@
-"""The decoder of kronecker/transformer.py with a learned table, in PyTorch the usual way: a rival of our step.
+"""The decoder of kronecker/model/transformer.py with a learned table, in PyTorch the usual way: a rival of our step.
 
 nn.Module, F.scaled_dot_product_attention, F.cross_entropy, torch.optim.AdamW in two groups of decay, the gradient's
 global norm clipped.  It starts from our parameters, so the losses of both must agree.  PyTorch is imported when the

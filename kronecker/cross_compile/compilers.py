@@ -48,7 +48,6 @@ def reveal_cuda() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the compilers that are there, by package."""
     file = libtpu()
     places = {"libtpu": file.parents[1] if file else None, **dict.fromkeys(GPU_PACKAGES, cuda())}
     return {name: _version(name, folder) for name, folder in places.items() if folder}

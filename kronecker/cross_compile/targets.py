@@ -13,7 +13,7 @@ from kronecker.cross_compile import compilers
 from kronecker.runtime import hardware
 
 # Of one TPU, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: bytes of its memory, and its memory's
-# bytes a second.  A GPU's stand in its description.  throughput.PEAK_FLOPS has the FLOPs of both.
+# bytes a second.  A GPU's stand in its description.  hardware.PEAK_FLOPS has the FLOPs of both.
 MEMORY = {"v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
 BANDWIDTH = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1600e9}
 # Bytes a second that a device sends over all its links, half of the bidirectional bandwidth that the same pages (400,
@@ -85,7 +85,6 @@ class Target:
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
-        """Returns the sharding of a program for one device."""
         return jax.sharding.SingleDeviceSharding(self.devices[0])
 
 

@@ -1,6 +1,6 @@
 """The sharded training step as a program for a slice of TPUs or for GPUs: what a device needs, sends and could reach.
 
-It is the step that training compiles (`training.step.lower_train_step`), on a mesh of devices that are not there.
+It is the step that training compiles (`train_step.lower_train_step`), on a mesh of devices that are not there.
 """
 
 import dataclasses

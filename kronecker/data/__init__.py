@@ -1,1 +1,1 @@
-"""Data: what text (sources), prepared once (prepare), and a batch as a function of the step (rows)."""
+"""Data: what text (sources), prepared once (preparation), and a batch as a function of the step (rows)."""

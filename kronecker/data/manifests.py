@@ -69,7 +69,6 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
 
 
 def shards_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns what a manifest says of each shard of all splits."""
     return list(itertools.chain.from_iterable(split["shards"] for split in manifest["splits"].values()))
 
 

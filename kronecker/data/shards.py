@@ -69,7 +69,6 @@ def _segment_file(folder: pathlib.Path, segment: int) -> pathlib.Path:
 
 
 def is_finished(folder: pathlib.Path, segment: int) -> bool:
-    """Returns whether all parts of a segment are complete."""
     return _segment_file(folder, segment).exists()
 
 
@@ -201,8 +200,7 @@ def _dataset_info(folder: pathlib.Path, splits: dict[str, Any]) -> dict[str, Any
 def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary name beside `file`; what was written there takes the name `file` if nothing failed.
 
-    Raises:
-      OSError: one line with the file, the reason and the remedy, if it could not be written.
+    Raises OSError of one line with the file, the reason and the remedy, if it could not be written.
     """
     try:
         with storage.renamed(file) as unfinished:

@@ -96,7 +96,7 @@ class Shape:
 
     @property
     def residual_std(self) -> float:
-        """Returns the init std of the 2 N projections that write into the residual stream."""
+        """The init std of the 2 N projections that write into the residual stream."""
         return INIT_STD / (2 * self.layers) ** 0.5
 
 

@@ -46,8 +46,6 @@ def _is(cell: result.Cell, wanted: result.Cell) -> bool:
 
 
 def _cell(column: str, digits: int, wanted: Row) -> Callable[[Sequence[Row]], str | None]:
-    """Returns a reader of one cell."""
-
     def read(rows: Sequence[Row]) -> str | None:
         row = _named(rows, wanted)
         value = row and row[column]

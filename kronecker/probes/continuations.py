@@ -33,7 +33,6 @@ def degenerate(ids: Sequence[int]) -> bool:
 
 
 def echoes(continuation: bytes, strings: Sequence[bytes]) -> bool:
-    """Returns whether a continuation contains one of `strings`, white space around it aside."""
     return any(string.strip() in continuation for string in strings)
 
 

@@ -37,7 +37,7 @@ class Count:
 
     @property
     def coverage(self) -> float:
-        """Returns the share of tokens that fit whole; nan of no token."""
+        """The share of tokens that fit whole; nan of no token."""
         return 1 - self.truncated / self.tokens if self.tokens else float("nan")
 
 

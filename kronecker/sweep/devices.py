@@ -49,8 +49,13 @@ def visible_gpus() -> list[str]:
         return []
     if VISIBLE in os.environ:
         return [gpu for gpu in os.environ[VISIBLE].split(",") if gpu and gpu != "-1"]
+    return nvidia_smi("index")
+
+
+def nvidia_smi(field: str) -> list[str]:
+    """Returns what the driver says of each GPU; nothing where there is none."""
     if not shutil.which("nvidia-smi"):
         return []
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.split() if done.returncode == 0 else []  # a driver without a GPU ends in an error

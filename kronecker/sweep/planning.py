@@ -1,6 +1,6 @@
 """Sweeps: a config module's `sweep()` as a list of runs, each with its folder and its command.
 
-kronecker/launch runs them.  What is finished is skipped, what was cut off goes on, and running a sweep again is
+`local` and `slurm` run them.  What is finished is skipped, what was cut off goes on, and running a sweep again is
 therefore always the right thing to do.
 """
 

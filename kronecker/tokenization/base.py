@@ -168,6 +168,6 @@ def decoded(token_bytes: Sequence[bytes | None]) -> tuple[bytes | None, ...]:
 
     Every part of a token that is not UTF-8 becomes U+FFFD, so all fragments of characters share a few byte strings.
     This is byte_source "decode" of byte-level vocabularies, whose raw bytes say all there is to know; those with byte
-    fallback differ: `kronecker.tokenizers.Tokenizer.bytes_from` covers both.
+    fallback differ: `Tokenizer.bytes_from` covers both.
     """
     return tuple(None if token is None else token.decode(errors="replace").encode() for token in token_bytes)

@@ -94,7 +94,6 @@ def _refuse_replacements(spec: str, normalizer: Any) -> None:
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """Yields each component, however deep in sequences."""
     if isinstance(part, dict):
         if "type" in part:
             yield part

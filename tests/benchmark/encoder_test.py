@@ -193,7 +193,7 @@ def test_steps_refuse_codes_above_the_limit():
     ("arguments", "message"),
     [
         ([], "say which benchmark: encoder, step, train, runtime; got none"),
-        (["encode"], "say which benchmark: encoder, step, train, runtime, data; got 'encode'"),
+        (["encode"], "say which benchmark: encoder, step, train, runtime; got 'encode'"),
         (["train", "--size=nano"], "--size belongs to `benchmark.py step`, not to train"),
         (["train", "--against=tensorflow"], "--against=tensorflow: known: torch, torch_tuned, torch_compiled"),
         (["train", "--arms=kronecker", "--against=torch"], "table_untied, which PyTorch's model is, is missing"),
