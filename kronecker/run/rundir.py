@@ -27,6 +27,7 @@ COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that a resumed run may have otherwise.
 FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
+_LATER = {name: key.default for name, key in keys.KEYS.items() if key.later}
 
 
 def write_json(path: epath.Path, content: Any) -> None:
@@ -48,7 +49,11 @@ def read_json(path: epath.Path) -> Any:
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the part of a config that decides a run's numbers, dotted key -> value."""
-    return {key: value for key, value in dotted.flat(config).items() if key not in FREE_ON_RESUME}
+    return {
+        key: value
+        for key, value in dotted.flat(config).items()
+        if key not in FREE_ON_RESUME and (key not in _LATER or value != _LATER[key])
+    }
 
 
 @contextlib.contextmanager

@@ -86,20 +86,22 @@ class Key:
       effect: what another value does to a run's numbers.
       allowed: its values; None: all of its type.
       unit: of a number.
+      later: whether checkpoints are older than the key: at its default, their identity does not hold it.
     """
 
     default: Any
     effect: Effect
     allowed: Bound | tuple[str, ...] | None = None
     unit: str = ""
+    later: bool = False
 
 
 KEYS: dict[str, Key] = {}
 
 
-def key(name: str, *fields: Any) -> None:
+def key(name: str, *fields: Any, later: bool = False) -> None:
     """Declares a key by the fields of a Key."""
-    KEYS[name] = Key(*fields)
+    KEYS[name] = Key(*fields, later=later)
 
 
 # One number drives body init, the order of sequences and dropout, so that runs with equal seeds are pairs.
@@ -202,7 +204,7 @@ key("checkpoint.every", 100, NOTHING, at_least(1), "steps")  # the last step is 
 key("checkpoint.keep", 2, NOTHING, at_least(1), "checkpoints")  # the newest
 key("checkpoint.keep_every", 0, NOTHING, at_least(0), "steps")  # whose checkpoints are kept for good; 0: none
 # another run's folder, of the same model and tokenizer, whose newest weights to begin with; empty: none
-key("checkpoint.init_from", "", INPUT)
+key("checkpoint.init_from", "", INPUT, later=True)
 # from SIGTERM to the end of the process, saved or not
 key("checkpoint.grace_seconds", 30.0, NOTHING, POSITIVE, "seconds")
 

@@ -44,6 +44,13 @@ def test_who_may_differ_in_a_key_follows_from_its_effect():
     assert not {"seed", "train.lr", "embedding.kind", "model.dtype", "eval.sequences"} & compare.FREE_IN_A_PAIR
 
 
+def test_a_key_that_came_later_leaves_the_identity_of_older_checkpoints_as_it_was():
+    assert "checkpoint.init_from" not in rundir.fixed(dotted.defaults())
+    c = dotted.defaults()
+    c.checkpoint.init_from = "runs/other"
+    assert rundir.fixed(c)["checkpoint.init_from"] == "runs/other"
+
+
 # What each script would need next must not be there yet when it refuses.
 WATCHED = f"""
 import atexit, runpy, sys
