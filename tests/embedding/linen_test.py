@@ -177,7 +177,7 @@ def test_what_it_cannot_embed_is_refused(table: codec.ByteTable, layer: linen.Kr
         layer.clone(mesh=mesh).apply(variables, ids)
     with pytest.raises(ValueError, match="norm is 'l2'; allowed: z, length"):
         linen.kronecker_code(table, norm="l2")
-    with pytest.raises(ValueError, match="'fast'; allowed: cached, onthefly, bag"):
+    with pytest.raises(ValueError, match="'fast'; allowed: auto, cached, onthefly, bag"):
         linen.kronecker_code(table, implementation="fast")
 
 
