@@ -207,7 +207,7 @@ def test_steps_refuse_codes_above_the_limit():
         (["encoder", "--setting=tokens=0"], "cannot read 'tokens=0'"),
         (["encoder", "--setting=only=bags"], "there is no contender 'bags'; only= takes cached"),
         (["encoder", "--out=numbers"], "a benchmark's file ends in .json; write --out=numbers.json"),
-        (["encoder", "--data=nothing"], "data.source is 'nothing'; allowed: stdlib"),
+        (["encoder", "--data=nothing"], "data.source is 'nothing'; it must be one of stdlib"),
         (["step", "--size=huge"], "size is 'huge'; known: 124m"),
         (["step", "--arms=table"], "arm is 'table'; known: "),
         (["step", "--implementations=bag,dense"], "--implementations=bag,dense: known: auto, cached, onthefly, bag"),
