@@ -6,9 +6,9 @@ Expected: the paper has two of them, table_tied and kronecker, .083 +- .007 nats
 others it has none.
 
 Cost of three seeds of one arm, and all arms cost the same; of all together --dry_run prints it:
-  setting=paper  30 runs x 2.5B tokens = 75B tokens, 6.41e19 FLOPs, 45 H100 hours
-  setting=gpu    30 runs x 60M tokens = 1.8B tokens, 3.49e17 FLOPs, 0.245 H100 hours
-  setting=study  30 runs x 1M tokens = 30M tokens, 3.54e14 FLOPs, under 0.01 H100 hours
+  setting=paper  3 runs x 2.5B tokens = 7.5B tokens, 6.41e18 FLOPs, 4.5 H100 hours
+  setting=gpu    3 runs x 60M tokens = 180M tokens, 3.49e16 FLOPs, 0.0245 H100 hours
+  setting=study  3 runs x 1M tokens = 3M tokens, 3.54e13 FLOPs, under 0.01 H100 hours
 
   python scripts/sweep.py --config=configs/ablations/all_arms.py --out=runs/all_arms --seeds=3
   python scripts/report.py runs/all_arms

@@ -65,7 +65,7 @@ def kronecker_code(table: codec.ByteTable, norm: str = "z", implementation: str 
     return Code(implementations.prepare(bags.kronecker_bag(table, norm), implementation, platform=platform))
 
 
-class KroneckerEmbed(declared.Module):
+class KroneckerEmbed(nn.Module):
     """An input embedding from bytes (arXiv 2605.29459), in the place of `nn.Embed`: x = z(kappa) W.
 
     A token of the bytes b_1..b_L, L <= P, has the fixed code, of D = 256 P coordinates,
@@ -141,7 +141,7 @@ class KroneckerEmbed(declared.Module):
         return self.projected(jnp.asarray(ids), self.bag)
 
 
-class TableEmbed(declared.Module):
+class TableEmbed(nn.Module):
     """A learned table E (V, d) ~ N(0, init_std^2), the thing to be replaced.
 
     Attributes:
@@ -174,7 +174,7 @@ class TableEmbed(declared.Module):
         return self.table, 1.0
 
 
-class FactorizedEmbed(declared.Module):
+class FactorizedEmbed(nn.Module):
     """A table of low rank, U (V, r) Q (r, d), with U ~ N(0, init_std^2) and Q ~ N(0, 1/r): output std init_std.
 
     Attributes:
@@ -205,7 +205,7 @@ class FactorizedEmbed(declared.Module):
         return x_BTd.astype(self.param_dtype)
 
 
-class BagEmbed(declared.Module):
+class BagEmbed(nn.Module):
     """A fixed code of each token times one learned projection W (D, d): every arm that is a bag of rows.
 
     Attributes:

@@ -151,7 +151,7 @@ class Block(nn.Module):
         return sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh), None
 
 
-class Transformer(declared.Module):
+class Transformer(nn.Module):
     """The decoder around an input embedding."""
 
     shape: Shape  # sizes and options

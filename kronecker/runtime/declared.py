@@ -2,10 +2,11 @@
 
     kernel = self.param("kernel", declared.matrix(nn.initializers.normal(0.02), "width", "hidden"), shape)
 
-The declaration is a Flax metadata box around the initial value, as `nn.Partitioned` is.  A `Module` here takes the
-boxes off what its `init` returns, so that parameters are plain arrays everywhere, and `declarations` returns the boxes.
+`of` returns the declarations: Flax metadata boxes, as `nn.Partitioned` is, around the shapes of the initial values.
+Everywhere else such an initializer makes a plain array, so that no user of a module meets a box.
 """
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax
 from flax import linen as nn
 from flax import struct
 from flax.core import meta
+
+_asked = contextvars.ContextVar("_asked", default=False)  # whether initializers put their values into boxes
 
 
 class Declared(struct.PyTreeNode, meta.AxisMetadata):
@@ -37,47 +40,42 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata):
         return self.replace(axes=(*self.axes[:index], *self.axes[index + 1 :]))
 
 
-class Module(nn.Module):
-    """A Flax module whose `init` returns plain arrays, whatever its parameters declare."""
+def of(module: nn.Module, *args: Any) -> dict[str, Any]:
+    """Returns a `Declared` for each parameter, its value a shape; `args` as of `module.init`, without the key.
 
-    @nn.nowrap
-    def init_with_output(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Returns the output and the variables, without their declarations; `init` calls this."""
-        output, variables = super().init_with_output(*args, **kwargs)
-        return output, meta.unbox(variables)
+    Raises:
+      ValueError: if a parameter declares nothing.
+    """
 
-    @nn.nowrap
-    def declarations(self, *args: Any) -> dict[str, Any]:
-        """Returns a `Declared` for each parameter, its value a shape; `args` as of `init`, without the key.
+    def boxed(*args):  # a function of its own each time, or JAX would remember what it traced unasked
+        token = _asked.set(True)
+        try:
+            return module.init(jax.random.key(0), *args)["params"]
+        finally:
+            _asked.reset(token)
 
-        Raises:
-          ValueError: if a parameter declares nothing.
-        """
-
-        def boxed(*args):
-            return super(Module, self).init_with_output(jax.random.key(0), *args)[1]["params"]
-
-        tree = jax.eval_shape(boxed, *args)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_declared):
-            if not _is_declared(leaf):
-                raise ValueError(
-                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: a parameter that declares "
-                    "nothing; create it with an initializer from declared.matrix or declared.vector"
-                )
-        return tree
+    tree = jax.eval_shape(boxed, *args)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_declared):
+        if not _is_declared(leaf):
+            raise ValueError(
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: a parameter that declares "
+                "nothing; create it with an initializer from declared.matrix or declared.vector"
+            )
+    return tree
 
 
 def matrix(init: Callable[..., jax.Array], *axes: str, is_input: bool = False) -> Callable[..., Any]:
-    """Returns an initializer of a parameter that decays; `axes` and `is_input` as of `Declared`.
-
-    It makes a `Declared`, and `self.param` hands on its value.
-    """
-    return lambda *args: Declared(init(*args), axes, decays=True, is_input=is_input)
+    """Returns an initializer of a parameter that decays; `axes` and `is_input` as of `Declared`."""
+    return _initializer(init, axes, decays=True, is_input=is_input)
 
 
 def vector(init: Callable[..., jax.Array], *axes: str) -> Callable[..., Any]:
     """Returns an initializer of a parameter that does not decay: a bias, or a scale."""
-    return lambda *args: Declared(init(*args), axes, decays=False, is_input=False)
+    return _initializer(init, axes, decays=False, is_input=False)
+
+
+def _initializer(init: Callable[..., jax.Array], axes: tuple[str, ...], **facts: bool) -> Callable[..., Any]:
+    return lambda *args: Declared(init(*args), axes, **facts) if _asked.get() else init(*args)
 
 
 def decays(declarations: Any) -> Any:

@@ -72,7 +72,7 @@ class EvalSums(NamedTuple):
 def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict) -> TrainState:
     """Returns the state before the first update; config.seed alone decides it."""
     params = model.init(jax.random.key(config.seed), _AN_ID, bag)["params"]
-    decays = declared.decays(model.declarations(_AN_ID, bag))
+    decays = declared.decays(declared.of(model, _AN_ID, bag))
     opt_state = optimizer.make_optimizer(config, decays).init(params)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(step=zero, clipped=zero, params=params, opt_state=opt_state)
@@ -95,7 +95,7 @@ def abstract_state(
       ValueError: as `sharding.with_shardings` does, or if a parameter declares nothing.
     """
     state = jax.eval_shape(lambda: init_state(model, bag, config))
-    return sharding.with_shardings(state, model.declarations(_AN_ID, bag), mesh)
+    return sharding.with_shardings(state, declared.of(model, _AN_ID, bag), mesh)
 
 
 def token_nats(
@@ -148,7 +148,7 @@ def make_train_step(
         return jax.lax.scan(add, (jnp.zeros(()), zeros), batches)[0]
 
     def update(state, bag, tokens_BT1, weights_BT):
-        declarations = model.declarations(_AN_ID, bag)
+        declarations = declared.of(model, _AN_ID, bag)
         tx = optimizer.make_optimizer(config, declared.decays(declarations))
         # Shares of the mean, not a sum that is divided in the end: that would be a pass over all parameters.
         loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
-from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from configs import base
@@ -143,16 +142,6 @@ def test_an_unknown_name_is_refused_with_the_path():
 def test_two_axes_over_one_of_the_mesh_are_refused_with_the_path():
     with pytest.raises(ValueError, match=r"new: .* splits two of its axes \(vocab, hidden\) over the mesh's 'tensor'"):
         sharding.spec_of(("vocab", "hidden"), "new")
-
-
-def test_a_parameter_without_names_is_refused_with_its_path():
-    class Gate(declared.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(3, name="gate")(x)
-
-    with pytest.raises(ValueError, match=r"gate/bias \(3,\): a parameter that declares nothing; create it with"):
-        Gate().declarations(jnp.zeros((1, 2)))
 
 
 def test_an_axis_that_does_not_divide_is_refused_with_the_path():

@@ -20,7 +20,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp, numpy as np, optax
 from configs import base
 from kronecker.model import build
-from kronecker.runtime import device_mesh, sharding
+from kronecker.runtime import declared, device_mesh, sharding
 from kronecker.schema import resolution
 
 OPTIMIZERS = {"muon": optax.contrib.muon(1e-2), "adafactor": optax.adafactor(1e-2, min_dim_size_to_factor=8)}
@@ -41,7 +41,7 @@ for name, tx in OPTIMIZERS.items():
         return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
     state = {"params": params, "opt_state": tx.init(params)}
     want = jax.jit(update)(state, grads)
-    like = sharding.with_shardings(state, arm.model.declarations(*one), mesh)
+    like = sharding.with_shardings(state, declared.of(arm.model, *one), mesh)
     layout = jax.tree.map(lambda x: x.sharding, like)
     split, own = jax.device_put((state, grads), (layout, layout["params"]))
     got = jax.jit(update, out_shardings=layout)(split, own)

@@ -37,7 +37,7 @@ from kronecker.embedding import implementations
 from kronecker.runtime import declared
 
 
-class TablePlusBag(declared.Module):
+class TablePlusBag(nn.Module):
     """E[ids] + code(ids) W."""
 
     vocab: int

@@ -92,7 +92,7 @@ def test_a_clipped_gradient_has_the_limits_norm(tokens: np.ndarray):
 def test_decay_acts_on_matrices_alone_and_on_every_arms_input_matrix(arm: str):
     c = resolved(arm)
     built = build.build(c, TOKEN_BYTES)
-    declarations = built.model.declarations(np.zeros((1, 1), np.int32), built.bag)
+    declarations = declared.of(built.model, np.zeros((1, 1), np.int32), built.bag)
     decayed = {
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, decays in jax.tree_util.tree_leaves_with_path(declared.decays(declarations))
