@@ -93,17 +93,12 @@ sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
 
 
 class Groups(struct.PyTreeNode):
-    """The distinct ids of a batch, longest first; beyond the last one there are fillers.
+    """The distinct ids of a batch, longest first; beyond the last one there are fillers."""
 
-    Attributes:
-      ids: int32 (M,), as many as there are tokens or ids in the vocabulary, whichever are fewer, in whole tiles.
-      lengths: int32 (M,), their lengths; 0 for a filler.
-      group: int32 (N,), the place of each token's id in `ids`.
-    """
-
+    # int32 (M,), as many as there are tokens or ids in the vocabulary, whichever are fewer, in whole tiles
     ids: jax.Array
-    lengths: jax.Array
-    group: jax.Array
+    lengths: jax.Array  # int32 (M,), those of `ids`; 0 for a filler
+    group: jax.Array  # int32 (N,), the place of each token's id in `ids`
 
 
 def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:

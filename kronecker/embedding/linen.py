@@ -175,23 +175,14 @@ class TableEmbed(nn.Module):
 
 
 class FactorizedEmbed(nn.Module):
-    """A table of low rank, U (V, r) Q (r, d), with U ~ N(0, init_std^2) and Q ~ N(0, 1/r): output std init_std.
+    """A table of low rank, U (V, r) Q (r, d), with U ~ N(0, init_std^2) and Q ~ N(0, 1/r): output std init_std."""
 
-    Attributes:
-      vocab: V.
-      features: d.
-      rank: r.
-      init_std: standard deviation of an initial embedding.
-      dtype: in which the two are multiplied.
-      param_dtype: of both and of the embeddings.
-    """
-
-    vocab: int
-    features: int
-    rank: int
-    init_std: float = TABLE_STD
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
+    vocab: int  # V
+    features: int  # d
+    rank: int  # r
+    init_std: float = TABLE_STD  # standard deviation of an initial embedding
+    dtype: DTypeLike = jnp.float32  # in which the two are multiplied
+    param_dtype: DTypeLike = jnp.float32  # of both and of the embeddings
 
     @nn.compact
     def __call__(self, ids_BT: jax.Array, bag: bags.Bag | None = None) -> jax.Array:

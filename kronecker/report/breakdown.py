@@ -22,27 +22,16 @@ SPECIAL = "special"
 
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
-    """Paired differences of every arm in every group.
+    """Paired differences of every arm in every group."""
 
-    Attributes:
-      name: stem of its CSV file.
-      title: what it shows.
-      caption: how to read it.
-      axis: what a group is, with its unit.
-      groups: (G,), their names, in order.
-      tokens: (G,), held-out tokens in each.
-      baseline: (G,), the baseline's loss, mean over seeds, nats/token.
-      differences: arm -> (G,).
-    """
-
-    name: str
+    name: str  # stem of its CSV file
     title: str
-    caption: str
-    axis: str
-    groups: tuple[str, ...]
-    tokens: tuple[int, ...]
-    baseline: tuple[float, ...]
-    differences: Mapping[str, tuple[intervals.Difference, ...]]
+    caption: str  # how to read it
+    axis: str  # what a group is, with its unit
+    groups: tuple[str, ...]  # (G,), their names, in order
+    tokens: tuple[int, ...]  # (G,), held-out tokens in each
+    baseline: tuple[float, ...]  # (G,), the baseline's loss, mean over seeds, nats/token
+    differences: Mapping[str, tuple[intervals.Difference, ...]]  # arm -> (G,)
 
 
 def break_down(
@@ -73,22 +62,14 @@ def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Grouping:
-    """A way to group held-out tokens.
-
-    Attributes:
-      name: as in Breakdown.
-      title: as in Breakdown.
-      caption: as in Breakdown.
-      axis: as in Breakdown.
-      ids: "targets" or "inputs": which of a prediction's two tokens decides.
-      of_ids: token losses -> names of all groups in order, and the group of each id (V,).
-    """
+    """A way to group held-out tokens; name, title, caption and axis as in Breakdown."""
 
     name: str
     title: str
     caption: str
     axis: str
-    ids: str
+    ids: str  # "targets" or "inputs": which of a prediction's two tokens decides
+    # token losses -> names of all groups in order, and the group of each id (V,)
     of_ids: Callable[[losses_by_token.TokenLosses], tuple[list[str], np.ndarray]]
 
     def of_token(self, facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:

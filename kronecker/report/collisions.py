@@ -26,26 +26,17 @@ PLACEBOS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """What collisions cost one arm.
-
-    Attributes:
-      arm: whose.
-      ids: how many ids share their code with another.
-      tokens: held-out tokens after such an id.
-      share: of all held-out tokens.
-      matched: share of `tokens` that lie in strata with controls.
-      difference: extra nats on the token after a collided input, arm against baseline, collided against matched
-        inputs, one value a seed; None where no stratum has enough of both.
-      placebo: what 95 % of the placebos' means stay below, in size; None likewise.
-    """
+    """What collisions cost one arm."""
 
     arm: str
-    ids: int
-    tokens: int
-    share: float
-    matched: float
+    ids: int  # how many ids share their code with another
+    tokens: int  # held-out tokens after such an id
+    share: float  # `tokens` over all held-out tokens
+    matched: float  # share of `tokens` that lie in strata with controls
+    # extra nats on the token after a collided input, arm against baseline, collided against matched inputs, one value a
+    # seed; None where no stratum has enough of both
     difference: intervals.Difference | None
-    placebo: float | None
+    placebo: float | None  # what 95 % of the placebos' means stay below, in size; None likewise
 
     @property
     def spread(self) -> float | None:

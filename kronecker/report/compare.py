@@ -31,18 +31,13 @@ PER_SEED = ("seed", "body_init_sha256")
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """The runs of one arm and how they compare with the baseline's.
+    """The runs of one arm and how they compare with the baseline's."""
 
-    Attributes:
-      name: the arm, and its settings where the compared runs hold several versions of it.
-      runs: one a seed, by rising seed.
-      difference: of final validation losses, arm minus baseline; None for the baseline itself.
-      reaches: when the better run of each pair reached the other's final loss; empty for the baseline itself.
-    """
-
-    name: str
-    runs: tuple[finished_runs.Run, ...]
+    name: str  # the arm, and its settings where the compared runs hold several versions of it
+    runs: tuple[finished_runs.Run, ...]  # one a seed, by rising seed
+    # of final validation losses, arm minus baseline; None for the baseline itself
     difference: intervals.Difference | None
+    # when the better run of each pair reached the other's final loss; empty for the baseline itself
     reaches: tuple[reach.Reach | None, ...] = ()
 
     @property
@@ -62,17 +57,11 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A baseline and the arms paired with it.
-
-    Attributes:
-      baseline: the arm that the others are compared with.
-      others: the other arms, lowest mean difference first; all arms hold runs of the same seeds.
-      left_out: seeds, rising, that only some arms have runs of.
-    """
+    """A baseline and the arms paired with it."""
 
     baseline: Arm
-    others: tuple[Arm, ...]
-    left_out: tuple[int, ...]
+    others: tuple[Arm, ...]  # the other arms, lowest mean difference first; all arms hold runs of the same seeds
+    left_out: tuple[int, ...]  # seeds, rising, that only some arms have runs of
 
     @property
     def arms(self) -> tuple[Arm, ...]:

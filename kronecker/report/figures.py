@@ -21,31 +21,18 @@ TOKEN_UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1, "nu
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """What a figure of curves over training shows.
+    """What a figure of curves over training shows."""
 
-    Attributes:
-      name: stem of its CSV file.
-      title: what it shows.
-      caption: how to read it; {baseline} is the baseline's name.
-      unit: label of the vertical axis.
-      kind: which lines of metrics.jsonl.
-      column: which number of theirs.
-      paired: show each arm minus the baseline instead of the arm.
-      smoothing: show a running mean over this share of the lines.
-      zoom_from: fit the vertical axis to what comes after this share of the tokens.
-      percent: the number is a share.
-    """
-
-    name: str
+    name: str  # stem of its CSV file
     title: str
-    caption: str
-    unit: str
-    kind: str
-    column: str
-    paired: bool = False
-    smoothing: float = 0.0
-    zoom_from: float = 0.0
-    percent: bool = False
+    caption: str  # how to read it; {baseline} is the baseline's name
+    unit: str  # label of the vertical axis
+    kind: str  # which lines of metrics.jsonl
+    column: str  # which number of theirs
+    paired: bool = False  # show each arm minus the baseline instead of the arm
+    smoothing: float = 0.0  # show a running mean over this share of the lines
+    zoom_from: float = 0.0  # fit the vertical axis to what comes after this share of the tokens
+    percent: bool = False  # the number is a share
 
 
 _ZOOM = "The vertical axis covers the last three quarters of training; what came before lies above it."
@@ -111,23 +98,14 @@ PANELS = (
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure and its numbers.
+    """A figure and its numbers."""
 
-    Attributes:
-      name: stem of its CSV file.
-      title: what it shows.
-      caption: how to read it.
-      svg: the picture, a whole SVG document.
-      numbers: the table that it draws, header first.
-      wide: wants the page's whole width.
-    """
-
-    name: str
+    name: str  # stem of its CSV file
     title: str
-    caption: str
-    svg: str
-    numbers: tuple[tuple[str, ...], ...]
-    wide: bool = False
+    caption: str  # how to read it
+    svg: str  # the picture, a whole SVG document
+    numbers: tuple[tuple[str, ...], ...]  # the table that it draws, header first
+    wide: bool = False  # wants the page's whole width
 
     @property
     def csv(self) -> str:
@@ -139,19 +117,12 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One quantity of one arm over training.
-
-    Attributes:
-      arm: whose.
-      seeds: of which runs, (n,).
-      tokens: (points,), rising.
-      values: (n, points).
-    """
+    """One quantity of one arm over training."""
 
     arm: str
-    seeds: tuple[int, ...]
-    tokens: np.ndarray
-    values: np.ndarray
+    seeds: tuple[int, ...]  # of which runs, (n,)
+    tokens: np.ndarray  # (points,), rising
+    values: np.ndarray  # (n, points)
 
 
 def draw(comparison: compare.Comparison) -> list[Figure]:

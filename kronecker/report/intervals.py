@@ -14,15 +14,10 @@ BETTER, WORSE, NOT_RESOLVED = "better", "worse", "not resolved"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Paired differences in nats per token, arm minus baseline: below zero, the arm won.
+    """Paired differences in nats per token, arm minus baseline: below zero, the arm won."""
 
-    Attributes:
-      seeds: (n,), rising.
-      values: (n,), one difference a seed.
-    """
-
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
+    seeds: tuple[int, ...]  # (n,), rising
+    values: tuple[float, ...]  # (n,), one difference a seed
 
     @property
     def mean(self) -> float:

@@ -17,19 +17,13 @@ COARSEST = 1 / 4  # of a run between two evaluations; a crossing inside a wider 
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """When the better run of a pair passed the worse one's final validation loss.
+    """When the better run of a pair passed the worse one's final validation loss."""
 
-    Attributes:
-      arm_ahead: whether the arm, not the baseline, is the better one.
-      tokens: training tokens that the better one had seen by then.
-      steps: its finished updates by then, interpolated too.
-      factor: the whole run over that point, where the arm is ahead; that point over the whole run, where it is behind.
-        So above 1 the arm needs fewer steps than the baseline, and 1.43 times fewer is 1.43.
-    """
-
-    arm_ahead: bool
-    tokens: float
-    steps: float
+    arm_ahead: bool  # whether the arm, not the baseline, is the better one
+    tokens: float  # training tokens that the better one had seen by then
+    steps: float  # its finished updates by then, interpolated too
+    # the whole run over that point, where the arm is ahead; that point over the whole run, where it is behind; so above
+    # 1 the arm needs fewer steps than the baseline, and 1.43 times fewer is 1.43
     factor: float
 
 

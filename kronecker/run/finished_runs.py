@@ -26,25 +26,15 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-      folder: where its files are.
-      config: the resolved config, dotted key -> value.
-      env: versions, commit, devices and command.
-      params: parameter counts by group, and the hash of the initial body.
-      result: final losses, speed and fingerprints.
-      train: columns of the training lines, float64 (lines,) each; NaN where a line says null.
-      validation: columns of the validation lines, likewise.
-    """
+    """A finished run."""
 
     folder: epath.Path
-    config: Mapping[str, Any]
-    env: Mapping[str, Any]
-    params: Mapping[str, Any]
-    result: Mapping[str, Any]
-    train: Mapping[str, np.ndarray]
-    validation: Mapping[str, np.ndarray]
+    config: Mapping[str, Any]  # the resolved config, dotted key -> value
+    env: Mapping[str, Any]  # versions, commit, devices and command
+    params: Mapping[str, Any]  # parameter counts by group, and the hash of the initial body
+    result: Mapping[str, Any]  # final losses, speed and fingerprints
+    train: Mapping[str, np.ndarray]  # columns of the training lines, float64 (lines,) each; NaN where a line says null
+    validation: Mapping[str, np.ndarray]  # columns of the validation lines, likewise
 
     @property
     def arm(self) -> str:

@@ -12,29 +12,18 @@ Cell = str | int | float | None
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A table.
+    """A table."""
 
-    Attributes:
-      name: stem of files, and the key by which others find it.
-      title: what it says, with its unit.
-      source: where the paper has it, e.g. "6.8, Table 10"; empty: the paper does not have it.
-      conditions: what it was measured on: model, training, seeds, tokenizer, ...
-      columns: of the rows, the first ones say what a row is of.
-      rows: what was measured; None where a cell does not apply.
-      paper: the paper's rows, same columns; empty where it gives none.
-      notes: what the numbers do not show.
-      paper_conditions: what the paper's rows were measured on, under the keys of `conditions` where there is one;
-        `differences` compares the two.
-    """
-
-    name: str
-    title: str
-    source: str
-    conditions: Mapping[str, str]
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    paper: Sequence[Sequence[Cell]] = ()
-    notes: Sequence[str] = ()
+    name: str  # stem of files, and the key by which others find it
+    title: str  # what it says, with its unit
+    source: str  # where the paper has it, e.g. "6.8, Table 10"; empty: the paper does not have it
+    conditions: Mapping[str, str]  # what it was measured on: model, training, seeds, tokenizer, ...
+    columns: Sequence[str]  # of the rows, the first ones say what a row is of
+    rows: Sequence[Sequence[Cell]]  # what was measured; None where a cell does not apply
+    paper: Sequence[Sequence[Cell]] = ()  # the paper's rows, same columns; empty where it gives none
+    notes: Sequence[str] = ()  # what the numbers do not show
+    # what the paper's rows were measured on, under the keys of `conditions` where there is one; `differences` compares
+    # the two
     paper_conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -13,19 +13,12 @@ WIDEST = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of text.
+    """A table of text."""
 
-    Attributes:
-      headers: of its columns; a line break where one may be wanted.
-      rows: one sequence a row, whose last cells may be missing; an empty one is a blank line.
-      left: headers whose columns are aligned left; all others hold numbers.
-      quoted: how many of the last rows are the paper's.
-    """
-
-    headers: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-    left: tuple[str, ...]
-    quoted: int = 0
+    headers: tuple[str, ...]  # of its columns; a line break where one may be wanted
+    rows: Sequence[Sequence[str]]  # one sequence a row, whose last cells may be missing; an empty one is a blank line
+    left: tuple[str, ...]  # headers whose columns are aligned left; all others hold numbers
+    quoted: int = 0  # how many of the last rows are the paper's
 
 
 def show(*parts: Table | str, file: TextIO | None = None, wrap: bool = False) -> None:

@@ -20,21 +20,13 @@ OPERATION = "hlo_op"  # what an event of a CPU's threads has if it is a program'
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel, or an operation where a program has no kernels.
+    """A kernel, or an operation where a program has no kernels."""
 
-    Attributes:
-      name: as the device's profiler gives it.
-      operation: of the program, in one of its calls; "": not known.
-      calls: how often it ran.
-      seconds: in all, without what ran inside it.
-      share: of the seconds of all kernels.
-    """
-
-    name: str
-    operation: str
-    calls: int
-    seconds: float
-    share: float
+    name: str  # as the device's profiler gives it
+    operation: str  # of the program, in one of its calls; "": not known
+    calls: int  # how often it ran
+    seconds: float  # in all, without what ran inside it
+    share: float  # of the seconds of all kernels
 
 
 def check(folder: epath.Path, steps: int) -> None:

@@ -79,21 +79,13 @@ SOURCES = forms(  # `python scripts/prepare_data.py --help` teaches each
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of a config.
+    """A key of a config."""
 
-    Attributes:
-      default: its value, whose type is the key's.
-      effect: what another value does to a run's numbers.
-      allowed: its values; None: all of its type.
-      unit: of a number.
-      later: whether checkpoints are older than the key: at its default, their identity does not hold it.
-    """
-
-    default: Any
+    default: Any  # its value, whose type is the key's
     effect: Effect
-    allowed: Bound | tuple[str, ...] | None = None
-    unit: str = ""
-    later: bool = False
+    allowed: Bound | tuple[str, ...] | None = None  # its values; None: all of its type
+    unit: str = ""  # of a number
+    later: bool = False  # whether checkpoints are older than the key: at its default, their identity does not hold it
 
 
 KEYS: dict[str, Key] = {}

@@ -20,18 +20,14 @@ Embed = Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array]
 
 
 class InputSide(NamedTuple):
-    """The functions of an input side.
+    """The functions of an input side."""
 
-    Attributes:
-      init: (matrix (M, d)) -> (params, opt_state), which `update` takes and may be donated.
-      forward: (matrix (M, d), bag, ids (N,)) -> embeddings (N, d).
-      gradient: (matrix (M, d), bag, ids (N,), cotangent (N, d)) -> (embeddings (N, d), gradient (M, d)).
-      update: (params, opt_state, bag, ids (N,), cotangent (N, d)) -> (params, opt_state, embeddings (N, d)).
-    """
-
+    # (matrix (M, d)) -> (params, opt_state), which `update` takes and may be donated
     init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
-    forward: Embed
+    forward: Embed  # (matrix (M, d), bag, ids (N,)) -> embeddings (N, d)
+    # (matrix (M, d), bag, ids (N,), cotangent (N, d)) -> (embeddings (N, d), gradient (M, d))
     gradient: Callable[[jax.Array, bags.Bag | None, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    # (params, opt_state, bag, ids (N,), cotangent (N, d)) -> (params, opt_state, embeddings (N, d))
     update: Callable[
         [dict[str, Any], Any, bags.Bag | None, jax.Array, jax.Array], tuple[dict[str, Any], Any, jax.Array]
     ]

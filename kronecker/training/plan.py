@@ -23,21 +23,13 @@ LOSS_CHUNK = 1024  # tokens of a device whose logits are a product of a size tha
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device's memory that a compiled function takes.
+    """Bytes of one device's memory that a compiled function takes."""
 
-    Attributes:
-      arguments: of a training step: parameters, optimizer, bag and batch.
-      outputs: the new state and the metrics.
-      aliased: of the outputs, that take the place of arguments.
-      temporaries: all that it makes and drops.
-      code: the program.
-    """
-
-    arguments: int
-    outputs: int
-    aliased: int
-    temporaries: int
-    code: int
+    arguments: int  # of a training step: parameters, optimizer, bag and batch
+    outputs: int  # the new state and the metrics
+    aliased: int  # of the outputs, that take the place of arguments
+    temporaries: int  # all that it makes and drops
+    code: int  # the program
 
     @classmethod
     def of(cls, compiled: jax.stages.Compiled) -> Self:

@@ -26,39 +26,23 @@ _AN_ID = np.zeros((1, 1), np.int32)  # ids (B, T) to initialise with
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a checkpoint holds.
+    """Everything that a checkpoint holds."""
 
-    Attributes:
-      step: int32, finished updates.
-      clipped: int32, updates so far whose gradient was clipped.
-      params: the model's parameters.
-      opt_state: the optimizer's.
-    """
-
-    step: jax.Array
-    clipped: jax.Array
+    step: jax.Array  # int32, finished updates
+    clipped: jax.Array  # int32, those of them whose gradient was clipped
     params: dict[str, Any]
     opt_state: Any
 
 
 class StepMetrics(NamedTuple):
-    """Scalars of one update, on the device until somebody asks.
+    """Scalars of one update, on the device until somebody asks."""
 
-    Attributes:
-      loss: nats per token, mean over the batch.
-      lr: learning rate of the body.
-      grad_norm: global norm before clipping.
-      clip_share: share of all updates so far whose gradient was clipped.
-      update_norm: global norm of what was added to the parameters.
-      embedding_std: std of the input matrix in units of its initial std (the paper's norm drift).
-    """
-
-    loss: jax.Array
-    lr: jax.Array
-    grad_norm: jax.Array
-    clip_share: jax.Array
-    update_norm: jax.Array
-    embedding_std: jax.Array
+    loss: jax.Array  # nats per token, mean over the batch
+    lr: jax.Array  # learning rate of the body
+    grad_norm: jax.Array  # global norm before clipping
+    clip_share: jax.Array  # share of all updates so far whose gradient was clipped
+    update_norm: jax.Array  # global norm of what was added to the parameters
+    embedding_std: jax.Array  # std of the input matrix in units of its initial std (the paper's norm drift)
 
 
 class EvalSums(NamedTuple):
