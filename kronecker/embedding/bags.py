@@ -61,20 +61,16 @@ class Bag(struct.PyTreeNode):
 
     @property
     def vocab(self) -> int:
-        """Returns V."""
         return self.symbols.shape[0]
 
     @property
     def slots(self) -> int:
-        """Returns K."""
         return self.symbols.shape[1]
 
     def cells(self, ids_N: jax.Array, lengths_N: jax.Array) -> jax.Array:
         """Returns the rows of W that `ids_N` sum, int32 (N, K); D, which is out of bounds, where a slot is not in use.
 
-        Args:
-          ids_N: token ids.
-          lengths_N: slots in use; fewer than the ids' own cut them short.
+        `lengths_N` are the slots in use; fewer than the ids' own cut them short.
         """
         slots_K = jnp.arange(self.slots)
         cells_NK = self._cell(jnp.asarray(self.symbols)[ids_N].astype(jnp.int32), slots_K)
@@ -112,15 +108,8 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
 def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns A(L) and B(L), float64 (K + 1,), of a code of L distinct cells of value L^(-1/2); both are 0 at L = 0.
 
-    The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).
-
-    Args:
-      slots: K, the largest L.
-      norm: "z", or "length": A alone, B is None.
-      code_dim: D.
-
-    Raises:
-      ValueError: if there is no such norm.
+    The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).  Under "length" B
+    is None.  `slots` is K, the largest L, and `code_dim` is D.  Raises ValueError if there is no such norm.
     """
     if norm not in choices.NORMS:
         raise ValueError(f"norm is {norm!r}; allowed: {', '.join(choices.NORMS)}")

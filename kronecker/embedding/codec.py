@@ -94,18 +94,12 @@ def byte_table(
 
 
 def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
-    """Returns at most P bytes of `token`; a token of P bytes or fewer is never changed.
+    """Returns at most P (`pos_dim`) bytes of `token`; a token of P bytes or fewer is never changed.
 
-    Args:
-      token: the bytes.
-      pos_dim: P.
-      truncation: "head" keeps whole UTF-8 characters, as the paper does: it cuts at P and backs off by up to 3 bytes.
-        Where no such head is UTF-8, the first P bytes stay: the reference empties such a token.
-        "head_raw" keeps the first P bytes.
-        "head_tail" keeps the first P - P//2 and the last P//2, so that endings tell long tokens apart.
-
-    Raises:
-      ValueError: if the policy is not known.
+    "head" keeps whole UTF-8 characters, as the paper does: it cuts at P and backs off by up to 3 bytes.  Where no such
+    head is UTF-8, the first P bytes stay: the reference empties such a token.  "head_raw" keeps the first P bytes.
+    "head_tail" keeps the first P - P//2 and the last P//2, so that endings tell long tokens apart.  Raises ValueError
+    if there is no such policy.
     """
     if truncation not in TRUNCATIONS:
         raise ValueError(f"embedding.truncation is {truncation!r}; allowed: {', '.join(TRUNCATIONS)}")
@@ -145,12 +139,8 @@ def summary(table: ByteTable) -> str:
 def dense_code(table: ByteTable, ids: np.ndarray, norm: str) -> np.ndarray:
     """Returns the codes (N, D) of `ids` (N,) in float64, built and normalised coordinate by coordinate.
 
-    This is the definition that every product is tested against, not a way to compute one.
-
-    Args:
-      table: the vocabulary's bytes.
-      ids: token ids.
-      norm: "length" for the unit-norm code kappa(b); "z" for the paper's z-norm of it.
+    This is the definition that every product is tested against, not a way to compute one.  `norm` is "length" for the
+    unit-norm code kappa(b), "z" for the paper's z-norm of it.
     """
     code = np.zeros((len(ids), table.code_dim))
     for row, token_id in enumerate(ids):

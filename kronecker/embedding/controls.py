@@ -20,11 +20,9 @@ LONGEST_GRAM = 3
 def head_tail_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
     """Returns the bag in which byte i is on at position i, and byte j from the end at position P/2 + j.
 
-    The first P - P//2 and the last P//2 bytes have a position each; a short token's bytes have two.
-
-    Args:
-      table: made with truncation="head_tail", so that the last bytes of long tokens are there.
-      norm: as of the Kronecker code, of n = min(L, P - P//2) + min(L, P//2) cells.
+    The first P - P//2 and the last P//2 bytes have a position each; a short token's bytes have two.  `table` is made
+    with truncation="head_tail", so that the last bytes of long tokens are there.  `norm` is as of the Kronecker code,
+    of n = min(L, P - P//2) + min(L, P//2) cells.
     """
     tail = table.pos_dim // 2
     head = table.pos_dim - tail

@@ -26,14 +26,9 @@ HOT_TOKENS, HOT_PARTS = 16_384, 4
 def sum_rows(weights_Dd: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> jax.Array:
     """Returns the embeddings (M, d) of ids that are sorted by length, longest first, in the weights' dtype.
 
-    Tiles of ids are summed slot by slot, each up to the length of its longest id; ids of length 0 cost nothing.  So the
-    work is the number of cells that are on, whatever K is, and the temporary memory that of the result.
-
-    Args:
-      weights_Dd: W, float32 or float64.
-      bag: scale, shift and cells.
-      ids_M: token ids.
-      lengths_M: their lengths, in descending order; 0 marks a filler, whose row is zero.
+    Tiles of ids are summed slot by slot, each up to the length of its longest id; ids of length 0 cost nothing: they
+    are fillers, whose rows are zero.  So the work is the number of cells that are on, whatever K is, and the temporary
+    memory that of the result.  W is float32 or float64.
     """
     count, cells, lengths = _tiles(bag, ids_M, lengths_M)
     scale, shift = _weights_by_length(bag, weights_Dd.dtype)
@@ -128,10 +123,7 @@ def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
 def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
     """Returns the embeddings (N, d) of a merged batch; the gradients of a group are summed before they reach a cell.
 
-    Args:
-      weights_Dd: W, float32 or float64.
-      bag: scale, shift and cells.
-      groups: of the batch.
+    W is float32 or float64.
     """
 
     def embed(groups):
@@ -213,13 +205,9 @@ def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax
 def gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the embeddings (N, d) of `ids_N`, each a sum over the rows that its slots name, in the weights' dtype.
 
-    A GPU's compiler makes one kernel of it, which stores no row.  A slot that is not in use reads nothing.
-
-    Args:
-      weights_Dd: W, float32 or float64.
-      bag: scale, shift and cells; its `gather_gradient` says how the backward pass sums into W.
-      ids_N: token ids.
-      dtype: of the operands of the backward pass, where that multiplies.
+    A GPU's compiler makes one kernel of it, which stores no row.  A slot that is not in use reads nothing.  W is
+    float32 or float64.  The bag's `gather_gradient` says how the backward pass sums into W; where that multiplies, its
+    operands are of `dtype`.
     """
     lengths_N = _lengths(bag, ids_N)
     rows_NKd = weights_Dd.at[bag.cells(ids_N, lengths_N)].get(mode="fill", fill_value=0)
@@ -252,13 +240,9 @@ def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.d
     inside the product, in the forward and in the backward pass, and none is ever in memory.  A GPU's compiler stores
     the forward pass's, N times D values of one or two bytes.
 
-    Args:
-      weights_Dd: W, float32 or float64.
-      bag: whose rows are symbol * K + slot, or the symbols themselves.
-      ids_N: token ids.
-      dtype: bfloat16 rounds W and the gradient to bfloat16, sums being float32; float32 takes a matrix unit three
-        passes on a TPU and six on a GPU.
-      slots: no id has more in use.
+    The bag's rows are symbol * K + slot, or the symbols themselves; no id has more than `slots` in use.  With `dtype`
+    bfloat16, W and the gradient are rounded to bfloat16, sums being float32; float32 takes a matrix unit three passes
+    on a TPU and six on a GPU.
     """
     hot, axes, shape = _hot_operand(bag, ids_N, slots)
     weights = weights_Dd.reshape(*shape, -1)[:, :slots] if axes == "vk" else weights_Dd

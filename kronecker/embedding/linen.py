@@ -218,7 +218,6 @@ class BagEmbed(nn.Module):
     mesh: Mesh | None = None
 
     def setup(self) -> None:
-        """Creates the projection, and the tied head's scale where there is one."""
         init = declared.matrix(nn.initializers.normal(self.init_std), "code", "width", is_input=True)
         self.projection = self.param("projection", init, (self.rows, self.features), self.param_dtype)
         if self.logit_scale:

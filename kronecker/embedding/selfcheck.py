@@ -19,16 +19,11 @@ def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collectio
     """Returns if the product and its gradient are those of the dense code, for ids of every length and many repeats.
 
     A scatter or a fused one-hot that some compiler gets wrong would otherwise train a wrong model in silence.  An
-    induced table that the bag is prepared for is checked likewise.  One device, W in float32.
+    induced table that the bag is prepared for is checked likewise.  One device, W in float32, the product in `dtype`.
 
-    Args:
-      bag: of any arm, prepared for its implementation.
-      table: the bytes behind it; the Kronecker code's definition is built from them, not from the bag.
-      embedding: the config's group of that name.
-      dtype: of the product.
-
-    Raises:
-      FloatingPointError: if either is off by more than rounding to `dtype` explains.
+    The Kronecker code's definition is built from `table`, not from the bag, which is of any arm and prepared for its
+    implementation; `embedding` is the config's group.  Raises FloatingPointError if either is off by more than rounding
+    to `dtype` explains.
     """
     rng = np.random.default_rng(0)
     lengths = np.asarray(bag.lengths)

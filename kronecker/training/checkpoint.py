@@ -24,11 +24,7 @@ _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # of an identity: what
 def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, dataset: str) -> dict[str, str]:
     """Returns what a checkpoint and the run that it is restored into must agree on, by name.
 
-    Args:
-      config: with its vocabulary filled in.
-      arm: what `build` made of it.
-      tokenizer: its fingerprint.
-      dataset: its fingerprint.
+    `config` has its vocabulary filled in; `tokenizer` and `dataset` are their fingerprints.
     """
     layout = {name: config.model[name] for name in ("layers", "heads", "d_model", "context", "padded_vocab", "bias")}
     layout |= {"tie_head": config.model.tie_head, "embedding": config.embedding.kind}
@@ -47,9 +43,7 @@ def open_manager(
 ) -> Iterator[ocp.CheckpointManager]:
     """Yields the manager of a run's checkpoints and waits for the last save when it closes.
 
-    Args:
-      workdir: the run's folder.
-      config: says what is kept; None to read only.
+    `config` says what is kept; None: to read only.
     """
     keep = {}
     if config is not None:
@@ -68,16 +62,9 @@ def open_manager(
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, identity: dict[str, str]) -> None:
-    """Starts saving `state`; collective over hosts.
+    """Starts saving `state`, after `step` finished updates; collective over hosts.
 
-    Args:
-      manager: of the run.
-      step: finished updates.
-      state: what to save.
-      identity: what a restore must find equal, from `identity`.
-
-    Raises:
-      OSError: if the disk has less room than the state needs.
+    A restore must find the same `identity`.  Raises OSError if the disk has less room than the state needs.
     """
     _check_room(manager.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     args = ocp.args.Composite(
@@ -93,16 +80,10 @@ def restore(
     identity: dict[str, str],
     step: int | None = None,
 ) -> train_step.TrainState:
-    """Returns the saved state, laid out as `abstract_state` says.
+    """Returns the saved state, laid out as `abstract_state` says: ShapeDtypeStructs with shardings, or a state.
 
-    Args:
-      manager: of the run.
-      abstract_state: ShapeDtypeStructs with shardings, or a state.
-      identity: that of the present model and data.
-      step: which one; None: the latest.
-
-    Raises:
-      ValueError: if there is no such checkpoint, or it is of another tokenizer, dataset or model.
+    `identity` is that of the present model and data; `step` None is the latest.  Raises ValueError if there is no such
+    checkpoint, or it is of another tokenizer, dataset or model.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():
@@ -127,15 +108,10 @@ class Weights(NamedTuple):
 
 
 def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_collections.ConfigDict) -> Weights:
-    """Returns another run's newest checkpoint.
+    """Returns another run's newest checkpoint; `workdir` is that run's folder, `identity` and `config` are of this run.
 
-    Args:
-      workdir: the other run's folder.
-      identity: of this run; tokenizer, model and byte table must be the same, dataset and config need not.
-      config: of this run; embedding.norm and embedding.rank must be the same.
-
-    Raises:
-      ValueError: if there is none, or it is of another tokenizer or model.
+    Tokenizer, model, byte table, embedding.norm and embedding.rank must be the same in both; dataset and the rest of
+    the config need not.  Raises ValueError if there is no checkpoint, or one of these differs.
     """
     named = f"checkpoint.init_from={workdir}"
     if not rundir.has_checkpoint(workdir):
@@ -155,11 +131,7 @@ def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_colle
 
 
 def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a checkpoint, laid out as `abstract_params` says.
-
-    Raises:
-      ValueError: if it is there no more.
-    """
+    """Returns the parameters of a checkpoint, laid out as `abstract_params`; raises ValueError if it is gone."""
     if not found.state.exists():
         raise ValueError(
             f"{found.state}: gone since this run began with it, as its own run, still at work, keeps newer ones only; "

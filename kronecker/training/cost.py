@@ -16,11 +16,7 @@ BASIS = f"H100 hours: training alone, on one {DEVICE} at an assumed MFU of {100 
 def describe(configs: Sequence[ml_collections.ConfigDict]) -> str:
     """Returns one line with the number of runs, their tokens, and their FLOPs and hours or why these are not known.
 
-    Args:
-      configs: resolved, one a run.
-
-    Raises:
-      ValueError: if a config does not fit its tokenizer's vocabulary.
+    `configs` are resolved, one a run.  Raises ValueError if one does not fit its tokenizer's vocabulary.
     """
     tokens = [c.train.tokens for c in configs]
     each = " to ".join(_count(n) for n in sorted({min(tokens), max(tokens)}))
@@ -38,9 +34,7 @@ def describe(configs: Sequence[ml_collections.ConfigDict]) -> str:
 def vocab_size(spec: str) -> int:
     """Returns how many ids the tokenizer has; that of bpe:SIZE, which need not be trained yet, is its SIZE.
 
-    Raises:
-      OSError: if its file is not there or cannot be had.
-      ValueError: if there is no such tokenizer.
+    Raises OSError if its file is not there or cannot be had; ValueError if there is no such tokenizer.
     """
     kind, _, size = spec.partition(":")
     return int(size) if kind == "bpe" and size.isdecimal() else tokenization.load(spec).vocab_size

@@ -48,14 +48,9 @@ def make_evaluator(
 
     `stop` is asked before each batch; evaluate returns None as soon as it says True.
 
-    Args:
-      arm: the model and its bag, which is on `mesh`.
-      config: resolved.
-      abstract_params: their shapes, types and shardings; or the parameters.
-      text_bytes_V: bytes of text that each id stands for; ids beyond it stand for none.
-      mesh: of all devices.
-      batches: from `held_out`, for the same config and mesh.
-      compile_with: what compiles it.
+    `config` is resolved, the bag of `arm` is on `mesh`, and `batches` are from `held_out` for the same config and
+    mesh.  `abstract_params` are shapes, types and shardings, or the parameters.  `text_bytes_V` are the bytes of text
+    that each id stands for; ids beyond it stand for none.
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V

@@ -34,12 +34,7 @@ class InputSide(NamedTuple):
 
 
 def make_input_side(embed: Embed, config: ml_collections.ConfigDict) -> InputSide:
-    """Returns the functions of an input side under the optimizer that training uses.
-
-    Args:
-      embed: as `InputSide.forward`.
-      config: resolved.
-    """
+    """Returns the functions of an input side under the optimizer that training uses; `config` is resolved."""
     tx = optimizer.make_optimizer(config, decays={accounting.INPUT: True})
 
     def init(matrix_Md):

@@ -48,18 +48,12 @@ def run(
     """Trains, or goes on training, and returns the content of result.json.
 
     A run that is complete returns at once.  Nothing is written before everything that can be checked is checked.
+    `config` has every key of `keys.KEYS` and is resolved here; `asked_to_leave` is as `preemption.Notice.asked`.  With
+    `compile_only` it returns None once all is compiled and its cost is printed, and writes no run.
 
-    Args:
-      config: every key of `keys.KEYS`; resolved here.
-      workdir: the run's directory.
-      asked_to_leave: as `preemption.Notice.asked`.
-      compile_only: whether to return None once all is compiled and its cost is printed; writes no run.
-
-    Raises:
-      ValueError: if the config cannot work, the devices have too little memory, or `workdir` or the data belong to
-        something else.
-      FloatingPointError: if the loss stops being finite.
-      preemption.Preempted: if asked to leave; the same call goes on from what was saved, as if it had not been.
+    Raises ValueError if the config cannot work, the devices have too little memory, or `workdir` or the data belong to
+    something else; FloatingPointError if the loss stops being finite; and preemption.Preempted if asked to leave: the
+    same call goes on from what was saved, as if it had not been.
     """
     workdir = storage.open_path(workdir, "--workdir")
     config = resolution.resolve(config)  # before processes wait for each other

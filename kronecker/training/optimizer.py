@@ -26,12 +26,7 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ml_collections.ConfigDict, decays: Any) -> optax.GradientTransformation:
-    """Returns the optimizer of a resolved config; it clips first.
-
-    Args:
-      config: resolved.
-      decays: whether weight decay acts on each parameter; a tree as theirs.
-    """
+    """Returns the optimizer of a resolved config; it clips first, and decays what `decays`, a tree of bools, says."""
     t = config.train
     return optax.chain(
         optax.clip_by_global_norm(t.clip) if t.clip else optax.identity(),

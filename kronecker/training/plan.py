@@ -33,7 +33,6 @@ class Memory:
 
     @classmethod
     def of(cls, compiled: jax.stages.Compiled) -> Self:
-        """Returns what the compiler says."""
         stats = compiled.memory_analysis()
         return cls(
             arguments=stats.argument_size_in_bytes,
@@ -49,7 +48,6 @@ class Memory:
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
     def to_json(self) -> dict[str, int]:
-        """Returns all of it, the total too."""
         return dataclasses.asdict(self) | {"total": self.total}
 
     def __str__(self) -> str:
@@ -76,18 +74,11 @@ def compile_step(
     has_checkpoint: bool,
     options: Mapping[str, bool] | None = None,
 ) -> jax.stages.Compiled:
-    """Returns the compiled training step.
+    """Returns the compiled training step of `train_step.lower_train_step`.
 
-    Args:
-      lowered: from `step.lower_train_step`.
-      config: resolved, with its vocabulary.
-      devices: in all.
-      limit: of a device, from `device_limit`.
-      has_checkpoint: whether the run has a checkpoint.
-      options: of the compiler.
-
-    Raises:
-      ValueError: if the compiler or `limit` says that a device has too little memory for it; says what would help.
+    `config` is resolved, with its vocabulary; `devices` are all of the run's; `limit` is of one, from `device_limit`.
+    Raises ValueError if the compiler or `limit` says that a device has too little memory for it, and says what would
+    help.
     """
     return _compile(lowered, options, "training step", limit, 0, lambda: remedy(config, devices, limit, has_checkpoint))
 
@@ -100,18 +91,9 @@ def compile_evaluation(
     reserved: int,
     options: Mapping[str, bool] | None = None,
 ) -> jax.stages.Compiled:
-    """Returns the compiled evaluation of one batch.
+    """Returns the compiled evaluation of one batch, of `train_step.lower_eval_step`.
 
-    Args:
-      lowered: from `step.lower_eval_step`.
-      config: resolved, with its vocabulary.
-      devices: in all.
-      limit: of a device, from `device_limit`.
-      reserved: bytes of a device that are taken meanwhile, by the optimizer's state.
-      options: of the compiler.
-
-    Raises:
-      ValueError: as `compile_step`.
+    Arguments and errors as of `compile_step`; the optimizer's state takes `reserved` bytes of a device meanwhile.
     """
     return _compile(
         lowered, options, "evaluation", limit, reserved, lambda: _advice(_smaller_evaluation(config, devices))
@@ -127,11 +109,7 @@ def bytes_of_a_device(tree: Any) -> int:
 def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool = False) -> str:
     """Returns which keys would make the training step smaller, with values that can be.
 
-    Args:
-      config: resolved, with its vocabulary.
-      devices: in all.
-      limit: bytes of one.
-      has_checkpoint: whether the run has a checkpoint, and hence keys that stay.
+    Arguments as of `compile_step`; keys that a checkpoint fixes are not among those returned.
     """
     return _advice(_smaller(config, devices, limit, has_checkpoint))
 
@@ -141,12 +119,8 @@ def fewest_fsdp(
 ) -> int | None:
     """Returns the smallest mesh.fsdp that leaves room beside parameters and optimizer; else the largest that can be.
 
-    Args:
-      model: the config's group.
-      vocab: V.
-      limit: bytes of a device; None: none leaves room for sure.
-      devices: that data and fsdp share.
-      above: what mesh.fsdp must exceed; None is returned where it cannot.
+    `model` is the config's group, `vocab` is V, and `devices` are those that data and fsdp share.  `limit` is bytes of
+    a device; None: none leaves room for sure.  The result exceeds `above`, and is None where it cannot.
     """
     params = 12 * model.layers * model.d_model**2 + 2 * vocab * model.d_model
     state = params * STATE_COPIES * (2 if model.param_dtype == "bfloat16" else 4)
@@ -164,12 +138,7 @@ def lines(
 ) -> list[str]:
     """Returns what to tell whoever waits: parameters by group, memory of a device, FLOPs and speed.
 
-    Args:
-      compiled: the training step.
-      params: as `accounting.count` gives them.
-      config: resolved, with its vocabulary.
-      devices: in all.
-      limit: of a device, from `device_limit`.
+    `compiled` is the training step, `params` as `accounting.count` gives them, the rest as of `compile_step`.
     """
     groups = ", ".join(f"{name} {size:,}" for name, size in params.items() if name != "total")
     needed, tokens = Memory.of(compiled), config.train.batch * config.train.sequence

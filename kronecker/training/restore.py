@@ -29,15 +29,10 @@ class Restored:
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
-    """Returns a run's parameters with everything needed to use them.
+    """Returns a run's parameters with everything needed to use them; `step` None is the latest checkpoint.
 
-    Args:
-      workdir: the run's directory.
-      step: which checkpoint; None: the latest.
-
-    Raises:
-      FileNotFoundError: if there is no run.
-      ValueError: if there is no such checkpoint, or tokenizer, data or codes are no longer those of the run.
+    Raises FileNotFoundError if there is no run; ValueError if there is no such checkpoint, or tokenizer, data or codes
+    are no longer those of the run.
     """
     workdir = storage.open_path(workdir, "--workdir")
     saved = rundir.read_json(workdir / rundir.CONFIG)

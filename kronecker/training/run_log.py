@@ -25,14 +25,7 @@ class Log:
     def __init__(
         self, config: ml_collections.ConfigDict, shape: transformer.Shape, workdir: epath.Path, start: int
     ) -> None:
-        """Goes on with the lines of an earlier process; collective over hosts.
-
-        Args:
-          config: resolved.
-          shape: of the model.
-          workdir: the run's folder.
-          start: finished updates; later lines are dropped.
-        """
+        """Keeps an earlier process's lines, up to `start` finished updates; collective over hosts."""
         self._config, self._shape = config, shape
         self._devices = jax.devices()[0].device_kind, jax.device_count()
         lead = jax.process_index() == 0

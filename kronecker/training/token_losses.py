@@ -33,9 +33,7 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
     index into `scripts`; `code_group`, equal for ids that share all cells of this run's code, -1 for an id with a code
     of its own or with none.
 
-    Raises:
-      FileNotFoundError: if there is no run.
-      ValueError: as `restore.open_run` does.
+    Raises FileNotFoundError if there is no run; ValueError as `restore.open_run` does.
     """
     workdir = storage.open_path(workdir, "--workdir")
     run = restore.open_run(workdir)

@@ -75,8 +75,7 @@ def abstract_state(
 ) -> TrainState:
     """Returns the shapes, types and shardings of the state on `mesh`: to make it, restore it, or compile for it.
 
-    Raises:
-      ValueError: as `sharding.with_shardings` does, or if a parameter declares nothing.
+    Raises ValueError as `sharding.with_shardings` does, or if a parameter declares nothing.
     """
     state = jax.eval_shape(lambda: init_state(model, bag, config))
     return sharding.with_shardings(state, declared.of(model, _AN_ID, bag), mesh)
@@ -189,13 +188,7 @@ def lower_eval_step(
 ) -> jax.stages.Lowered:
     """Returns what `make_eval_step` does, for `mesh`, ready to compile.
 
-    Args:
-      model: of the arm.
-      bag: of the arm.
-      config: resolved.
-      mesh: of all devices.
-      abstract_params: their shapes, types and shardings; or the parameters.
-      batch: sequences at a time, over all devices.
+    `abstract_params` are shapes, types and shardings, or the parameters; `batch` is over all devices.
     """
     evaluate = jax.jit(make_eval_step(model, config.train.loss_chunk), out_shardings=sharding.replicated(mesh))
     text_bytes = jax.ShapeDtypeStruct((model.shape.padded_vocab,), jnp.float32, sharding=sharding.replicated(mesh))
@@ -216,12 +209,7 @@ def full_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> jax.Array:
 def make_eval_step(
     model: transformer.Transformer, chunk: int = 0
 ) -> Callable[[dict[str, Any], bags.Bag | None, jax.Array, jax.Array, jax.Array], EvalSums]:
-    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums.
-
-    Args:
-      model: of the arm.
-      chunk: as train.loss_chunk.
-    """
+    """Returns evaluate(params, bag, text_bytes (V,), tokens (B, T + 1), weights (B, T)) -> EvalSums."""
 
     def evaluate(params, bag, text_bytes_V, tokens_BT1, weights_BT):
         nats_BT = token_nats(model, params, bag, tokens_BT1, chunk)
