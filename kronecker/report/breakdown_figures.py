@@ -13,7 +13,6 @@ CAPTION = (
 
 
 def draw(comparison: compare.Comparison, breakdowns: Sequence[breakdown.Breakdown]) -> list[figures.Figure]:
-    """Returns a figure for each breakdown."""
     with mpl.rc_context(plot.LOOK):
         return [_draw(comparison, made) for made in breakdowns]
 

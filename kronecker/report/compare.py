@@ -70,21 +70,15 @@ class Comparison:
 
     @property
     def runs(self) -> tuple[finished_runs.Run, ...]:
-        """Every run."""
         return tuple(run for arm in self.arms for run in arm.runs)
 
 
 def compare(found: Sequence[finished_runs.Run], baseline: str = BASELINE, tuned: bool = False) -> Comparison:
     """Returns every arm of `found` against `baseline`, paired by seed, over the seeds that all arms have.
 
-    Args:
-      found: the runs.
-      baseline: name of the arm that the others are compared with.
-      tuned: let arms have learning rates of their own, which are then part of their names.
-
-    Raises:
-      ValueError: if two runs are not a pair (the message names both and shows the difference), the arms have no seed in
-        common, or two runs have the same arm, settings and seed.
+    `tuned` lets arms have learning rates of their own, which are then part of their names.  Raises ValueError if two
+    runs are not a pair (the message names both and shows the difference), the arms have no seed in common, or two runs
+    have the same arm, settings and seed.
     """
     compared = _compared(tuned)
     by_name = _by_name_and_seed(found, compared)

@@ -23,10 +23,8 @@ from kronecker.schema import arms
 def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     """Writes the page, and each figure as SVG with its numbers as CSV into a folder of the page's name beside it.
 
-    The page is written last and by rename: a page that stands has all its numbers.
-
-    Raises:
-      ValueError: if `page` does not end in .html, or token losses are of another checkpoint than the results.
+    The page is written last and by rename: a page that stands has all its numbers.  Raises ValueError if `page` does
+    not end in .html, or token losses are of another checkpoint than the results.
     """
     pages.require_name(page)
     losses = losses_by_token.read_all(comparison)

@@ -109,7 +109,6 @@ class Figure:
 
     @property
     def csv(self) -> str:
-        """The content of its CSV file."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self.numbers)
         return text.getvalue()

@@ -21,7 +21,6 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
         return math.fsum(self.values) / len(self.values)
 
     @property

@@ -21,9 +21,8 @@ SHARED = ("inputs", "targets")
 def read(run: finished_runs.Run) -> TokenLosses | None:
     """Returns the arrays of a run's token_losses.npz (`training.token_losses` says which), or None if it has none.
 
-    Raises:
-      ValueError: if they are damaged, of another checkpoint or other data than the run's result, or of another run that
-        stood in this folder: their mean over the tokens of the final evaluation must be its loss.
+    Raises ValueError if they are damaged, of another checkpoint or other data than the run's result, or of another run
+    that stood in this folder: their mean over the tokens of the final evaluation must be its loss.
     """
     file = run.folder / rundir.TOKEN_LOSSES
     if not file.exists():
@@ -50,10 +49,7 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
 def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
     """Returns (arm, seed) -> token losses of every run of a comparison; empty if one of them has none.
 
-    What all runs have in common is kept once.
-
-    Raises:
-      ValueError: as `read` does, or if two runs predicted other tokens.
+    What all runs have in common is kept once.  Raises ValueError as `read` does, or if two runs predicted other tokens.
     """
     found: dict[compare.RunKey, TokenLosses] = {}
     if missing(comparison):

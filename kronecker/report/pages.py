@@ -35,8 +35,7 @@ def require_name(page: Path) -> None:
 def folder_of(page: Path) -> Path:
     """Returns the folder for what goes with a page, made if it is not there: its own name without the ending.
 
-    Raises:
-      ValueError: if `page` does not end in .html.
+    Raises ValueError if `page` does not end in .html.
     """
     require_name(page)
     folder = page.with_suffix("")

@@ -84,10 +84,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 def label_ends(ax: axes.Axes, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
     """Writes each line's name to the right of the axes, level with its last value where there is room.
 
-    Args:
-      ax: axes whose limits are final.
-      ends: name -> last value.
-      colours: name -> colour of the line.
+    The limits of `ax` are final; `ends` are last values by name, `colours` those of the lines.
     """
     low, high = ax.get_ylim()
     wanted = [(value - low) / (high - low) for value in ends.values()]
@@ -144,11 +141,9 @@ def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.A
 
 
 def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, list[axes.Axes]]:
-    """Returns an empty figure with one panel a name: the groups as rows, the horizontal axis shared.
+    """Returns an empty figure with one panel a name, its title: the groups as rows, the horizontal axis shared.
 
-    Args:
-      names: of the panels, their titles.
-      groups: of the rows, the first at the top; row i is centred on y = i.
+    The first group is at the top; row i is centred on y = i.
     """
     left, right, top, bottom, gap = LETTER * max(map(len, groups)) + 0.45, 0.25, 0.35, 0.6, 0.55
     panel_width = max(PANEL_WIDTH, LETTER * max(map(len, names)) + 0.1)  # room for its title

@@ -38,7 +38,6 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """The arm's name."""
         return self.config["embedding.arm"]
 
     @property
@@ -51,10 +50,8 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[epath.Path]:
     """Returns the run folders among `paths` and the finished ones one level below, each once, in a stable order.
 
     Unfinished ones below are named on stderr: an interrupted sweep need not wait for its last run to be looked at.
-
-    Raises:
-      FileNotFoundError: if a path does not exist.
-      ValueError: if there is no run at a path, or none below it has finished.
+    Raises FileNotFoundError if a path does not exist; ValueError if there is no run at a path, or none below it has
+    finished.
     """
     found, unfinished = [], []
     for path in map(storage.open_path, paths):
@@ -95,9 +92,8 @@ def require_finished(folder: epath.Path) -> None:
 def read(folder: epath.Path) -> Run:
     """Returns the finished run in `folder`.
 
-    Raises:
-      FileNotFoundError: if one of a run's files is missing.
-      ValueError: if the run has not finished or diverged, or a file is not what a run writes.
+    Raises FileNotFoundError if one of a run's files is missing; ValueError if the run has not finished or diverged, or
+    a file is not what a run writes.
     """
     require_finished(folder)
     result = read_json(folder, rundir.RESULT)

@@ -14,12 +14,7 @@ PAPER = {
 
 
 def of_run(config: Mapping[str, Any], steps: int) -> dict[str, str]:
-    """Returns the conditions of a run, which is one seed, after a number of steps.
-
-    Args:
-      config: resolved, dotted key -> value.
-      steps: finished updates.
-    """
+    """Returns the conditions of a run, which is one seed, after `steps` updates; `config` is resolved and flat."""
     tokens = config["train.batch"] * config["train.sequence"]
     return {
         "model": model(config),

@@ -40,8 +40,7 @@ def to_json(result: Result) -> dict[str, Any]:
 def from_json(content: Mapping[str, Any]) -> Result:
     """Returns the result that `to_json` gave; lists stay lists.
 
-    Raises:
-      ValueError: if it has other keys, or a row of another length.
+    Raises ValueError if it has other keys, or a row of another length.
     """
     fields = {field.name for field in dataclasses.fields(Result)}
     if set(content) != fields:

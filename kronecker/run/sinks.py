@@ -39,7 +39,6 @@ class JsonLines:
         self._lines = storage.Lines(workdir / METRICS, map(json.dumps, kept))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends a line."""
         self._lines.write(json.dumps(line))
 
     def sync(self) -> None:
@@ -47,7 +46,6 @@ class JsonLines:
         self._lines.sync()
 
     def close(self) -> None:
-        """Closes the file."""
         self._lines.close()
 
 
@@ -65,11 +63,9 @@ class TensorBoard:
             self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 
     def sync(self) -> None:
-        """Flushes."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Flushes."""
         self._writer.close()
 
 
@@ -93,7 +89,6 @@ class WeightsAndBiases:
         """Does nothing: W&B keeps its own copy of a run."""
 
     def close(self) -> None:
-        """Ends the W&B run."""
         self._run.finish()
 
 

@@ -16,13 +16,11 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     """Parses the flags, runs `main` and exits with what it returns (None: 0).
 
     Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
-    ends in 1, an interrupt in 130, SIGTERM while training in 143.
-    Anything else is a fault of ours: it keeps its traceback, and ends in 1.
+    ends in 1, an interrupt in 130, SIGTERM while training in 143.  Anything else is a fault of ours: it keeps its
+    traceback, and ends in 1.
 
-    Args:
-      main: takes nothing or, if `positional`, the list of arguments that are not flags.
-      positional: whether there may be such arguments.
-      needs_config: whether --config, where the script has it, must be given.
+    `main` takes nothing or, if `positional`, the list of arguments that are not flags.  With `needs_config`, --config
+    must be given where the script has it.
     """
     fault: Exception | None = None
     try:

@@ -43,8 +43,7 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata):
 def of(module: nn.Module, *args: Any) -> dict[str, Any]:
     """Returns a `Declared` for each parameter, its value a shape; `args` as of `module.init`, without the key.
 
-    Raises:
-      ValueError: if a parameter declares nothing.
+    Raises ValueError if a parameter declares nothing.
     """
 
     def boxed(*args):  # a function of its own each time, or JAX would remember what it traced unasked

@@ -18,8 +18,7 @@ _OPTION = "xla_gpu_deterministic_ops"
 def compiler_options(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, bool]:
     """Returns what the programs of a run are compiled with: XLA's options, as `jax.stages.Lowered.compile` takes them.
 
-    Raises:
-      ValueError: if train.deterministic is set for several GPUs.
+    Raises ValueError if train.deterministic is set for several GPUs.
     """
     if not config.train.deterministic or sharding.platform(mesh) != "gpu":
         return {}

@@ -26,14 +26,10 @@ def use_compilation_cache(config: ml_collections.ConfigDict) -> None:
 
 
 def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh over all devices of all hosts.
+    """Returns the mesh over all devices of all hosts, or over `devices`, say of a topology to compile for.
 
-    Args:
-      config: whose group `mesh` gives the sizes of the axes; None: all devices split the batch.
-      devices: other ones than JAX's own, say of a topology to compile for.
-
-    Raises:
-      ValueError: if the sizes do not make up the number of devices.
+    The config's group `mesh` gives the sizes of the axes; without a config all devices split the batch.  Raises
+    ValueError if the sizes do not make up the number of devices.
     """
     count = len(devices) if devices is not None else jax.device_count()
     return mesh_of(resolution.mesh_sizes(config.mesh, count) if config is not None else (count, 1, 1), devices)

@@ -28,14 +28,9 @@ COORDINATOR, PROCESSES, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", 
 def start(config: ml_collections.ConfigDict) -> None:
     """Joins the processes of this run, if there are several; before anything else asks JAX for its devices.
 
-    Args:
-      config: its group `distributed`.
-
-    Raises:
-      ValueError: if coordinator, processes and index do not fit together, distributed.enabled is on and nothing says
-        where the others are, or it is off and there are several processes.
-
-    If the others are not there in time, JAX ends the process with a message and SIGABRT.
+    Raises ValueError if coordinator, processes and index do not fit together, distributed.enabled is on and nothing
+    says where the others are, or it is off and there are several processes.  If the others are not there in time, JAX
+    ends the process with a message and SIGABRT.
     """
     told = explicit(config.distributed, os.environ) if config.distributed.enabled != "off" else {}
     if config.distributed.enabled == "on" or (
@@ -76,11 +71,7 @@ def leave(code: int, fault: BaseException | None = None) -> None:
 
     JAX normally waits for its peers at exit.  If this process failed alone, it exits at once so that peers see a
     missing heartbeat.  A JaxRuntimeError usually means that a peer died, so there is no early exit for it, except on
-    out of memory, which is local.
-
-    Args:
-      code: not 0.
-      fault: the exception that ends it; None for bad input.
+    out of memory, which is local.  `code` is not 0; `fault` is the exception that ends the process, None for bad input.
     """
     echo = isinstance(fault, jax.errors.JaxRuntimeError) and allocator.OUT_OF_MEMORY not in str(fault)
     if jax.distributed.is_initialized() and not echo:
@@ -105,12 +96,8 @@ def told_by_all(number: int) -> list[int]:
 def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -> dict[str, str | int]:
     """Returns what config or environment say of coordinator, processes and index, as JAX's arguments; {}: nothing.
 
-    Args:
-      group: the config's `distributed`.
-      environment: of the process.
-
-    Raises:
-      ValueError: if some of the three are missing, or are no numbers, or the index is not one of the processes.
+    `group` is the config's `distributed`.  Raises ValueError if some of the three are missing, or are no numbers, or
+    the index is not one of the processes.
     """
     coordinator = group.coordinator or environment.get(COORDINATOR, "")
     processes = group.processes or _number(environment, PROCESSES, 0)

@@ -18,11 +18,8 @@ _log = logging.getLogger(__name__)
 def locked(file: pathlib.Path, wait: bool = True) -> Iterator[int | None]:
     """Holds the lock `file`, made with its folder if need be, and yields its file descriptor.
 
-    A child that inherits the descriptor holds the lock too: a run that outlives a killed sweep is waited for.
-
-    Args:
-      file: the lock.
-      wait: for the process that has it; otherwise None comes at once.
+    A child that inherits the descriptor holds the lock too: a run that outlives a killed sweep is waited for.  Without
+    `wait`, None comes at once if another process has the lock.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lock:

@@ -27,11 +27,7 @@ class Notice:
     """Says whether this process has been told to leave; a context, entered by the main thread as early as possible."""
 
     def __init__(self, grace_seconds: float) -> None:
-        """Prepares for signals.
-
-        Args:
-          grace_seconds: from the signal (of several processes: from the moment that they agree to stop) to the end.
-        """
+        """`grace_seconds` are from the signal (of several processes: from their agreement to stop) to the end."""
         self._grace = grace_seconds
         self._told = threading.Event()
         self._training = False

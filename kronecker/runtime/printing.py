@@ -22,12 +22,10 @@ class Table:
 
 
 def show(*parts: Table | str, file: TextIO | None = None, wrap: bool = False) -> None:
-    """Prints tables and texts one below the other; plain text where `file` is not a terminal.
+    """Prints tables and texts one below the other; plain text where `file`, by default stdout, is not a terminal.
 
-    Args:
-      parts: to print; a table that is wider than the terminal is not cut.
-      file: where to; default: stdout.
-      wrap: whether to break long texts between words, at the width of the terminal or of the widest table so far.
+    A table that is wider than the terminal is not cut.  `wrap` breaks long texts between words, at the width of the
+    terminal or of the widest table so far.
     """
     screen = console.Console(file=file, highlight=False, markup=False)
     if not screen.is_terminal:

@@ -64,13 +64,8 @@ def recorded(
 ) -> Callable[..., Any]:
     """Returns `update`, which records `steps` of its calls after WARM_UP ones, or as late as there are so many.
 
-    Args:
-      update: of training, called once a step.
-      folder: that gets the recording.
-      steps: how many calls; 0: none.
-      start: finished updates before the first call.
-      last: finished updates after the last one.
-      pause: stops the clock of training while the recording begins and while it is written.
+    It is called once a step; with 0 `steps` it records none.  `start` and `last` are finished updates before its first
+    call and after the last one; `pause` stops the clock of training while the recording begins and while it is written.
     """
     first = max(start, min(start + WARM_UP, last - steps))
     own = range(first, min(first + steps, last))
@@ -99,8 +94,7 @@ def recorded(
 def costliest(folder: epath.PathLike, count: int = 10) -> list[Kernel]:
     """Returns the kernels of the newest recording below a folder that took most time, the costliest first.
 
-    Raises:
-      FileNotFoundError: if there is no recording.
+    Raises FileNotFoundError if there is no recording.
     """
     files = sorted(epath.Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not files:

@@ -16,14 +16,7 @@ class ProgressLine:
     """A bar that redraws itself on a terminal; elsewhere, such as in a log file, a plain line now and then."""
 
     def __init__(self, label: str, steps: int, start: int, shown: bool = True) -> None:
-        """Prepares the line.
-
-        Args:
-          label: what it begins with.
-          steps: in all.
-          start: finished before.
-          shown: whether it is; of several processes one shows it.
-        """
+        """`label` begins the line; `start` of `steps` were finished before; of several processes one shows it."""
         self._shows = shown
         self._label, self._steps, self._start = label, steps, start
         self._began, self._shown = time.perf_counter(), 0.0
@@ -79,7 +72,6 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Stops the clock inside the `with` block."""
         start = time.perf_counter()
         try:
             yield

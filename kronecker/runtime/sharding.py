@@ -67,14 +67,10 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def spec_of(names: Sequence[str], path: str) -> PartitionSpec:
-    """Returns the axes of the mesh that split an array of these logical axes.
+    """Returns the axes of the mesh that split an array of these logical axes, one name for each.
 
-    Args:
-      names: one for each axis of the array.
-      path: of the array, for messages.
-
-    Raises:
-      ValueError: if RULES has no such name, or two axes of the array would be split over one axis of the mesh.
+    `path` is the array's, for messages.  Raises ValueError if RULES has no such name, or two axes of the array would be
+    split over one axis of the mesh.
     """
     unknown = [name for name in names if name not in RULES]
     if unknown:
@@ -96,14 +92,9 @@ def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
     An array whose path ends with that of a parameter belongs to it.  It is split as the parameter is where it has the
     same shape, as moments have, or lacks some of its axes, as factored moments do.  All other arrays are replicated.
 
-    Args:
-      tree: of arrays or their shapes: parameters, or a state that holds them and the optimizer's.
-      declarations: a `declared.Declared` for each parameter.
-      mesh: of the devices.
-
-    Raises:
-      ValueError: if RULES has no such axis, or a parameter's axis does not divide by the part of the mesh that splits
-        it.
+    `tree` is of arrays or their shapes: parameters, or a state that holds them and the optimizer's; `declarations` has
+    a `declared.Declared` for each parameter.  Raises ValueError if RULES has no such axis, or a parameter's axis does
+    not divide by the part of the mesh that splits it.
     """
     by_path = {_path(keys): one for keys, one in jax.tree_util.tree_leaves_with_path(declarations, is_leaf=_is_box)}
     specs = {path: _spec(path, one, mesh) for path, one in by_path.items()}
@@ -150,10 +141,8 @@ def gathered(x: jax.Array) -> np.ndarray:
 def host_share(mesh: Mesh) -> tuple[int, int]:
     """Returns (index, count): this host feeds part `index` of the `count` equal parts of each batch.
 
-    Hosts whose devices differ along `tensor` alone feed the same part.
-
-    Raises:
-      ValueError: if two hosts share a part of their rows only.
+    Hosts whose devices differ along `tensor` alone feed the same part.  Raises ValueError if two hosts share a part of
+    their rows only.
     """
     rows_of: dict[int, set[int]] = {}
     for device, (rows,) in split_batch(mesh).devices_indices_map((batch_shards(mesh),)).items():

@@ -27,14 +27,10 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def open_path(path: epath.PathLike, name: str = "path") -> epath.Path:
-    """Returns a path that can be read and written.
+    """Returns a path that can be read and written: local, or gs://BUCKET/...
 
-    Args:
-      path: local, or gs://BUCKET/...
-      name: of the flag or key it is from, for messages.
-
-    Raises:
-      ValueError: if its scheme is not known, or the package for it is missing.
+    `name` is that of the flag or key it is from, for messages.  Raises ValueError if its scheme is not known, or the
+    package for it is missing.
     """
     scheme, separator, rest = str(path).partition("://")
     if separator and (scheme not in CLIENTS or not rest):
@@ -104,7 +100,6 @@ class Lines:
             self._upload()
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
         self.sync()
         if not self._remote:
             self._file.close()

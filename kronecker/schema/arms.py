@@ -122,11 +122,7 @@ KINDS = {arm.kind.name: arm.kind for arm in ARMS.values()}
 
 
 def kind(name: str) -> Kind:
-    """Returns the kind of that name.
-
-    Raises:
-      ValueError: if there is none.
-    """
+    """Returns the kind of that name; raises ValueError if there is none."""
     if name not in KINDS:
         raise ValueError(f"embedding.kind is {name!r}; allowed: {', '.join(KINDS)}")
     return KINDS[name]
@@ -141,8 +137,7 @@ def derived_init_std(values: Mapping[str, Any]) -> float:
 def faults(values: Mapping[str, Any]) -> Iterator[str]:
     """Yields what a config's kind, and the arm that it names, do not allow.
 
-    Args:
-      values: dotted key -> value, of all keys; what is wrong with a value alone is left to others.
+    `values`: dotted key -> value, of all keys; what is wrong with a value alone is left to others.
     """
     name, label, tie_head = (values[key] for key in ("embedding.kind", "embedding.arm", "model.tie_head"))
     if name not in KINDS:

@@ -14,8 +14,7 @@ import ml_collections
 def load_module(path: str) -> types.ModuleType:
     """Returns the config module at `path`, its siblings importable as `configs.NAME`.
 
-    Raises:
-      ValueError: if there is no such file or it is not a config module.
+    Raises ValueError if there is no such file or it is not a config module.
     """
     file = pathlib.Path(path).resolve()
     if not file.is_file():

@@ -34,7 +34,6 @@ def check_key(config: ml_collections.ConfigDict, key: str) -> None:
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-    """Returns the config as indented JSON."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 

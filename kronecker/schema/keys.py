@@ -40,7 +40,6 @@ class Bound:
 
 
 def at_least(least: float) -> Bound:
-    """Returns the bound of a number from `least` up."""
     return Bound(f"at least {least}", lambda value: value >= least)
 
 

@@ -11,8 +11,7 @@ from kronecker.schema import arms, choices, dotted, keys
 def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
     """Returns the sizes of choices.MESH_AXES that the group `mesh` of a resolved config asks for on so many devices.
 
-    Raises:
-      ValueError: if they do not make up that number.
+    Raises ValueError if they do not make up that number.
     """
     sizes = [mesh[axis] for axis in choices.MESH_AXES]
     rest, given = -1 in sizes, math.prod(size for size in sizes if size != -1)
@@ -27,14 +26,9 @@ def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]
 def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml_collections.ConfigDict:
     """Returns a copy of `config` with everything derived that needs no data.
 
-    The vocabulary is filled in later, by `with_vocabulary`, when the tokenizer is known.
-
-    Args:
-      config: every key of `keys.KEYS`.
-      devices: over all hosts, for `check_devices`; None: not known yet.
-
-    Raises:
-      ValueError: one message that lists every value that is not allowed and every inconsistent pair.
+    The vocabulary is filled in later, by `with_vocabulary`, when the tokenizer is known.  `config` has every key of
+    `keys.KEYS`; `devices` are over all hosts, for `check_devices`, None if not known yet.  Raises one ValueError that
+    lists every value that is not allowed and every inconsistent pair.
     """
     c = config.copy_and_resolve_references()
     values = dotted.flat(c)
@@ -64,8 +58,7 @@ def check_devices(config: ml_collections.ConfigDict, devices: int) -> None:
 def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.ConfigDict:
     """Returns a copy of a resolved config with the model's vocabulary filled in from the tokenizer's.
 
-    Raises:
-      ValueError: if model.vocab_size was set and is not the tokenizer's, or the rank of a factorized table is not low.
+    Raises ValueError if model.vocab_size was set and is another, or the rank of a factorized table is not low.
     """
     c = config.copy_and_resolve_references()
     if c.model.vocab_size not in (0, vocab_size):
