@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MOST_ROOMS, MOST_FLOORS, MOST_ARROWS = 20, 9, 80
-MOST_LINES = 19_600  # of kronecker/: a change may lower it, to 18,000 at last, and not raise it
+MOST_LINES = 19_200  # of kronecker/: a change may lower it, to 18,000 at last, and not raise it
 SOURCES = ("kronecker/**/*.py", "configs/**/*.py", "scripts/*.py", "train.py", "eval.py")
 
 
