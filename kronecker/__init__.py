@@ -42,4 +42,4 @@ if not TYPE_CHECKING:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_HOME})
+        return __all__

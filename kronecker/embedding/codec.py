@@ -66,6 +66,8 @@ def byte_table(
       ValueError: if P is not positive, the policy is not known or the tokenizer has more ids than the model.
     """
     padded_vocab = padded_vocab or len(token_bytes)
+    if text := next((token for token in token_bytes if isinstance(token, str)), None):
+        raise TypeError(f"token_bytes holds the str {text!r}; give the bytes of each id, or None where it has none")
     if pos_dim < 1:
         raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at least 1")
     if len(token_bytes) > padded_vocab:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from kronecker.embedding import bags, kernels
@@ -64,6 +64,9 @@ def product(
         raise ValueError(f"ids are {ids.dtype.name}; token ids are integers")
     if mesh is not None and (missing := set(sharding.BATCH_AXES) - set(mesh.axis_names)):
         raise ValueError(f"the mesh has axes {mesh.axis_names}, not {sorted(missing)}; give those that you lack size 1")
+    if mesh is not None and set(mesh.axis_types) != {AxisType.Auto}:
+        types = f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)}"
+        raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types}, of jax.sharding")
     embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
     if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
         # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
@@ -191,6 +194,8 @@ def _embed_columns(
 
 
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    if (known := jnp.iinfo(ids.dtype)).max > jnp.iinfo(jnp.int32).max:
+        ids = jnp.clip(ids, max(known.min, -bag.vocab), bag.vocab - 1)
     ids_N = ids.reshape(-1).astype(jnp.int32)
     ids_N = jnp.clip(jnp.where(ids_N < 0, ids_N + bag.vocab, ids_N), 0, bag.vocab - 1)
     out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype)

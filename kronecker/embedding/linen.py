@@ -29,6 +29,9 @@ class Code:
     def __init__(self, bag: bags.Bag):
         self.bag = bag
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Code":
+        return self
+
     def __repr__(self) -> str:
         bag = self.bag
         return f"Code({bag.vocab:,} ids, {bag.rows:,} rows, {implementations.describe(bag)})"
@@ -92,8 +95,8 @@ class KroneckerEmbed(nn.Module):
       init_std: standard deviation of the initial W; None: what the code asks for, `Code.init_std`.
       dtype: in which the product multiplies, where its implementation does; sums are at least float32.
       param_dtype: of W and of the embeddings.
-      mesh: that splits the first axis of ids over its axes "data" and "fsdp"; "fsdp" may split W's columns too.  None:
-        one device.
+      mesh: that splits the first axis of ids over its axes "data" and "fsdp", of type Auto; "fsdp" may split W's
+        columns too.  None: one device.
     """
 
     features: int
@@ -105,6 +108,8 @@ class KroneckerEmbed(nn.Module):
 
     def setup(self) -> None:
         """Creates the projection and the variables of the code."""
+        if not isinstance(self.code, Code):
+            raise TypeError(f"code is a {type(self.code).__name__}; make it with kronecker_code(byte_table(...))")
         self.projected = BagEmbed(
             rows=self.code.bag.rows,
             features=self.features,
@@ -122,12 +127,14 @@ class KroneckerEmbed(nn.Module):
                     f'the variables lack {path}; pass the collection "{CODE}" that `init` returned, beside "params", '
                     f'or let `apply(..., mutable="{CODE}")` make and return it'
                 )
-            arrays[name] = self.variable(CODE, name, jnp.asarray, array).value
+            arrays[name] = self.variable(CODE, name, jnp.array, array).value  # a copy: its owner may donate it
             if arrays[name].shape != array.shape:
                 raise ValueError(
                     f"{path} has shape {arrays[name].shape}, this layer's code {array.shape}: these variables were "
                     "made for another vocabulary, pos_dim or implementation"
                 )
+            if arrays[name].dtype != (dtype := jax.dtypes.canonicalize_dtype(array.dtype)):
+                raise ValueError(f"{path} is {arrays[name].dtype}, not {dtype}: cast the parameters alone")
         self.bag = self.code.bag.replace(**arrays)
 
     def __call__(self, ids: ArrayLike) -> jax.Array:

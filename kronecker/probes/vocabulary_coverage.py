@@ -48,8 +48,8 @@ class Coverage:
     tokenizer: str
     spec: str  # what it was loaded from
     pos_dim: int  # P
-    truncation: str  # the policy, one of codec.TRUNCATIONS
-    byte_source: str  # one of codec.BYTE_SOURCES
+    truncation: str  # the policy, one of choices.TRUNCATIONS
+    byte_source: str  # one of choices.BYTE_SOURCES
     ids: int  # V, the largest id + 1
     without_bytes: Mapping[str, int]  # reason -> ids without bytes
     not_utf8: int  # ordinary tokens whose raw bytes are not UTF-8
@@ -69,8 +69,8 @@ def cover(
 ) -> Coverage:
     """Returns what the code of `tokenizer` holds, and names up to `examples` groups of colliding tokens.
 
-    `truncation` is of codec.TRUNCATIONS, `byte_source` of codec.BYTE_SOURCES. Raises ValueError if P is not positive or
-    a name is not known.
+    `truncation` is of choices.TRUNCATIONS, `byte_source` of choices.BYTE_SOURCES. Raises ValueError if P is not
+    positive or a name is not known.
     """
     token_bytes = tokenizer.bytes_from(byte_source)
     codes = codec.byte_table(token_bytes, pos_dim, truncation=truncation)

@@ -104,7 +104,7 @@ def by_length(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray
 
 
 def by_script(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
-    """Returns groups of ids by script, as `coverage.script` names it; special tokens are a group of their own."""
+    """Returns groups of ids by script, named by `writing_systems.script`; special tokens are a group of their own."""
     names = facts["scripts"].tolist()
     return [*names, SPECIAL], np.where(facts["special"], len(names), facts["script"])
 

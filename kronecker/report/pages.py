@@ -1,6 +1,7 @@
 """Pages and the files beside them.  A page is one file that needs no other: its look and its figures are in it."""
 
 import base64
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file by rename, so that it is whole or not there."""
-    with storage.renamed(file) as temporary:
+    with storage.renamed(file, f".{os.getpid()}") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -60,9 +60,13 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def renamed(path: Local) -> Iterator[Local]:
-    """Yields a temporary name beside a local file; what is written there takes the name `path` if nothing failed."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def renamed(path: Local, writer: str = "") -> Iterator[Local]:
+    """Yields a temporary name beside a local file; what is written there takes the name `path` if nothing failed.
+
+    The name is the same each time, so that nothing is left of a process that was killed here; where no lock keeps
+    others away, `writer` sets theirs apart, and the last one to finish wins, whole.
+    """
+    temporary = path.with_name(f"{path.name}{writer}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -152,8 +152,10 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"embedding.kind={name} needs embedding.norm={' or '.join(known.norms)}, got {norm}"
     if values["embedding.rank"] and "rank" not in known.takes:
         yield f"embedding.rank is {values['embedding.rank']}, which kind {name} does not have; leave it at 0"
-    arm = ARMS.get(label)
-    if arm and arm.kind is not known:
-        yield f"embedding.arm is {label!r} but embedding.kind is {name!r}; choose the arm by name, :arm=NAME"
-    if arm and arm.tie_head != tie_head:
-        yield f"embedding.arm is {label!r} but model.tie_head is {tie_head}; choose the arm by name, :arm=NAME"
+    advice = "choose the arm by name, :arm=NAME, or set embedding.arm to a name of your own"
+    # A label that no record bears may be any that does not say another kind, or another head, than the config has.
+    names_a_kind = label.startswith(tuple(KINDS)) and not label.startswith(name)
+    if ARMS[label].kind is not known if label in ARMS else names_a_kind:
+        yield f"embedding.arm is {label!r} but embedding.kind is {name!r}; {advice}"
+    if label.endswith(("_tied", "_untied")) and label.endswith("_tied") != tie_head:
+        yield f"embedding.arm is {label!r} but model.tie_head is {tie_head}; {advice}"

@@ -9,6 +9,7 @@ Override any key on the command line:  python train.py --config=configs/demo.py 
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -240,6 +241,8 @@ def fault(name: str, value: Any) -> str | None:
     known = KEYS[name]
     if isinstance(known.allowed, tuple):
         return None if value in known.allowed else f"{name} is {value!r}; allowed: {', '.join(known.allowed)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} is {value!r}; it must be finite; the default is {known.default!r}"
     if known.allowed is None or known.allowed.holds(value):
         return None
     unit = f", in {known.unit}" if known.unit else ""

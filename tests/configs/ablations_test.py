@@ -1,6 +1,6 @@
 """The ablations: what each runs, that its pairs are pairs, and that its docstring tells the truth about its cost.
 
-`PYTHONPATH=. python tests/ablations_test.py` writes the costs in the docstrings anew.
+`PYTHONPATH=.:tests python tests/configs/ablations_test.py` writes the costs in the docstrings anew.
 """
 
 import ast
@@ -28,7 +28,7 @@ from kronecker.sweep import planning
 from kronecker.training import cost
 
 ROOT = Path(__file__).parents[2]
-REWRITE = "PYTHONPATH=. python tests/ablations_test.py"
+REWRITE = "PYTHONPATH=.:tests python tests/configs/ablations_test.py"
 ALL_SETTINGS = tuple(f"setting={name}" for name in settings.SETTINGS)
 # Every ablation: its runs a seed, and every argument that it takes.
 ABLATIONS = {

@@ -1,5 +1,6 @@
 """KroneckerEmbed as a stranger uses it, in a model, an optimizer and a compiled program of their own."""
 
+import copy
 import pickle
 import re
 from typing import Any
@@ -11,7 +12,7 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx, serialization
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from kronecker.embedding import bags, codec, implementations, linen
 from kronecker.schema import choices
@@ -236,3 +237,34 @@ def test_in_nnx_the_projection_alone_is_a_parameter(layer: linen.KroneckerEmbed,
     assert list(nnx.state(bridged, nnx.Param)) == ["projection"]
     variables = {"params": {"projection": bridged.projection[...]}}
     np.testing.assert_array_equal(bridged(ids), layer.apply(variables, ids, mutable="code")[0])
+
+
+def test_donating_its_variables_leaves_the_code_as_it_was(table: codec.ByteTable, ids: np.ndarray):
+    layer = linen.KroneckerEmbed(WIDTH, linen.kronecker_code(table, implementation="cached"))
+    variables = layer.init(jax.random.key(0), ids)
+    expected = np.asarray(layer.apply(variables, ids))
+    jax.jit(lambda v: v, donate_argnums=0)(variables)
+    again = layer.init(jax.random.key(0), ids)
+    np.testing.assert_array_equal(layer.apply(again, ids), expected)
+
+
+def test_misuse_is_told_with_its_mend(layer: linen.KroneckerEmbed, table: codec.ByteTable, ids: np.ndarray):
+    variables = layer.init(jax.random.key(0), ids)
+    cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    with pytest.raises(ValueError, match=r"code/\S+ is bfloat16, not \w+: cast the parameters alone"):
+        layer.apply(cast, ids)
+    with pytest.raises(TypeError, match=r"code is a ByteTable; make it with kronecker_code\(byte_table\(...\)\)"):
+        linen.KroneckerEmbed(WIDTH, table).init(jax.random.key(0), ids)
+    with pytest.raises(TypeError, match="token_bytes holds the str 'a'; give the bytes of each id"):
+        codec.byte_table(["a"], 4)
+    explicit = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Explicit,) * 2)
+    with pytest.raises(ValueError, match=r"make it with axis_types=\(AxisType.Auto,\) \* 2, of jax.sharding"):
+        layer.clone(mesh=explicit).apply(variables, ids)
+    assert copy.deepcopy(layer) == layer
+
+
+def test_an_id_too_large_for_int32_is_the_last_one(layer: linen.KroneckerEmbed):
+    far = np.array([2**31 + 5, 2**32 - 3, layer.code.bag.vocab - 1], np.uint32)
+    variables = layer.init(jax.random.key(0), far)
+    x = np.asarray(layer.apply(variables, far))
+    np.testing.assert_array_equal(x, np.broadcast_to(x[2], x.shape))

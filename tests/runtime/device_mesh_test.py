@@ -63,7 +63,7 @@ for arm in json.loads(sys.argv[2]):
     loss, gradient, _ = on(arm, (1, 1, 1))
     largest = max(np.abs(x).max() for x in gradient.values())
     for name, sizes in json.loads(sys.argv[1]).items():
-        if name == "8" and arm != "kronecker":  # two devices of one axis: tests/product_devices_test.py
+        if name == "8" and arm != "kronecker":  # two devices of one axis: implementations_on_devices_test.py
             continue
         its_loss, its_gradient, kept = on(arm, sizes)
         off = max(float(np.abs(x - gradient[path]).max() / largest) for path, x in its_gradient.items())

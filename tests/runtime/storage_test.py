@@ -323,3 +323,15 @@ def test_the_linter_refuses_local_files_where_a_path_may_be_remote(code: str, ru
 def test_a_page_is_not_written_to_a_bucket():
     with pytest.raises(ValueError, match=r"^gs://bucket/report\.html: .* name a local file with --out$"):
         pages.local("gs://bucket/report.html", "--out")
+
+
+def test_of_two_writers_at_once_the_last_one_wins_whole(tmp_path: Path):
+    file = tmp_path / "page.html"
+    with storage.renamed(file, ".1") as first:
+        first.write_text("A")
+        with storage.renamed(file, ".2") as second:
+            second.write_text("BBB")
+        assert file.read_text() == "BBB"
+        first.write_text("AA")
+    assert file.read_text() == "AA"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -111,7 +111,8 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"embedding.arm": "table_tied"}, 1, "embedding.arm is 'table_tied' but model.tie_head is False"),
         ({"seed": -1}, 1, "seed is -1; it must be from 0 to 4294967295"),
         ({"seed": 2**32}, 1, "seed is 4294967296; it must be from 0 to 4294967295"),
-        ({"train.lr": float("nan")}, 1, "train.lr is nan; it must be above 0"),
+        ({"train.weight_decay": float("inf")}, 1, "train.weight_decay is inf; it must be finite"),
+        ({"train.lr": float("nan")}, 1, "train.lr is nan; it must be finite"),
         ({"train.batch": 0}, 1, "train.batch is 0; it must be at least 1, in sequences; the default is 16"),
         (
             {"data.source": "jsnl:a.jsonl"},
