@@ -14,8 +14,8 @@ from jax.typing import ArrayLike, DTypeLike
 from kronecker.embedding import bags, codec, implementations, kernels
 from kronecker.runtime import declared, sharding
 from kronecker.schema import choices
+from kronecker.schema.arms import TABLE_STD
 
-TABLE_STD = 0.02  # of a learned table's initial entries
 CODE = "code"  # the collection of variables that holds the arrays of a code
 
 

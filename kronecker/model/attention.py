@@ -19,8 +19,8 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from kronecker.runtime import sharding
+from kronecker.schema.choices import AUTO
 
-AUTO = "auto"
 PLATFORM = {"cudnn": "gpu", "splash": "tpu"}  # of the kernels that have one
 MULTIPLE = {"xla": 1, "cudnn": 8, "splash": 128}  # of which T must be one; else XLA computes it
 HALF = ("bfloat16", "float16")

@@ -11,7 +11,7 @@ Everything downstream reads these files alone.
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not, and of this code
+from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not
 from typing import Any
 
 import ml_collections

@@ -54,8 +54,8 @@ def of(module: nn.Module, *args: Any) -> dict[str, Any]:
             _asked.reset(token)
 
     tree = jax.eval_shape(boxed, *args)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_declared):
-        if not _is_declared(leaf):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_declared):
+        if not is_declared(leaf):
             raise ValueError(
                 f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: a parameter that declares "
                 "nothing; create it with an initializer from declared.matrix or declared.vector"
@@ -79,14 +79,15 @@ def _initializer(init: Callable[..., jax.Array], axes: tuple[str, ...], **facts:
 
 def decays(declarations: Any) -> Any:
     """Returns whether weight decay acts on each parameter."""
-    return jax.tree.map(lambda one: one.decays, declarations, is_leaf=_is_declared)
+    return jax.tree.map(lambda one: one.decays, declarations, is_leaf=is_declared)
 
 
 def input_matrix(params: Any, declarations: Any) -> jax.Array:
     """Returns the matrix that the input embedding learns: a table, the first factor of one, or a projection."""
-    boxes = jax.tree.leaves(declarations, is_leaf=_is_declared)
+    boxes = jax.tree.leaves(declarations, is_leaf=is_declared)
     return next(leaf for leaf, box in zip(jax.tree.leaves(params), boxes, strict=True) if box.is_input)
 
 
-def _is_declared(node: Any) -> bool:
+def is_declared(node: Any) -> bool:
+    """Returns whether a node of a tree is a declaration, which `jax.tree` would else look into."""
     return isinstance(node, Declared)

@@ -96,7 +96,10 @@ def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
     a `declared.Declared` for each parameter.  Raises ValueError if RULES has no such axis, or a parameter's axis does
     not divide by the part of the mesh that splits it.
     """
-    by_path = {_path(keys): one for keys, one in jax.tree_util.tree_leaves_with_path(declarations, is_leaf=_is_box)}
+    by_path = {
+        _path(keys): one
+        for keys, one in jax.tree_util.tree_leaves_with_path(declarations, is_leaf=declared.is_declared)
+    }
     specs = {path: _spec(path, one, mesh) for path, one in by_path.items()}
 
     def with_sharding(keys, leaf):
@@ -202,10 +205,6 @@ def _spec(path: str, one: declared.Declared, mesh: Mesh) -> PartitionSpec:
                 f"choose a divisor of {size:,}"
             )
     return spec
-
-
-def _is_box(node: Any) -> bool:
-    return isinstance(node, declared.Declared)
 
 
 def _parts(axes: str | Sequence[str] | None, mesh: Mesh) -> int:

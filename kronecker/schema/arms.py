@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 CHAR_DIM = 256  # byte values
+TABLE_STD = 0.02  # of a learned table's initial entries
 BASELINE = "table_untied"  # of every paired difference, unless another is asked for
 TARGETED = "kronecker"  # the paper's, which targets of speed are set for
 
@@ -60,14 +61,14 @@ class Arm:
         return group | {"model.tie_head": self.tie_head}
 
 
-TABLE = Kind("table", "kronecker.embedding.linen:TableEmbed", ("vocab",), init_std=0.02, tieable=True)
-FACTORIZED = Kind("factorized", "kronecker.embedding.linen:FactorizedEmbed", ("vocab", "rank"), init_std=0.02)
+TABLE = Kind("table", "kronecker.embedding.linen:TableEmbed", ("vocab",), init_std=TABLE_STD, tieable=True)
+FACTORIZED = Kind("factorized", "kronecker.embedding.linen:FactorizedEmbed", ("vocab", "rank"), init_std=TABLE_STD)
 KRONECKER = Kind("kronecker", bag="kronecker.embedding.bags:kronecker_bag", tieable=True)
 HEAD_TAIL = Kind("head_tail", bag="kronecker.embedding.controls:head_tail_bag", truncation="head_tail")
 RANDOM_CODE = Kind("random_code", bag="kronecker.embedding.controls:random_code_bag")
 # Of one norm: grams may share a cell, and the z-norm's closed form is that of distinct cells.
 HASH_NGRAM = Kind("hash_ngram", bag="kronecker.embedding.controls:hash_ngram_bag", norms=("length",))
-UNIT = {"norm": "length", "init_std": 0.02}  # the code's norm, and a table's initial std
+UNIT = {"norm": "length", "init_std": TABLE_STD}  # the code's norm, and a table's initial std
 
 _ARMS = (
     Arm(

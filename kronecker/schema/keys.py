@@ -126,7 +126,7 @@ key("model.dtype", "float32", NUMBERS, choices.DTYPES)
 key("model.param_dtype", "float32", NUMBERS, choices.DTYPES)  # of parameters and optimizer state
 # xla: plain products and a softmax | cudnn: GPU, bfloat16 | splash: TPU | auto: by platform and type, see
 # kronecker/model/attention.py
-key("model.attention", "auto", ROUNDING, ("auto", "xla", "cudnn", "splash"))
+key("model.attention", choices.AUTO, ROUNDING, (choices.AUTO, "xla", "cudnn", "splash"))
 # one compiled block in a loop instead of `layers` copies: faster to compile
 key("model.scan_layers", False, ROUNDING)
 # compute each block again in the backward pass: less memory, about a third more time
@@ -150,10 +150,10 @@ key("embedding.byte_source", "raw", NUMBERS, choices.BYTE_SOURCES)
 # z: the paper's z-norm | length: the unit-norm code, no z-norm
 key("embedding.norm", "z", NUMBERS, choices.NORMS)
 # how the product is computed: same numbers, other costs
-key("embedding.implementation", "auto", ROUNDING, (choices.AUTO, *choices.IMPLEMENTATIONS))
+key("embedding.implementation", choices.AUTO, ROUNDING, (choices.AUTO, *choices.IMPLEMENTATIONS))
 # how implementation=gather computes the projection's gradient: scatter: atomic adds on a GPU | onehot: one-hot
 # matrix products, whose sums have a fixed order
-key("embedding.gather_gradient", "auto", ROUNDING, (choices.AUTO, *choices.GATHER_GRADIENTS))
+key("embedding.gather_gradient", choices.AUTO, ROUNDING, (choices.AUTO, *choices.GATHER_GRADIENTS))
 # the most memory a device may give to the codes of implementation=cached
 key("embedding.cache_limit_mb", 1024.0, ROUNDING, POSITIVE, "MB")
 # of the table, of the product U Q or of the projection; 0: derived, .02 for the tables, the paper's 1/sqrt(D) for a
