@@ -4,6 +4,7 @@
 # make check    for every edit, under two minutes: lint, types, the rooms, and the tests that neither train nor compile much
 # make lint     ruff
 # make types    mypy, over the public names and what they are used for
+# make docs     the documentation as a site in site/, which opens from the disk
 # make setup    the .venv that all of the above use; skipped while nothing it was made from changed
 # make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
 # make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
@@ -14,6 +15,7 @@
 SEEDS ?= 1
 RUNS ?= runs/demo
 ARGS ?=
+SITE ?= site
 # What `make check` runs: tests that need no training process, no browser and little of XLA's compiler.
 QUICK := tests/layout_test.py tests/public_names_test.py tests/schema/keys_test.py tests/schema/resolution_test.py tests/run \
 	tests/tokenization tests/report tests/paper tests/data/rows_test.py tests/embedding/codec_test.py tests/embedding/bags_test.py \
@@ -30,7 +32,7 @@ TPU := $(VENV)/tpu/ready
 GPU := $(VENV)/gpu/ready
 SKY := $(VENV)/sky/ready
 
-.PHONY: pair reproduce accelerator test check quick lint types setup reference tpu gpu sky clean
+.PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
@@ -59,6 +61,11 @@ lint: setup
 
 types: setup
 	@$(BIN)/mypy
+
+# The variable turns off an advertisement of mkdocs-material's for its successor.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir=$(SITE)
+	@echo "the documentation is in $(SITE)/index.html"
 
 setup: $(READY)
 
@@ -132,4 +139,4 @@ $(SKY): $(READY) requirements-sky.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(SITE) build *.egg-info
