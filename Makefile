@@ -62,10 +62,10 @@ lint: setup
 types: setup
 	@$(BIN)/mypy
 
-# The variable turns off an advertisement of mkdocs-material's for its successor.
+# Not with --quiet, which turns --strict off.  The variable silences mkdocs-material's notice of its successor.
 docs: setup
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir=$(SITE)
-	@echo "the documentation is in $(SITE)/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir=$(SITE)
+	@echo "open $(SITE)/index.html"
 
 setup: $(READY)
 
