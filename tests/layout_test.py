@@ -138,13 +138,12 @@ def test_no_import_renames_a_module_of_ours():
 
 def test_tests_mirror_the_rooms():
     modules = {(room(file.parts), name) for file in sources() for name in (file.stem, file.parent.name)}
-    pages = {("docs", page.stem) for page in (ROOT / "docs").glob("*.md")} | {("docs", "build"), ("docs", "blocks")}
+    modules |= {("docs", page.stem) for page in (ROOT / "docs").glob("*.md")} | {("docs", "build"), ("docs", "blocks")}
     stray = []
     for file in sorted((ROOT / "tests").glob("*/*_test.py")):
         subject = file.stem.removesuffix("_test")
         if not any(
-            name == file.parent.name and (subject == stem or subject.startswith(f"{stem}_"))
-            for name, stem in modules | pages
+            name == file.parent.name and (subject == stem or subject.startswith(f"{stem}_")) for name, stem in modules
         ):
             stray.append(str(file.relative_to(ROOT)))
     assert stray == []

@@ -1,5 +1,6 @@
 """The Markdown files of the repository as GitHub reads them."""
 
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def anchors(text: str) -> set[str]:
     found: dict[str, int] = {}
     names = set()
     blocks = tokens(text)
-    for block, content in zip(blocks, blocks[1:], strict=False):
+    for block, content in itertools.pairwise(blocks):
         if block.type == "heading_open":
             words = "".join(child.content for child in content.children or [])
             name = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")

@@ -1,0 +1,43 @@
+"""Parses the flags of a command as its script does, and stops before the script's main.
+
+python tests/flags_only.py train.py --config=configs/demo.py --config.train.lr=1e-3
+
+What stands for more, `...`, is left out.
+"""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from absl import flags  # noqa: E402  below the path
+
+from kronecker.runtime import cli  # noqa: E402
+from kronecker.schema import resolution  # noqa: E402
+
+run = cli.run
+whole = not any("..." in word for word in sys.argv)
+
+
+def run_nothing(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
+    """Takes the place of cli.run: all but `main`."""
+    del main
+    run(resolve, positional, needs_config and whole)
+
+
+def resolve(*rest: Any) -> None:
+    """Refuses a config whose keys do not go together."""
+    del rest
+    if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+        resolution.resolve(flags.FLAGS.config)
+
+
+if not Path(sys.argv[1]).is_file():
+    sys.exit(f"{sys.argv[1]}: no such script")
+cli.run = run_nothing
+sys.argv = [word for word in sys.argv[1:] if "..." not in word]
+runpy.run_path(sys.argv[0], run_name="__main__")
