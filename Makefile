@@ -1,4 +1,4 @@
-# make pair     train the demo's arms on real text and show who won      (SEEDS=3 for an interval; resumes, skips what is done)
+# make pair     train the demo's arms on real text and show who won      (SEEDS=3 for an interval; ARGS=--config.KEY=VALUE; resumes, skips what is done)
 # make reproduce  the paper's tables beside ours, on the runs that make pair trained: one page
 # make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
 # make check    for every edit, under two minutes: lint, types, the rooms, and the tests that neither train nor compile much
@@ -35,7 +35,7 @@ SKY := $(VENV)/sky/ready
 .PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky clean
 
 pair: setup
-	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS)
+	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS) $(ARGS)
 	@$(BIN)/python scripts/token_losses.py $(RUNS)
 	@$(BIN)/python scripts/compare.py $(RUNS)
 	@$(BIN)/python scripts/report.py $(RUNS) --out=$(RUNS)/report.html
