@@ -29,7 +29,7 @@ import markdown_pages
 from markdown_pages import ROOT
 
 KINDS = ("bash", "console", "python", "diff", "text")
-SECONDS = 600  # of a block, on a busy machine
+SECONDS = 1200  # of a block, on a busy machine
 MARKER = re.compile(r"<!--\s*(not run|tests):?\s*(.*?)\s*-->", re.DOTALL)
 VARIABLE = re.compile(r"^(\s*(\w+) ?= ?)(\S+)\s+# tests: (\S+)$", re.MULTILINE)
 MEASURED = re.compile(r"\d[\d,]*(\.\d+(e[+-]?\d+)?|e[+-]?\d+|(?= ?(ms|s|min|h|[kMGT]?B|tokens/s)\b)|(?= ?%))")
@@ -141,12 +141,12 @@ class Checkout:
             if block.needs:
                 self.check(block, variables)
             elif block.kind == "bash":
-                self._refuse(block)
+                self._refuse(block, variables)
                 code, printed = self._bash(block, f"set -euo pipefail\n{block.text}")
                 if code:
                     raise block.fault(f"exit code {code}", printed)
             elif block.kind == "console":
-                self._refuse(block)
+                self._refuse(block, variables)
                 self._console(block)
             elif block.kind == "python":
                 earlier += block.text
@@ -156,7 +156,7 @@ class Checkout:
                     raise block.fault(f"exit code {code}", printed)
             elif block.kind == "diff":
                 self._apply(block)
-        check_inline(page, text)
+        self.check_inline(page, text)
 
     def check(self, block: Block, variables: dict[str, str]) -> None:
         """Checks a block that is not run: its syntax, and what our own scripts and make say of its commands."""
@@ -173,12 +173,34 @@ class Checkout:
             if read.returncode:
                 raise block.fault("bash cannot read it", read.stderr)
             for words in split(commands, variables):
-                refusal = refused(words)
+                refusal = self._refusal(words)
                 if refusal:
                     raise block.fault(shlex.join(words), refusal)
 
-    def _refuse(self, block: Block) -> None:
-        for words in split(block.text.replace("$ make", "make"), {}):
+    def check_inline(self, page: str, text: str) -> None:
+        """Checks the commands that stand within the text, as those of a block that is not run."""
+        for line, token in markdown_pages.inline(text):
+            if token.type == "code_inline" and re.match(r"(make|python) ", token.content):
+                for words in split(token.content, {}):
+                    refusal = self._refusal(words)
+                    if refusal:
+                        raise WrongBlockError(f"{page}:{line}: `{token.content}`\n{refusal}")
+
+    def _refusal(self, words: list[str]) -> str:
+        """Returns what make, or the script's own parser of flags, has against a command; "" if nothing."""
+        command = ["make", "--dry-run"] if words[0] == "make" else ["python", "tests/flags_only.py"]
+        answer = subprocess.run(
+            [*command, *words[1:]],
+            cwd=self.root,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return answer.stdout if answer.returncode else ""
+
+    def _refuse(self, block: Block, variables: dict[str, str]) -> None:
+        for words in split(block.text.replace("$ make", "make"), variables):
             for target in OUTSIDE & set(words) if words[0] == "make" else ():
                 raise block.fault(f"make {target} is for no test to run: <!-- not run: needs ... -->")
 
@@ -287,23 +309,3 @@ def _ours(words: list[str], variables: dict[str, str]) -> Iterator[list[str]]:
     for word in words:
         if ".py " in word:  # a command for another machine
             yield from split(word, variables)
-
-
-def refused(words: list[str]) -> str:
-    """Returns what make, or the script's own parser of flags, has against a command; "" if nothing."""
-    if words[0] == "make":
-        command = ["make", "--dry-run", "--directory", str(ROOT), *words[1:]]
-    else:
-        command = [sys.executable, str(ROOT / "tests/flags_only.py"), *words[1:]]
-    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return answer.stdout if answer.returncode else ""
-
-
-def check_inline(page: str, text: str) -> None:
-    """Checks the commands that stand within the text, as those of a block that is not run."""
-    for line, token in markdown_pages.inline(text):
-        if token.type == "code_inline" and re.match(r"(make|python) ", token.content):
-            for words in split(token.content, {}):
-                refusal = refused(words)
-                if refusal:
-                    raise WrongBlockError(f"{page}:{line}: `{token.content}`\n{refusal}")
