@@ -97,7 +97,7 @@ def assemble(
     special: dict[str, int],
     rules: dict[str, Any],
     encode: Callable[[list[str], int], list[list[int]]],
-    decoded: Callable[[], tuple[bytes | None, ...]] | None = None,
+    library_decoded: Callable[[], tuple[bytes | None, ...]] | None = None,
 ) -> Tokenizer:
     """Returns the Tokenizer of what a family read from its file.
 
@@ -106,7 +106,7 @@ def assemble(
       special: literal text -> id of the tokens that text never encodes to.
       rules: what, beside the vocabulary, decides which ids a text becomes; JSON can hold it.
       encode: texts, threads -> ids of each.
-      decoded: bytes of each id by the library's own decode; None: as a byte-level library decodes.
+      library_decoded: bytes of each id by the library's own decode; None: as a byte-level library decodes.
 
     Raises:
       ValueError: if no special token ends a text.
@@ -130,7 +130,7 @@ def assemble(
         text_bytes=np.array(text_bytes, np.int32),
         fingerprint=digest.hexdigest(),
         _encode=encode,
-        _decoded=decoded or (lambda: decoded(token_bytes)),
+        _decoded=library_decoded or (lambda: decoded(token_bytes)),
     )
 
 

@@ -49,7 +49,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
             "model": hashlib.sha256(content).hexdigest()
         },  # scores and normaliser; the vocabulary alone is not enough
         encode=lambda texts, num_threads: model.encode(texts, num_threads=num_threads),
-        decoded=decoded,
+        library_decoded=decoded,
     )
     base.refuse_changed_text(tokenizer)
     return tokenizer

@@ -50,7 +50,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         special=special,
         rules={key: definition.get(key) for key in ("normalizer", "pre_tokenizer", "model")},
         encode=encode,
-        decoded=lambda: _decoded(library, len(token_bytes), frozenset(special.values())),
+        library_decoded=lambda: _decoded(library, len(token_bytes), frozenset(special.values())),
     )
     base.refuse_changed_text(tokenizer)
     return tokenizer

@@ -262,6 +262,11 @@ def test_sentencepiece_reads_its_own_mark_for_a_space_as_a_space(tmp_path: Path)
     assert tokenizer.encode_batch([""])[0].tolist() == []
 
 
+def test_decoded_bytes_of_a_byte_level_vocabulary_follow_from_its_own():
+    tokenizer = tokenization.load("gpt2")
+    assert tokenizer.bytes_from("decode") == tokenization.decoded(tokenizer.token_bytes) != tokenizer.token_bytes
+
+
 def test_decoded_bytes_are_what_the_library_decodes_an_id_to():
     tokenizer = tokenization.load(shared_spec("deepseek_v3"))
     decoded = tokenizer.bytes_from("decode")
