@@ -108,14 +108,16 @@ def _with_variables(blocks: list[Block]) -> list[Block]:
 
 
 class Checkout:
-    """A copy of git's files, a repository of its own, with the packages that this test has."""
+    """A copy of git's files, a repository of its own, with the packages that this test has and the given `data`."""
 
-    def __init__(self, folder: Path, seconds: float = SECONDS) -> None:
+    def __init__(self, folder: Path, data: Path | None = None, seconds: float = SECONDS) -> None:
         self.root = folder / "kronecker"
         self._seconds, self._state, self._output = seconds, folder / "state", folder / "output"
         for path in markdown_pages.tracked():
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / path, self.root / path)
+        if data:
+            shutil.copytree(data, self.root / "data", copy_function=os.link)
         packages = self.root / ".venv"
         packages.mkdir()
         for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"):

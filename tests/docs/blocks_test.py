@@ -7,11 +7,23 @@ import markdown_pages
 import pytest
 
 
+# A page with a test of its own is run there.
+PAGES = [page for page in markdown_pages.pages() if not Path(__file__).with_name(f"{Path(page).stem}_test.py").exists()]
+
+
+@pytest.fixture(scope="module")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder data/ with the demo's text in it: ten seconds that most pages would take."""
+    checkout = code_blocks.Checkout(tmp_path_factory.mktemp("data"))
+    checkout.run("demo", fenced(("bash", "python scripts/prepare_data.py --config=configs/demo.py")))
+    return checkout.root / "data"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", markdown_pages.pages())
-def test_the_blocks_of_a_page_do_what_it_says(tmp_path: Path, page: str):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_do_what_it_says(tmp_path: Path, demo_data: Path, page: str):
     try:
-        code_blocks.Checkout(tmp_path).run(page, (markdown_pages.ROOT / page).read_text())
+        code_blocks.Checkout(tmp_path, demo_data).run(page, (markdown_pages.ROOT / page).read_text())
     except code_blocks.WrongBlockError as wrong:
         pytest.fail(str(wrong), pytrace=False)
 
