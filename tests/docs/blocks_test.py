@@ -6,7 +6,6 @@ import code_blocks
 import markdown_pages
 import pytest
 
-
 # A page with a test of its own is run there.
 PAGES = [page for page in markdown_pages.pages() if not Path(__file__).with_name(f"{Path(page).stem}_test.py").exists()]
 
