@@ -34,10 +34,6 @@ def make_optimizer(config: ml_collections.ConfigDict, decays: Any) -> optax.Grad
         optax.clip_by_global_norm(t.clip) if t.clip else optax.identity(),
         pkgutil.resolve_name(maker)(*(t[key] for key in arguments)),
         optax.add_decayed_weights(t.weight_decay, mask=decays),
-        optax.masked(optax.scale(config.embedding.lr_mult), _input_alone),
+        optax.masked(optax.scale(config.embedding.lr_mult), lambda params: {k: k == accounting.INPUT for k in params}),
         optax.scale_by_learning_rate(make_schedule(config)),
     )
-
-
-def _input_alone(params: dict[str, Any]) -> dict[str, bool]:
-    return {name: name == accounting.INPUT for name in params}
