@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 from etils import epath
 
@@ -106,7 +105,7 @@ def read(folder: epath.Path) -> Run:
     lines = _read_lines(folder)
     return Run(
         folder=folder,
-        config=dotted.flat(ml_collections.ConfigDict(read_json(folder, rundir.CONFIG))),
+        config=dotted.flat(rundir.completed(read_json(folder, rundir.CONFIG))),
         env=read_json(folder, rundir.ENV),
         params=read_json(folder, rundir.PARAMS),
         result=result,

@@ -47,6 +47,14 @@ def read_json(path: epath.Path) -> Any:
         raise ValueError(f"{path}: not JSON ({error}); the file was cut or edited") from None
 
 
+def completed(saved: dict[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config that a run has saved, with the keys that came later at their defaults."""
+    for name, default in _LATER.items():
+        group, _, last = name.rpartition(".")
+        (saved.setdefault(group, {}) if group else saved).setdefault(last, default)
+    return ml_collections.ConfigDict(saved)
+
+
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the part of a config that decides a run's numbers, dotted key -> value."""
     return {

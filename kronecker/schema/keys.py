@@ -161,7 +161,7 @@ key("embedding.cache_limit_mb", 1024.0, ROUNDING, POSITIVE, "MB")
 key("embedding.init_std", 0.0, NUMBERS, at_least(0))
 key("embedding.lr_mult", 1.0, NUMBERS, POSITIVE)  # learning rate of the input embedding relative to the body's
 
-# Training: its length, the schedule of its learning rate, and AdamW.
+# Training: its length, the schedule of its learning rate, and the optimizer.
 key("train.batch", 16, NUMBERS, at_least(1), "sequences")  # a step, over all devices and accumulation
 key("train.sequence", 256, NUMBERS, at_least(1), "tokens")  # predicted a sequence
 key("train.steps", 0, NUMBERS, at_least(0), "updates")  # 0: derived from train.tokens
@@ -175,6 +175,7 @@ key("train.lr_final", 0.1, NUMBERS, SHARE)  # end of the cosine, as a share of t
 key("train.warmup_tokens", 0, NUMBERS, at_least(0), "tokens")  # linear warm-up; 0: warmup_share of the run
 key("train.warmup_share", 0.02, NUMBERS, SHARE)  # of the run's steps, used when warmup_tokens is 0
 key("train.warmup_steps", 0, NUMBERS, at_least(0), "updates")  # 0: derived from the two above
+key("train.optimizer", "adamw", NUMBERS, tuple(choices.OPTIMIZERS), later=True)
 key("train.beta1", 0.9, NUMBERS, SHARE)
 key("train.beta2", 0.95, NUMBERS, SHARE)
 key("train.eps", 1e-8, NUMBERS, POSITIVE)

@@ -8,6 +8,7 @@ from kronecker.schema import keys
 from kronecker.tokenization import sentencepiece_model, tekken, tiktoken_ranks, tokenizer_json
 from kronecker.tokenization.base import Tokenizer
 
+_NAMED = {"gpt2": tiktoken_ranks.shipped_gpt2}
 _FILES = {
     "tiktoken": tiktoken_ranks.from_file,
     "tokenizers": tokenizer_json.from_file,
@@ -25,8 +26,8 @@ def load(spec: str) -> Tokenizer:
     unknown, without an end-of-text token, or of a tokenizer that changes ordinary text.
     """
     kind, _, argument = spec.partition(":")
-    if spec == "gpt2":
-        return tiktoken_ranks.shipped_gpt2()
+    if spec in _NAMED:
+        return _NAMED[spec]()
     if kind == "tiktoken" and argument in tiktoken.list_encoding_names():
         return tiktoken_ranks.registered(spec, argument)
     if kind in _FILES and argument:

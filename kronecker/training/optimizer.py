@@ -1,16 +1,17 @@
-"""AdamW as nanoGPT sets it up: decay on matrices alone, cosine with warm-up, global-norm clipping.
+"""The update as nanoGPT sets it up: clipping by the global norm, decay on matrices alone, cosine with warm-up.
 
 Every arm's input matrix, table or projection, gets the same decay and the same learning rate as the body's kernels,
 unless embedding.lr_mult says otherwise; the multiplier scales the whole update, decay included.
 """
 
+import pkgutil
 from typing import Any
 
-import jax
 import ml_collections
 import optax
 
 from kronecker.model import accounting
+from kronecker.schema import choices
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -28,15 +29,11 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 def make_optimizer(config: ml_collections.ConfigDict, decays: Any) -> optax.GradientTransformation:
     """Returns the optimizer of a resolved config; it clips first, and decays what `decays`, a tree of bools, says."""
     t = config.train
+    maker, arguments = choices.OPTIMIZERS[t.optimizer]
     return optax.chain(
         optax.clip_by_global_norm(t.clip) if t.clip else optax.identity(),
-        optax.scale_by_adam(t.beta1, t.beta2, t.eps),
+        pkgutil.resolve_name(maker)(*(t[key] for key in arguments)),
         optax.add_decayed_weights(t.weight_decay, mask=decays),
-        optax.masked(optax.scale(config.embedding.lr_mult), is_input),
+        optax.masked(optax.scale(config.embedding.lr_mult), lambda params: {k: k == accounting.INPUT for k in params}),
         optax.scale_by_learning_rate(make_schedule(config)),
     )
-
-
-def is_input(params: Any) -> Any:
-    """Returns which leaves belong to the input embedding."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == accounting.INPUT, params)

@@ -38,7 +38,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     saved = rundir.read_json(workdir / rundir.CONFIG)
     if saved is None:
         raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder")
-    config = ml_collections.ConfigDict(saved).lock()
+    config = rundir.completed(saved).lock()
     device_mesh.use_simulated_cpu_devices(config)
     recorded = storage.open_path(finished_runs.read_json(workdir, rundir.ENV)["data"], f"{rundir.ENV}: data")
     if (recorded / manifests.MANIFEST).exists():  # the text that it was made from may be gone

@@ -51,6 +51,12 @@ def test_a_key_that_came_later_leaves_the_identity_of_older_checkpoints_as_it_wa
     assert rundir.fixed(c)["checkpoint.init_from"] == "runs/other"
 
 
+def test_a_run_older_than_a_key_is_read_at_the_keys_default():
+    saved = dotted.defaults().to_dict()
+    del saved["train"]["optimizer"], saved["checkpoint"]["init_from"]
+    assert dotted.flat(rundir.completed(saved)) == dotted.flat(dotted.defaults())
+
+
 # What each script would need next must not be there yet when it refuses.
 WATCHED = f"""
 import atexit, runpy, sys
