@@ -33,6 +33,7 @@ SECONDS = 1200  # of a block, on a busy machine
 MARKER = re.compile(r"<!--\s*(not run|tests):?\s*(.*?)\s*-->", re.DOTALL)
 VARIABLE = re.compile(r"^(\s*(\w+) ?= ?)(\S+)\s+# tests: (\S+)$", re.MULTILINE)
 MEASURED = re.compile(r"\d[\d,]*(\.\d+(e[+-]?\d+)?|e[+-]?\d+|(?= ?(ms|s|min|h|[kMGT]?B|tokens/s)\b)|(?= ?%))")
+HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?(.*?)\n.*?\n\s*\1\n", re.DOTALL)
 # What `make` may not do in a test: start the tests again, or install.
 OUTSIDE = {"test", "check", "quick", "reference", "tpu", "gpu", "sky", "clean"}
 
@@ -170,10 +171,10 @@ class Checkout:
         elif block.kind == "diff":
             self._apply(block, "--check")
         elif block.kind in ("bash", "console"):
-            commands = block.text if block.kind == "bash" else "\n".join(command for command, _ in session(block))
-            read = subprocess.run(["bash", "-n"], input=commands, capture_output=True, text=True)
-            if read.returncode:
-                raise block.fault("bash cannot read it", read.stderr)
+            commands = typed(block)
+            syntax = subprocess.run(["bash", "-n"], input=commands, capture_output=True, text=True)
+            if syntax.returncode:
+                raise block.fault("bash cannot read it", syntax.stderr)
             for words in split(commands, variables):
                 refusal = self._refusal(words)
                 if refusal:
@@ -202,7 +203,7 @@ class Checkout:
         return answer.stdout if answer.returncode else ""
 
     def _refuse(self, block: Block, variables: dict[str, str]) -> None:
-        for words in split(block.text.replace("$ make", "make"), variables):
+        for words in split(typed(block), variables):
             for target in OUTSIDE & set(words) if words[0] == "make" else ():
                 raise block.fault(f"make {target} is for no test to run: <!-- not run: needs ... -->")
 
@@ -268,6 +269,11 @@ def session(block: Block) -> list[tuple[str, list[str]]]:
     return found
 
 
+def typed(block: Block) -> str:
+    """Returns the commands of a bash or console block."""
+    return block.text if block.kind == "bash" else "\n".join(command for command, _ in session(block))
+
+
 def mask(line: str) -> str:
     """Hides fractions, times, sizes and speeds, and the blanks that align them."""
     return re.sub(r"\s+", " ", MEASURED.sub("#", line)).strip()
@@ -280,7 +286,7 @@ def _pattern(lines: list[str]) -> str:
 def split(text: str, variables: dict[str, str]) -> Iterator[list[str]]:
     """Yields the words of each command that calls one of our scripts or make; adds what is assigned to `variables`."""
     waiting = ""
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in HERE_DOCUMENT.sub(r"\2\n", text + "\n").replace("\\\n", " ").splitlines():
         waiting += line + "\n"
         lexer = shlex.shlex(waiting, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -296,6 +302,8 @@ def split(text: str, variables: dict[str, str]) -> Iterator[list[str]]:
                 continue
             yield from _ours(command, variables)
             command = []
+    if waiting.strip():
+        raise WrongBlockError(f"a quotation without an end: {waiting}")
 
 
 def _ours(words: list[str], variables: dict[str, str]) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@
 
 python tests/flags_only.py train.py --config=configs/demo.py --config.train.lr=1e-3
 
-What stands for more, `...`, is left out.
+Words that stand for others, with `...` or a variable, are left out.
 """
 
 import runpy
@@ -20,7 +20,8 @@ from kronecker.runtime import cli  # noqa: E402
 from kronecker.schema import resolution  # noqa: E402
 
 run = cli.run
-whole = not any("..." in word for word in sys.argv)
+known = [word for word in sys.argv[1:] if "..." not in word and "$" not in word]
+whole = known == sys.argv[1:]
 
 
 def run_nothing(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
@@ -36,8 +37,8 @@ def resolve(*rest: Any) -> None:
         resolution.resolve(flags.FLAGS.config)
 
 
-if not Path(sys.argv[1]).is_file():
-    sys.exit(f"{sys.argv[1]}: no such script")
+if not Path(known[0]).is_file():
+    sys.exit(f"{known[0]}: no such script")
 cli.run = run_nothing
-sys.argv = [word for word in sys.argv[1:] if "..." not in word]
+sys.argv = known
 runpy.run_path(sys.argv[0], run_name="__main__")

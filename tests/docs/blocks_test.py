@@ -69,6 +69,8 @@ RIGHT = {
     ),
     "not run": "<!-- not run: needs a GPU -->\n```bash\npython train.py --config=configs/demo.py --workdir=x  # a day\n"
     "```\n",
+    "not run: a loop": "<!-- not run: needs hours -->\n```bash\nfor arm in kronecker table_tied; do\n"
+    "  python train.py --config=configs/demo.py:arm=$arm --workdir=runs/$arm\ndone\n```\n",
     "for another machine": "<!-- not run: needs a cloud -->\n```bash\nssh there 'cd code &&\n"
     "  nohup python train.py --config=... --workdir=x >log &'\n```\n",
     "never run": fenced(("text", "no command at all '")),
@@ -126,6 +128,10 @@ WRONG = {
     ),
     "not run: a script": (not_run("python scripts/nothing.py"), "no such script"),
     "not run: a target": (not_run("make nothing"), "No rule to make target"),
+    "not run: after a file with an apostrophe": (
+        not_run("cat >x <<'END'\nit's\nEND\npython eval.py --steps=1"),
+        "Unknown command line flag",
+    ),
     "not run: python": ("<!-- not run: needs a TPU -->\n```python\na = \n```\n", "invalid syntax"),
     "make that tests": (fenced(("bash", "make test")), "make test is for no test to run"),
     "a command in the text": ("Use `python eval.py --steps=1`.\n", "page.md:1: `python eval.py --steps=1`"),
