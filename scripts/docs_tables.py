@@ -66,7 +66,7 @@ def rewritten(text: str, file: Path) -> str:
     def made(match: re.Match[str]) -> str:
         if match["name"] not in TABLES:
             raise ValueError(f"{file}: there is no table {match['name']!r}; there are: {', '.join(TABLES)}")
-        return f"{match['begin']}{TABLES[match['name']]()}\n{match['end']}"
+        return f"{match['begin']}\n{TABLES[match['name']]()}\n\n{match['end']}"
 
     tables = list(MARKED.finditer(text))
     if len(tables) != len(BEGIN.findall(text)):
@@ -348,14 +348,31 @@ def parameters_of_sizes() -> str:
 
 
 def corpora() -> str:
-    """Returns what the corpora behind the results are made of."""
+    """Returns what each corpus behind the results is made of."""
     rows = []
     for corpus in _read("corpora.json"):
         for name, part in corpus["parts"].items():
-            shares = (_percent(part[split]["bytes"] / corpus["splits"][split]["bytes"]) for split in corpus["splits"])
-            rows.append((corpus["name"], name, *shares, part["text"], part["licence"], part["get"]))
-    headers = ("corpus", "part", "of training", "of held-out", "what it is", "licence", "where such text is")
-    return _table(headers, rows, left=2)
+            shares = (
+                f"{100 * part[split]['bytes'] / total['bytes']:.1f} %" for split, total in corpus["splits"].items()
+            )
+            rows.append((f"`{corpus['name']}`", name, part["text"], part["licence"], part["get"], *shares))
+    headers = ("corpus", "part", "what it is", "licence", "where to get it", "of training bytes", "of held-out bytes")
+    return _table(headers, rows, left=5)
+
+
+def corpora_of_results() -> str:
+    """Returns which results are from which corpus, with the sha256 of its file, or of its text where it has many."""
+    rows = [
+        (
+            found["files"],
+            f"`{corpus['name']}`",
+            f"`{(corpus['file_sha256'] or corpus['text_sha256'])[:16]}`",
+            found["known"],
+        )
+        for corpus in _read("corpora.json")
+        for found in corpus["results"]
+    ]
+    return _table(("results", "corpus", "sha256 begins", "how we know"), rows, left=4)
 
 
 def _quartiles(ratio: Mapping[str, float]) -> str:
@@ -398,6 +415,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-h100": train_h100,
     "parameters": parameters_of_sizes,
     "corpora": corpora,
+    "corpora-of-results": corpora_of_results,
 }
 
 
