@@ -11,9 +11,9 @@ what would change, and exits with 1 if anything would.
 
 import collections
 import difflib
-import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -135,11 +135,9 @@ def rates_by_seed() -> str:
 
 def demo() -> str:
     """Returns what compare.py prints of the demo's runs."""
-    from kronecker.report import compare, tables
-
-    printed = io.StringIO()
-    tables.show(compare.compare(_runs("demo")), file=printed)
-    lines = "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), str(_path("demo"))]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    lines = "\n".join(line.rstrip() for line in printed.splitlines())
     return f"```text\n{lines}\n```"
 
 
