@@ -94,6 +94,25 @@ def study_5_seeds() -> str:
     return _against([run for run in runs if seeds[run.arm] == max(seeds.values())], BASELINES)
 
 
+def study_all_tokens() -> str:
+    """Returns the study's differences over all held-out tokens, from their means over groups of tokens."""
+    from kronecker.report.intervals import Difference
+
+    by_frequency = _read("study/compare.json")["by_token"]["target_frequency"]
+    tokens = by_frequency["tokens"]
+    rows = []
+    for arm, groups in by_frequency["differences"].items():
+        per_seed = zip(*(group["per_seed"] for group in groups), strict=True)
+        means = (sum(n * mean for n, mean in zip(tokens, of_seed, strict=True)) / sum(tokens) for of_seed in per_seed)
+        difference = Difference(tuple(groups[0]["seeds"]), tuple(means))
+        rows.append(
+            (difference.mean, f"`{arm}`", f"{_signed(difference.mean)} ± {difference.half:.4f}", difference.verdict)
+        )
+    return _table(
+        ("arm", f"against `{BASELINE}`, {sum(tokens):,} tokens", "verdict"), [row[1:] for row in sorted(rows)]
+    )
+
+
 def learning_rates() -> str:
     """Returns the last training loss of each arm at each rate, the lowest of an arm in bold."""
     losses = {(run.arm, run.config["train.lr"]): run.result["train_loss"] for run in _runs("study/runs/learning_rate")}
@@ -399,6 +418,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study": study,
     "study-4-seeds": study_4_seeds,
     "study-5-seeds": study_5_seeds,
+    "study-all-tokens": study_all_tokens,
     "learning-rates": learning_rates,
     "twice-the-rate": twice_the_rate,
     "rates-by-seed": rates_by_seed,
