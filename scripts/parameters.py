@@ -6,6 +6,8 @@
 A tied table counts as input; it is the head too.
 """
 
+import functools
+import types
 from pathlib import Path
 
 from absl import flags
@@ -23,24 +25,34 @@ GROUPS = ("input", "body", "head", "total")
 
 def main() -> None:
     """Prints the table."""
+    rows = []
+    for size in _gpt2().sizes.SIZES:
+        for arm in ARMS:
+            counts = count(size, arm)
+            rows.append((size, arm, *(f"{counts[group]:,}" for group in GROUPS)))
+        rows.append(())
+    printing.show(printing.Table(("size", "arm", *GROUPS), rows, ("size", "arm")))
+
+
+def count(size: str, arm: str) -> dict[str, int]:
+    """Returns the parameters of a size with an arm, by group, for the vocabulary and P of the flags."""
     import jax  # after the flags: --help should not wait for it
 
     from kronecker.model import accounting, build
     from kronecker.training import train_step
 
-    gpt2 = config_files.load_module(str(GPT2))
-    rows = []
-    for size in gpt2.sizes.SIZES:
-        for arm in ARMS:
-            c = gpt2.get_config(f"size={size},arm={arm}")
-            c.embedding.pos_dim = _POS_DIM.value
-            c = resolution.with_vocabulary(resolution.resolve(c), _VOCAB.value)
-            built = build.build(c, [b""] * _VOCAB.value)
-            state = jax.eval_shape(lambda built=built, c=c: train_step.init_state(built.model, built.bag, c))
-            counts = accounting.count(state.params)
-            rows.append((size, arm, *(f"{counts[group]:,}" for group in GROUPS)))
-        rows.append(())
-    printing.show(printing.Table(("size", "arm", *GROUPS), rows, ("size", "arm")))
+    c = _gpt2().get_config(f"size={size},arm={arm}")
+    c.embedding.pos_dim = _POS_DIM.value
+    c.model.scan_layers = True  # as many parameters, and one layer to trace
+    c = resolution.with_vocabulary(resolution.resolve(c), _VOCAB.value)
+    built = build.build(c, [b""] * _VOCAB.value)
+    state = jax.eval_shape(lambda: train_step.init_state(built.model, built.bag, c))
+    return accounting.count(state.params)
+
+
+@functools.cache
+def _gpt2() -> types.ModuleType:
+    return config_files.load_module(str(GPT2))
 
 
 if __name__ == "__main__":

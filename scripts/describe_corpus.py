@@ -1,0 +1,104 @@
+"""Counts what a corpus is made of, and writes it to results/corpora.json, which the table `corpora` is made from.
+
+  python scripts/describe_corpus.py --source='jsonl:texts/prose.jsonl.xz' --part_field=source --split_field=split
+  python scripts/describe_corpus.py --source=stdlib
+
+A record of the same name in the file gets new counts and keeps what is written by hand: `results`, `prepared`, and the
+words of each part.  `text_sha256` is over the documents' texts in order, each ended by a zero byte, so it does not
+depend on how a file is compressed; `file_sha256` is that of a file, where the corpus is one.
+"""
+
+import collections
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+
+from kronecker.runtime import cli
+from kronecker.schema import config_files
+
+ROOT = Path(__file__).parents[1]
+WORDS = {"text": "", "licence": "", "get": ""}  # of a part that is new, to be filled in by hand
+
+_SOURCE = flags.DEFINE_string("source", None, "The corpus, as in data.source: see prepare_data.py.", required=True)
+_PART = flags.DEFINE_string(
+    "part_field", "", "The field of JSON lines that names a document's part; default: no parts."
+)
+_SPLIT = flags.DEFINE_string("split_field", "", "The field that names its split, as data.split_field.")
+_OUT = flags.DEFINE_string("out", str(ROOT / "results" / "corpora.json"), "The JSON file.")
+
+
+def main() -> None:
+    """Counts, and writes the record."""
+    config = config_files.load(str(ROOT / "configs" / "base.py")).data
+    config.source, config.split_field = _SOURCE.value, _SPLIT.value
+    counted = count(config, _PART.value)
+    file = Path(_OUT.value)
+    records = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    old = next((record for record in records if record["name"] == counted["name"]), {"results": [], "prepared": []})
+    for name, part in counted["parts"].items():
+        part |= {key: old.get("parts", {}).get(name, WORDS)[key] for key in WORDS}
+    records = [record for record in records if record["name"] != counted["name"]]
+    records.append(old | counted)
+    file.write_text(json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n")
+    print(f"written: {file}")
+
+
+def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
+    """Returns documents and UTF-8 bytes of a corpus by split and by part, largest part first, and its hashes."""
+    from kronecker.data import sources  # after the flags: --help should not wait for it
+
+    source = sources.open_source(config)
+    source.fetch(lambda done, total: None)
+    names = None
+    if part_field:
+        config.text_field = part_field
+        names = (document.text for unit in sources.open_source(config).units for document in unit.read(0))
+    digest = hashlib.sha256()
+    splits, parts = _Counts(), collections.defaultdict(_Counts)
+    for document in (document for unit in source.units for document in unit.read(0)):
+        text = document.text.encode()
+        digest.update(text + b"\0")
+        held_out = sources.SPLITS[sources.held_out(text, config.validation_fraction)]
+        for counts in (splits, parts[next(names) if names else "all"]):
+            counts.add(document.split or held_out, len(text))
+    file = Path(source.units[0].name)
+    one_file = len(source.units) == 1 and file.is_file()
+    largest_first = sorted(parts.items(), key=lambda item: -item[1].bytes)
+    return {
+        "name": file.name if one_file else source.name,
+        "source": f"{_SOURCE.value.partition(':')[0]}:{file.name}" if one_file else _SOURCE.value,
+        "file_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if one_file else None,
+        "text_sha256": digest.hexdigest(),
+        "splits": splits.to_json(),
+        "parts": {name: counts.to_json() for name, counts in largest_first},
+    }
+
+
+class _Counts:
+    """Documents and bytes of each split."""
+
+    def __init__(self) -> None:
+        self._of_split: collections.defaultdict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+
+    def add(self, split: str, size: int) -> None:
+        self._of_split[split][0] += 1
+        self._of_split[split][1] += size
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self._of_split.values())
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        from kronecker.data import sources
+
+        return {
+            split: dict(zip(("documents", "bytes"), self._of_split[split], strict=True)) for split in sources.SPLITS
+        }
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,36 @@
+"""What a corpus is made of, counted from a file of which one can count it by hand."""
+
+import hashlib
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    {"text": "abc", "source": "letters", "split": "train"},
+    {"text": "é", "source": "letters", "split": "validation"},
+    {"text": "12345678", "source": "digits", "split": "train"},
+]
+
+
+def test_counts_bytes_by_part_and_split_and_keeps_what_is_written_by_hand(tmp_path: Path):
+    corpus, out = tmp_path / "small.jsonl.xz", tmp_path / "corpora.json"
+    corpus.write_bytes(lzma.compress("\n".join(map(json.dumps, DOCUMENTS)).encode()))
+    options = [f"--source=jsonl:{corpus}", "--part_field=source", "--split_field=split", f"--out={out}"]
+    command = [sys.executable, ROOT / "scripts" / "describe_corpus.py", *options]
+    subprocess.run(command, check=True)
+    (record,) = json.loads(out.read_text())
+    assert (record["name"], record["source"]) == ("small.jsonl.xz", "jsonl:small.jsonl.xz")
+    assert record["file_sha256"] == hashlib.sha256(corpus.read_bytes()).hexdigest()
+    assert record["text_sha256"] == hashlib.sha256("abc\0é\0".encode() + b"12345678\0").hexdigest()
+    assert record["splits"] == {"train": {"documents": 2, "bytes": 11}, "validation": {"documents": 1, "bytes": 2}}
+    assert list(record["parts"]) == ["digits", "letters"]
+    assert record["parts"]["letters"]["train"] == {"documents": 1, "bytes": 3}
+    assert record["parts"]["letters"]["validation"] == {"documents": 1, "bytes": 2}
+
+    record["parts"]["digits"]["licence"] = record["results"] = "by hand"
+    out.write_text(json.dumps([record]))
+    subprocess.run(command, check=True)
+    assert json.loads(out.read_text()) == [record]
