@@ -1,48 +1,60 @@
-r"""Times the input side of a model, or whole training steps: all contenders in one run, taking turns, on real ids.
+r"""Times the input side of a model, or whole training steps, on token ids of real text.
 
   python scripts/benchmark.py encoder
   python scripts/benchmark.py step --size=micro
   python scripts/benchmark.py train --sizes=micro,124m
   python scripts/benchmark.py runtime
 
-encoder  Every implementation of the product, flax.linen.Embed (table) and the paper author's package (reference; where
-         it is installed, `make reference`): forward; forward and gradient; forward, gradient and AdamW update.  Each
-         setting takes one to two minutes; a setting is tokens at a time, width, byte positions and tokenizer:
+encoder  The input side alone: forward; forward and gradient; forward, gradient and AdamW update.  The contenders are
+         every implementation of the Kronecker product, flax.linen.Embed (table) and the paper author's package
+         (reference; `make reference` installs it).  A setting gives the tokens in a batch, width d, byte positions P
+         and tokenizer, and takes one to two minutes:
 
            python scripts/benchmark.py encoder --setting=tokens=8192,d=768,P=16
            python scripts/benchmark.py encoder --setting=tokens=65536,d=256,tokenizer=bpe:8192,only=bag+induced+table \
                --data='jsonl:texts/*.jsonl.xz' --rounds=20
 
-step     The training step of every arm of kronecker/schema/arms.py at one size of configs/sizes.py, with its optimizer:
+step     The training step of every arm of kronecker/schema/arms.py, at one size of configs/sizes.py:
 
            python scripts/benchmark.py step --size=124m --batch=16 --sequence=1024 --dtype=bfloat16
 
-         --implementations times each arm that has a code once in each of these ways, which also shows the buffers that
-         each keeps; codes kept for 131,072 ids at P = 32 take 4.3 GB in float32, 2.1 GB in bfloat16:
+         --implementations=A,B times each arm that has a code once with each implementation, and prints the size of its
+         buffers.  The cached codes of 131,072 ids at P = 32 take 4.3 GB in float32, 2.1 GB in bfloat16:
 
            python scripts/benchmark.py step --size=nano --arms=table_untied,kronecker --tokenizer=bpe:131072 \
                --pos_dim=32 --implementations=auto,onthefly,cached --cache_limit_mb=5000
 
-train    Tokens per second and MFU (where the device's peak is known) of whole training steps, by size, set up as
-         train.py sets them up.  --against=torch adds the same GPT-2 in PyTorch the usual way (`make reference`),
-         float32 on CPU: it starts from the same weights, its first losses must agree, and each contender has a process
-         of its own, so mind the memory.  torch_tuned has AdamW's fused kernel, and train.py's allocator settings;
-         torch_compiled has both, and torch.compile, which needs a C++ compiler and a minute or two before the timing:
+train    Tokens per second and MFU of train.py's training steps, by size.  MFU is the share of the device's peak FLOP/s;
+         it is "unknown" where kronecker/runtime/hardware.py has no peak.  --against adds the same GPT-2 in PyTorch
+         (`make reference` installs it), in float32 on CPU, from the same weights; its first losses must agree.  Each
+         contender then has its own process and its own copy of the model in memory.  torch is PyTorch with its
+         defaults.  torch_tuned adds AdamW's fused kernel and train.py's allocator settings.  torch_compiled adds
+         torch.compile to these, which needs a C++ compiler and compiles for one or two minutes:
 
            python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned,torch_compiled
            python scripts/benchmark.py train --sizes=124m --arms=table_untied --against=torch --rounds=6
 
-runtime  The paper's two ways to keep codes, all of them in memory or none, and ours, beside a table: buffers and
-         training step at size nano with P = 32 and a vocabulary padded to 131,072 ids.  Takes three minutes.
+runtime  The paper's two implementations, all codes in memory (cached) or none (onthefly), our default (auto) and a
+         table: size of the buffers and time of a training step at size nano, with P = 32 and a vocabulary padded to
+         131,072 ids.  Takes three minutes.
 
-How to read it.  All run under train.py's allocator settings (kronecker/runtime/allocator.py), without which large
-buffers cost a page fault for each 4 kB; only the rival torch has none.  A time is the median over rounds, with the
-10 % and 90 % quantiles; one round runs everything once, in an order drawn anew, so what else the machine does meets
-all contenders. Ratios are of medians, and round by round with their quartiles.  The share of bandwidth is the time
-that the least possible memory traffic would take at the speed of a += 2 b on large arrays, timed in the same rounds,
-over the time taken; what fits into caches can be above 100 %.  Temporary memory is the compiler's number for one
-update beside arguments and results; for the reference, the growth of a process of its own.  encoder, step and train
-write every sample to a JSON file and a figure beside it, runtime its table.
+encoder, step and train write every sample to a JSON file and a figure with the same name; runtime writes its table.
+
+How to read the tables.
+  ms         median over rounds, with the 10 % and 90 % quantiles.  A round runs every contender once, in a new random
+             order, so other load on the machine affects all of them.
+  rounds     number of rounds in which a contender was timed, for each of the three times; slow ones run in fewer.
+  A / B, A over B    ratio in the same round: its median over rounds, and its quartiles.  A verdict's first number is
+             the ratio of the two medians.
+  share of the memory bandwidth   lower bound on memory traffic (inputs read once, outputs written once) divided by the
+             time, relative to the bandwidth of a += 2 b on large arrays, which is timed in the same rounds.  It can
+             exceed 100 % where arrays fit into caches.
+  temporary  memory that an update needs beside arguments and results, as the compiler reports it; for reference, how
+             much the process grows.
+  memory     what a training step needs: parameters, optimizer state, buffers, batch and temporary memory.
+  buffers    an arm's constant arrays, such as the bytes of each token or cached codes; part of memory.
+All contenders but torch use train.py's allocator settings (kronecker/runtime/allocator.py): with the default settings
+large buffers cost a page fault for each 4 kB.
 """
 
 import json
@@ -60,36 +72,40 @@ from kronecker.schema.arms import ARMS
 
 WAYS = (choices.AUTO, *choices.IMPLEMENTATIONS)
 
-_DATA = flags.DEFINE_string("data", "stdlib", "Where the text comes from, as in data.source: see prepare_data.py.")
+_DATA = flags.DEFINE_string("data", "stdlib", "Source of the text, written as the config key data.source.")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "gpt2",
-    "Whose ids, as in a config; bpe:SIZE is trained on the text, and step pads to SIZE ids where that gives fewer.",
+    "Tokenizer, as in a config; bpe:SIZE is trained on the text, and step pads its vocabulary to SIZE ids.",
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Operands of matrix products.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the operands of matrix products.")
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", None, "Times that all is run; default: encoder 30, step and train 15, runtime 10.", lower_bound=5
+    "rounds", None, "Number of rounds; default: encoder 30, step and train 15, runtime 10.", lower_bound=5
 )
-_SECONDS = flags.DEFINE_float("seconds", 3.0, "encoder: of one case; slower ones run in fewer rounds, at least 5.", 0.0)
-_OUT = flags.DEFINE_string("out", None, "The JSON file; default: runs/benchmark/COMMAND.json.")
-_SETTING = flags.DEFINE_multi_string("setting", [], "encoder: what to time, see above; may be repeated.")
-_CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder, step: MB that cached codes may take.", 0.0)
-_SIZE = flags.DEFINE_string("size", "micro", "step: a size of configs/sizes.py.")
-_SIZES = flags.DEFINE_list("sizes", ["micro"], "train: of configs/sizes.py.")
-_AGAINST = flags.DEFINE_list("against", [], "train: torch, torch_tuned, torch_compiled; see above.")
+_SECONDS = flags.DEFINE_float(
+    "seconds", 3.0, "encoder: time for one measure of a contender; slower ones run in fewer rounds, at least 5.", 0.0
+)
+_OUT = flags.DEFINE_string("out", None, "JSON file to write; default: runs/benchmark/COMMAND.json.")
+_SETTING = flags.DEFINE_multi_string("setting", [], "encoder: a problem to time, see above; default: nine of them.")
+_CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder, step: limit for cached codes, MB.", 0.0)
+_SIZE = flags.DEFINE_string("size", "micro", "step: size of the model, see configs/sizes.py.")
+_SIZES = flags.DEFINE_list("sizes", ["micro"], "train: sizes of the model, see configs/sizes.py.")
+_AGAINST = flags.DEFINE_list("against", [], "train: any of torch, torch_tuned, torch_compiled; see above.")
 _ARMS = flags.DEFINE_list(
     "arms",
     None,
-    "step, train: arms of schema/arms.py, table_untied among them; default: all, and train's table_untied,kronecker.",
+    "step, train: arms to time, with table_untied among them; default: step all, train table_untied,kronecker.",
 )
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations",
     ["auto"],
-    f"step: how codes meet the projection: {', '.join(WAYS)}.",
+    f"step: implementations of the product: {', '.join(WAYS)}.",
 )
-_POS_DIM = flags.DEFINE_integer("pos_dim", None, "step: P, bytes of a token; default: the config's.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences a step.", lower_bound=1)
-_SEQUENCE = flags.DEFINE_integer("sequence", 256, "step, train: tokens a sequence.", lower_bound=1)
+_POS_DIM = flags.DEFINE_integer(
+    "pos_dim", None, "step: P, byte positions of a token; default: the config's.", lower_bound=1
+)
+_BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences in a batch.", lower_bound=1)
+_SEQUENCE = flags.DEFINE_integer("sequence", 256, "step, train: tokens in a sequence.", lower_bound=1)
 _OWN = {
     "encoder": ("seconds", "setting", "cache_limit_mb"),
     "step": ("size", "arms", "implementations", "pos_dim", "cache_limit_mb", "batch", "sequence"),
@@ -103,15 +119,17 @@ ROOT = Path(__file__).parents[1]
 def main(words: Sequence[str]) -> None:
     """Runs one benchmark, prints it and writes its files."""
     if len(words) != 1 or words[0] not in _OWN:
-        raise ValueError(f"say which benchmark: {', '.join(_OWN)}; got {repr(' '.join(words)) if words else 'none'}")
+        raise ValueError(f"name one benchmark: {', '.join(_OWN)}; got {repr(' '.join(words)) if words else 'none'}")
     command = words[0]
     for name in (name for names in _OWN.values() for name in names):
-        takers = [other for other, names in _OWN.items() if name in names]
-        if command not in takers and flags.FLAGS[name].present:
-            raise ValueError(f"--{name} belongs to `benchmark.py {' or '.join(takers)}`, not to {command}")
+        users = [other for other, names in _OWN.items() if name in names]
+        if command not in users and flags.FLAGS[name].present:
+            raise ValueError(
+                f"--{name} is a flag of `benchmark.py {' or '.join(users)}`, not of {command}; leave it out"
+            )
     out = Path(_OUT.value or f"runs/benchmark/{command}.json")
     if out.suffix != ".json":
-        raise ValueError(f"--out={out}: a benchmark's file ends in .json; write --out={out.with_suffix('.json')}")
+        raise ValueError(f"--out={out}: must end in .json; write --out={out.with_suffix('.json')}")
 
     from kronecker.runtime import allocator
 
@@ -176,10 +194,10 @@ def _step() -> Callable[[], dict[str, Any]]:
         own["embedding.pos_dim"] = _POS_DIM.value
     ways = _IMPLEMENTATIONS.value
     if not ways or set(ways) - set(WAYS):
-        raise ValueError(f"--implementations={','.join(ways)}: known: {', '.join(WAYS)}")
+        raise ValueError(f"--implementations={','.join(ways)}: allowed: {', '.join(WAYS)}")
     arms = {name: _config(f"gpt2.py:size={_SIZE.value},arm={name}", **own) for name in _ARMS.value or ARMS}
     for c in arms.values():
-        c.model.vocab_multiple = _room(_TOKENIZER.value, c.model.vocab_multiple)
+        c.model.vocab_multiple = _padding(_TOKENIZER.value, c.model.vocab_multiple)
 
     def run() -> dict[str, Any]:
         from kronecker.benchmark import step, timing_tables
@@ -201,9 +219,9 @@ def _train() -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
         from kronecker.benchmark import timing, timing_tables, train
 
-        unknown = [name for name in _AGAINST.value if name not in train.RIVALS]
+        unknown = [name for name in _AGAINST.value if name not in train.PYTORCH]
         if unknown:
-            raise ValueError(f"--against={','.join(unknown)}: known: {', '.join(train.RIVALS)}")
+            raise ValueError(f"--against={','.join(unknown)}: allowed: {', '.join(train.PYTORCH)}")
         results = []
         for size, configs in arms.items():
             results.append(train.run(configs, _AGAINST.value, _ROUNDS.value or 15, size))
@@ -214,8 +232,8 @@ def _train() -> Callable[[], dict[str, Any]]:
     return run
 
 
-def _room(tokenizer: str, multiple: int) -> int:
-    """Returns the multiple that pads bpe:SIZE to SIZE: 4 MB of text may have pairs for far fewer ids."""
+def _padding(tokenizer: str, multiple: int) -> int:
+    """Returns the multiple that pads a vocabulary bpe:SIZE to SIZE: 4 MB of text may give far fewer ids."""
     kind, _, size = tokenizer.partition(":")
     return multiple * max(1, math.ceil(int(size) / multiple)) if kind == "bpe" and size.isdecimal() else multiple
 

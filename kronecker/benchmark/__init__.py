@@ -1,1 +1,1 @@
-"""Benchmarks that compare: all contenders in one run, taking turns, on ids of real text."""
+"""Benchmarks on ids of real text, in which all contenders are timed in turns, within one run."""

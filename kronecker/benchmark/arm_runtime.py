@@ -1,6 +1,6 @@
-"""What it costs to write codes on the fly, to keep them all, or to sum rows instead: the paper's section 4.
+"""Memory and step time of cached codes, codes computed on the fly, and summed rows: the paper's section 4.
 
-Whole training steps, in turns, of a table and of the Kronecker arm in each of these ways.
+Whole training steps of a table and of the Kronecker arm with each implementation, timed in turns.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ TABLE, KRONECKER = ARMS = (BASELINE, TARGETED)
 CACHED = "cached"
 WAYS = ("auto", "onthefly", CACHED)  # of embedding.implementation
 ROUNDS = 10
-# The paper's V and P.  The tokenizer's own ids are those of real text; the others are padding, which costs as much.
+# The paper's V and P.  Ids beyond the tokenizer's are padding, which costs as much.
 SETTING = {"model.vocab_multiple": 131_072, "embedding.pos_dim": 32, "embedding.cache_limit_mb": 6000.0}
 SIZE = {"train.batch": 8, "train.sequence": 128, "train.accumulate": 1}
 COLUMNS = (
@@ -33,16 +33,16 @@ PAPER = (
 
 
 def measure(arms: Mapping[str, ml_collections.ConfigDict], rounds: int = ROUNDS) -> result.Result:
-    """Returns buffers and step times of the table and of each way to compute the Kronecker input.
+    """Returns buffers and step times of the table and of each implementation of the Kronecker input.
 
-    `arms` holds the configs of ARMS, not resolved; vocabulary, P and batch are replaced by SETTING and SIZE.
+    `arms` holds the unresolved configs of ARMS; SETTING and SIZE replace vocabulary, P and batch.
     """
     timed = step.by_implementation({arm: _config(arms[arm]) for arm in ARMS}, WAYS)
     return to_result(step.run(timed, rounds), timed[TABLE])
 
 
 def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict) -> result.Result:
-    """Returns the table of what `step.run` gave, in its order; the table is its baseline."""
+    """Returns the result table of `step.run`'s numbers, in their order; the learned table is the baseline."""
     facts = machine.facts()
     device = facts["devices"][0] if facts["platform"] != "cpu" else f"{facts['cores']} cores of {facts['processor']}"
     table = next(row for row in timed["arms"] if row["name"] == TABLE)
@@ -58,7 +58,7 @@ def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict)
             "model": measured_on.model(dotted.flat(table_config)),
             "batch": f"{timed['batch']} x {timed['sequence']} tokens",
             "type": timed["dtype"],
-            "text": f"{timed['source']} in {timed['tokenizer']}'s ids, the rest of the vocabulary is padding",
+            "text": f"{timed['source']} in {timed['tokenizer']}'s ids; the other ids are padding",
             "versions": ", ".join(f"{name} {facts['versions'][name]}" for name in ("jax", "jaxlib")),
             "rounds": str(len(table["rounds"])),
             "load average": f"{machine.load()[0]:g} at the end",
@@ -67,13 +67,14 @@ def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict)
         rows=[_row(row, table, cached) for row in timed["arms"]],
         paper=PAPER,
         notes=(
-            "over: more than the step of the table or of cached codes, by medians; low and high: quartiles round by "
-            "round. Where these lie on both sides of zero, nothing is resolved.",
-            "The paper's percentage is what writing codes takes of its own step, 1 to 4 ms a micro-batch; over cached "
-            "is the nearest to it here.",
-            "So small a model's step is mostly its head and the head's update. The product of codes and projection has "
-            "4 % of the head's FLOPs at any width, and hardly any body beside it: by FLOPs the input's share of a step "
-            "is far larger here than in the paper's models.",
+            "over table, over cached: difference of the median step times, relative to the table's step or to the step "
+            "with cached codes. low and high: quartiles of this difference over rounds. If they differ in sign, the "
+            "difference is not resolved.",
+            "The paper reports the time that computing codes takes as a share of its own step, 1 to 4 ms a "
+            "micro-batch. The closest number here is over cached.",
+            "In a model this small the head and its update take most of a step. The product of codes and projection "
+            "has 4 % of the head's FLOPs at any width, so the input's share of a step is far larger here than in the "
+            "paper's models, whose blocks take most of the FLOPs.",
         ),
         paper_conditions={"vocabulary": "131,072", "P": "32"},
     )

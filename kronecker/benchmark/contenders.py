@@ -1,7 +1,7 @@
-"""The contenders of the encoder's benchmark: the product's implementations, a table, the author's package.
+"""The contenders of the encoder's benchmark: the product's implementations, a learned table, the author's package.
 
-Each does three things with a batch: embeds it; embeds it and returns the gradient of its one trained matrix for a given
-cotangent; does that and takes an update of the optimizer that training uses, its state donated as training donates it.
+Each is timed on three measures.  forward: the embeddings of a batch.  gradient: these, and the gradient of its one
+trained matrix for a given cotangent.  update: these, and an update by the optimizer of training, with donated state.
 
 Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained matrix (D or V), d model width.
 """
@@ -23,21 +23,21 @@ from kronecker.embedding import bags, codec, implementations
 from kronecker.training import input_side, plan
 
 MEASURES = ("forward", "gradient", "update")
-FLOAT_BYTES = 4  # of a parameter, an embedding, a gradient
+FLOAT_BYTES = 4  # parameters, embeddings and gradients are float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What every contender of a setting is given."""
+    """The inputs of every contender of a setting."""
 
     table: codec.ByteTable  # the vocabulary's bytes
     ids: np.ndarray  # int32 (batches, N)
     width: int  # d
-    dtype: str  # of the operands where an implementation multiplies matrices
+    dtype: str  # operands of matrix products
     config: ml_collections.ConfigDict  # resolved; its optimizer is the one that is timed
-    cache_limit_mb: float  # the most that the codes of "cached" may take
-    # how often a call does its work, within one program, so that the time to start a program does not count; the
-    # package's layer takes one turn always
+    cache_limit_mb: float  # limit for the codes of "cached"
+    # Repetitions of the work within one compiled program, so that the time to launch it does not count; the author's
+    # package always runs it once.
     turns: int = 1
 
     @property
@@ -62,19 +62,19 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something that can be timed."""
+    """An input side that can be timed."""
 
     name: str  # one of settings.NAMES
     calls: Mapping[str, timing.Call]  # measure -> what to time
     # returns the embeddings (N, d) of the first batch and the gradient (M, d)
     result: Callable[[], tuple[np.ndarray, np.ndarray]]
-    memory: Mapping[str, Any]  # what it holds, in bytes
+    memory: Mapping[str, Any]  # measure -> bytes by kind
     least_bytes: Mapping[str, int]  # measure -> see `least_bytes`
     device: str  # "cpu", "gpu" or "tpu"
 
 
 def make(name: str, problem: Problem) -> Contender | str:
-    """Returns a contender of settings.NAMES, or why it cannot take part."""
+    """Returns a contender of settings.NAMES, or why it cannot be timed."""
     if name == REFERENCE:
         return _package(problem) if package.installed() else package.MISSING
     if name == TABLE:
@@ -97,14 +97,12 @@ def make(name: str, problem: Problem) -> Contender | str:
 
 
 def least_bytes(problem: Problem, table: bool = False) -> dict[str, int]:
-    """Returns the bytes that must move between memory and processor at least, by measure, however it is computed.
+    """Returns a lower bound on memory traffic, in bytes by measure: inputs read once, outputs written once.
 
-    What a stage takes in is read once and what it gives back is written once; nothing in between is counted.
-
-        forward   ids, the bytes and lengths of the distinct ids, the rows of the matrix that the result depends on
-                  (all D of a projection, because of the shift; of a table the distinct ids'), and the embeddings
-        gradient  that, the cotangent, and the gradient, M rows
-        update    that, and seven times M rows: gradient, matrix and both moments in, matrix and moments out
+    forward   ids; bytes and lengths of the distinct ids; the matrix rows that are used (all D of a projection,
+              because codes are centred; the distinct ids' rows of a table); embeddings
+    gradient  the same, the cotangent, and the gradient (M rows)
+    update    the same, and seven times M rows: gradient, matrix and both moments read, matrix and moments written
     """
     distinct = round(np.mean([len(np.unique(ids)) for ids in problem.ids]))
     matrix_rows = len(problem.table.lengths) if table else problem.table.code_dim
@@ -143,7 +141,7 @@ def _jax(
         side = _in_turns(side)
         ids = [jnp.asarray(np.resize(problem.ids, (problem.turns, problem.tokens)))]
     first = jnp.broadcast_to(jnp.asarray(problem.ids[0]), ids[0].shape)
-    state = side.init(jnp.array(matrix_Md))  # a copy of its own, as it is donated
+    state = side.init(jnp.array(matrix_Md))  # a copy, because it is donated
     forwards = jax.jit(side.forward).lower(matrix, bag, ids[0]).compile()
     gradients = jax.jit(side.gradient).lower(matrix, bag, ids[0], grad).compile()
     updates = jax.jit(side.update, donate_argnums=(0, 1)).lower(*state, bag, ids[0], grad).compile()
@@ -171,10 +169,10 @@ def _jax(
 
 
 def _in_turns(side: input_side.InputSide) -> input_side.InputSide:
-    """Returns the same functions of ids (K, N), which work on the K batches one after another and keep the last result.
+    """Returns the same functions of ids (K, N): they process the K batches in order and return the last result.
 
-    A turn takes its arguments with the result before it, or the compiler would do once, ahead of all turns, what each
-    has to do in training: round W, say, or the cotangent.
+    Each turn depends on the result of the turn before.  Otherwise the compiler would hoist work out of the loop that
+    training repeats in every step, such as rounding W or the cotangent.
     """
 
     def forward(matrix_Md, bag, ids_KN):
@@ -196,9 +194,9 @@ def _in_turns(side: input_side.InputSide) -> input_side.InputSide:
 
 
 def _loop(turn: Callable[..., Any], state: tuple[Any, ...] | None, ids_KN: jax.Array, *arguments: Any) -> Any:
-    """Returns the last result of `turn`, called with the result before, ids (N,) and the arguments, the same for all.
+    """Returns the last result of `turn`, called as turn(previous result, ids (N,), *arguments) for each row of ids.
 
-    `turn` returns a tuple, or an array, whose first entries are its next `state`; None: it has none.
+    `state` is the first "previous result", or its first entries; None if `turn` ignores the previous result.
     """
     shapes = jax.eval_shape(turn, state, ids_KN[0], *arguments)
     before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -1,4 +1,4 @@
-"""The encoder's benchmark: what the input side of a model costs, in every way it can be computed."""
+"""The encoder's benchmark: time and memory of a model's input side, for every implementation."""
 
 import gc
 import os
@@ -16,10 +16,10 @@ from kronecker.embedding import codec, implementations
 from kronecker.runtime import progress
 from kronecker.schema import resolution
 
-BATCHES = 4  # of ids, in turn; equal rounds have equal batches
-SEQUENCE = 256  # ids in a row that come from one place of the text
+BATCHES = 4  # of ids, used in turn; all contenders get the same batch in a round
+SEQUENCE = 256  # consecutive ids of the text
 TRIAD = "memory bandwidth"
-# Largest difference from the first contender, over the largest value: above it one of the two is wrong.
+# Largest allowed difference between two contenders, relative to the largest value.
 AGREE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 
@@ -32,18 +32,18 @@ def run(
     seconds: float,
     report: Callable[[dict[str, Any]], None] = lambda setting: None,
 ) -> dict[str, Any]:
-    """Returns the numbers of all settings, ready for JSON; within one, all contenders take turns.
+    """Returns the numbers of all settings, ready for JSON; the contenders of a setting are timed in turns.
 
     Args:
       base: a config with the group `data` and a tokenizer; its optimizer is the one that is timed.
-      dtype: of the operands where an implementation multiplies matrices.
-      cache_limit_mb: the most that the codes of "cached" may take.
+      dtype: of the operands of matrix products.
+      cache_limit_mb: limit for the codes of "cached".
       rounds, seconds: as in `timing.interleave`.
-      report: called with the numbers of each setting when it is finished.
+      report: called with the numbers of each finished setting.
 
     Raises:
-      ValueError: if text or tokenizer do not fit a setting.
-      FloatingPointError: if two contenders do not agree.
+      ValueError: if the text is too short, or the tokenizer has more ids than a setting.
+      FloatingPointError: if two contenders differ by more than AGREE.
     """
     resolved = resolution.resolve(base)
     read: dict[str, texts.Text] = {}
@@ -51,7 +51,7 @@ def run(
     for i, setting in enumerate(settings, 1):
         spec = setting.tokenizer or base.tokenizer
         if spec not in read:
-            print(f"reading text for {spec}", file=sys.stderr)
+            print(f"reading text and encoding it with {spec}", file=sys.stderr)
             read[spec] = texts.read(spec, base.data)
         given = problem(setting, read[spec], resolved, dtype, cache_limit_mb)
         done.append(measure(setting, given, read[spec], rounds, seconds, f"setting {i}/{len(settings)}"))
@@ -61,8 +61,8 @@ def run(
 
 
 def verdicts(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what became of the targets: two cores, GPT-2's ids, 8,192 tokens, d = 768."""
-    told = []
+    """Returns a verdict for each target; they are set for two cores, GPT-2's ids, 8,192 tokens and d = 768."""
+    judged = []
     for setting in settings:
         if (setting["tokens"], setting["d"], setting["tokenizer"]) != (8192, 768, "gpt2"):
             continue
@@ -71,20 +71,20 @@ def verdicts(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         target = {16: 50, 32: 25}.get(setting["P"])
         if target and "reference_over_auto_gradient" in ratios:
             found = ratios["reference_over_auto_gradient"]
-            what = f"{where}: forward + gradient, the reference's time over {auto}'s"
-            told.append({"what": what, "at_least": target, **found, "reached": found["of_medians"] >= target})
+            what = f"{where}, time of forward + gradient: reference / {auto}"
+            judged.append({"what": what, "at_least": target, **found, "reached": found["of_medians"] >= target})
         if "auto_over_table_update" in ratios:
             found = ratios["auto_over_table_update"]
-            what = f"{where}: forward + gradient + update, {auto}'s time over flax.linen.Embed's"
-            told.append({"what": what, "at_most": 1.0, **found, "reached": found["of_medians"] <= 1.0})
+            what = f"{where}, time of forward + gradient + update: {auto} / flax.linen.Embed"
+            judged.append({"what": what, "at_most": 1.0, **found, "reached": found["of_medians"] <= 1.0})
     here = jax.default_backend() == "cpu" and os.cpu_count() == 2
-    return [{**verdict, "set_for": "two CPU cores", "as_specified": here} for verdict in told]
+    return [{**verdict, "set_for": "two CPU cores", "as_specified": here} for verdict in judged]
 
 
 def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[str, float]:
-    """Returns each product's largest difference from the first one's, over the largest value, in value or gradient.
+    """Returns each contender's largest difference from the first one, in value or gradient, over the largest value.
 
-    A learned table is left out. Raises FloatingPointError if a difference is above AGREE.
+    Learned tables are skipped, because they compute something else.  Raises FloatingPointError if one exceeds AGREE.
     """
     products = [entrant for entrant in entrants if entrant.name != TABLE]
     first, found = None, {}
@@ -94,8 +94,8 @@ def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[
         error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(result, first, strict=True))
         if not error <= AGREE[dtype]:
             raise FloatingPointError(
-                f"{entrant.name} and {products[0].name} differ by {error:.1e} of the largest entry, more than "
-                f"{AGREE[dtype]:.0e}: one of them is wrong, and its time means nothing"
+                f"{entrant.name} and {products[0].name} differ by {error:.1e} of the largest entry; at most "
+                f"{AGREE[dtype]:.0e} is allowed: one of them is wrong, so its time means nothing"
             )
         found[entrant.name] = error
     return found
@@ -109,7 +109,7 @@ def problem(
     cache_limit_mb: float,
     turns: int = 1,
 ) -> contenders.Problem:
-    """Returns what the contenders of a setting are given; `base` is resolved, the rest as in `run`.
+    """Returns the inputs of a setting's contenders; `base` is resolved, the other arguments are as in `run`.
 
     Raises ValueError if the text is too short, or the tokenizer has more ids than the setting.
     """
@@ -125,9 +125,9 @@ def problem(
 def measure(
     setting: Setting, given: contenders.Problem, read: texts.Text, rounds: int, seconds: float, label: str
 ) -> dict[str, Any]:
-    """Returns the numbers of one setting; its line of progress begins with `label`, the rest is as in `run`.
+    """Returns the numbers of one setting; `label` begins its progress line, the other arguments are as in `run`.
 
-    Raises FloatingPointError if two contenders do not agree.
+    Raises FloatingPointError if two contenders differ by more than AGREE.
     """
     with progress.ProgressLine(label, rounds, 0) as line:
         result = _measure(setting, given, read, rounds, seconds, line.show)
@@ -194,7 +194,7 @@ def _measure(
 
 
 def _ratios(samples: dict[Any, timing.Samples], auto: str) -> dict[str, dict[str, float]]:
-    """Returns the ratios that verdicts and rules rest on, of those whose two sides were timed."""
+    """Returns the time ratios behind the verdicts, where both contenders were timed."""
     wanted = {}
     for measure in contenders.MEASURES:
         wanted[f"auto_over_table_{measure}"] = (auto, measure), (TABLE, measure)

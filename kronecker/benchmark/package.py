@@ -1,4 +1,4 @@
-"""The paper author's package, `kronecker-embeddings` on PyTorch, as a contender; nothing here needs it installed."""
+"""The paper author's package, `kronecker-embeddings` on PyTorch, as a contender; imported only when used."""
 
 import concurrent.futures
 import importlib
@@ -15,8 +15,8 @@ import numpy as np
 from kronecker.benchmark import timing
 from kronecker.embedding import author_package, codec
 
-MISSING = "not installed: make reference"
-_HIGHEST = pathlib.Path("/proc/self/clear_refs")  # "5" forgets how large the process was
+MISSING = "the author's package is not installed; `make reference` installs it"
+_HIGHEST = pathlib.Path("/proc/self/clear_refs")  # writing "5" resets the peak of the resident memory
 
 
 def installed() -> bool:
@@ -24,9 +24,9 @@ def installed() -> bool:
 
 
 class Layer:
-    """The package's layer in its dynamic mode, on a table's bytes, with PyTorch's own AdamW.
+    """The package's layer in its dynamic mode, on a table's bytes, with PyTorch's AdamW.
 
-    It runs on the GPU if JAX and PyTorch both do, else on the CPU with a thread a core.
+    It runs on the GPU if both JAX and PyTorch use one, else on the CPU with one thread for each core.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Layer:
         return self._torch.from_numpy(np.array(array)).to(self.device)
 
     def forward(self, ids: Any) -> None:
-        """Embeds, with no graph kept."""
+        """Computes the embeddings without autograd."""
         with self._torch.no_grad():
             self._layer(ids)
         self._wait()
 
     def gradient(self, ids: Any, grad: Any) -> tuple[Any, Any]:
-        """Returns the embeddings and the gradient of W, transposed as ours is."""
+        """Returns the embeddings and the gradient of W, in our layout (D, d)."""
         self._adamw.zero_grad(set_to_none=True)
         out = self._layer(ids)
         out.backward(grad)
@@ -75,7 +75,7 @@ class Layer:
         return out.detach(), self._layer.projection.weight.grad.T
 
     def update(self, ids: Any, grad: Any) -> None:
-        """Embeds, differentiates, clips as training does and takes a step of AdamW."""
+        """Computes embeddings and gradient, clips the gradient as training does and takes a step of AdamW."""
         self.gradient(ids, grad)
         if self._clip:
             self._torch.nn.utils.clip_grad_norm_(self._layer.parameters(), self._clip)
@@ -90,10 +90,9 @@ class Layer:
 def peak_memory(
     table: codec.ByteTable, width: int, train: ml_collections.ConfigDict, ids: np.ndarray
 ) -> dict[str, int] | None:
-    """Returns by how many bytes a process of its own grows while the layer takes one update; None off Linux.
+    """Returns how many bytes the peak resident memory of a new process grows by in one update; None outside Linux.
 
-    Libraries, the layer, its optimizer's state and its arguments are there before: this is what one update needs beside
-    them, as the resident memory at its highest.
+    Libraries, layer, optimizer state and arguments are allocated before, so they do not count.
     """
     if not _HIGHEST.exists():
         return None
@@ -105,7 +104,7 @@ def _growth(table: codec.ByteTable, width: int, train: dict[str, Any], ids: np.n
     projection_Dd = np.zeros((table.code_dim, width), np.float32)
     layer = Layer(table, projection_Dd, ml_collections.ConfigDict(train), on_gpu=False)
     grad = layer.to_device(np.ones((*ids.shape, width), np.float32))
-    layer.update(layer.to_device(ids[:1]), grad[:1])  # the optimizer's state and the libraries' own pools
+    layer.update(layer.to_device(ids[:1]), grad[:1])  # allocates the optimizer's state and the libraries' pools
     _HIGHEST.write_text("5")
     before = _resident_bytes("VmRSS")
     layer.update(layer.to_device(ids), grad)

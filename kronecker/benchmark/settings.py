@@ -1,11 +1,11 @@
-"""What the encoder's benchmark can be asked to time; no JAX here, so that a refused flag need not wait for it."""
+"""The settings of the encoder's benchmark; imports no JAX, so that a wrong flag fails at once."""
 
 import dataclasses
 
 from kronecker.schema import choices
 
 TABLE, REFERENCE = "table", "reference"
-GATHER_BY_ONE_HOT = "gather_onehot"  # gather, its gradient by one-hot products; "gather" is the one by scatter
+GATHER_BY_ONE_HOT = "gather_onehot"  # gather, whose gradient is a one-hot product; that of "gather" is a scatter
 NAMES = (*choices.IMPLEMENTATIONS, GATHER_BY_ONE_HOT, TABLE, REFERENCE)
 
 
@@ -13,12 +13,12 @@ NAMES = (*choices.IMPLEMENTATIONS, GATHER_BY_ONE_HOT, TABLE, REFERENCE)
 class Setting:
     """One problem to time."""
 
-    tokens: int = 8192  # N, embedded at a time
+    tokens: int = 8192  # N, tokens in a batch
     d: int = 768  # the model's width
     P: int = 16  # byte positions
     tokenizer: str = ""  # as in a config; "": the one of --tokenizer
     only: str = ""  # contenders, joined by "+"; "": all
-    # ids, where those beyond the tokenizer's are padding, which costs as much; 0: as a config pads the tokenizer's
+    # Vocabulary size; ids beyond the tokenizer's are padding, which costs as much.  0: padded as by a config.
     V: int = 0
 
     @property
@@ -37,9 +37,10 @@ SETTINGS = (
 
 
 def parse(argument: str) -> Setting:
-    """Returns the setting of "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table"; what is left out is the default.
+    """Returns the setting of a text such as "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table".
 
-    Raises ValueError if a key is not known, a number is not one, or there is no such contender.
+    Keys that are left out keep their defaults.  Raises ValueError for an unknown key, a wrong number or an unknown
+    contender.
     """
     known = {field.name: field.type for field in dataclasses.fields(Setting)}
     values = {}
@@ -47,12 +48,12 @@ def parse(argument: str) -> Setting:
         key, equals, value = item.partition("=")
         if key not in known or not equals or (known[key] is int and not (value.isdecimal() and int(value))):
             raise ValueError(
-                f"--setting={argument}: cannot read {item!r}; write "
-                "tokens=8192,d=768,P=16,tokenizer=gpt2,only=bag+table, each part where it is not the default"
+                f"--setting={argument}: cannot read {item!r}; write KEY=VALUE pairs joined by commas, such as "
+                f"tokens=8192,d=768,only=bag+table; keys: {', '.join(known)}; numbers are at least 1"
             )
         values[key] = known[key](value)
     setting = Setting(**values)
     for name in setting.names:
         if name not in NAMES:
-            raise ValueError(f"--setting={argument}: there is no contender {name!r}; only= takes {', '.join(NAMES)}")
+            raise ValueError(f"--setting={argument}: unknown contender {name!r} in only=; allowed: {', '.join(NAMES)}")
     return setting

@@ -1,4 +1,4 @@
-"""The benchmark of whole training steps: what an arm's input embedding costs where it counts."""
+"""The benchmark of whole training steps: how much an arm's input embedding costs there."""
 
 import math
 import sys
@@ -16,15 +16,15 @@ from kronecker.schema import choices, resolution
 from kronecker.schema.arms import BASELINE, KINDS, TARGETED
 from kronecker.training import plan, train_step
 
-BATCHES = 4  # of ids, in turn; all arms have the same one in a round
+BATCHES = 4  # of ids, used in turn; all arms get the same batch in a round
 
 
 def by_implementation(
     arms: Mapping[str, ml_collections.ConfigDict], ways: Sequence[str]
 ) -> dict[str, ml_collections.ConfigDict]:
-    """Returns the arms, each that has a bag once for each way to compute its product: "kronecker onthefly", ...
+    """Returns the arms, those with a bag once for each implementation: "kronecker onthefly", ...
 
-    Tables stay as they are; an arm keeps its name under "auto", which is how it trains.
+    Tables are returned unchanged; an arm keeps its name under "auto", the default of training.
     """
     made = {}
     for name, c in arms.items():
@@ -47,20 +47,20 @@ def run(
 ) -> dict[str, Any]:
     """Returns the numbers of all arms' training steps, ready for JSON.
 
-    Each arm keeps a state of its own, donated from step to step as in training, on all devices that there are.
+    Each arm has its own training state, donated from step to step as in training, on all devices.
 
     Args:
-      arms: name -> config, not resolved; they share data, tokenizer, P, batch and sequence.
+      arms: name -> unresolved config; they share data, tokenizer, P, batch and sequence.
       rounds: as in `timing.interleave`.
-      turns: steps that are timed together, back to back, as training dispatches them.
-      enough: asked before an arm is compiled, the first two apart; True: this arm and those after it are left out.
+      turns: steps that are timed together, dispatched back to back as in training.
+      enough: called before each arm but the first two is compiled; True skips this arm and those after it.
 
     Raises:
-      ValueError: if a config cannot work, or the text is too short.
+      ValueError: if a config is invalid, or the text is too short.
       FloatingPointError: if a loss is not finite.
     """
     if baseline not in arms:
-        raise ValueError(f"the arms are {', '.join(arms)}; {baseline}, which they are compared with, is missing")
+        raise ValueError(f"--arms={','.join(arms)}: {baseline} is missing; add it, the others are compared with it")
     mesh = device_mesh.make_mesh()
     resolved, read, ids = problem(arms, mesh)
     first = resolved[baseline]
@@ -78,7 +78,7 @@ def run(
     rows = []
     for name, arm in entrants.items():
         if not math.isfinite(arm.loss):
-            raise FloatingPointError(f"{name}: the loss is {arm.loss}, and the time of such a step means nothing")
+            raise FloatingPointError(f"{name}: the loss is {arm.loss}, so the time of its step means nothing")
         against = timing.ratio(samples[name], samples[baseline])
         speed = t.batch * t.sequence / samples[name].median
         rows.append(
@@ -104,10 +104,10 @@ def run(
 def problem(
     arms: Mapping[str, ml_collections.ConfigDict], mesh: jax.sharding.Mesh
 ) -> tuple[dict[str, ml_collections.ConfigDict], texts.Text, np.ndarray]:
-    """Returns the configs, with the vocabulary, of arms that are timed together, their text, and its batches.
+    """Returns the arms' resolved configs, with their vocabulary, the text, and its batches of ids.
 
-    The configs in `arms` are not resolved; they share data, tokenizer, batch and sequence. Raises ValueError if one
-    cannot work, or the text is too short.
+    The configs in `arms` are unresolved; they share data, tokenizer, batch and sequence. Raises ValueError if one is
+    invalid, or the text is too short.
     """
     resolved = {name: resolution.resolve(c, mesh.size) for name, c in arms.items()}
     first = next(iter(resolved.values()))
@@ -117,13 +117,13 @@ def problem(
 
 
 def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns what became of the target: the paper's arm is no slower than the untied table, within the spread.
+    """Returns the verdict on the target: a step of the paper's arm takes no longer than the untied table's.
 
-    Reached means that the lower quartile of the ratios of single rounds is at most 1.
+    It is reached if the lower quartile of the rounds' ratios is at most 1.
     """
     return [
         {
-            "what": f"{row['name']}: one step, its time over {result['baseline']}'s",
+            "what": f"time of a step: {row['name']} / {result['baseline']}",
             "at_most": 1.0,
             **row["ratio"],
             "reached": row["ratio"]["low"] <= 1.0,
@@ -136,7 +136,7 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def speed(c: ml_collections.ConfigDict, seconds: float, devices: int) -> dict[str, float | None]:
-    """Returns what a config's step of so many seconds gives; MFU is None where the device's peak is not known."""
+    """Returns tokens and FLOPs per second of a step that takes `seconds`, and its MFU (None: peak unknown)."""
     shape, tokens_per_second = transformer.Shape.of(c.model), c.train.batch * c.train.sequence / seconds
     kind = jax.devices()[0].device_kind
     return {
@@ -147,9 +147,9 @@ def speed(c: ml_collections.ConfigDict, seconds: float, devices: int) -> dict[st
 
 
 class Arm:
-    """An arm in training; `state` is what it has become, `loss` the last step's, in nats per token.
+    """An arm in training: its `state`, and the `loss` of its last step in nats per token.
 
-    Its config is resolved, with its vocabulary; batches of ids (B, T + 1) on `mesh` are taken in turn, `turns` a call.
+    The config is resolved, with its vocabulary.  Batches of ids (B, T + 1) on `mesh` are used in turn, `turns` a call.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Arm:
         }
 
     def step(self, number: int) -> None:
-        """Takes the steps of a call, one dispatched behind the other, and waits for all of them."""
+        """Dispatches the steps of one call back to back and waits for all of them."""
         for turn in range(number * self._turns, (number + 1) * self._turns):
             tokens = self._batches[turn % len(self._batches)]
             self.state, metrics = self._update(self.state, self._bag, tokens, self._weights)

@@ -1,4 +1,4 @@
-"""Token ids of real text, for timings: how often ids repeat and how long they are decides what an encoder costs."""
+"""Token ids of real text, because an encoder's cost depends on how often ids repeat and how long tokens are."""
 
 import dataclasses
 import tempfile
@@ -11,28 +11,28 @@ import numpy as np
 from kronecker import tokenization
 from kronecker.data import preparation, sources
 
-TEXT_BYTES = 4_000_000  # of a source, the first: about a million tokens
+TEXT_BYTES = 4_000_000  # read from the start of a source: about a million tokens
 BPE = "bpe:"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A tokenizer and a stream of its ids."""
+    """A tokenizer and the ids of a text."""
 
-    tokenizer: tokenization.Tokenizer  # its spec is what the user wrote
-    ids: np.ndarray  # int32 (n,), the documents of a source, each followed by the end-of-text id
+    tokenizer: tokenization.Tokenizer  # its spec is the user's
+    ids: np.ndarray  # int32 (n,): documents, each followed by the end-of-text id
     source: str
 
     def batches(self, count: int, sequences: int, length: int) -> np.ndarray:
-        """Returns `count` batches, int32 (count, sequences, length), of sequences from all over the text.
+        """Returns int32 (count, sequences, length): different sequences, drawn at random from the text.
 
-        Raises ValueError if the text has too few ids for sequences that are all different.
+        Raises ValueError if the text is too short.
         """
         rows = len(self.ids) // length
         if rows < count * sequences:
             raise ValueError(
-                f"--data: the first {TEXT_BYTES // 10**6} MB of {self.source} are {len(self.ids):,} ids of "
-                f"{self.tokenizer.name}, and {count} batches of {sequences:,} x {length:,} take "
+                f"--data: the first {TEXT_BYTES // 10**6} MB of {self.source} have {len(self.ids):,} tokens under "
+                f"{self.tokenizer.name}; {count} batches of {sequences:,} x {length:,} need "
                 f"{count * sequences * length:,}; choose more text or smaller batches"
             )
         chosen = np.random.default_rng(0).permutation(rows)[: count * sequences]
@@ -40,12 +40,12 @@ class Text:
 
 
 def read(tokenizer: str, data: ml_collections.ConfigDict) -> Text:
-    """Returns the start of a source's training text under a tokenizer; bpe:SIZE is trained on the text itself.
+    """Returns the start of a source's training text, encoded; the tokenizer bpe:SIZE is trained on this text.
 
-    Raises ValueError if source or tokenizer do not fit, OSError if a file is missing.
+    Raises ValueError for a wrong source or tokenizer, OSError for a missing file.
     """
     if data.source.startswith(preparation.PREPARED):
-        raise ValueError(f"--data={data.source}: several tokenizers read the text itself; give the source it was from")
+        raise ValueError(f"--data={data.source}: benchmarks need raw text; give the source it was prepared from")
     source = sources.open_source(data)
     source.fetch(lambda done, total: None)
     texts = [text for text in sources.training_texts(source, data.validation_fraction, TEXT_BYTES) if text]
@@ -58,7 +58,7 @@ def read(tokenizer: str, data: ml_collections.ConfigDict) -> Text:
 def _trained(spec: str, texts: Iterable[str]) -> tokenization.Tokenizer:
     size = spec.removeprefix(BPE)
     if not size.isdecimal():
-        raise ValueError(f"tokenizer is {spec!r}; write bpe:SIZE, for example bpe:8192")
+        raise ValueError(f"--tokenizer={spec}: SIZE in bpe:SIZE is not a number; write for example bpe:8192")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
         tokenization.train_bpe(texts, int(size), file)

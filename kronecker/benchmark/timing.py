@@ -1,7 +1,7 @@
-"""Timings that can be compared: contenders take turns, so what else the machine does meets all of them.
+"""Comparable timings: contenders are timed in turns, so that other load on the machine affects all of them.
 
-A round runs every case once, in an order drawn anew.  A case too slow for that takes part in some of the rounds, spread
-over the whole run, never in fewer than five.
+A round runs every case once, in a new random order.  Slow cases run only in some rounds, at least five, spread over the
+whole run.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ import jax
 import numpy as np
 
 LEAST_ROUNDS = 5
-SETTLE_SECONDS = 0.005  # before each call: PyTorch's threads spin for a while after their work is done
-TRIAD_FLOATS = 1 << 26  # 256 MiB an array, beyond every last-level cache
-SPREAD = (0.1, 0.9)  # the quantiles beside a median
+SETTLE_SECONDS = 0.005  # wait before each call, because PyTorch's threads spin for a while after their work
+TRIAD_FLOATS = 1 << 26  # 256 MiB an array, larger than any last-level cache
+SPREAD = (0.1, 0.9)  # quantiles reported with a median
 
-Call = Callable[[int], Any]  # takes a round's number; returns when its work is finished
+Call = Callable[[int], Any]  # called with a round's number; returns when its work is finished
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """One case's timings."""
 
-    rounds: tuple[int, ...]  # that it took part in, rising
+    rounds: tuple[int, ...]  # in which it was timed, ascending
     seconds: tuple[float, ...]  # of each of them
 
     @property
@@ -37,7 +37,7 @@ class Samples:
         return np.quantile(self.seconds, levels).tolist()
 
     def of_one(self, turns: int) -> Self:
-        """Returns the timings of one of the `turns` that each call took back to back."""
+        """Returns the seconds of one turn, where each call ran `turns` of them back to back."""
         return dataclasses.replace(self, seconds=tuple(seconds / turns for seconds in self.seconds))
 
     def summary(self) -> dict[str, Any]:
@@ -52,20 +52,20 @@ def interleave(
     show: Callable[[int, str], None] = lambda done, words: None,
     seed: int = 0,
 ) -> dict[Hashable, Samples]:
-    """Returns the samples of each case, timed in turns after a warm-up of each.
+    """Returns the samples of each case, timed in turns after a warm-up.
 
     Args:
-      cases: what to time; each is called with the round's number.
-      rounds: in all; at least LEAST_ROUNDS.
-      seconds: that one case may take over all rounds; a slower one takes part in fewer, at least LEAST_ROUNDS.
-      show: called with the rounds done and a few words.
+      cases: functions to time, called with the round's number.
+      rounds: their number, at least LEAST_ROUNDS.
+      seconds: budget of each case over all rounds; a slower case runs in fewer, at least LEAST_ROUNDS.
+      show: called with the number of finished rounds and the name of the next case.
     """
     shares = {}
     for name, call in cases.items():
         show(0, f"warming up {_label(name)}")
         warm = _timed(call, 0)
         if warm < seconds / LEAST_ROUNDS:
-            warm = _timed(call, 0)  # the first call also finds its memory
+            warm = _timed(call, 0)  # the first call also allocates memory
         shares[name] = max(LEAST_ROUNDS, int(min(rounds, seconds / warm)))
     taken: dict[Hashable, list[tuple[int, float]]] = {name: [] for name in cases}
     rng = np.random.default_rng(seed)
@@ -78,14 +78,14 @@ def interleave(
 
 
 def ratio(slow: Samples, fast: Samples) -> dict[str, float]:
-    """Returns how much longer `slow` takes over the rounds that both took part in.
+    """Returns the time of `slow` over that of `fast`.
 
-    Of the ratios of single rounds the median and quartiles, low and high; of_medians is that of the two medians.
-    Raises ValueError if they share no round.
+    "median", "low" and "high" are median and quartiles of the ratios of the rounds that both have; "of_medians" is the
+    ratio of the two medians.  Raises ValueError if they share no round.
     """
     common = sorted(set(slow.rounds) & set(fast.rounds))
     if not common:
-        raise ValueError("two cases share no round, so they cannot be compared; raise --rounds")
+        raise ValueError("two cases share no round, so they cannot be compared; increase --rounds")
     above, below = (dict(zip(case.rounds, case.seconds, strict=True)) for case in (slow, fast))
     ratios = [above[number] / below[number] for number in common]
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
@@ -94,7 +94,7 @@ def ratio(slow: Samples, fast: Samples) -> dict[str, float]:
 
 
 def triad(turns: int = 1) -> tuple[Call, int]:
-    """Returns a case that streams through memory, a += 2 b in place, and the bytes that one of its turns moves."""
+    """Returns a case that computes a += 2 b in place on large arrays, and the bytes that one of its turns moves."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def add(a, b):
@@ -112,7 +112,7 @@ def triad(turns: int = 1) -> tuple[Call, int]:
 
 
 def threads() -> int:
-    """Returns how many threads a contender may use: a core each."""
+    """Returns how many threads a contender may use: one for each core."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

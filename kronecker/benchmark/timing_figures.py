@@ -1,4 +1,4 @@
-"""A benchmark as a picture: an SVG document beside its JSON."""
+"""Figures of the benchmarks, as SVG documents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,16 @@ from kronecker.benchmark import settings, timing_tables
 from kronecker.report import plot
 
 MARKS = {"forward": ("o", plot.SKY), "gradient": ("s", plot.BLUE), "update": ("D", plot.VERMILION)}
-LEGEND = {"forward": "forward", "gradient": "+ gradient", "update": "+ AdamW"}
-FLOOR = "least bytes at the memory's bandwidth"
+LOWER_BOUND = "lower bound: inputs read once, outputs written once, at full memory bandwidth"
 OFFSETS = (-0.24, 0.0, 0.24)  # of the measures within a row
 COLUMNS = 2
 PANEL_WIDTH, ROW_HEIGHT, NAME_WIDTH = 5.2, 0.42, 1.25  # inches
 ABOVE, BELOW, MARGIN = 0.4, 0.6, 0.25  # inches, of a panel
-HEAD = 0.55  # inches, of the sheet
+HEAD = 0.75  # inches, above all panels
 
 
 def encoder(result: Mapping[str, Any]) -> str:
-    """Returns the picture of the encoder's benchmark: a panel a setting, a row a contender, times on a log axis."""
+    """Returns the figure of the encoder's benchmark: a panel per setting, a row per contender, times on a log axis."""
     all_settings = result["settings"]
     rows = [all_settings[i : i + COLUMNS] for i in range(0, len(all_settings), COLUMNS)]
     heights = [
@@ -39,22 +38,29 @@ def encoder(result: Mapping[str, Any]) -> str:
                 _panel(ax, setting)
             top -= panel_height
         handles = [
-            lines.Line2D([], [], color=colour, marker=mark, linestyle="", label=LEGEND[measure])
+            lines.Line2D(
+                [],
+                [],
+                color=colour,
+                marker=mark,
+                linestyle="",
+                label=timing_tables.MEASURES[measure].replace("\n", " "),
+            )
             for measure, (mark, colour) in MARKS.items()
         ]
-        handles.append(lines.Line2D([], [], color="#777777", marker="|", markersize=9, linestyle="", label=FLOOR))
-        paper.legend(handles=handles, loc="upper center", ncols=4, frameon=False, bbox_to_anchor=(0.5, 1.0))
+        handles.append(lines.Line2D([], [], color="#777777", marker="|", markersize=9, linestyle="", label=LOWER_BOUND))
+        paper.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.0))
         return plot.svg(paper)
 
 
 def steps(result: Mapping[str, Any]) -> str:
-    """Returns the picture of the steps' benchmark: a row an arm, its time over the baseline's in each round."""
+    """Returns the figure of the steps' benchmark: a row per arm, its time over the baseline's in each round."""
     arms = result["arms"]
     base = next(row for row in arms if row["name"] == result["baseline"])
     of_round = dict(zip(base["rounds"], base["seconds"], strict=True))
     style = plot.styles([row["name"] for row in arms])
     with mpl.rc_context(plot.LOOK):
-        paper, ax = plot.rows([f"{row['name']}, {row['tokens_per_second']:,.0f} tokens/s" for row in arms], top=0.35)
+        paper, ax = plot.rows([f"{row['name']}, {row['tokens_per_second']:,.0f} tokens/s" for row in arms], top=0.75)
         for i, row in enumerate(arms):
             colour = style[row["name"]][0]
             against = row["ratio"]
@@ -65,13 +71,14 @@ def steps(result: Mapping[str, Any]) -> str:
                 ax.plot((against["low"], against["high"]), (i, i), color=colour, linewidth=2.4, solid_capstyle="butt")
             ax.plot(against["median"], i, "D", color=colour, markersize=6.5, gid=row["name"])
         ax.axvline(1, color=style[result["baseline"]][0], linewidth=1.2, zorder=0)
-        ax.set_xlabel(f"time of a step, {result['baseline']} = 1")
-        ax.set_title(timing_tables.step_title(result), fontsize=9, loc="right")
+        ax.set_xlabel(f"time of a step / {result['baseline']}'s")
+        legend = "dots: rounds; diamond and bar: their median and quartiles"
+        ax.set_title(f"{timing_tables.step_title(result)}\n{legend}", fontsize=9, loc="right")
         return plot.svg(paper)
 
 
 def training(result: Mapping[str, Any]) -> str:
-    """Returns the picture of the benchmark of the trainer: a panel a size, a bar a contender, tokens per second."""
+    """Returns the figure of the trainer's benchmark: a panel per size, a bar per contender, tokens per second."""
     sizes = result["sizes"]
     with mpl.rc_context(plot.LOOK):
         most = max(len(one["contenders"]) for one in sizes)
@@ -86,7 +93,8 @@ def training(result: Mapping[str, Any]) -> str:
             ax.barh([row["name"] for row in rows], speeds, xerr=around, color=colours, ecolor="#333333", height=0.6)
             ax.invert_yaxis()
             ax.set_title(timing_tables.training_title(one), loc="left")
-            ax.set_xlabel("tokens per second: median, and 10 % to 90 % of rounds")
+            ax.xaxis.set_major_formatter("{x:,.0f}")
+            ax.set_xlabel("tokens per second: median, and 10 % to 90 % quantile over rounds")
         return plot.svg(paper)
 
 
@@ -117,7 +125,7 @@ def _panel(ax: axes.Axes, setting: Mapping[str, Any]) -> None:
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("ms")
+    ax.set_xlabel("time, ms: median, and 10 % to 90 % quantile")
     ax.set_title(
         timing_tables.title(setting),
         fontsize=9.5,

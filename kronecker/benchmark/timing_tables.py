@@ -1,4 +1,4 @@
-"""What a benchmark prints: a table a setting, then the verdicts."""
+"""The tables that a benchmark prints, and its verdicts; each fits a terminal of 80 columns."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
@@ -8,82 +8,102 @@ from kronecker.runtime import printing
 from kronecker.runtime.printing import Table
 from kronecker.schema import choices
 
-HEADERS = {"forward": "forward\nms", "gradient": "+ gradient\nms", "update": "+ AdamW\nms"}
+MEASURES = {"forward": "forward", "gradient": "forward +\ngradient", "update": "forward +\ngradient +\nAdamW"}
 
 
 def show_setting(setting: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints the numbers of one setting of the encoder's benchmark."""
-    rows = []
+    times, use = [], []
     for row in setting["contenders"]:
         measured = [row["measures"][name] for name in contenders.MEASURES]
         held = row["memory"].get("update")
-        rows.append(
-            (
-                row["name"] + (" (auto)" if row["name"] == setting["auto"] else ""),
-                *(_spread(one) for one in measured),
-                "/".join(str(len(one["rounds"])) for one in measured),
-                "/".join(f"{100 * one['bandwidth_share']:.2g}" for one in measured),
-                f"{held['temporaries'] / 1e6:,.1f}" if held else "not measured",
-            )
+        label = row["name"] + (" (auto)" if row["name"] == setting["auto"] else "")
+        times.append(
+            (label, *(_spread(one) for one in measured), "/".join(str(len(one["rounds"])) for one in measured))
         )
-    rows += [(name, left_out(name)) for name in setting["refused"]]
-    headers = ("contender", *HEADERS.values(), "rounds", "share of\nbandwidth, %", "temporary\nMB")
+        shares = (f"{100 * one['bandwidth_share']:.1f}" for one in measured)
+        use.append((label, *shares, f"{held['temporaries'] / 1e6:,.1f}" if held else "not measured"))
+    times += [(name, left_out(name)) for name in setting["refused"]]
     bandwidth = setting["bandwidth"]["bytes_per_second"] / 1e9
     printing.show(
-        f"\n{title(setting)}\n{setting['distinct_ids']:,} distinct ids a batch, {setting['mean_length']:.2f} bytes a "
-        f"token, {setting['source']}; memory bandwidth {bandwidth:.1f} GB/s",
-        Table(headers, rows, ("contender",)),
+        f"\n{title(setting)}",
+        f"{setting['source']}: {setting['distinct_ids']:,} distinct ids in a batch, {setting['mean_length']:.2f} bytes "
+        f"per token; memory bandwidth {bandwidth:.1f} GB/s",
+        "\ntime in ms: median (10 % to 90 % quantile)",
+        Table(("contender", *MEASURES.values(), "rounds"), times, ("contender",)),
+        "\nshare of the memory bandwidth in %, and temporary memory of an update",
+        Table(("contender", *MEASURES.values(), "temporary\nMB"), use, ("contender",)),
+        "",
         *(f"{name}: {reason}" for name, reason in setting["refused"].items()),
         *_fastest(setting),
         file=file,
+        wrap=True,
     )
 
 
 def show_steps(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints the numbers of the benchmark of training steps."""
-    times = ("step\nms", "rounds", "tokens\n/s", "ratio to\n" + result["baseline"], "quartiles")
-    headers = ("arm", "product", *times, "memory\nMB", "buffers\nMB")
+    printing.show(f"\n{step_title(result)}\n", step_times(result), "", step_memory(result), "", file=file)
+
+
+def step_times(result: Mapping[str, Any]) -> Table:
+    """Returns the times of all arms' training steps, and their ratios to the baseline's."""
+    headers = ("arm", "step, ms", "tokens/s", f"step /\n{result['baseline']}", "quartiles")
     rows = [
         (
             row["name"],
-            row["implementation"] or "",
             _spread(row),
-            str(len(row["rounds"])),
             f"{row['tokens_per_second']:,.0f}",
             f"{row['ratio']['median']:.3f}",
             f"{row['ratio']['low']:.3f} to {row['ratio']['high']:.3f}",
+        )
+        for row in result["arms"]
+    ]
+    return Table(headers, rows, ("arm",))
+
+
+def step_memory(result: Mapping[str, Any]) -> Table:
+    """Returns the memory of all arms' training steps, and how the product of each is computed."""
+    headers = ("arm", "implementation", "rounds", "memory\nMB", "buffers\nMB")
+    rows = [
+        (
+            row["name"],
+            row["implementation"] or "table",
+            str(len(row["rounds"])),
             f"{row['memory']['total'] / 1e6:,.0f}",
             f"{row['buffers_bytes'] / 1e6:,.2f}",
         )
         for row in result["arms"]
     ]
-    printing.show(f"\n{step_title(result)}", Table(headers, rows, ("arm", "product")), file=file)
+    return Table(headers, rows, ("arm", "implementation"))
 
 
 def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Prints the numbers of one size of the benchmark of the trainer."""
-    rivals = list(result["contenders"][0]["speedup"])
-    against = [header for rival in rivals for header in (f"speed over\n{rival}", "quartiles")]
-    headers = ("contender", "step\nms", "rounds", "tokens\n/s", "GFLOP\n/s", "MFU\n%", *against)
-    rows = []
+    others = list(result["contenders"][0]["speedup"])
+    speeds, ratios = [], []
     for row in result["contenders"]:
-        ratios = [row["speedup"][rival] for rival in rivals]
-        rows.append(
+        speeds.append(
             (
                 row["name"],
                 _spread(row),
                 str(len(row["rounds"])),
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['flops_per_second'] / 1e9:,.0f}",
-                "no peak" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
-                *(cell for r in ratios for cell in (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")),
+                "unknown" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
             )
         )
-    printing.show(f"\n{training_title(result)}", Table(headers, rows, ("contender",)), file=file)
+        against = (row["speedup"][other] for other in others)
+        ratios.append((row["name"], *(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})" for r in against)))
+    headers = ("contender", "step, ms", "rounds", "tokens/s", "GFLOP/s", "MFU, %")
+    printing.show(f"\n{training_title(result)}\n", Table(headers, speeds, ("contender",)), "", file=file)
+    if others:
+        headers = ("contender", *(f"tokens/s over\n{other}" for other in others))
+        printing.show(Table(headers, ratios, ("contender",)), "", file=file)
 
 
 def training_title(result: Mapping[str, Any]) -> str:
-    """Returns one size of the benchmark of the trainer in words."""
+    """Returns one line that describes the steps of one size of the benchmark of the trainer."""
     return (
         f"training steps of {result['size']}, {result['batch']} x {result['sequence']} tokens, V = {result['vocab']:,} "
         f"({result['tokenizer']}), {result['dtype']}"
@@ -91,47 +111,49 @@ def training_title(result: Mapping[str, Any]) -> str:
 
 
 def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
-    """Prints one line a target."""
+    """Prints each target's verdict, and below it the numbers."""
     for verdict in verdicts:
         reached = "reached" if verdict["reached"] else "not reached"
-        target = f"at least {verdict['at_least']}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
-        elsewhere = "" if verdict["as_specified"] else f", which was set for {verdict['set_for']}"
-        rounds = f"{verdict['median']:.3g}, " if "median" in verdict else ""
+        target = f"at least {verdict['at_least']:.2f}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
+        rounds = f"median {verdict['median']:#.3g}, " if "median" in verdict else ""
         printing.show(
-            f"{reached:<12} {verdict['what']}: {verdict['of_medians']:.3g} (round by round {rounds}quartiles "
-            f"{verdict['low']:.3g} to {verdict['high']:.3g}); target {target}{elsewhere}",
+            f"{reached:<12} {verdict['what']}",
+            f"{'':<12} {verdict['of_medians']:#.3g}, target {target}",
+            f"{'':<12} ratios of the rounds: {rounds}quartiles {verdict['low']:#.3g} to {verdict['high']:#.3g}",
+            *([] if verdict["as_specified"] else [f"{'':<12} the target is set for {verdict['set_for']}"]),
             file=file,
         )
 
 
 def left_out(name: str) -> str:
-    """Returns the word for a contender that was not timed."""
-    return "not installed" if name == settings.REFERENCE else "refused"
+    """Returns why a contender was not timed."""
+    return "not installed" if name == settings.REFERENCE else "too large"
 
 
 def title(setting: Mapping[str, Any]) -> str:
-    """Returns the one line that names a setting."""
+    """Returns one line that describes a setting."""
+    dtype = f", {setting['dtype']}" if "dtype" in setting else ""
     return (
         f"{setting['tokens']:,} tokens, d = {setting['d']}, V = {setting['vocab']:,} ({setting['tokenizer']}), "
-        f"P = {setting['P']}"
+        f"P = {setting['P']}{dtype}"
     )
 
 
 def step_title(result: Mapping[str, Any]) -> str:
-    """Returns the one line that names what the steps were."""
+    """Returns two lines that describe the steps."""
     return (
-        f"{result['size']}, {result['batch']} x {result['sequence']} tokens, V = {result['vocab']:,} "
-        f"({result['ids']:,} of {result['tokenizer']}), P = {result['P']}, {result['dtype']}, {result['source']}"
+        f"training steps of {result['size']}, {result['batch']} x {result['sequence']} tokens of {result['source']}, "
+        f"{result['dtype']}\nV = {result['vocab']:,} ({result['ids']:,} of {result['tokenizer']}), P = {result['P']}"
     )
 
 
 def _fastest(setting: Mapping[str, Any]) -> Iterable[str]:
-    """Returns the line that says whether `auto` chose well."""
     times = {row["name"]: row["measures"]["update"]["median_seconds"] for row in setting["contenders"]}
     ours = {name: seconds for name, seconds in times.items() if name in choices.IMPLEMENTATIONS}
     if setting["auto"] in ours and len(ours) > 1:
-        best = min(ours, key=ours.get)
-        yield f"auto is {setting['auto']}, {ours[setting['auto']] / ours[best]:.2f} times the fastest's, {best}'s, time"
+        best, chosen = min(ours, key=ours.get), setting["auto"]
+        slower = f"takes {ours[chosen] / ours[best]:.2f} times as long as {best}, the fastest implementation"
+        yield f"auto chooses {chosen}, which {'is the fastest implementation' if best == chosen else slower}"
 
 
 def _spread(one: Mapping[str, Any]) -> str:

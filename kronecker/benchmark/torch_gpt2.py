@@ -1,8 +1,8 @@
-"""The decoder of kronecker/model/transformer.py with a learned table, in PyTorch the usual way: a rival of our step.
+"""The decoder of kronecker/model/transformer.py with a learned table, in PyTorch, to compare our step with.
 
-nn.Module, F.scaled_dot_product_attention, F.cross_entropy, torch.optim.AdamW in two groups of decay, the gradient's
-global norm clipped.  It starts from our parameters, so the losses of both must agree.  PyTorch is imported when the
-class is made; nothing here needs it installed.
+It uses nn.Module, F.scaled_dot_product_attention, F.cross_entropy, torch.optim.AdamW with two groups of decay, and
+clips the gradient's global norm.  It starts from our parameters, so the losses of both must agree.  PyTorch is imported
+when `Trainer` is created.
 
 Shapes: B batch, T time, V padded vocabulary, d model width, H heads, h head width.
 """
@@ -20,10 +20,10 @@ from kronecker.training import optimizer
 
 
 class Trainer:
-    """A GPT-2 in training, from the parameters of our model with a learned table, as numpy arrays.
+    """A GPT-2 in training that starts from `params`: our model's with a learned table, as numpy arrays.
 
-    Its config is resolved, with its vocabulary: float32, no dropout, no accumulation. `compiled`: model and loss go
-    through torch.compile, each kind of step before it is first taken. `adamw`: options of torch.optim.AdamW.
+    The config is resolved, with its vocabulary: float32, no dropout, no accumulation.  `compiled` uses torch.compile
+    for model and loss, which compiles at the first step; `adamw` are options of torch.optim.AdamW.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Trainer:
     def step(self, tokens_BT1: np.ndarray, mask_padding: bool = False) -> float:
         """Takes one update with ids int64 (B, T + 1) and returns the loss before it, in nats per token.
 
-        `mask_padding`: padded vocabulary entries get no probability, as in ours; it costs a copy of the logits, and the
-        usual code does without.
+        `mask_padding` gives padded vocabulary entries zero probability, as our model does.  It copies the logits, which
+        usual PyTorch code does not.
         """
         loss = self._loss(self._torch.from_numpy(tokens_BT1), mask_padding)
         loss.backward()
@@ -119,7 +119,7 @@ def _model(torch: types.ModuleType, shape: transformer.Shape) -> Any:
 
 
 def _state(params: dict[str, Any], shape: transformer.Shape) -> dict[str, np.ndarray]:
-    """Returns our parameters under PyTorch's names and in its layout: a linear layer's weight is (out, in)."""
+    """Returns our parameters with PyTorch's names and layout: a linear layer's weight is (out, in)."""
     params = jax.tree.map(np.asarray, params)
     d, blocks = shape.d_model, params["blocks"]
     state = {"table.weight": params["embed"]["table"], "positions.weight": params["positions"]}

@@ -1,7 +1,7 @@
-"""The benchmark of the trainer: tokens per second and MFU by size, and how that compares with PyTorch.
+"""The benchmark of the trainer: tokens per second and MFU by size, and a comparison with PyTorch.
 
-Against PyTorch each contender lives in a process of its own, as a user's run would, and takes its turn there: neither
-one's threads or memory meet the other's.  Before they are timed, their first losses must agree.
+With PyTorch each contender has its own process, as in a user's run, so that they share neither threads nor memory.
+Their first losses must agree before they are timed.
 """
 
 import contextlib
@@ -26,57 +26,62 @@ from kronecker.runtime import allocator, device_mesh, progress, sharding
 from kronecker.schema.arms import BASELINE
 from kronecker.training import train_step
 
-RIVAL, TUNED, COMPILED = "torch", "torch_tuned", "torch_compiled"
-RIVALS = {
-    RIVAL: "PyTorch as it comes",
-    TUNED: "the same with AdamW's fused kernel and freed memory kept, as train.py keeps it",
-    COMPILED: "the tuned one, its model and loss under torch.compile",
+TORCH, TUNED, COMPILED = "torch", "torch_tuned", "torch_compiled"
+PYTORCH = {
+    TORCH: "PyTorch with its defaults",
+    TUNED: "torch with AdamW's fused kernel and train.py's allocator settings",
+    COMPILED: "torch_tuned with torch.compile for model and loss",
 }
-SAME_MODEL = BASELINE  # the arm that PyTorch's model is
-TARGETS = {"micro": 1.5, "124m": 1.2}  # times the tokens per second of RIVAL, on two cores
+SAME_MODEL = BASELINE  # the arm with the model that is written in PyTorch
+TARGETS = {"micro": 1.5, "124m": 1.2}  # size -> our tokens per second over those of TORCH, on two cores
 CHECKED = 3  # steps whose losses must agree
 TOLERANCE = 1e-4  # nats per token
 
 
-def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], rounds: int, size: str) -> dict[str, Any]:
-    """Returns the numbers of one size, ready for JSON; with no rivals, the arms are timed in this process.
+def run(
+    arms: Mapping[str, ml_collections.ConfigDict], against: Sequence[str], rounds: int, size: str
+) -> dict[str, Any]:
+    """Returns the numbers of one size, ready for JSON; `against` are names of PYTORCH.
 
-    `arms` are configs by name, not resolved, that share data, tokenizer, batch and sequence.
+    `arms` are unresolved configs by name that share data, tokenizer, batch and sequence.  Without PyTorch they are
+    timed in this process.
 
-    Raises ValueError if a config cannot work, the text is too short, a rival lacks what it needs, or PyTorch is to run
-    beside an accelerator; FloatingPointError if a loss is not finite, or PyTorch's is another.
+    Raises ValueError if a config is invalid, the text is too short, PyTorch or its compiler is not installed, or it
+    would be compared on an accelerator; FloatingPointError if a loss is not finite, or PyTorch's differs.
     """
-    if rivals and SAME_MODEL not in arms:
-        raise ValueError(f"the arms are {', '.join(arms)}; {SAME_MODEL}, which PyTorch's model is, is missing")
-    if rivals and jax.default_backend() != "cpu":
-        raise ValueError(f"--against is for CPU, and this is {jax.default_backend()}; set JAX_PLATFORMS=cpu")
-    if rivals and not importlib.util.find_spec("torch"):
-        raise ValueError(f"--against={','.join(rivals)}: PyTorch is not installed; `make reference` installs it")
-    if COMPILED in rivals and not shutil.which(_compiler()):
+    if against and SAME_MODEL not in arms:
         raise ValueError(
-            f"--against={COMPILED}: torch.compile needs a C++ compiler and {_compiler()} is not there; install it, or "
-            "name another in the environment variable CXX"
+            f"--arms={','.join(arms)}: {SAME_MODEL} is missing; add it, --against compares PyTorch's model with it"
+        )
+    if against and jax.default_backend() != "cpu":
+        raise ValueError(f"--against runs on CPU only, but JAX uses {jax.default_backend()}; set JAX_PLATFORMS=cpu")
+    if against and not importlib.util.find_spec("torch"):
+        raise ValueError(f"--against={','.join(against)}: PyTorch is not installed; `make reference` installs it")
+    if COMPILED in against and not shutil.which(_compiler()):
+        raise ValueError(
+            f"--against={COMPILED}: torch.compile needs a C++ compiler, but {_compiler()} is not installed; install it "
+            "or set the environment variable CXX to another"
         )
     mesh = device_mesh.make_mesh()
     made, read, ids = step.problem(arms, mesh)
     shared = next(iter(made.values()))
     t = shared.train
     jobs = {name: Job(name, c, read.tokenizer.token_bytes, ids) for name, c in made.items()}
-    jobs |= {name: Job(name, made[SAME_MODEL], read.tokenizer.token_bytes, ids) for name in rivals}
+    jobs |= {name: Job(name, made[SAME_MODEL], read.tokenizer.token_bytes, ids) for name in against}
     with contextlib.ExitStack() as stack:
         entrants = {}
         for name, job in jobs.items():
             print(f"{size}: starting {name}", file=sys.stderr)
-            entrants[name] = stack.enter_context(_elsewhere(job)) if rivals else start(job)
+            entrants[name] = stack.enter_context(_elsewhere(job)) if against else start(job)
         first = {name: [entrant(number) for number in range(CHECKED)] for name, entrant in entrants.items()}
-        _check(first, rivals)
+        _check(first, against)
         with progress.ProgressLine(f"{size} steps", rounds, 0) as line:
             samples = timing.interleave(entrants, rounds, math.inf, line.show)
         last = {name: entrant(0) for name, entrant in entrants.items()}
     for name, loss in last.items():
         if not math.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss is {loss}, and the time of such a step means nothing")
-    rows = [_row(name, jobs[name].config, samples, first[name], rivals) for name in jobs]
+            raise FloatingPointError(f"{name}: the loss is {loss}, so the time of its step means nothing")
+    rows = [_row(name, jobs[name].config, samples, first[name], against) for name in jobs]
     result = {
         "size": size,
         "batch": t.batch,
@@ -92,14 +97,14 @@ def run(arms: Mapping[str, ml_collections.ConfigDict], rivals: Sequence[str], ro
 
 
 def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns what became of the size's target: reached means that the median of the rounds' ratios is."""
+    """Returns the verdict on the size's target; it is reached if the median of the rounds' ratios is."""
     rows = {row["name"]: row for row in result["contenders"]}
-    if RIVAL not in rows or result["size"] not in TARGETS:
+    if TORCH not in rows or result["size"] not in TARGETS:
         return []
-    speedup, target = rows[SAME_MODEL]["speedup"][RIVAL], TARGETS[result["size"]]
+    speedup, target = rows[SAME_MODEL]["speedup"][TORCH], TARGETS[result["size"]]
     return [
         {
-            "what": f"{result['size']}: tokens per second over PyTorch's",
+            "what": f"{result['size']}, tokens per second: {SAME_MODEL} / {TORCH}",
             "at_least": target,
             **speedup,
             "reached": speedup["median"] >= target,
@@ -111,21 +116,21 @@ def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A contender before it is made."""
+    """What a process needs to start a contender."""
 
-    name: str  # an arm's, or one of RIVALS
+    name: str  # an arm's, or one of PYTORCH
     config: ml_collections.ConfigDict  # resolved, with its vocabulary
     token_bytes: Sequence[bytes | None]  # of each id
-    ids: np.ndarray  # int32 (N, B, T + 1), batches that are taken in turn
+    ids: np.ndarray  # int32 (N, B, T + 1), batches that are used in turn
 
 
 def start(job: Job) -> Callable[[int], float]:
     """Returns a contender in training: a call with a round's number takes one step and returns its loss in nats.
 
-    A rival's first CHECKED steps mask padded vocabulary, so that their losses are comparable; later ones do without.
+    PyTorch masks padded vocabulary in its first CHECKED steps only, so that their losses are comparable to ours.
     """
     mesh = device_mesh.make_mesh()
-    if job.name not in RIVALS:
+    if job.name not in PYTORCH:
         arm = step.Arm(job.config, job.token_bytes, mesh, [sharding.to_devices(batch, mesh) for batch in job.ids])
 
         def take(number: int) -> float:
@@ -135,17 +140,17 @@ def start(job: Job) -> Callable[[int], float]:
         return take
     built = build.build(job.config, job.token_bytes)
     state = jax.jit(lambda: train_step.init_state(built.model, None, job.config))()
-    options = {} if job.name == RIVAL else {"fused": True}
+    options = {} if job.name == TORCH else {"fused": True}
     params = jax.device_get(state.params)
     trainer = torch_gpt2.Trainer(params, job.config, timing.threads(), compiled=job.name == COMPILED, **options)
     ids, taken = job.ids.astype(np.int64), 0
 
-    def take_rival(number: int) -> float:
+    def step_pytorch(number: int) -> float:
         nonlocal taken
         taken += 1
         return trainer.step(ids[number % len(ids)], mask_padding=taken <= CHECKED)
 
-    return take_rival
+    return step_pytorch
 
 
 def _compiler() -> str:
@@ -154,7 +159,7 @@ def _compiler() -> str:
 
 @contextlib.contextmanager
 def _elsewhere(job: Job) -> Iterator[Callable[[int], float]]:
-    """Starts a contender in a process of its own, which ends with the `with` block."""
+    """Starts a contender in its own process, which ends with the `with` block."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     child = spawn.Process(target=_serve, args=(there, job.name), daemon=True)
@@ -167,7 +172,7 @@ def _elsewhere(job: Job) -> Iterator[Callable[[int], float]]:
         try:
             return here.recv()
         except EOFError:
-            raise ChildProcessError(f"the process of {job.name} ended; is there enough memory?") from None
+            raise ChildProcessError(f"the process of {job.name} ended, perhaps out of memory") from None
 
     try:
         yield take
@@ -179,7 +184,7 @@ def _elsewhere(job: Job) -> Iterator[Callable[[int], float]]:
 
 
 def _serve(pipe: connection.Connection, name: str) -> None:
-    if name != RIVAL:
+    if name != TORCH:
         allocator.keep_freed()
     take = start(pipe.recv())
     with contextlib.suppress(EOFError):  # the parent is done
@@ -187,12 +192,13 @@ def _serve(pipe: connection.Connection, name: str) -> None:
             pipe.send(take(pipe.recv()))
 
 
-def _check(losses: Mapping[str, list[float]], rivals: Sequence[str]) -> None:
-    for name in rivals:
+def _check(losses: Mapping[str, list[float]], against: Sequence[str]) -> None:
+    for name in against:
         worst = np.abs(np.subtract(losses[name], losses[SAME_MODEL])).max()
         if not worst <= TOLERANCE:
             raise FloatingPointError(
-                f"{name}'s first losses are {losses[name]} and {SAME_MODEL}'s {losses[SAME_MODEL]}: not the same model"
+                f"the first losses of {name} are {losses[name]}, those of {SAME_MODEL} {losses[SAME_MODEL]}; they "
+                f"differ by more than {TOLERANCE:g}, so these are not the same model"
             )
 
 
@@ -201,14 +207,14 @@ def _row(
     c: ml_collections.ConfigDict,
     samples: Mapping[str, timing.Samples],
     losses: list[float],
-    rivals: Sequence[str],
+    against: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "name": name,
-        "what": RIVALS.get(name, "ours"),
+        "what": PYTORCH.get(name, "ours"),
         **step.speed(c, samples[name].median, jax.device_count()),
         "flops_per_token": accounting.flops_per_token(transformer.Shape.of(c.model), c.train.sequence),
         "first_losses": losses,
-        "speedup": {rival: timing.ratio(samples[rival], samples[name]) for rival in rivals},
+        "speedup": {other: timing.ratio(samples[other], samples[name]) for other in against},
         **samples[name].summary(),
     }

@@ -110,12 +110,12 @@ def test_the_encoders_ratios_are_those_of_its_medians(encoder_run):
 
 
 @pytest.mark.slow
-def test_codes_above_the_limit_are_listed_as_refused_with_their_size(encoder_run):
+def test_codes_above_the_limit_are_listed_as_too_large_with_their_size(encoder_run):
     result, printed, _ = encoder_run
     size_mb = round(50_304 * 4 * 256 * 4 / 1e6)
     assert f"{size_mb:,} MB" in result["settings"][0]["refused"]["cached"]
     assert f"{size_mb:,} MB" in printed
-    assert "refused" in printed
+    assert "too large" in printed
 
 
 @pytest.mark.slow
@@ -192,28 +192,31 @@ def test_steps_refuse_codes_above_the_limit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say which benchmark: encoder, step, train, runtime; got none"),
-        (["encode"], "say which benchmark: encoder, step, train, runtime; got 'encode'"),
-        (["train", "--size=nano"], "--size belongs to `benchmark.py step`, not to train"),
-        (["train", "--against=tensorflow"], "--against=tensorflow: known: torch, torch_tuned, torch_compiled"),
-        (["train", "--arms=kronecker", "--against=torch"], "table_untied, which PyTorch's model is, is missing"),
-        (["runtime", "--size=nano"], "--size belongs to `benchmark.py step`, not to runtime"),
-        (["encoder", "step"], "say which benchmark"),
+        ([], "name one benchmark: encoder, step, train, runtime; got none"),
+        (["encode"], "name one benchmark: encoder, step, train, runtime; got 'encode'"),
+        (["train", "--size=nano"], "--size is a flag of `benchmark.py step`, not of train"),
+        (["train", "--against=tensorflow"], "--against=tensorflow: allowed: torch, torch_tuned, torch_compiled"),
+        (
+            ["train", "--arms=kronecker", "--against=torch"],
+            "--arms=kronecker: table_untied is missing; add it, --against",
+        ),
+        (["runtime", "--size=nano"], "--size is a flag of `benchmark.py step`, not of runtime"),
+        (["encoder", "step"], "name one benchmark"),
         (["encoder", "--round=3"], "Did you mean: rounds"),
         (["encoder", "--rounds=4"], "--rounds=4"),
-        (["encoder", "--size=nano"], "--size belongs to `benchmark.py step`"),
-        (["step", "--setting=d=8"], "--setting belongs to `benchmark.py encoder`"),
-        (["encoder", "--setting=token=8"], "cannot read 'token=8'; write tokens=8192"),
+        (["encoder", "--size=nano"], "--size is a flag of `benchmark.py step`"),
+        (["step", "--setting=d=8"], "--setting is a flag of `benchmark.py encoder`"),
+        (["encoder", "--setting=token=8"], "cannot read 'token=8'; write KEY=VALUE pairs"),
         (["encoder", "--setting=tokens=0"], "cannot read 'tokens=0'"),
-        (["encoder", "--setting=only=bags"], "there is no contender 'bags'; only= takes cached"),
-        (["encoder", "--out=numbers"], "a benchmark's file ends in .json; write --out=numbers.json"),
+        (["encoder", "--setting=only=bags"], "unknown contender 'bags' in only=; allowed: cached"),
+        (["encoder", "--out=numbers"], "--out=numbers: must end in .json; write --out=numbers.json"),
         (["encoder", "--data=nothing"], "data.source is 'nothing'; it must be one of stdlib"),
         (["step", "--size=huge"], "size is 'huge'; known: 124m"),
         (["step", "--arms=table"], "arm is 'table'; known: "),
-        (["step", "--implementations=bag,dense"], "--implementations=bag,dense: known: auto, cached, onthefly, bag"),
-        (["step", "--implementations="], "--implementations=: known: auto"),
+        (["step", "--implementations=bag,dense"], "--implementations=bag,dense: allowed: auto, cached, onthefly, bag"),
+        (["step", "--implementations="], "--implementations=: allowed: auto"),
         (["step", "--pos_dim=0"], "--pos_dim=0"),
-        (["runtime", "--cache_limit_mb=9"], "--cache_limit_mb belongs to `benchmark.py encoder or step`, not to run"),
+        (["runtime", "--cache_limit_mb=9"], "--cache_limit_mb is a flag of `benchmark.py encoder or step`, not of run"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: str):
@@ -225,12 +228,12 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
 
 
 @pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
-def test_a_compiled_rival_without_a_cpp_compiler_is_refused_in_one_line():
+def test_torch_compile_without_a_cpp_compiler_is_refused_in_one_line():
     done = benchmark("train", "--sizes=nano", "--against=torch_compiled", CXX="no-such-compiler")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: --against=torch_compiled: torch.compile needs a C++ compiler and no-such-compiler is not there; "
-        "install it, or name another in the environment variable CXX"
+        "error: --against=torch_compiled: torch.compile needs a C++ compiler, but no-such-compiler is not "
+        "installed; install it or set the environment variable CXX to another"
     )
     assert "Traceback" not in done.stderr
 
@@ -242,7 +245,7 @@ runpy.run_path("scripts/benchmark.py", run_name="__main__")
 """
 
 
-def test_a_rival_that_is_not_installed_is_refused_in_one_line():
+def test_pytorch_that_is_not_installed_is_refused_in_one_line():
     command = [sys.executable, "-c", WITHOUT_PYTORCH, "train", "--sizes=nano", "--against=torch"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
@@ -256,7 +259,7 @@ def test_a_rival_that_is_not_installed_is_refused_in_one_line():
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
 def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
     small = ("--sizes=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied")
-    result, printed = finished(tmp_path / "train.json", "train", *small, f"--against={','.join(train.RIVALS)}")
+    result, printed = finished(tmp_path / "train.json", "train", *small, f"--against={','.join(train.PYTORCH)}")
     (size,) = result["sizes"]
     rows = {row["name"]: row for row in size["contenders"]}
     assert list(rows) == ["table_untied", "torch", "torch_tuned", "torch_compiled"]
@@ -304,7 +307,7 @@ def test_cases_that_share_no_round_are_not_compared():
 
 
 def test_steps_are_not_timed_without_the_arm_they_are_compared_with():
-    with pytest.raises(ValueError, match="the arms are kronecker; table_untied, which"):
+    with pytest.raises(ValueError, match="--arms=kronecker: table_untied is missing"):
         step.run({"kronecker": base_config()}, ROUNDS)
 
 
