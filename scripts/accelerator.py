@@ -1,31 +1,40 @@
-r"""What to run first on an accelerator that this code has never seen: everything worth knowing, in minutes.
+r"""Checks and measures a new GPU or TPU in a few minutes: correctness, speed, and a first part of a study.
 
   python scripts/accelerator.py --out=results/accelerator --data='texts/*.jsonl.xz' --minutes=8
   python scripts/accelerator.py --out=results/accelerator --data='texts/*.jsonl.xz' --minutes=8 --parts=study
   python scripts/accelerator.py --rehearse --out=runs/rehearsal
 
-Parts, each with its share of the minutes; what one does not use goes to those after it:
+Parts, each with a share of the minutes; time that a part does not use goes to the parts after it:
 
-  check    every implementation and gradient against the dense code in float64, attention, the loss in chunks, the check
-           before training, 20 steps of every arm against the same on the CPU, and whether steps give equal bits twice
-  encoder  the input side's forward, gradient and update against a learned table: 8,192 to 65,536 tokens, width 768 and
-           2,048, 50,304 and 131,072 ids, 16 and 32 bytes
-  step     whole training steps of all arms at 124m, in turns
-  mfu      124m by batch, loss_chunk, scan_layers and remat: share of the device's peak, and the ten costliest kernels
-  study    the plan in configs/gpu_study.py: learning rates, then input steps, then a seed of the final runs at a time
+  check    correctness: every implementation and gradient against dense codes in float64, attention, the loss in chunks,
+           training's self-check, 20 steps of every arm against the CPU, and whether a second run gives equal bits
+  encoder  time of the input side against a learned table: 8,192 to 65,536 tokens, width 768 and 2,048, 50,304 and
+           131,072 ids, 16 and 32 byte positions
+  step     time and memory of a training step of every arm at size 124m
+  mfu      training steps at 124m by batch, loss_chunk, scan_layers and remat: share of the device's peak FLOP/s (MFU),
+           and the ten costliest kernels
+  study    runs of configs/gpu_study.py: first learning rates, then input steps, then the final runs, seed by seed
 
-Each result is a JSON file of its own, OUT/DEVICE/PART/NAME.json, written as soon as it is ready.  Results that exist
-for this kind of device, this code (the content of its Python files, not the commit) and these versions are reused, so
-several short visits add up; those that failed are computed again.  Runs of the study hold for all code, as those of a
-sweep do.  The command ends in tables, and writes them as OUT/DEVICE/report.html too.  Another text goes into another
---out.
+Each result is written to OUT/DEVICE/PART/NAME.json as soon as it is ready.  The next call reuses results of the same
+kind of device, code (the content of its Python files) and versions, computes failed ones again, and so continues where
+the last one stopped.  Runs of the study are reused whatever the code, as in a sweep.  The command ends with tables, and
+writes them to OUT/DEVICE/report.html with figures.  Use another --out for another text.
 
-It needs no network: the text is --data, the tokenizer --tokenizer.  A text shorter than a run of the study (30 million
-tokens) is read several times.  SIGTERM and Ctrl-C keep what is done.  Exit code: 0; 1 if a result is wrong or could not
-be had; 2 for a wrong command; 128 and more for a signal.
+No network is needed: --data names the text and --tokenizer the tokenizer.  A text shorter than a run of the study (30
+million tokens) is read several times.  SIGTERM and Ctrl-C stop the command; finished results are saved.  Exit code: 0;
+1 if a result is wrong or failed; 2 for a wrong command; 128 plus the signal's number if a signal ended it.
 
---rehearse does all of it at toy size on a CPU, in two to five minutes, and says nothing about any device.
-docs/accelerator.md says how to read the files, what to commit, and what to do about each verdict.
+How to read the tables.
+  error, allowed  Norm of the error over the norm of the exact result; for losses the largest difference in nats per
+                  token.  WRONG: error is above allowed.
+  second run      Whether the same steps gave equal bits or other bits when repeated.
+  AdamW / table's Time of forward + gradient + AdamW, over that of a learned table.
+  bandwidth used  Lower bound on memory traffic (inputs read once, outputs written once) over the time with AdamW, as a
+                  share of the bandwidth measured in the same rounds.
+  left            Results that are missing; "2+": more follow from these two.
+
+--rehearse runs all parts at toy size on a CPU in two to five minutes; its times mean nothing.
+docs/accelerator.md explains the files, what to commit, and what to do about each verdict.
 """
 
 import re
@@ -36,28 +45,32 @@ from absl import flags
 from kronecker.accelerator import parts
 from kronecker.runtime import cli
 
-_OUT = flags.DEFINE_string("out", "runs/accelerator", "Folder that gets a folder for each kind of device.")
-_PARTS = flags.DEFINE_list("parts", [], f"Of {', '.join(part.name for part in parts.PARTS)}; default: all.")
-_MINUTES = flags.DEFINE_float("minutes", None, "For all parts; default: 8, or 10 with --rehearse.", lower_bound=0.1)
+_OUT = flags.DEFINE_string("out", "runs/accelerator", "Folder of results; each kind of device gets a folder in it.")
+_PARTS = flags.DEFINE_list(
+    "parts", [], f"Parts to run: any of {', '.join(part.name for part in parts.PARTS)}; default: all."
+)
+_MINUTES = flags.DEFINE_float(
+    "minutes", None, "Minutes for all parts; default: 8, or 10 with --rehearse.", lower_bound=0.1
+)
 _DATA = flags.DEFINE_string(
-    "data", "stdlib", "The text: a file or pattern of JSON lines, *.jsonl or *.jsonl.xz, or any data.source."
+    "data", "stdlib", "Text: a file or pattern of JSON lines (*.jsonl, *.jsonl.xz), or a value of data.source."
 )
 _SPLIT_FIELD = flags.DEFINE_string(
-    "split_field", "", 'The field of its lines that says "train" or "validation"; default: split by a hash.'
+    "split_field", "", 'Field of the lines with "train" or "validation"; default: split by hash.'
 )
-_TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "As in a config; gpt2 comes with the package.")
-_REHEARSE = flags.DEFINE_bool("rehearse", False, "All parts at toy size on a CPU.")
-_COMMIT = flags.DEFINE_string("commit", "", "What to write as the commit where the code is in no git repository.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Tokenizer, as in a config; gpt2 needs no download.")
+_REHEARSE = flags.DEFINE_bool("rehearse", False, "Run all parts at toy size on a CPU.")
+_COMMIT = flags.DEFINE_string("commit", "", "Commit to record if the code is in no git repository.")
 
 JSON_LINES = re.compile(r"[^:]*\.jsonl(\.\w+)?")
 
 
 def main() -> int:
-    """Makes the visit and returns its exit code."""
+    """Runs the parts and returns the exit code."""
     chosen = parts.choose(_PARTS.value)
     out = Path(_OUT.value)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out}: is a file; name a folder")
+        raise ValueError(f"--out={out} is a file; give a folder")
 
     from kronecker.accelerator import extents, visit  # after the flags: they import Matplotlib
 

@@ -1,1 +1,1 @@
-"""What to run first on an accelerator that was never seen: parts with a budget of time, each result kept at once."""
+"""The first measurements on a new accelerator, in parts with a time budget; each result is saved at once."""

@@ -1,8 +1,8 @@
-r"""A few steps of training of an arm, on the devices here, and the same in a process that has the CPU alone.
+r"""Losses of an arm's first training steps, on the devices here and in a process that uses the CPU only.
 
   JAX_PLATFORMS=cpu python -m kronecker.accelerator.arm_losses JOB
 
-JOB is a JSON file: {"rehearsal": ..., "text": {...}, "arms": [...], "folder": ...}; the folder gets a file an arm.
+JOB is a JSON file: {"rehearsal": ..., "text": {...}, "arms": [...], "folder": ...}; writes FOLDER/ARM.json.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from kronecker.benchmark import step
 from kronecker.run import rundir
 from kronecker.runtime import device_mesh, sharding
 
-REPEATED = 3  # steps whose result is to be the same twice
+REPEATED = 3  # steps that are run twice and compared bit by bit
 DETERMINISTIC = "deterministic"
 POLL_SECONDS = 0.2
 
 
 class Trial:
-    """Arms in training on equal batches; their losses do not depend on how many there are."""
+    """Arms in training on equal batches; their losses do not depend on the number of arms."""
 
     def __init__(self, extent: extents.Extent, text: extents.Text, names: Sequence[str]) -> None:
         self._mesh = device_mesh.make_mesh()
@@ -40,9 +40,9 @@ class Trial:
         self._batches = [sharding.to_devices(batch, self._mesh) for batch in ids]
 
     def start(self, name: str, dtype: str) -> step.Arm:
-        """Returns an arm before its first step; with float32 no product is of TF32, where that is the default.
+        """Returns an arm before its first step; float32 products use float32, not TF32, even where that is the default.
 
-        `dtype` is model.dtype, or DETERMINISTIC: bfloat16 under train.deterministic.
+        `dtype` is model.dtype, or DETERMINISTIC: bfloat16 with train.deterministic.
         """
         c = self._configs[name].copy_and_resolve_references()
         c.train.deterministic = dtype == DETERMINISTIC
@@ -59,11 +59,11 @@ def losses(arm: step.Arm, steps: int) -> list[float]:
     return found
 
 
-def repeats(arm: step.Arm, begun: Any) -> bool:
-    """Returns whether the first steps from a state, `begun` on the host, give the same bits when taken twice."""
+def repeats(arm: step.Arm, initial: Any) -> bool:
+    """Returns whether two runs of the first steps from state `initial` (on the host) give the same bits."""
     layout, ended = jax.tree.map(lambda x: x.sharding, arm.state), []
     for _ in range(2):
-        arm.state = jax.device_put(begun, layout)
+        arm.state = jax.device_put(initial, layout)
         losses(arm, REPEATED)
         ended.append(jax.device_get(arm.state))
     one, other = (jax.tree.leaves(state) for state in ended)
@@ -71,16 +71,16 @@ def repeats(arm: step.Arm, begun: Any) -> bool:
 
 
 @contextlib.contextmanager
-def on_the_cpu(
+def on_cpu(
     extent: extents.Extent, text: extents.Text, names: Sequence[str], folder: Path
 ) -> Iterator[Callable[[str, float], list[float]]]:
-    """Starts the process that has the CPU alone; yields a function that waits for an arm's losses in float32.
+    """Starts the process that uses the CPU only; yields a function that waits for an arm's losses in float32.
 
-    `names` are arms in the order in which they will be wanted; `folder` is for the job and what comes of it.
+    `names` are arms in the order of the later calls; `folder` holds the job and the losses.
     """
     job, environment = folder / "cpu.json", os.environ | {"JAX_PLATFORMS": "cpu"}
-    told = {"rehearsal": extent.rehearsal, "text": vars(text), "arms": list(names), "folder": str(folder)}
-    job.write_text(json.dumps(told))
+    content = {"rehearsal": extent.rehearsal, "text": vars(text), "arms": list(names), "folder": str(folder)}
+    job.write_text(json.dumps(content))
     module = f"{__package__}.{Path(__file__).stem}"
     process = subprocess.Popen([sys.executable, "-m", module, str(job)], env=environment)
 
@@ -88,9 +88,9 @@ def on_the_cpu(
         deadline = time.monotonic() + seconds
         while (found := rundir.read_json(epath.Path(folder / f"{name}.json"))) is None:
             if process.poll() is not None and not (folder / f"{name}.json").exists():
-                raise ChildProcessError(f"the process with the CPU's losses ended with {process.returncode}")
+                raise ChildProcessError(f"the process that computes losses on the CPU exited with {process.returncode}")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the CPU's losses of {name} are not there yet")
+                raise TimeoutError(f"the CPU has not finished the losses of {name}")
             time.sleep(POLL_SECONDS)
         return found
 
@@ -107,7 +107,7 @@ def main(job: Mapping[str, Any]) -> None:
     for name in job["arms"]:
         found = losses(trial.start(name, "float32"), extent.trained["train.steps"])
         if not all(map(math.isfinite, found)):
-            raise FloatingPointError(f"{name}: the losses on the CPU are {found}")
+            raise FloatingPointError(f"{name}: not all losses on the CPU are finite: {found}")
         rundir.write_json(epath.Path(job["folder"]) / f"{name}.json", found)
 
 

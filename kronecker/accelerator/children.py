@@ -1,4 +1,4 @@
-"""Processes of a visit: one at a time, stopped when its time is over or a signal comes, and none left behind."""
+"""Runs the processes of a visit one at a time and stops them at a time limit or a signal."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ from typing import Self, TextIO
 from kronecker.accelerator.ledger import ROOT
 
 POLL_SECONDS = 0.1
-TO_LEAVE = 30.0  # seconds from SIGTERM to SIGKILL: a training run saves meanwhile
+TO_EXIT = 30.0  # seconds from SIGTERM to SIGKILL, in which a training run saves a checkpoint
 
 
 class Children:
-    """Starts processes and passes SIGINT and SIGTERM on as SIGTERM; a second signal kills.
+    """Starts processes and forwards SIGINT and SIGTERM as SIGTERM; a second signal sends SIGKILL.
 
-    `stopped_by` is the signal that ended the visit; None: none has.
+    `stopped_by` is the signal that ended the visit, or None.
     """
 
     def __init__(self) -> None:
@@ -34,37 +34,38 @@ class Children:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._process:  # an error here
+        if self._process:  # after an exception
             self._signal(signal.SIGKILL)
 
     def run(self, command: Sequence[str], log: Path, is_over: Callable[[], bool]) -> int | None:
-        """Returns the exit code of a command, negative if a signal ended it; None if its time was over.
+        """Returns the exit code of a command, negative if a signal ended it; None if it was stopped at its time limit.
 
-        `log` gets what it prints, which is passed on to stderr.
+        Its output goes to the file `log` and to stderr.
         """
         if self.stopped_by:
             return -self.stopped_by
         paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         with log.open("w") as output, log.open() as printed:
-            # A session of its own: Ctrl-C reaches this process alone, and a signal to the group all it has started.
+            # In a new session, so that Ctrl-C reaches only this process, and so that a signal to the group reaches
+            # all processes of the command.
             self._process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
             )
-            told_at = None
+            asked_at = None
             while self._process.poll() is None:
-                if told_at is None and (self.stopped_by or is_over()):
+                if asked_at is None and (self.stopped_by or is_over()):
                     self._signal(signal.SIGTERM)
-                    told_at = time.monotonic()
-                if told_at is not None and time.monotonic() - told_at > TO_LEAVE:
+                    asked_at = time.monotonic()
+                if asked_at is not None and time.monotonic() - asked_at > TO_EXIT:
                     self._signal(signal.SIGKILL)
-                _pass_on(printed)
+                _forward(printed)
                 time.sleep(POLL_SECONDS)
-            _pass_on(printed)
+            _forward(printed)
         code = self._process.returncode
-        self._signal(signal.SIGKILL)  # what it has started and left
+        self._signal(signal.SIGKILL)  # processes that the command left running
         self._process = None
-        return None if told_at is not None and not self.stopped_by else code
+        return None if asked_at is not None and not self.stopped_by else code
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -75,9 +76,9 @@ class Children:
         again, self.stopped_by = self.stopped_by is not None, number
         if self._process:
             self._signal(signal.SIGKILL if again else signal.SIGTERM)
-        print("told to stop; what is done is kept, and the same command goes on", file=sys.stderr, flush=True)
+        print("stopping; finished results are saved, run the same command again to resume", file=sys.stderr, flush=True)
 
 
-def _pass_on(printed: TextIO) -> None:
+def _forward(printed: TextIO) -> None:
     sys.stderr.write(printed.read())
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Part `check`: is what this device computes right?  Norms of errors over norms, and losses in nats per token.
+"""Part `check`: does this device compute correctly?  Errors relative to the norm, and losses in nats per token.
 
 Shapes: N tokens, d width, V vocabulary, B batch, T time, H heads, h head width.
 """
@@ -20,22 +20,22 @@ from kronecker.model import attention, build, output_head
 from kronecker.schema import choices, resolution
 from kronecker.schema.arms import KINDS
 
-# Of an attention kernel in bfloat16 against products and a softmax in float32 on the same rounded operands.
+# Allowed errors: attention kernels in bfloat16 against float32 on the same rounded operands; losses in chunks.
 ATTENTION = 2**-6
-LOSS = 1e-5  # of the loss in chunks against the whole
-# Largest difference of a loss in a few steps from the CPU's in float32, nats per token: Adam's steps are as long for
-# small gradients as for large ones, and rounding decides the sign of the smallest.
+LOSS = 1e-5
+# Largest allowed difference of a loss from the CPU's in float32, nats per token.  It grows in a few steps: Adam's steps
+# are as long for small gradients as for large ones, and rounding decides the sign of the smallest.
 LOSSES = {"float32": 2e-3, "bfloat16": 3e-2, arm_losses.DETERMINISTIC: 3e-2}
 
 
 @contextlib.contextmanager
 def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns a result by its name: rows with an error and the largest allowed one."""
+    """Yields a function that returns a result by its name: rows with an error and the largest allowed error."""
     extent, text = task.extent, task.text
     arms = list(dict.fromkeys(name.split("-")[1] for name in task.wanted if name.startswith("arm-")))
     with contextlib.ExitStack() as stack:
-        if arms:  # in the background from here on, for the last checks
-            cpu = stack.enter_context(arm_losses.on_the_cpu(extent, text, arms, task.folder))
+        if arms:  # the CPU computes them in the background, for the last checks
+            cpu = stack.enter_context(arm_losses.on_cpu(extent, text, arms, task.folder))
         trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
         read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
 
@@ -57,9 +57,9 @@ def session(task: Task) -> Iterator[Take]:
 
 
 def faults(rows: Sequence[dict[str, Any]]) -> str | None:
-    """Returns what is wrong in the rows of a result, in words; None if nothing is."""
+    """Returns a sentence on the rows that are wrong, or None."""
     found = [
-        f"{row['what']}: {row['error']:.1e}, more than {row['allowed']:.1e}"
+        f"{row['what']}: error {row['error']:.1e}, at most {row['allowed']:.1e} is allowed"
         for row in rows
         if row["error"] is not None and not row["error"] <= row["allowed"]
     ]
@@ -67,7 +67,7 @@ def faults(rows: Sequence[dict[str, Any]]) -> str | None:
 
 
 def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, Any]]:
-    """Returns the errors of all implementations and gradients against the dense code in float64, on real ids."""
+    """Returns the errors of all implementations and their gradients against dense codes in float64, on real ids."""
     tokens, width = extent.product
     ids_N = read.batches(1, 1, tokens)[0, 0]
     table = codec.byte_table(read.tokenizer.token_bytes, settings.Setting().P)
@@ -86,7 +86,7 @@ def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, An
                     plain, name, dtype, platform=jax.default_backend(), gather_gradient=gradient
                 )
             except ValueError as error:  # the codes would be too large
-                rows.append({"what": f"{label}: not tried, {error}", "error": None, "allowed": None})
+                rows.append({"what": f"{label}: too large", "error": None, "allowed": None, "reason": str(error)})
                 continue
             got = _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype)
             rounds = implementations.rounds(bag)
@@ -103,7 +103,7 @@ def _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype):
 
 
 def _attention(extent: Extent) -> list[dict[str, Any]]:
-    """Returns the errors of the kernels that this platform has against xla in float32, forward and gradients."""
+    """Returns the errors of this platform's attention kernels against XLA in float32, forward and gradients."""
     shape = extent.attention
     *qkv, grad = (jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(4))
     kernels = [name for name, platform in attention.PLATFORM.items() if platform == jax.default_backend()]
@@ -125,7 +125,7 @@ def _attention(extent: Extent) -> list[dict[str, Any]]:
 
 
 def _loss(extent: Extent) -> list[dict[str, Any]]:
-    """Returns the errors of the loss and its gradients in chunks against the whole."""
+    """Returns the errors of the loss and its gradients in chunks against one computation for all tokens."""
     batch, time, width, chunk = extent.loss
     vocab = 50_257
     x_BTd = jax.random.normal(jax.random.key(0), (batch, time, width))
@@ -142,15 +142,15 @@ def _loss(extent: Extent) -> list[dict[str, Any]]:
 
     with jax.default_matmul_precision("highest"):
         whole, parts = (jax.device_get(run(made, x_BTd, size)) for size in (0, chunk))
-    named = zip(("loss", "gradient of the head", "gradient of the hidden states"), parts, whole, strict=True)
+    named = zip(("loss", "head gradient", "hidden-state gradient"), parts, whole, strict=True)
     return [
-        {"what": f"{what}, {chunk} of {batch * time} tokens at a time", "error": _error(ours, want), "allowed": LOSS}
+        {"what": f"{what}, chunks of {chunk}", "error": _error(ours, want), "allowed": LOSS}
         for what, ours, want in named
     ]
 
 
 def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, Any]]:
-    """Returns what the check before training says of each arm that has a code, as training would compute it here."""
+    """Returns the result of training's self-check for each arm that has a code, with the product of this device."""
     rows = []
     for arm in extent.arms:
         for dtype in choices.DTYPES:
@@ -158,7 +158,7 @@ def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, 
             if not KINDS[c.embedding.kind].bag:
                 continue
             made = build.build(resolution.with_vocabulary(c, read.tokenizer.vocab_size), read.tokenizer.token_bytes)
-            row = {"what": f"{arm}, {dtype}: {implementations.describe(made.bag)}", "error": None, "allowed": None}
+            row = {"what": f"{arm}, {dtype}: {made.bag.implementation}", "error": None, "allowed": None}
             try:
                 selfcheck.check_product(made.bag, made.codes, c.embedding, dtype)
             except FloatingPointError as error:
@@ -168,11 +168,11 @@ def _selfchecks(extent: Extent, text: Text, read: texts.Text) -> list[dict[str, 
 
 
 def _arm(extent: Extent, arm: Any, named: Sequence[str], cpu: Callable, seconds_left: Callable[[], float]) -> list:
-    """Returns how far an arm's losses are from the CPU's, and whether its first steps give the same bits twice."""
+    """Returns how far an arm's losses are from the CPU's, and whether a second run gives the same bits."""
     name, dtype = named
-    begun = jax.device_get(arm.state)
+    initial = jax.device_get(arm.state)
     ours = arm_losses.losses(arm, extent.trained["train.steps"])
-    bitwise = arm_losses.repeats(arm, begun)
+    bitwise = arm_losses.repeats(arm, initial)
     theirs = cpu(name, max(1.0, seconds_left()))
     row = {
         "what": f"{name}, {dtype}: {len(ours)} losses",
@@ -184,7 +184,7 @@ def _arm(extent: Extent, arm: Any, named: Sequence[str], cpu: Callable, seconds_
         "losses_cpu": theirs,
     }
     if dtype == arm_losses.DETERMINISTIC and not bitwise:
-        row["fault"] = f"{name}: train.deterministic is set, and the same steps gave other bits the second time"
+        row["fault"] = f"{name}: train.deterministic is set, but a second run of the same steps gave other bits"
     return [row]
 
 

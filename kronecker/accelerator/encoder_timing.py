@@ -1,4 +1,4 @@
-"""Part `encoder`: the encoder's benchmark, its work repeated within one program: dispatching one counts for little."""
+"""Part `encoder`: the encoder's benchmark, repeated within one program, so that launching it hardly counts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ CACHE_LIMIT_MB = 1024.0
 
 @contextlib.contextmanager
 def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns the numbers of a setting by its name; contenders that disagree are an error."""
+    """Yields a function that returns the numbers of a setting by its name, and raises if contenders disagree."""
     extent, text = task.extent, task.text
     settings = {encoder_name(*one): one for one in extent.encoder}
     resolved = resolution.resolve(arm_config("kronecker", text, {}))

@@ -1,4 +1,4 @@
-"""How large the parts are: as a visit measures them, and as a rehearsal on a CPU does, through the same code."""
+"""The sizes of the parts: for a visit, and for a rehearsal on a CPU, which runs the same code."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ STUDY_CONFIG = "configs/gpu_study.py"
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Where the ids come from."""
+    """The text and its tokenizer, as in a config."""
 
     source: str  # as data.source
     split_field: str  # as data.split_field
@@ -36,38 +36,38 @@ class Extent:
     """The sizes of all parts."""
 
     rehearsal: bool  # toy sizes, on a CPU
-    minutes: float  # that a visit has where nothing else is said
+    minutes: float  # default of --minutes
     product: tuple[int, int]  # tokens and width of the products in `check`
     attention: tuple[int, int, int, int]  # (B, T, H, h) of the attention in `check`
     loss: tuple[int, int, int, int]  # (B, T, d) and a chunk's tokens of the loss in `check`
-    trained: Overrides  # what an arm is in `check`, on top of configs/gpt2.py; float32
-    whole: Overrides  # what an arm is in `step` and `mfu`, likewise; bfloat16 on an accelerator
-    arms: tuple[str, ...]  # of `check` and `step`; the first two come first, the first is the baseline
-    encoder: tuple[tuple[Setting, str], ...]  # settings and types of `encoder`, the most wanted first
-    turns: int  # how often a program of `encoder` works, and steps that are timed together in `step` and `mfu`
+    trained: Overrides  # changes of configs/gpt2.py for the arms of `check`; float32
+    whole: Overrides  # the same for `step` and `mfu`; bfloat16 on an accelerator
+    arms: tuple[str, ...]  # of `check` and `step`, in order; the first is the baseline
+    encoder: tuple[tuple[Setting, str], ...]  # settings and types of `encoder`, the most important first
+    turns: int  # batches in a program of `encoder`, and steps that are timed together in `step` and `mfu`
     rounds: int  # of every timing
-    seconds: float  # of one case of `encoder`
-    mfu: tuple[Overrides, ...]  # what each setting of `mfu` changes, the most wanted first
-    plan: Overrides  # what `study` changes of the plan in configs/gpu_study.py
-    study: Overrides  # what its runs change of that config
+    seconds: float  # budget of one case of `encoder`
+    mfu: tuple[Overrides, ...]  # what each setting of `mfu` changes, the most important first
+    plan: Overrides  # changes of the plan in configs/gpu_study.py
+    study: Overrides  # changes of that config for its runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a part's `session` is given."""
+    """The argument of a part's `session`."""
 
     extent: Extent
     text: Text
-    wanted: Sequence[str]  # names of the results that will be asked for
-    folder: Path  # for what is passed between processes
+    wanted: Sequence[str]  # names of the results to compute
+    folder: Path  # for files that processes exchange
     seconds_left: Callable[[], float]  # until the part has to end
 
 
-Take = Callable[[str], dict[str, Any]]  # a result by its name; one that is wrong says so in words as its "fault"
+Take = Callable[[str], dict[str, Any]]  # returns a result by its name; "fault" is a sentence if it is wrong
 
 
 def arm_config(arm: str, text: Text, own: Overrides) -> ml_collections.ConfigDict:
-    """Returns the config of an arm of GPT-2's shape with the keys of `own`, which may hold `size`; not resolved."""
+    """Returns the unresolved config of an arm in GPT-2's shape with the keys of `own`, which may hold `size`."""
     own = {"size": "124m"} | dict(own)
     c = config_files.load(f"{ROOT / _GPT2}:size={own.pop('size')},arm={arm}")
     c.update_from_flattened_dict({"train.accumulate": 1, **text.keys, **own})
@@ -75,7 +75,7 @@ def arm_config(arm: str, text: Text, own: Overrides) -> ml_collections.ConfigDic
 
 
 def names(extent: Extent) -> dict[str, list[str]]:
-    """Returns the results that make up each part but the study, whose runs depend on each other; in order."""
+    """Returns the names of each part's results in order, without the study, whose runs depend on each other."""
     exact = [f"product-{dtype}" for dtype in choices.DTYPES]
     rounded = [f"arm-{arm}-{how}" for arm in extent.arms[:2] for how in ("bfloat16", "deterministic")]
     return {
@@ -97,7 +97,7 @@ def mfu_name(own: Overrides) -> str:
 
 
 _SOME = "gather+gather_onehot+onehot+induced+table"
-_CHUNK = 4096  # tokens; their float32 logits take .8 GB
+_CHUNK = 4096  # tokens; their float32 logits take 0.8 GB
 FULL = Extent(
     rehearsal=False,
     minutes=8.0,

@@ -1,4 +1,4 @@
-"""What is known of an accelerator: one JSON file a result, written when it is there, and when a result still holds."""
+"""The results of a kind of device, one JSON file each, and the key that decides whether a result is still valid."""
 
 import datetime
 import hashlib
@@ -15,13 +15,13 @@ from kronecker.runtime import machine
 from kronecker.sweep import devices
 
 ROOT = Path(__file__).parents[2]
-CODE = ("kronecker", "configs", "train.py")  # what decides a result
+CODE = ("kronecker", "configs", "train.py")  # files that a result depends on
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
 
 
 class Ledger:
-    """The results of one kind of device, a file PART/NAME.json each; `facts` are of `facts_here`."""
+    """The results of one kind of device, a file PART/NAME.json each; `facts` are from `facts_here`."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         self.folder = folder / slug(facts["devices"][0])
@@ -29,12 +29,12 @@ class Ledger:
         self.key = key(facts)
 
     def holds(self, part: str, name: str) -> bool:
-        """Returns whether there is a result without an error of this device, code and versions."""
+        """Returns whether there is a result of this device, code and versions that has no error."""
         found = rundir.read_json(epath.Path(self._file(part, name)))
         return bool(found) and found["key"] == self.key and found["error"] is None
 
     def write(self, part: str, name: str, seconds: float, result: Any, error: str | None = None) -> None:
-        """Keeps a result, or why there is none."""
+        """Writes a result, or the error that prevented it."""
         file = self._file(part, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         record = {
@@ -54,7 +54,7 @@ class Ledger:
         self._file(part, name).unlink(missing_ok=True)
 
     def records(self, part: str) -> dict[str, dict[str, Any]]:
-        """Returns what is kept of a part, by name, oldest first; other code's and other versions' results too."""
+        """Returns all records of a part by name, oldest first, whatever their code and versions."""
         found = (rundir.read_json(epath.Path(file)) for file in (self.folder / part).glob("*.json"))
         return {record["name"]: record for record in sorted(found, key=lambda record: record["time"])}
 
@@ -63,24 +63,24 @@ class Ledger:
 
 
 def key(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what has to be equal for a result to hold: devices, code, versions, and whether it is a rehearsal's.
+    """Returns what must be equal for a result to be valid: devices, code, versions, and whether it is a rehearsal's.
 
-    The code counts by its content: a commit of other files changes nothing, and a dirty tree is the code that it holds.
+    The code is compared by content, so a commit of other files changes nothing, and a dirty tree has its own key.
     """
     return {"devices": facts["devices"], "rehearsal": facts["rehearsal"], "code": facts["code"], **setup(facts)}
 
 
 def setup(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the versions that two runs of a pair have alike, from `facts_here` or a run's env.json."""
+    """Returns the versions that two runs of a pair must share, from `facts_here` or a run's env.json."""
     return {"versions": {name: facts["versions"].get(name) for name in VERSIONS}}
 
 
 def facts_here(rehearsal: bool, command: list[str], commit: str) -> dict[str, Any]:
-    """Returns what every result says of where it is from; uses JAX's devices.
+    """Returns the machine, versions and code that are written to every result; initializes JAX's devices.
 
-    `commit` is what to write where the code is in no git repository; "": nothing.
+    `commit` is written if the code is in no git repository; "" writes null.
     """
-    import jax  # the rest of this module is for processes that leave the devices alone
+    import jax  # here, as processes without the devices import this module too
 
     found = machine.facts()
     plugins = {name: version for name in PLUGINS if (version := machine.version(name))}
@@ -105,5 +105,5 @@ def code_version(root: Path = ROOT) -> str:
 
 
 def slug(device: str) -> str:
-    """Returns a device's name as a folder's: NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3."""
+    """Returns a folder name for a device: NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

@@ -1,6 +1,6 @@
-"""Part `mfu`: the share of the device's peak that training reaches, by setting, and the kernels that take the time.
+"""Part `mfu`: the share of the device's peak FLOP/s that training reaches, by setting, and the costliest kernels.
 
-A setting for which there is no memory is a result.
+Out of memory is a valid result.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from kronecker.schema import resolution
 from kronecker.schema.arms import TARGETED
 
 KERNELS = 10
-RECORDED = 2  # calls of so many steps as are timed together
+RECORDED = 2  # calls that are profiled, each of as many steps as are timed together
 
 
 @contextlib.contextmanager
@@ -36,15 +36,15 @@ def session(task: Task) -> Iterator[Take]:
     def measure(name: str) -> dict[str, Any]:
         c = resolution.resolve(arm_config(TARGETED, text, {**extent.whole, **settings[name]}), mesh.size)
         c = resolution.with_vocabulary(c, read.tokenizer.vocab_size)
-        told = {"arm": TARGETED, "size": extent.whole["size"], "dtype": c.model.dtype, "settings": settings[name]}
+        described = {"arm": TARGETED, "size": extent.whole["size"], "dtype": c.model.dtype, "settings": settings[name]}
         try:
-            return told | _measure(c, read, mesh, extent, name, task.folder / name)
+            return described | _measure(c, read, mesh, extent, name, task.folder / name)
         except jax.errors.JaxRuntimeError as error:
             if allocator.OUT_OF_MEMORY not in str(error):
                 raise
-            return told | {"out_of_memory": str(error).splitlines()[0]}
+            return described | {"out_of_memory": str(error).splitlines()[0]}
         finally:
-            gc.collect()  # what an error's frames held
+            gc.collect()  # frees arrays that an error's traceback holds
 
     yield measure
 
@@ -58,7 +58,7 @@ def _measure(
     with progress.ProgressLine(f"mfu {name}", extent.rounds, 0) as line:
         taken = timing.interleave({name: arm.step}, extent.rounds, math.inf, line.show)[name].of_one(extent.turns)
     if not math.isfinite(arm.loss):
-        raise FloatingPointError(f"the loss is {arm.loss}, and the time of such a step means nothing")
+        raise FloatingPointError(f"the loss is {arm.loss}, so the time of its step means nothing")
     kernels, fault = [], None
     try:
         with profiling.recording(folder):
@@ -66,7 +66,7 @@ def _measure(
                 with profiling.step(number):
                     arm.step(number)
         kernels = [dataclasses.asdict(kernel) for kernel in profiling.costliest(folder, KERNELS)]
-    except (OSError, ValueError, RuntimeError) as error:  # the timing above is worth keeping
+    except (OSError, ValueError, RuntimeError) as error:  # keep the timing above
         fault = f"{type(error).__name__}: {error}"
     return {
         "batch": c.train.batch,

@@ -1,4 +1,4 @@
-"""Part `step`: whole training steps of all arms in one interleaved run."""
+"""Part `step`: training steps of all arms, timed in turns in one run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from kronecker.accelerator.extents import Take, Task, arm_config
 from kronecker.benchmark import step
 from kronecker.schema.arms import BASELINE
 
-FOR_THE_ROUNDS = 1 / 4  # of the part's seconds; in the others arms are compiled
+FOR_THE_ROUNDS = 1 / 4  # share of the part's time that is kept for timing; the rest is for compiling
 
 
 @contextlib.contextmanager
 def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns the numbers of all arms, which belong in one run: it is a fault to reach few."""
+    """Yields a function that returns the numbers of all arms; an arm without time to compile is a fault."""
     extent = task.extent
 
     def measure(name: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def session(task: Task) -> Iterator[Take]:
         arms = {arm: arm_config(arm, task.text, extent.whole) for arm in extent.arms}
         found = step.run(arms, extent.rounds, BASELINE, extent.turns, lambda: task.seconds_left() < least)
         left_out = ", ".join(found["left_out"])
-        fault = f"no time to compile {left_out}; give the part more minutes" if left_out else None
+        fault = f"no time to compile {left_out}; increase --minutes" if left_out else None
         return {"size": extent.whole["size"], "turns": extent.turns, **found, "fault": fault}
 
     yield measure

@@ -1,7 +1,6 @@
-"""Part `study`: runs of configs/gpu_study.py's plan as training processes, a group at a time.
+"""Part `study`: trains the runs of configs/gpu_study.py's plan, a group at a time.
 
-What decides a stage is read from the folders of the runs before it.  A run that is finished keeps its small files; its
-checkpoints go.
+Each stage depends on the results of finished runs of earlier stages.  The checkpoints of a finished run are deleted.
 """
 
 import dataclasses
@@ -24,9 +23,9 @@ from kronecker.runtime import locks
 from kronecker.schema import config_files
 from kronecker.sweep import planning
 
-RUNS = "runs"  # below the part's folder, a folder a stage
-DIVERGED, NOT_FINITE = 1, "is not finite"  # exit code and words of a run whose loss stops being a number
-FIRST_GUESS = 0.0  # seconds a token, before a run has shown them
+RUNS = "runs"  # in the part's folder; holds a folder for each stage
+DIVERGED, NOT_FINITE = 1, "is not finite"  # exit code and message of a run whose loss is not finite
+FIRST_GUESS = 0.0  # seconds per token, before a run has finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Member:
     """A run of the plan."""
 
     stage: str
-    settings: Mapping[str, Any]  # the keys that it sets
+    settings: Mapping[str, Any]  # its config keys
     planned: planning.Planned  # its folder and command
 
     @property
@@ -48,13 +47,13 @@ class Study:
     def __init__(self, extent: extents.Extent, text: extents.Text, ledger: Ledger, logs: Path) -> None:
         self._module = config_files.load_module(str(ROOT / extents.STUDY_CONFIG))
         self._plan = dataclasses.replace(self._module.PLAN, **extent.plan)
-        # a checkpoint where a run is told to leave, and at its end
+        # checkpoints only on SIGTERM and at the end
         self._overrides = {**text.keys, "checkpoint.every": 10**9, **extent.study}
         self._ledger, self._folder = ledger, logs
         self._members: dict[str, dict[tuple, Member]] = {}
 
     def groups(self) -> Iterator[list[Member]]:
-        """Yields the groups of runs, finished or not, as far as the finished ones decide them."""
+        """Yields the groups of runs, finished or not, as far as finished runs determine them."""
         for stage in self._module.stages(self._loss, self._plan):
             settings = [one for group in stage.groups for one in group]
             if not settings:
@@ -69,15 +68,15 @@ class Study:
                 yield [next(rest) for _ in group]
 
     def left(self) -> tuple[int, bool]:
-        """Returns how many of the runs that are decided are not finished, and whether stages after them wait."""
+        """Returns how many of the known runs are unfinished, and whether later stages depend on them."""
         unfinished = sum(not self._is_settled(one) for group in self.groups() for one in group)
         stages = [stage for stage in self._module.stages(lambda *_: 0.0, self._plan) if any(stage.groups)]
         return unfinished, len(self._members) < len(stages)
 
     def run(self, children: Children, end: float) -> bool:
-        """Trains what is missing, in order, while there is time for whole groups; returns whether no run failed.
+        """Trains missing runs in order, while there is time for a complete group; returns whether no run failed.
 
-        The last run has to be finished at `end`, seconds since 1970.
+        The last run must finish before `end`, seconds since 1970.
         """
         fine = True
         out = self._ledger.folder / parts.STUDY / RUNS
@@ -86,7 +85,7 @@ class Study:
                 missing = self._missing(group)
                 need = self._seconds_a_token() * sum(one.settings["train.tokens"] for one in missing)
                 if missing and (children.stopped_by or time.time() + need > end):
-                    say(f"study: the next {len(missing)} runs, which belong together, would take {need:.0f} s")
+                    say(f"study: not enough time for the next group of {len(missing)} runs, which needs {need:.0f} s")
                     break
                 for one in missing:
                     if children.stopped_by or time.time() > end:
@@ -96,32 +95,32 @@ class Study:
         return fine
 
     def _missing(self, group: list[Member]) -> list[Member]:
-        """Returns the runs of a group that are to be trained: where one is, also those of other devices or versions."""
+        """Returns the runs of a group to train: if any, also finished runs of other devices or versions."""
         if all(map(self._is_settled, group)):
             return []
         for one in group:
             if self._is_settled(one) and not self._is_alike(one):
-                say(f"study: {one.name} is of other devices or versions than the rest of its group; trained again")
+                say(f"study: {one.name} was trained on other devices or versions than this group; training it again")
                 shutil.rmtree(one.planned.folder)
         return [one for one in group if not self._is_settled(one)]
 
     def _train(self, one: Member, children: Children, end: float) -> bool:
-        say(f"study: {one.name}")
+        say(f"study: training {one.name}")
         began, folder, log = time.monotonic(), one.planned.folder, self._folder / f"{one.name}.log"
         code = children.run(one.planned.command, log, lambda: time.time() > end)
         seconds, found = time.monotonic() - began, rundir.read_json(epath.Path(folder / rundir.RESULT))
-        told = {"stage": one.stage, "settings": dict(one.settings), "command": list(one.planned.command[1:])}
+        described = {"stage": one.stage, "settings": dict(one.settings), "command": list(one.planned.command[1:])}
         if found:
             shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
             (folder / locks.LOCK).unlink(missing_ok=True)
-            self._ledger.write(parts.STUDY, one.name, seconds, told | {"diverged": False, **found})
+            self._ledger.write(parts.STUDY, one.name, seconds, described | {"diverged": False, **found})
         elif code == DIVERGED and NOT_FINITE in log.read_text():
-            self._ledger.write(parts.STUDY, one.name, seconds, told | {"diverged": True})
+            self._ledger.write(parts.STUDY, one.name, seconds, described | {"diverged": True})
         elif code is None or children.stopped_by:
-            say(f"study: {one.name} was told to leave; the same command goes on from its checkpoint")
+            say(f"study: {one.name} was stopped; the same command resumes it from its checkpoint")
         else:
-            last = [*log.read_text().splitlines(), "it said nothing"][-2:][0]
-            self._ledger.write(parts.STUDY, one.name, seconds, None, f"train.py ended with {code}: {last}")
+            last = [*log.read_text().splitlines(), "it printed nothing"][-2:][0]
+            self._ledger.write(parts.STUDY, one.name, seconds, None, f"train.py exited with {code}: {last}")
             return False
         return True
 
@@ -134,7 +133,7 @@ class Study:
         return one.planned.state == "finished" or self._diverged(one)
 
     def _is_alike(self, one: Member) -> bool:
-        """Returns whether a run is of this kind of device and these versions; what counts of the code is its config."""
+        """Returns whether a run is of this kind of device and these versions; its code may differ."""
         env = rundir.read_json(epath.Path(one.planned.folder / rundir.ENV))
         facts = self._ledger.facts
         return not env or (env["devices"], setup(env)) == (facts["devices"], setup(facts))
@@ -144,7 +143,7 @@ class Study:
         return bool(record) and record["error"] is None and record["result"]["diverged"]
 
     def _seconds_a_token(self) -> float:
-        """Returns what the slowest run here took for a token, its start included."""
+        """Returns the seconds per token of the slowest run on these devices, including its start."""
         records = self._ledger.records(parts.STUDY).values()
         taken = [
             record["seconds"] / record["result"]["settings"]["train.tokens"]

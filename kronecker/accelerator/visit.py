@@ -1,4 +1,4 @@
-"""A visit: the parts that were chosen, in processes that are watched, then what came of them."""
+"""A visit: one call of scripts/accelerator.py.  Runs the chosen parts in processes, then prints their results."""
 
 import dataclasses
 import json
@@ -19,16 +19,16 @@ from kronecker.accelerator.study_runs import Study
 from kronecker.accelerator.worker import AGAIN, GRACE, PREPARING, Job, say
 from kronecker.run import rundir
 
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # of a rehearsal, whose times mean nothing
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # for a rehearsal, whose times mean nothing
 
 
 def run(
     chosen: Sequence[parts.Part], minutes: float, extent: extents.Extent, text: extents.Text, out: Path, commit: str
 ) -> int:
-    """Takes what is missing of the chosen parts, prints and writes what is there, and returns the exit code.
+    """Computes missing results of the chosen parts, prints and writes all results, and returns the exit code.
 
-    It is 0; 1 if a result is wrong or could not be had; 128 + the signal's number if a signal ended the visit. Raises
-    ValueError if there is no accelerator and this is no rehearsal; ChildProcessError if JAX does not start.
+    It is 0; 1 if a result is wrong or failed; 128 + the signal's number if a signal ended the visit.  Raises ValueError
+    if there is no accelerator and this is no rehearsal; ChildProcessError if JAX does not start.
     """
     if extent.rehearsal:
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -40,7 +40,7 @@ def run(
         if facts is None:
             return 128 + children.stopped_by
         if facts["platform"] == "cpu" and not extent.rehearsal:
-            raise ValueError("JAX finds no accelerator here, only a CPU; --rehearse tries all parts at toy size on it")
+            raise ValueError("JAX finds no accelerator, only a CPU; --rehearse runs all parts on it at toy size")
         ledger, waiting = Ledger(out, facts), {}
         names = [part.name for part in chosen]
         if parts.STUDY in names:
@@ -50,17 +50,17 @@ def run(
                 waiting[part] = sum(not ledger.holds(part, one) for one in all_names), False
     failed = summary.show(ledger, names, waiting)
     page = summary.write(ledger, waiting)
-    say(f"written: {page}, and a JSON file for each result in the folders beside it")
+    say(f"written: {page}; the JSON file of each result is in a folder beside it")
     return 128 + children.stopped_by if children.stopped_by else int(failed)
 
 
 def _study(study: Study, ledger: Ledger, children: Children, end: float) -> tuple[int, bool]:
-    """Trains runs of the study and returns what is left of it; that it cannot be trained is kept as its failure."""
+    """Trains runs of the study and returns what is left; an error is recorded as the study's failure."""
     ledger.forget(parts.STUDY, PREPARING)
     try:
         study.run(children, end)
         return study.left()
-    except (ValueError, OSError) as fault:  # a run's folder that is of another config, say
+    except (ValueError, OSError) as fault:  # for example a run folder with another config
         ledger.write(parts.STUDY, PREPARING, 0.0, None, f"{type(fault).__name__}: {fault}")
         return 0, True
 
@@ -75,7 +75,7 @@ def _measure(
     folder: Path,
     children: Children,
 ) -> dict[str, Any] | None:
-    """Takes the results of all parts but the study; returns the facts of this machine, None if told to stop before."""
+    """Computes the results of all parts but the study; returns this machine's facts, None if stopped before."""
     facts, at_work, began = folder / "facts.json", folder / "at_work.json", time.time()
     names = [part.name for part in chosen]
     job = Job(
@@ -105,12 +105,12 @@ def _measure(
         if code == 0 or children.stopped_by:
             return found
         if found is None:
-            raise ChildProcessError(f"the process that was to use the devices ended with {code} before it found them")
+            raise ChildProcessError(f"the process that uses the devices exited with {code} before JAX found them")
         interrupted = rundir.read_json(epath.Path(at_work))
-        if code is None and interrupted is None:  # its time was over between two results
+        if code is None and interrupted is None:  # stopped at the time limit between two results
             return found
         if code != AGAIN and interrupted is None:
-            raise ChildProcessError(f"the process that has the devices ended with {code}, at work on no result")
+            raise ChildProcessError(f"the process that uses the devices exited with {code} between two results")
         if code != AGAIN:
             _write_interrupted(Ledger(out, found), interrupted, code)
             at_work.unlink()
@@ -119,9 +119,9 @@ def _measure(
 
 
 def _write_interrupted(ledger: Ledger, interrupted: dict[str, Any], code: int | None) -> None:
-    """Keeps that a result ended its process, or was stopped as its time was over."""
+    """Records that computing a result ended its process, or was stopped at its time limit."""
     seconds = time.time() - interrupted["began"]
-    why = f"its process ended with {code}" if code is not None else f"stopped after {seconds:.0f} s, its time was over"
+    why = f"its process exited with {code}" if code is not None else f"stopped after {seconds:.0f} s, its time limit"
     say(f"{interrupted['part']}: {interrupted['name']}, FAILED: {why}")
     ledger.write(interrupted["part"], interrupted["name"], seconds, None, why)
 

@@ -1,9 +1,9 @@
-"""The process that has the devices: takes the results that are missing, and writes each at once.
+"""The process that uses the devices: computes missing results and writes each at once.
 
   python -m kronecker.accelerator.worker JOB
 
-JOB is a `Job` in JSON.  It ends after an error of JAX's runtime, after which devices can be of no use to the process;
-whoever started it starts another one for the rest.
+JOB is a `Job` in JSON.  The process exits after an error of JAX's runtime, because its devices may be unusable then;
+`visit` starts a new one for the rest.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ from kronecker.accelerator import extents, parts
 from kronecker.accelerator.ledger import Ledger, facts_here
 from kronecker.run import rundir
 
-GRACE = 45.0  # seconds that a result may take beyond the end of its part
-AGAIN = 3  # exit code: start another process for the rest
-PREPARING = "preparing"  # stands for a result where a part could not begin
+GRACE = 45.0  # seconds that a result may run beyond the end of its part
+AGAIN = 3  # exit code: start a new process for the rest
+PREPARING = "preparing"  # name of the record of a part that could not start
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a process is to do."""
+    """The work of a process."""
 
     rehearsal: bool  # toy sizes, on a CPU
     text: dict[str, str]  # the fields of an `extents.Text`
-    parts: list[str]  # names of the parts, the study not among them
-    also: list[str]  # names of the parts that come after, for the split of the time
+    parts: list[str]  # names of the parts, without the study
+    also: list[str]  # names of the parts after them, which get their share of the time
     end: float  # of the visit, seconds since 1970
     out: str  # folder of the results
-    facts: str  # file that gets what every result says of where it is from
-    at_work: str  # file that says which result is being made; none: none is
-    avoid: list[list[str]]  # results, as (part, name), that an earlier process of this visit has failed at
-    command: list[str]  # of the visit, as it was typed
+    facts: str  # file to write `ledger.facts_here` to
+    at_work: str  # file that names the result at work; missing if there is none
+    avoid: list[list[str]]  # results, as (part, name), that failed in an earlier process of this visit
+    command: list[str]  # of the visit
     commit: str  # as in `ledger.facts_here`
 
     @property
@@ -69,8 +69,8 @@ def main(job: Job) -> int:
 
 
 def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], end: float) -> bool:
-    """Takes results of a part until its time is over; returns whether the devices are still of use."""
-    say(f"{part}: {len(missing)} results to take in {max(0, end - time.time()):.0f} s")
+    """Computes results of a part until its time is over; returns whether the devices are still usable."""
+    say(f"{part}: computing {len(missing)} results, {max(0, end - time.time()):.0f} s left")
     longest, began = 0.0, time.monotonic()
     ledger.forget(part, PREPARING)
     with contextlib.ExitStack() as stack:
@@ -78,7 +78,7 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
         task = extents.Task(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
         try:
             take = stack.enter_context(module.session(task))
-        except Exception as fault:  # noqa: BLE001  the next part may be better
+        except Exception as fault:  # noqa: BLE001  the next part may still work
             traceback.print_exc()
             ledger.write(part, PREPARING, time.monotonic() - began, None, f"{type(fault).__name__}: {fault}")
             return True
@@ -94,7 +94,7 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
 
 
 def _one(job: Job, ledger: Ledger, part: str, name: str, take: extents.Take, end: float) -> tuple[float, bool]:
-    """Takes one result and keeps it; returns the seconds that it took, and whether the devices are still of use."""
+    """Computes and writes one result; returns its seconds, and whether the devices are still usable."""
     import jax
 
     at_work, began = epath.Path(job.at_work), time.monotonic()
@@ -105,9 +105,9 @@ def _one(job: Job, ledger: Ledger, part: str, name: str, take: extents.Take, end
         error = result.pop("fault", None)
     except TimeoutError as fault:
         at_work.unlink()
-        say(f"{part}: {name}: {fault}; left for the next visit")
+        say(f"{part}: {name}: {fault}; run the same command again")
         return time.monotonic() - began, True
-    except Exception as fault:  # noqa: BLE001  whatever it is, it is this result's, and the next one may be better
+    except Exception as fault:  # noqa: BLE001  any error costs this result only
         traceback.print_exc()
         error, usable = f"{type(fault).__name__}: {fault}", not isinstance(fault, jax.errors.JaxRuntimeError)
     seconds = time.monotonic() - began
@@ -117,8 +117,8 @@ def _one(job: Job, ledger: Ledger, part: str, name: str, take: extents.Take, end
     return seconds, usable
 
 
-def say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
