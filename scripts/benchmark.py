@@ -41,18 +41,18 @@ runtime  The paper's two implementations, all codes in memory (cached) or none (
 encoder, step and train write every sample to a JSON file and a figure with the same name; runtime writes its table.
 
 How to read the tables.
-  ms         median over rounds, with the 10 % and 90 % quantiles.  A round runs every contender once, in a new random
+  ms         Median over rounds, with the 10 % and 90 % quantiles.  A round runs every contender once, in a new random
              order, so other load on the machine affects all of them.
-  rounds     number of rounds in which a contender was timed, for each of the three times; slow ones run in fewer.
-  A / B, A over B    ratio in the same round: its median over rounds, and its quartiles.  A verdict's first number is
+  rounds     Number of rounds in which a contender was timed, for each of the three times; slow ones run in fewer.
+  A / B, A over B    Ratio in the same round: its median over rounds, and its quartiles.  A verdict's first number is
              the ratio of the two medians.
-  share of the memory bandwidth   lower bound on memory traffic (inputs read once, outputs written once) divided by the
+  share of the memory bandwidth   Lower bound on memory traffic (inputs read once, outputs written once) divided by the
              time, relative to the bandwidth of a += 2 b on large arrays, which is timed in the same rounds.  It can
              exceed 100 % where arrays fit into caches.
-  temporary  memory that an update needs beside arguments and results, as the compiler reports it; for reference, how
+  temporary  Memory that an update needs beside arguments and results, as the compiler reports it; for reference, how
              much the process grows.
-  memory     what a training step needs: parameters, optimizer state, buffers, batch and temporary memory.
-  buffers    an arm's constant arrays, such as the bytes of each token or cached codes; part of memory.
+  memory     What a training step needs: parameters, optimizer state, buffers, batch and temporary memory.
+  buffers    An arm's constant arrays, such as the bytes of each token or cached codes; part of memory.
 All contenders but torch use train.py's allocator settings (kronecker/runtime/allocator.py): with the default settings
 large buffers cost a page fault for each 4 kB.
 """
@@ -83,7 +83,10 @@ _ROUNDS = flags.DEFINE_integer(
     "rounds", None, "Number of rounds; default: encoder 30, step and train 15, runtime 10.", lower_bound=5
 )
 _SECONDS = flags.DEFINE_float(
-    "seconds", 3.0, "encoder: time for one measure of a contender; slower ones run in fewer rounds, at least 5.", 0.0
+    "seconds",
+    3.0,
+    "encoder: seconds to time one measure of a contender; slower ones run in fewer rounds, at least 5.",
+    0.0,
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file to write; default: runs/benchmark/COMMAND.json.")
 _SETTING = flags.DEFINE_multi_string("setting", [], "encoder: a problem to time, see above; default: nine of them.")

@@ -1,4 +1,4 @@
-r"""Compiles our programs with the real compiler of a GPU or a TPU, on a machine without one, and prints what comes out.
+r"""Compiles our programs with the compiler of a GPU or TPU, on a machine without one, and prints memory and bounds.
 
   python scripts/compile_for.py encoder --target=h100
   python scripts/compile_for.py encoder --target=v5e,v6e --implementations=auto --json=compiled.json
@@ -7,75 +7,76 @@ r"""Compiles our programs with the real compiler of a GPU or a TPU, on a machine
   python scripts/compile_for.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
       --target=h100:8,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
 
-`make gpu` and `make tpu` install the compilers first: JAX's CUDA plugin with cuDNN, and libtpu.  Nothing is run: these
-are counts, not timings.  --target is one device (a100, b200, h100, h200; v5e, v5p, v6e) or, for train, several: h100:8
-for GPUs of one machine, a slice as the TPU's compiler names it: v5e:4x4, v6e:16x16, v5p:4x4x4, ...  --topology is an
-older spelling of it.
+`make gpu` (JAX's CUDA plugin with cuDNN) and `make tpu` (libtpu) install the compilers.  Nothing is run, so the results
+are counts and lower bounds, not timings.  --target=A,B names devices: a100, b200, h100, h200; v5e, v5p, v6e.  For train
+it may name several at once: h100:8 for GPUs of one machine, and TPU slices such as v5e:4x4, v6e:16x16 or v5p:4x4x4.
+--topology is the old name of --target.
 
-encoder  The input side of a model on one device: every implementation of the product, as `auto` would prepare it there,
-         and a learned table, each as programs: forward (on a GPU alone); forward and gradient; these and the AdamW
-         update that training does.  Parameters, embeddings and gradients are float32; --dtype is of the operands of
-         matrix products.  The table's lookup takes its ids to be in bounds: its bytes are below those of
-         flax.linen.Embed.  auto's choice and the table are always compiled, for the verdicts are about them;
-         --implementations says what stands beside them.  The exit code is 1 if auto's choice fails a verdict.
-train    The training step of a config, the very one that train.py compiles, sharded by config.mesh over all devices:
-         what a device's memory holds, what the devices exchange, and the time that a step takes at least.  --config and
-         --config.KEY are train.py's.  --arms compiles the same config with each of these arms.  The exit code is 1 if a
-         step does not fit its device, and then a line says what to set; if a Kronecker arm's devices send more than
-         those of table_untied, where both are asked for; or if on one GPU its temporaries exceed the table's by more
-         than 20 MB.
-         A config whose batch the devices cannot split, as configs/gpt2.py's of 8 sequences over 256, is for one device.
-         It gets values for several for what the command does not set, and a line says which; give them to train.py too:
-         --sequences a device, bfloat16, layers in a loop, mesh.fsdp as far as parameters and optimizer need it, and
-         model.remat where the blocks' values would fill the memory.  A slice of 256 chips takes a minute or two.
+encoder  The input side of a model on one device: every implementation of the product, prepared as for that device, and
+         a learned table, as separate programs: forward (on a GPU only); forward and gradient; these and the AdamW
+         update.  Parameters, embeddings and gradients are float32; --dtype is the type of matrix products' operands.
+         The table's lookup assumes that ids are in bounds, and so moves fewer bytes than flax.linen.Embed.  auto's
+         choice and the table are always compiled, because the verdicts compare them; --implementations adds others.
+         The exit code is 1 if a verdict is not met.
+train    The training step of a config, exactly as train.py compiles it, sharded by config.mesh over all devices: a
+         device's memory and communication, and a lower bound on the time.  --config and --config.KEY are as for
+         train.py; --arms=A,B compiles the config with each of these arms.  The exit code is 1 if a step does not fit
+         the device (a line names flags that need less memory), if the devices of a Kronecker arm send more than those
+         of table_untied, or if on one GPU its temporary memory exceeds table_untied's by more than 20 MB.
+         If the devices cannot split the config's batch, the config is adapted, except for keys that the command sets:
+         --sequences for each device, bfloat16, layers in a loop, mesh.fsdp as parameters and optimizer need it, and
+         model.remat if the blocks' activations would fill the memory.  A line names the changed keys; set them for
+         train.py too.  A slice of 256 chips compiles for one or two minutes.
 
-On a GPU each program is compiled in two forms, as no GPU is there to time which is faster for a product: Triton, with
-the tiles that XLA falls back to, and cuBLAS.  A real GPU chooses product by product, so it lies between the two, and
-its tiles are better.  Memory that cuDNN asks for while it runs is not counted, and JAX takes 75 % of a GPU's memory
-unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+On a GPU XLA times several kernels for each product and uses the fastest.  Without one it cannot, so each program is
+compiled in two forms: with Triton kernels, in XLA's default tiles, and with cuBLAS.  A real GPU chooses one of them for
+each product, and better tiles.  Memory that cuDNN allocates at run time is not counted.  JAX uses 75 % of a GPU's
+memory unless the environment variable XLA_PYTHON_CLIENT_MEM_FRACTION is set.
 
-How to read encoder.
-  GFLOP      on a TPU the compiler's count times the passes that the matrix units make over a product to reach its
-             precision: 1 in bfloat16; in float32 3 with a one-hot operand and 6 without.  On a GPU those of all
-             matrix products in the compiled program, with every pass.
-  units      that make them: bf16 and tf32 are tensor cores, f32 is CUDA cores.
-  bytes      on a TPU what all operations access, by the compiler's count, which includes traffic inside the chip and
-             the whole operand of a gather: comparable between programs, and above what the chip's memory moves.  On a
-             GPU what the memory moves if nothing stays in the cache between two kernels: a look-up reads what it gives,
-             an update in place what it changes, and an array that fits the L2 cache is counted once.
-  cached     bytes that the cache serves beside them, where look-ups and updates touch a small array many times, as if
-             each of the P places of each token were in use.  They are not in the bound.
-  temporary  memory beside arguments (in) and results (out); total is all that has to be there at once.
-  convolution, dot, ... while, fusion    operations in the program, those inside fusions included.
-  bound      the longer of GFLOP at the device's peaks and bytes at its bandwidth; `by` says which of the two it is.  It
-             knows nothing of atomic adds to one place and of the time to launch a kernel.
-  in loops   numbers that say nothing: a TPU's compiler counts a loop's body once, and a GPU's loop may be of a length
-             that the program does not tell.
+How to read encoder's tables.
+  GFLOP      On a TPU: the compiler's count, times the passes of the matrix units over a product to reach its precision
+             (1 in bfloat16; in float32 3 with a one-hot operand and 6 without).  On a GPU: all matrix products of the
+             compiled program, in all passes.
+  units      The hardware that computes the products: bf16 and tf32 are tensor cores, f32 is CUDA cores.
+  bytes      On a TPU: what all operations access, by the compiler's count.  It includes traffic inside the chip and the
+             full operand of a gather, so it exceeds the memory's traffic; compare it between programs only.  On a GPU:
+             the memory's traffic if the cache were empty before each kernel.  A gather reads its result's size, an
+             update in place reads and writes the rows that it changes, and an array that fits the L2 cache is counted
+             once.
+  cached     Further bytes, served by the L2 cache, where gathers and updates use a small array many times.  They are
+             counted as if every token had P bytes, and are not in the bound.
+  bound, limit    Lower bound on the time: the longer of GFLOP at the peaks (compute) and bytes at the bandwidth
+             (memory).  It leaves out atomic adds to the same address and kernel launches.
+  temporary  Memory besides arguments and results; total is all memory that the program needs at once.
+  dot, gather, ... custom call    Number of operations in the program, including those inside fusions; a kind that no
+             program has gets no column.
+  unknown    Not countable: a TPU's compiler counts a loop's body once, and on a GPU a loop may have unknown length.
 
-The verdicts are set for the defaults.  On a TPU the training step is GPT-2's of 124M, at this width and vocabulary, on
-as many tokens in sequences of 1,024; its FLOPs are tokens * (6 (12 layers d^2 + d V) + 12 layers T d), the project's
-own count (kronecker/model/accounting.py), in one pass.
+The verdicts are set for the default flags.  On a TPU one of them compares FLOPs with those of GPT-2's training step of
+124M with this width, vocabulary and number of tokens, in sequences of 1,024: by kronecker/model/accounting.py, in one
+pass, tokens * (6 (12 layers d^2 + d V) + 12 layers T d).
 
-How to read train.
-  arguments  parameters, AdamW's moments, the arm's bag and the batch; outputs that are aliased take their place.
-  cuDNN attention, custom calls, collectives    that run in a step, each as often as the loop around it goes round.
-  loops, scatters, gathers, sorts               that stand in the program.
-  payload    bytes of a device's array where it is whole: before a reduction, after a gathering.
-  sent       bytes that a device sends at least, as around a ring of n: 2 (n-1)/n of the payload for an all-reduce,
-             (n-1)/n for all-gather, reduce-scatter and all-to-all, all of it for a permute.
-  model, done    FLOPs of a device's share by the project's own count, attention over the whole T x T square, of which
-             kernels may leave out nearly half.  done: what is executed.  On a TPU, model and the second forward
-             pass of model.remat; on a GPU, as counted in the compiled program, with the five products of attention's
-             backward pass.
-  compute    done at the peaks.
-  uncached   on a GPU the bytes as above, loops counted, at the memory's bandwidth: an estimate, and no bound, as
-             kernels find in the cache much of what the ones before have left.
-  memory     on a TPU the compiler's bytes at the memory's bandwidth; on a GPU, and on a TPU where there are loops,
-             whose bodies it counts once, only what every step must: read the arguments and write the outputs.
-  links      sent at what all links of a device can send at once: no step is faster, and a mesh that leaves links idle
-             is slower.
-  bound      the longest of compute, memory and links, as if they overlapped perfectly; MFU is model over peak then.
-Peaks stand in kronecker/runtime/hardware.py, the rest in kronecker/cross_compile/targets.py and gpus/.
+How to read train's tables.
+  arguments  Parameters, AdamW's moments, the arrays of the arm's code, the batch.  Aliased outputs use their memory.
+  total      Arguments, outputs that are not aliased, temporaries and the program itself.
+  cuDNN attention    Runs forward + backward.  It, custom calls and collectives count once per iteration of a loop.
+  loops, scatters, gathers, sorts    Number in the program.
+  payload    Bytes of a device's full array: before a reduction, after a gather.
+  sent       Bytes that a device sends at least in a ring of n: 2 (n-1)/n of the payload for an all-reduce, (n-1)/n for
+             all-gather, reduce-scatter and all-to-all, all of it for a permute.
+  model      FLOPs of a device's share by kronecker/model/accounting.py, attention over the full T x T square, although
+             kernels may skip nearly half of it.
+  executed   FLOPs.  On a TPU: model, plus the second forward pass of model.remat.  On a GPU: those counted in the
+             compiled program, with the five products of attention's backward pass.
+  compute    Time to execute these FLOPs at the peaks.
+  memory     On a TPU without loops: the time of the compiler's bytes at the memory's bandwidth.  Otherwise: the time to
+             read the arguments and write the outputs.
+  links      Time to send the sent bytes over all links of a device at once; a mesh may leave some idle.
+  uncached   On a GPU: the time of all bytes at the memory's bandwidth, if the cache were empty before each kernel.
+             This is an estimate, not a bound.
+  time at least    The longest of compute, memory and links (limit), as if they overlapped perfectly.  MFU and tokens
+             per second follow from it.
+Peaks are in kronecker/runtime/hardware.py, other numbers in kronecker/cross_compile/targets.py and gpus/.
 """
 
 import json
@@ -95,23 +96,29 @@ from kronecker.schema import choices, config_files, resolution
 from kronecker.schema.arms import ARMS
 
 _TARGET = flags.DEFINE_list(
-    "target", None, "What to compile for: a100, b200, h100, h200, v5e, v5p, v6e; for train also h100:8, v5e:16x16, ..."
+    "target", None, "Devices: a100, b200, h100, h200, v5e, v5p, v6e; train also accepts h100:8, v5e:16x16, ..."
 )
 flags.DEFINE_alias("topology", "target")
 _IMPLEMENTATIONS = flags.DEFINE_list(
-    "implementations", "auto,cached,onthefly,bag,gather,onehot,induced", "encoder: beside the table, with commas."
+    "implementations",
+    "auto,cached,onthefly,bag,gather,onehot,induced",
+    "encoder: implementations of the product to compile.",
 )
-_TOKENS = flags.DEFINE_integer("tokens", 16384, "encoder: tokens that a device embeds at a time.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("d_model", 768, "encoder: d.", lower_bound=1)
-_VOCAB = flags.DEFINE_integer("vocab", 50304, "encoder: V, padding included.", lower_bound=1)
-_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "encoder: P, the byte positions kept of a token.", lower_bound=1)
-_TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "encoder: whose tokens; their lengths lay out `induced`.")
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "encoder: operands of matrix products.")
-_CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: the most that cached codes may take.", 0.0)
-_CONFIG = config_flags.DEFINE_config_file("config", None, "train: the config file, as train.py takes it.")
-_ARMS = flags.DEFINE_list("arms", None, "train: arms of kronecker/schema/arms.py; default: the config's own.")
-_SEQUENCES = flags.DEFINE_integer("sequences", 4, "train: of a device, where the config is for one device.", 1)
-_JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
+_TOKENS = flags.DEFINE_integer("tokens", 16384, "encoder: N, tokens in a batch.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("d_model", 768, "encoder: d, the model's width.", lower_bound=1)
+_VOCAB = flags.DEFINE_integer("vocab", 50304, "encoder: V, vocabulary size with padding.", lower_bound=1)
+_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "encoder: P, byte positions of a token.", lower_bound=1)
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "gpt2", "encoder: tokenizer; token lengths determine the layout of induced."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "bfloat16", ["float32", "bfloat16"], "encoder: type of the operands of matrix products."
+)
+_CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder: limit for cached codes, MB.", 0.0)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "train: the config file, as for train.py.")
+_ARMS = flags.DEFINE_list("arms", None, "train: arms of kronecker/schema/arms.py; default: the config's.")
+_SEQUENCES = flags.DEFINE_integer("sequences", 4, "train: sequences per device, if the config is for one device.", 1)
+_JSON = flags.DEFINE_string("json", None, "Write all numbers to this JSON file too.")
 _OWN = {
     "encoder": ("implementations", "tokens", "d_model", "vocab", "pos_dim", "tokenizer", "dtype", "cache_limit_mb"),
     "train": ("config", "arms", "sequences"),
@@ -124,13 +131,15 @@ def main(words: Sequence[str]) -> int:
     """Compiles, prints, and returns the exit code."""
     commands = {"encoder": _encoder, "train": _train}
     if len(words) != 1 or words[0] not in commands:
-        raise ValueError(f"say what to compile: {' or '.join(commands)}, got {' '.join(words) or 'nothing'!r}")
+        raise ValueError(
+            f"name what to compile: {' or '.join(commands)}; got {repr(' '.join(words)) if words else 'none'}"
+        )
     for command, names in _OWN.items():
         wrong = next((name for name in names if command != words[0] and flags.FLAGS[name].present), None)
         if wrong:
-            raise ValueError(f"--{wrong} belongs to `compile_for.py {command}`, not to {words[0]}")
-    if _JSON.value and not Path(_JSON.value).parent.is_dir():  # minutes before it would be written
-        raise ValueError(f"--json={_JSON.value}: there is no folder {Path(_JSON.value).parent}")
+            raise ValueError(f"--{wrong} is a flag of `compile_for.py {command}`, not of {words[0]}; leave it out")
+    if _JSON.value and not Path(_JSON.value).parent.is_dir():  # before minutes of compiling
+        raise ValueError(f"--json={_JSON.value}: the folder {Path(_JSON.value).parent} does not exist; create it first")
     written, results = commands[words[0]]()
     if _JSON.value:
         from kronecker.report.pages import write_text
@@ -194,13 +203,13 @@ def _asked(example: str) -> list[str]:
 
 
 def _arms(own: dict[str, Any]) -> dict[str, ml_collections.ConfigDict]:
-    """Returns the configs to compile, by their labels; refuses a key that an arm would overwrite."""
+    """Returns the configs to compile by label; raises ValueError for a key of the command that an arm overwrites."""
     if _ARMS.value is None:
         return {_CONFIG.value.embedding.arm: _CONFIG.value}
     names = _known("arms", _ARMS.value, ARMS)
     lost = next((key for name in names for key in ARMS[name].overrides if key in own), None)
     if lost:
-        raise ValueError(f"--config.{lost}: each of --arms sets it; leave one of the two out")
+        raise ValueError(f"--config.{lost}: --arms sets this key too; leave one of the two out")
     return {name: _with(_CONFIG.value, ARMS[name].overrides) for name in names}
 
 
@@ -211,16 +220,16 @@ def _with(c: ml_collections.ConfigDict, values: dict[str, Any]) -> ml_collection
 
 
 def _known(flag: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
-    """Returns `names`, each once; raises a ValueError that lists the allowed ones if there are others, or none."""
+    """Returns `names` without duplicates; raises ValueError if one is not allowed, or there are none."""
     wrong = [name for name in names if name not in allowed]
     if wrong or not names:
-        found = f"there is no {wrong[0]} here" if wrong else "it names none"
+        found = f"unknown {wrong[0]!r}" if wrong else "empty"
         raise ValueError(f"--{flag}={','.join(names)}: {found}; allowed: {', '.join(allowed)}")
     return list(dict.fromkeys(names))
 
 
 def _gpt2() -> ml_collections.ConfigDict:
-    """Returns GPT-2's config of 124M with this run's width, type and vocabulary."""
+    """Returns GPT-2's config of 124M with the width, type and vocabulary of the flags."""
     c = config_files.load(f"{ROOT / 'configs' / 'gpt2.py'}:size=124m,arm=kronecker,budget=paper")
     c = resolution.resolve(c)
     c.model.d_model, c.model.dtype = _WIDTH.value, _DTYPE.value

@@ -49,7 +49,7 @@ def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict)
     cached = next(row for row in timed["arms"] if row["implementation"] == CACHED)
     return result.Result(
         name="runtime",
-        title="Memory kept beside the parameters, and time of a training step",
+        title="Buffers besides the parameters, and time of a training step",
         source="4",
         conditions={
             "device": device,

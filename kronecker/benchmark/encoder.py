@@ -195,10 +195,10 @@ def _measure(
 
 def _ratios(samples: dict[Any, timing.Samples], auto: str) -> dict[str, dict[str, float]]:
     """Returns the time ratios behind the verdicts, where both contenders were timed."""
-    wanted = {}
+    pairs = {}
     for measure in contenders.MEASURES:
-        wanted[f"auto_over_table_{measure}"] = (auto, measure), (TABLE, measure)
-        wanted[f"reference_over_auto_{measure}"] = (REFERENCE, measure), (auto, measure)
-        wanted[f"induced_over_bag_{measure}"] = ("induced", measure), ("bag", measure)
-    there = {name: pair for name, pair in wanted.items() if all(side in samples for side in pair)}
-    return {name: timing.ratio(samples[a], samples[b]) for name, (a, b) in there.items()}
+        pairs[f"auto_over_table_{measure}"] = (auto, measure), (TABLE, measure)
+        pairs[f"reference_over_auto_{measure}"] = (REFERENCE, measure), (auto, measure)
+        pairs[f"induced_over_bag_{measure}"] = ("induced", measure), ("bag", measure)
+    timed = {name: pair for name, pair in pairs.items() if all(side in samples for side in pair)}
+    return {name: timing.ratio(samples[a], samples[b]) for name, (a, b) in timed.items()}

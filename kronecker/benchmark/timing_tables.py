@@ -12,7 +12,6 @@ MEASURES = {"forward": "forward", "gradient": "forward +\ngradient", "update": "
 
 
 def show_setting(setting: Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Prints the numbers of one setting of the encoder's benchmark."""
     times, use = [], []
     for row in setting["contenders"]:
         measured = [row["measures"][name] for name in contenders.MEASURES]
@@ -42,57 +41,36 @@ def show_setting(setting: Mapping[str, Any], file: TextIO | None = None) -> None
 
 
 def show_steps(result: Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Prints the numbers of the benchmark of training steps."""
     printing.show(f"\n{step_title(result)}\n", step_times(result), "", step_memory(result), "", file=file)
 
 
 def step_times(result: Mapping[str, Any]) -> Table:
     """Returns the times of all arms' training steps, and their ratios to the baseline's."""
     headers = ("arm", "step, ms", "tokens/s", f"step /\n{result['baseline']}", "quartiles")
-    rows = [
-        (
-            row["name"],
-            _spread(row),
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['ratio']['median']:.3f}",
-            f"{row['ratio']['low']:.3f} to {row['ratio']['high']:.3f}",
-        )
-        for row in result["arms"]
-    ]
+    rows = []
+    for row in result["arms"]:
+        ratio, quartiles = f"{row['ratio']['median']:.3f}", f"{row['ratio']['low']:.3f} to {row['ratio']['high']:.3f}"
+        rows.append((row["name"], _spread(row), f"{row['tokens_per_second']:,.0f}", ratio, quartiles))
     return Table(headers, rows, ("arm",))
 
 
 def step_memory(result: Mapping[str, Any]) -> Table:
     """Returns the memory of all arms' training steps, and how the product of each is computed."""
     headers = ("arm", "implementation", "rounds", "memory\nMB", "buffers\nMB")
-    rows = [
-        (
-            row["name"],
-            row["implementation"] or "table",
-            str(len(row["rounds"])),
-            f"{row['memory']['total'] / 1e6:,.0f}",
-            f"{row['buffers_bytes'] / 1e6:,.2f}",
-        )
-        for row in result["arms"]
-    ]
+    rows = []
+    for row in result["arms"]:
+        memory, buffers = f"{row['memory']['total'] / 1e6:,.0f}", f"{row['buffers_bytes'] / 1e6:,.2f}"
+        rows.append((row["name"], row["implementation"] or "table", str(len(row["rounds"])), memory, buffers))
     return Table(headers, rows, ("arm", "implementation"))
 
 
 def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Prints the numbers of one size of the benchmark of the trainer."""
     others = list(result["contenders"][0]["speedup"])
     speeds, ratios = [], []
     for row in result["contenders"]:
-        speeds.append(
-            (
-                row["name"],
-                _spread(row),
-                str(len(row["rounds"])),
-                f"{row['tokens_per_second']:,.0f}",
-                f"{row['flops_per_second'] / 1e9:,.0f}",
-                "unknown" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
-            )
-        )
+        speed, flops = f"{row['tokens_per_second']:,.0f}", f"{row['flops_per_second'] / 1e9:,.0f}"
+        mfu = "unknown" if row["mfu"] is None else f"{100 * row['mfu']:.1f}"
+        speeds.append((row["name"], _spread(row), str(len(row["rounds"])), speed, flops, mfu))
         against = (row["speedup"][other] for other in others)
         ratios.append((row["name"], *(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})" for r in against)))
     headers = ("contender", "step, ms", "rounds", "tokens/s", "GFLOP/s", "MFU, %")
@@ -103,7 +81,6 @@ def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None
 
 
 def training_title(result: Mapping[str, Any]) -> str:
-    """Returns one line that describes the steps of one size of the benchmark of the trainer."""
     return (
         f"training steps of {result['size']}, {result['batch']} x {result['sequence']} tokens, V = {result['vocab']:,} "
         f"({result['tokenizer']}), {result['dtype']}"
@@ -111,7 +88,6 @@ def training_title(result: Mapping[str, Any]) -> str:
 
 
 def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
-    """Prints each target's verdict, and below it the numbers."""
     for verdict in verdicts:
         reached = "reached" if verdict["reached"] else "not reached"
         target = f"at least {verdict['at_least']:.2f}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
@@ -131,7 +107,6 @@ def left_out(name: str) -> str:
 
 
 def title(setting: Mapping[str, Any]) -> str:
-    """Returns one line that describes a setting."""
     dtype = f", {setting['dtype']}" if "dtype" in setting else ""
     return (
         f"{setting['tokens']:,} tokens, d = {setting['d']}, V = {setting['vocab']:,} ({setting['tokenizer']}), "
@@ -143,7 +118,7 @@ def step_title(result: Mapping[str, Any]) -> str:
     """Returns two lines that describe the steps."""
     return (
         f"training steps of {result['size']}, {result['batch']} x {result['sequence']} tokens of {result['source']}, "
-        f"{result['dtype']}\nV = {result['vocab']:,} ({result['ids']:,} of {result['tokenizer']}), P = {result['P']}"
+        f"{result['dtype']}\nV = {result['vocab']:,} ({result['tokenizer']} has {result['ids']:,}), P = {result['P']}"
     )
 
 

@@ -1,8 +1,8 @@
-"""What the devices of a compiled program exchange: every collective operation, how often it runs, and its bytes.
+"""Communication of a compiled program: every collective operation, how often it runs, and its bytes.
 
-A TPU's compiler hides collectives in other operations.  A reduce-scatter is an all-reduce inside a fusion that keeps a
-part, and is counted as what it is.  An asynchronous one appears in each of the fusions that it runs beside, all with
-one chain, and is counted once.
+A TPU's compiler writes some collectives in other forms.  An all-reduce inside a fusion that keeps a part of the result
+is counted as a reduce-scatter.  An asynchronous collective appears in each fusion that it overlaps with, under one
+chain id, and is counted once.
 """
 
 import collections
@@ -20,7 +20,7 @@ OTHER_NAMES = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "colle
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CHAIN = re.compile(r'\bchain_id="(\d+)"')
 _NAMED = re.compile(r'\bop_name="([^"]*)"')
-# Three ways to write the groups: as lists, as an array of that shape (groups, members), and as axes of a mesh.
+# Groups are written in three ways: as lists, as an array of shape (groups, members), or as axes of a mesh.
 _GROUP_LIST = re.compile(r"\breplica_groups=\{\{([\d,]*)\}")
 _GROUP_SHAPE = re.compile(r"\breplica_groups=\[\d+,(\d+)\]")
 _GROUP_MESH = re.compile(r"\breplica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*(?:\([^)]*\))?\))? \{([^}]*)\}")
@@ -34,16 +34,16 @@ class Collective:
 
     kind: str  # one of KINDS
     group: int  # devices that take part together
-    payload: int  # bytes of a device's array where it is whole: before a reduction, after a gathering
-    times: int  # that it runs in a step, loops counted
-    source: str  # the operation of the model that it comes from, as JAX names it; may be empty
+    payload: int  # bytes of a device's full array: before a reduction, after a gather
+    times: int  # runs in a step, including repetitions in loops
+    source: str  # JAX's name of the model's operation behind it; may be empty
 
     @property
     def sent(self) -> float:
-        """Returns the bytes that a device has to send at least for one of them, as around a ring of the group.
+        """Returns the bytes that a device sends at least in one run, as in a ring of its group.
 
-        An all-reduce of S bytes over n devices is 2 (n - 1)/n S: a reduce-scatter and an all-gather, (n - 1)/n S each,
-        as an all-to-all is; a permute is S.
+        An all-reduce of S bytes over n devices sends 2 (n - 1)/n S, a reduce-scatter, all-gather or all-to-all
+        (n - 1)/n S, and a permute S.
         """
         if self.kind == "collective-permute":
             return float(self.payload)
@@ -52,10 +52,10 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """All that the devices exchange in one run of a program; `sent` is of one device, see `Collective.sent`."""
+    """The communication in one run of a program; `sent` is of one device, see `Collective.sent`."""
 
-    collectives: tuple[Collective, ...]  # those that move something; one over a group of one device does not
-    # loops with one of them inside whose length the text does not tell; they are counted once
+    collectives: tuple[Collective, ...]  # those over groups of at least two devices
+    # loops of unknown length that contain a collective; they are counted once
     unknown_loops: tuple[str, ...]
 
     @property
@@ -63,7 +63,7 @@ class Exchange:
         return sum(one.sent * one.times for one in self.collectives)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
-        """Returns, of each of KINDS that there is, how many run, and a device's bytes of payload and sent."""
+        """Returns for each of KINDS that occurs its number of runs, and a device's bytes of payload and sent."""
         sums: dict[str, dict[str, float]] = {}
         for one in self.collectives:
             row = sums.setdefault(one.kind, {"count": 0, "payload_bytes": 0, "sent_bytes": 0.0})
@@ -73,7 +73,7 @@ class Exchange:
         return {kind: sums[kind] for kind in KINDS if kind in sums}
 
     def largest(self, count: int) -> list[dict[str, Any]]:
-        """Returns the `count` that move most, those of one source and kind together."""
+        """Returns the `count` largest by bytes sent, summed over collectives of one source and kind."""
         sums = collections.Counter()
         for one in self.collectives:
             sums[one.kind, one.source] += one.sent * one.times
@@ -83,9 +83,9 @@ class Exchange:
 
 
 def of(text: str, devices: int) -> Exchange:
-    """Returns what the devices of a program exchange, from its text as `jax.stages.Compiled.as_text` returns it.
+    """Returns a program's communication, from its text by `jax.stages.Compiled.as_text`.
 
-    A collective that names no groups is over all devices.
+    A collective without groups is over all devices.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)
@@ -155,5 +155,5 @@ def _group(attributes: str, devices: int) -> int:
         sizes = {name: int(size) for name, size in _AXIS.findall(mesh[1])}
         return math.prod(int(part) if part else sizes[name] for name, _, part in _USED_AXIS.findall(mesh[2]))
     if "replica_groups=" in attributes and "replica_groups={}" not in attributes:
-        raise ValueError(f"the compiler writes replica groups in a way not known here: {attributes[:300]}")
+        raise ValueError(f"unknown format of replica groups in the compiled program: {attributes[:300]}")
     return devices

@@ -1,8 +1,7 @@
-"""The compilers of devices that are not there: where they are, their versions, and how JAX is brought to use them.
+"""Finds the compilers of TPUs and GPUs, and makes JAX use them without a device.
 
-`make tpu` and `make gpu` keep them beside the environment's packages: among these, each JAX process of a machine
-without such a device would load them and complain.  Nothing here imports JAX before it is needed: JAX notes when it is
-imported which cuDNN there is.
+`make tpu` and `make gpu` install them outside the environment's packages.  Inside, every JAX process on a machine
+without such a device would load them and print errors.  JAX is imported late, because it looks for cuDNN on import.
 """
 
 import importlib.metadata
@@ -22,7 +21,7 @@ GPU_PACKAGES = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13")
 
 
 def libtpu() -> Path | None:
-    """Returns the file of libtpu: the one of `make tpu`, or a package installed in this environment; None: neither."""
+    """Returns the file of libtpu: from `make tpu`, or a package of this environment; None if there is neither."""
     beside = Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
     if beside.is_file():
         return beside
@@ -32,7 +31,7 @@ def libtpu() -> Path | None:
 
 
 def cuda() -> Path | None:
-    """Returns the folder of packages with JAX's CUDA plugin: of `make gpu`, or of this environment; None: neither."""
+    """Returns the package folder of JAX's CUDA plugin: from `make gpu`, or of this environment; None if missing."""
     beside = Path(sys.prefix) / "gpu"
     package = importlib.util.find_spec("jax_plugins")
     own = [Path(folder).parent for folder in package.submodule_search_locations or ()] if package else []
@@ -40,7 +39,7 @@ def cuda() -> Path | None:
 
 
 def reveal_cuda() -> None:
-    """Lets JAX find the CUDA plugin, if there is one; before JAX is imported it lets it find cuDNN too."""
+    """Adds the CUDA plugin to the import path, if installed; call it before JAX is imported and looks for cuDNN."""
     found = cuda()
     if found and str(found) not in sys.path:
         sys.path.append(str(found))
@@ -54,10 +53,10 @@ def versions() -> dict[str, str]:
 
 
 def tpus(topology: str) -> "tuple[jax.Device, ...]":
-    """Returns the devices of a TPU's topology, as `cross_compile.parse` gives it.
+    """Returns the devices of a TPU's topology, as `cross_compile.parse` returns it.
 
-    The first call in a process loads the compiler.  It sets the environment that libtpu reads, and JAX's platform to
-    "cpu": nothing here may look for a TPU.  Raises ValueError if there is no libtpu, or it refuses.
+    The first call in a process loads the compiler.  It sets libtpu's environment variables, and JAX's platform to
+    "cpu", so that nothing looks for a TPU.  Raises ValueError if libtpu is missing or rejects the topology.
     """
     found = libtpu()
     if found is None:
@@ -66,29 +65,29 @@ def tpus(topology: str) -> "tuple[jax.Device, ...]":
     import jax
     from jax.experimental import topologies
 
-    # Of a machine that has none: libtpu would ask for each of these over the network, or fail.
+    # Without a TPU libtpu would request these over the network, or fail.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-    # A lock keeps TPUs from being shared.  Compiling uses none, so several compilers may run, and beside training.
+    # libtpu locks TPUs against sharing.  Compiling uses none, so several compilers may run at once.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
     os.environ["TPU_LIBRARY_PATH"] = str(found)
     jax.config.update("jax_platforms", "cpu")
     try:
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except jax.errors.JaxRuntimeError as error:
-        if "lockfile" in str(error):  # its own advice is to delete the lock
+        if "lockfile" in str(error):  # libtpu's message advises to delete the lock
             raise ValueError(
-                "another process is using libtpu and this version of it does not share; run this again when that ends"
+                "another process uses libtpu, and this version cannot be shared; try again when that process has ended"
             ) from None
-        raise ValueError(f"the compiler knows no topology {topology}: {error}") from None
+        raise ValueError(f"--target={topology}: the compiler rejects this topology: {error}") from None
 
 
 def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]":
     """Returns GPUs to compile for, by name, `cross_compile.parse`'s topology and XLA's description.
 
-    The first call in a process loads the compiler.  It sets JAX's platform to "cpu". Raises ValueError if there is no
-    CUDA plugin, or it refuses.
+    The first call in a process loads the compiler.  It sets JAX's platform to "cpu".  Raises ValueError if the CUDA
+    plugin is missing or rejects the GPU.
     """
     if cuda() is None:
         raise ValueError(NO_PLUGIN)
@@ -98,7 +97,7 @@ def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]"
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # without a GPU it could be written and not be read
+    jax.config.update("jax_enable_compilation_cache", False)  # without a GPU it can be written but not read
 
     def devices():
         wanted = {"topology_name": name, "target_config": description, "topology": topology}
@@ -107,11 +106,11 @@ def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]"
     try:
         try:
             return devices()
-        except NotImplementedError:  # JAX has looked for plugins already, before this one could be found
+        except NotImplementedError:  # JAX looked for plugins before this one was on the path
             importlib.import_module(f"jax_plugins.{PLUGIN}").initialize()
             return devices()
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"the compiler does not take {name}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"--target={name}: the compiler rejects this GPU: {str(error).splitlines()[0]}") from None
 
 
 def _version(package: str, folder: Path) -> str:

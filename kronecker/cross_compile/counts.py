@@ -1,10 +1,10 @@
-"""FLOPs and bytes of a compiled program, counted in its text: for a GPU, whose compiler gives neither.
+"""FLOPs and bytes of a compiled GPU program, counted from its text, because the GPU's compiler reports neither.
 
-FLOPs are those of matrix products, by the unit that makes them: in plain and in Triton's fused form, of cuBLAS, and of
-cuDNN's attention, over the whole T x T square.  Bytes are those that each kernel takes from the device's memory and
-gives back to it, as if nothing stayed in the cache from one to the next.  A look-up reads what it gives, an update in
-place what it changes.  What they touch again and again comes from the cache if the array fits there: it is counted
-once, and the rest apart.  A loop's body counts as often as the loop goes round.
+FLOPs are those of matrix products, by the unit that computes them: plain products, Triton fusions, cuBLAS, and cuDNN's
+attention over the full T x T square.  Bytes are those that each kernel reads from and writes to the device's memory, as
+if the cache were empty when it starts.  A gather reads the rows of its result; an update in place reads and writes the
+rows that it changes.  If the array fits into the cache, rows that are used several times are counted once, and the
+repetitions as cached bytes.  A loop's body counts once per iteration.
 """
 
 import collections
@@ -17,17 +17,17 @@ from kronecker.cross_compile import hlo
 from kronecker.cross_compile.targets import BFLOAT16, FLOAT32, TF32
 
 ATTENTION, ATTENTION_BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
-# Of T x T times h: scores and values forward; backward scores again, and the gradients of both products' operands.
+# Products of size T x T x h: scores and values forward; scores and the gradients of all four operands backward.
 ATTENTION_PRODUCTS = {ATTENTION: 2, ATTENTION_BACKWARD: 5}
 CUBLAS = ("__cublas$gemm", "__cublas$lt$matmul")
 
-# Kernels of their own stand in what these run.  A computation that any other operation names is part of its kernel.
+# Computations called by these operations contain kernels; those called by any other operation are part of its kernel.
 _HOLDERS = ("while", "conditional", "call", "async-start")
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all", "partition-id"),
     *("replica-id", "fusion-update", "fusion-done", *_HOLDERS, *hlo.ASYNC_PARTS),
 )
-_SLICES = ("gather", "dynamic-slice", "slice")  # that read of their first operand what they give
+_SLICES = ("gather", "dynamic-slice", "slice")  # they read only their result's size of their first operand
 _ELEMENTWISE = (
     *("bitcast", "reshape", "copy", "convert", "transpose", "negate", "abs", "not", "sqrt", "rsqrt", "exponential"),
     *("log", "tanh", "sign", "add", "subtract", "multiply", "divide", "maximum", "minimum", "and", "or", "compare"),
@@ -43,19 +43,19 @@ _UNIT = {"bf16": BFLOAT16, "tf32": TF32, "f32": FLOAT32}
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a program does in one run."""
+    """The work of a program in one run."""
 
-    flops: dict[str, float]  # of matrix products by unit, all passes of a product that needs several
-    bytes_accessed: float  # of the device's memory
-    cached_bytes: float  # beside these, of the cache, where look-ups and updates touch a small array many times
-    calls: dict[str, int]  # how often each custom call runs, by what it calls
-    unknown_loops: tuple[str, ...]  # loops whose length the text does not tell; they are counted once
+    flops: dict[str, float]  # of matrix products by unit, including all passes of a product
+    bytes_accessed: float  # read from and written to the device's memory
+    cached_bytes: float  # served by the cache in addition, where gathers and updates use a small array many times
+    calls: dict[str, int]  # custom call -> its runs
+    unknown_loops: tuple[str, ...]  # loops of unknown length; they are counted once
 
 
 def of(text: str, cache: int = 0) -> Counts:
-    """Returns what a program does, from its text as `jax.stages.Compiled.as_text` returns it.
+    """Returns the counts of a program, from its text by `jax.stages.Compiled.as_text`.
 
-    `cache` is the bytes of an array that the device's cache holds.
+    `cache` is the size of the device's cache in bytes.
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)
@@ -85,7 +85,7 @@ def _holding_kernels(computations: Mapping[str, hlo.Computation]) -> set[str]:
 
 
 def _product(computation: hlo.Computation, one: hlo.Instruction) -> tuple[str, float] | None:
-    """Returns the unit of a matrix product and its FLOPs, all passes; None: it is none."""
+    """Returns the unit of a matrix product and its FLOPs in all passes; None for other instructions."""
     called = _TARGET.search(one.attributes) if one.operation == "custom-call" else None
     if called and called[1] in ATTENTION_PRODUCTS:
         queries, keys = (_shape(computation, name)[1] for name in one.operands[:2])
@@ -106,7 +106,7 @@ def _product(computation: hlo.Computation, one: hlo.Instruction) -> tuple[str, f
 def _traffic(
     computations: Mapping[str, hlo.Computation], computation: hlo.Computation, one: hlo.Instruction, cache: int
 ) -> tuple[float, float]:
-    """Returns the bytes of the device's memory that a kernel takes and gives, and those of its cache."""
+    """Returns the bytes that a kernel moves from and to the device's memory, and from and to its cache."""
     if one.operation in _FREE:
         return 0.0, 0.0
     if one.operation.endswith("-done"):
@@ -130,7 +130,7 @@ def _traffic(
 def _touched(
     computation: hlo.Computation, value: hlo.Instruction, users: Iterable[hlo.Instruction], fused: bool, cache: int
 ) -> tuple[float, float]:
-    """Returns the bytes that `users` read of an array, of the memory and of the cache."""
+    """Returns the bytes that `users` read of an array, from the memory and from the cache."""
     size = float(hlo.bytes_of(value.type))
     parts, whole = _parts(computation, value.name, users, fused)
     return _through_cache(parts * size / max(1, _elements(value.type)), size, whole, cache)
@@ -139,9 +139,9 @@ def _touched(
 def _parts(
     computation: hlo.Computation, name: str, users: Iterable[hlo.Instruction], fused: bool
 ) -> tuple[float, bool]:
-    """Returns the elements that slices read of an array, and whether something reads all of it.
+    """Returns the elements that slices read of an array, and whether an instruction reads all of it.
 
-    Where `users` are fused, what is made element by element is read as its own users read it.
+    Where `users` are fused, an elementwise result counts as its own users read it.
     """
     parts, whole = 0.0, False
     for one in users:
@@ -155,7 +155,7 @@ def _parts(
             elif one.operation == "dynamic-update-slice" and position == 0:
                 pass  # written in place
             elif one.operation == "scatter" and position < len(one.operands) // 2:
-                parts += _elements(computation.instructions[one.operands[-1]].type)  # read, to be added to
+                parts += _elements(computation.instructions[one.operands[-1]].type)  # scatter reads what it adds to
             else:
                 whole = True
     return parts, whole
@@ -175,7 +175,7 @@ def _given(computation: hlo.Computation, one: hlo.Instruction, cache: int) -> tu
 
 
 def _through_cache(parts: float, size: float, whole: bool, cache: int) -> tuple[float, float]:
-    """Returns what of `parts` bytes, and of the whole array where it is used so, the memory and the cache serve."""
+    """Returns bytes from memory and from cache, if slices read `parts` bytes and, if `whole`, also the full array."""
     total = parts + whole * size
     near = min(total, size) if size <= cache else total
     return near, total - near

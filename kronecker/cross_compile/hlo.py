@@ -1,14 +1,14 @@
-"""The text of a compiled program: its computations, their instructions, and how often each of them runs."""
+"""Parses the text of a compiled program: its computations, their instructions, and how often each runs."""
 
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
 
-ASYNC_PARTS = ("async-update", "async-done")  # they name the computation that their async-start runs
+ASYNC_PARTS = ("async-update", "async-done")  # they name the computation that async-start runs
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-# `%name = type operation(operands), attributes`; a type holds no word before a bracket.
+# `%name = type operation(operands), attributes`; a type has no word before a parenthesis.
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?)\s([a-z][\w\-]*)\(")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
@@ -19,25 +19,15 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction.
+    """One instruction."""
 
-    Attributes:
-      name: without "%".
-      type: of its result, as the text has it.
-      operation: such as "all-reduce".
-      operands: the names of what it takes.
-      inside: the text between its brackets.
-      attributes: the text after them.
-      root: whether it is its computation's result.
-    """
-
-    name: str
-    type: str
-    operation: str
-    operands: tuple[str, ...]
-    inside: str
-    attributes: str
-    root: bool
+    name: str  # without "%"
+    type: str  # of its result, as text
+    operation: str  # such as "all-reduce"
+    operands: tuple[str, ...]  # their names
+    inside: str  # the text between the parentheses
+    attributes: str  # the text after the parentheses
+    root: bool  # whether it is its computation's result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +40,11 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """Returns the instruction whose result is the computation's."""
         return next(one for one in self.instructions.values() if one.root)
 
 
 def parse(text: str) -> dict[str, Computation]:
-    """Returns the computations of a program's text, by name.
-
-    Args:
-      text: what `jax.stages.Compiled.as_text` returns.
-    """
+    """Returns the computations of a program by name, from its text by `jax.stages.Compiled.as_text`."""
     found: dict[str, Computation] = {}
     current = None
     for line in text.splitlines():
@@ -71,15 +56,10 @@ def parse(text: str) -> dict[str, Computation]:
 
 
 def runs(computations: Mapping[str, Computation]) -> tuple[dict[str, int], dict[str, str]]:
-    """Returns how often each computation runs, and the bodies of the loops whose length the text does not tell.
+    """Returns how often each computation runs, and {loop name: body} for loops of unknown length.
 
-    The bodies have the names of their loops for keys.
-
-    A loop's body runs as often as the loop goes round, times the runs of what holds the loop.  A loop of unknown length
-    is taken to go round once, a branch to be taken.  A computation that is called from two places runs for both.
-
-    Args:
-      computations: of a whole program.
+    A loop's body runs once per iteration of every run of the loop.  A loop of unknown length counts as one iteration;
+    all branches count as taken; a computation that is called from two places runs for both.
     """
     count = dict.fromkeys(computations, 0)
     unknown = {}
@@ -101,15 +81,9 @@ def runs(computations: Mapping[str, Computation]) -> tuple[dict[str, int], dict[
 
 
 def trip_count(computations: Mapping[str, Computation], around: Computation, loop: Instruction) -> int | None:
-    """Returns how often a loop goes round, or None where the text does not tell.
+    """Returns the number of iterations of a "while" instruction in the computation `around`, or None if unknown.
 
-    Either the compiler wrote it down, or it is a counter that starts at a constant, grows by one and is compared with
-    a third: every `lax.scan` is.
-
-    Args:
-      computations: of the program.
-      around: the one that holds the loop.
-      loop: its "while".
+    It is written in the text, or follows from a counter that has a constant start, step and limit, as in `lax.scan`.
     """
     if known := _TRIPS.search(loop.attributes):
         return int(known[1])
@@ -131,7 +105,7 @@ def trip_count(computations: Mapping[str, Computation], around: Computation, loo
 
 
 def calls(one: Instruction) -> list[str]:
-    """Returns the computations that an instruction runs once, such as a fusion's; a loop's are not among them."""
+    """Returns the computations that an instruction runs once, such as a fusion's, but not a loop's."""
     if one.operation in ASYNC_PARTS:
         return []
     lists = [name for names in _CALLED_LISTS.findall(one.attributes) for name in _NAME.findall(names)]
@@ -139,12 +113,12 @@ def calls(one: Instruction) -> list[str]:
 
 
 def named(one: Instruction) -> list[str]:
-    """Returns the computations that an instruction runs, a loop's condition and body among them."""
+    """Returns the computations that an instruction runs, including a loop's condition and body."""
     return [_attribute(one, which) for which in ("condition", "body")] if one.operation == "while" else calls(one)
 
 
 def within(computations: Mapping[str, Computation], name: str) -> set[str]:
-    """Returns the computations that run when `name` does, itself included, those of its loops too."""
+    """Returns the computations that run when `name` does, including itself and those of its loops."""
     found = {name}
     for one in computations[name].instructions.values():
         found.update(*(within(computations, called) for called in named(one)))
@@ -167,7 +141,6 @@ def bits(kind: str) -> int:
 
 
 def operand_bytes(computation: Computation, instruction: Instruction) -> int:
-    """Returns the bytes of all that an instruction takes."""
     return sum(bytes_of(computation.instructions[name].type) for name in instruction.operands)
 
 
@@ -176,7 +149,7 @@ def _instruction(line: str) -> Instruction | None:
     if not match:
         return None
     depth, end = 1, match.end()
-    while depth and end < len(line):  # types of operands, where the text has them, hold brackets too
+    while depth and end < len(line):  # types of operands may contain parentheses
         depth += {"(": 1, ")": -1}.get(line[end], 0)
         end += 1
     inside = line[match.end() : end - 1]

@@ -1,8 +1,7 @@
-"""The input side of a model as programs: every implementation of the product, and the table that it replaces.
+"""Compiles the input side of a model: every implementation of the product, and the table that it replaces.
 
-Three programs each, the first for a GPU alone: embeddings; these and the gradient of the one trained matrix for a given
-cotangent; that and an update of the optimizer that training uses, its state donated as training donates it.  All data
-are arguments.
+Three programs each: embeddings (for a GPU only); these and the gradient of the one trained matrix for a given
+cotangent; these and an update by the optimizer of training, with donated state.  All data are arguments.
 
 Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained matrix (D or V), d model width.
 """
@@ -25,12 +24,12 @@ from kronecker.training import input_side
 TABLE = "table"
 FORWARD, GRADIENT, UPDATE = "forward", "gradient", "update"
 PROGRAMS = {"tpu": (GRADIENT, UPDATE), "gpu": (FORWARD, GRADIENT, UPDATE)}
-# A name of GATHER stands for one of each of these.
+# `gather` has a row for each of its gradients.
 GATHER = "gather"
 GATHERS = {f"{GATHER}, {gradient}": gradient for gradient in choices.GATHER_GRADIENTS}
-# Of a TPU over each product, to reach its type on units that multiply bfloat16: a float32 is three of them, so six of
-# the nine partial products count, and three where the other operand is 0 or 1 and one bfloat16 holds it (which the
-# compiler's estimates of cycles bear out; it shows no passes).  A GPU's stand in its program.
+# Passes of a TPU's bfloat16 units over a product.  A float32 is split into three bfloat16; of the nine partial products
+# six matter, or three if the other operand is 0 or 1, which one bfloat16 holds.  The compiler's estimates of cycles
+# agree.  A GPU's passes are in its program.
 ONE_HOT_PASSES = {"bfloat16": 1, "float32": 3}
 DENSE_PASSES = {"bfloat16": 1, "float32": 6}
 PASSES = {
@@ -50,11 +49,11 @@ Programs = dict[str, dict[str, program.Program]]  # by program, then by form
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is compiled."""
+    """The problem to compile."""
 
-    table: codec.ByteTable  # the vocabulary's bytes; their lengths decide the layout of "induced"
+    table: codec.ByteTable  # the vocabulary's bytes; their lengths determine the layout of "induced"
     tokens: int  # N
-    # resolved, with its vocabulary: the model around the input side, its width, type and optimizer
+    # the model around the input side, resolved, with its vocabulary; gives width, type and optimizer
     config: ml_collections.ConfigDict
 
     @classmethod
@@ -70,19 +69,19 @@ class Setting:
         return cls(codec.byte_table(token_bytes, pos_dim, vocab), tokens, config)
 
     def auto(self, platform: str) -> str:
-        """Returns what "auto" is on "tpu" or "gpu", a row of its table."""
+        """Returns the row that "auto" chooses on "tpu" or "gpu"."""
         name = implementations.choose(platform)
         return f"{name}, {implementations.FASTEST_GATHER_GRADIENT}" if name == GATHER else name
 
     @property
     def step_flops(self) -> float:
-        """Returns the matrix FLOPs of a training step on as many tokens, by the project's own count."""
+        """Returns the FLOPs of a training step with as many tokens, by accounting.flops_per_token."""
         shape = transformer.Shape.of(self.config.model)
         return self.tokens * accounting.flops_per_token(shape, self.config.train.sequence)
 
 
 def rows(names: Iterable[str]) -> list[str]:
-    """Returns the rows of the table for implementations, each once: `gather` has one for each of its gradients."""
+    """Returns the rows for implementations, without duplicates; `gather` has one for each of its gradients."""
     found = [row for name in names for row in (GATHERS if name == GATHER else [name])]
     return list(dict.fromkeys(found))
 
@@ -90,7 +89,7 @@ def rows(names: Iterable[str]) -> list[str]:
 def compile_table(target: targets.Target, setting: Setting) -> Programs:
     """Returns the programs of a learned table.
 
-    Its lookup takes the ids to be in bounds, as the product's does: flax.linen.Embed's does not, and moves more bytes.
+    Its lookup assumes that ids are in bounds, as the product does; flax.linen.Embed does not, and moves more bytes.
     """
 
     def embed(table_Vd, bag, ids_N):
@@ -103,7 +102,7 @@ def compile_table(target: targets.Target, setting: Setting) -> Programs:
 def compile_product(target: targets.Target, setting: Setting, name: str, limit_mb: float) -> Programs:
     """Returns the programs of one implementation: of choices.IMPLEMENTATIONS, or of GATHERS.
 
-    Raises ValueError if the codes of "cached" would take more than `limit_mb`, or the compiler refuses.
+    Raises ValueError if the codes of "cached" would exceed `limit_mb`, or the compiler rejects a program.
     """
     dtype = setting.config.model.dtype
     paper = bags.kronecker_bag(setting.table)
@@ -119,7 +118,7 @@ def compile_product(target: targets.Target, setting: Setting, name: str, limit_m
 
 
 def verdicts(target: targets.Target, setting: Setting, product: Programs, table: Programs) -> list[dict[str, Any]]:
-    """Returns the targets of `auto`'s choice: each as what, number, limit, met and the sum behind it in words.
+    """Returns the verdicts on `auto`'s choice, each with what, number, limit, met, and the numbers behind it ("of").
 
     Of a GPU's forms the worse one counts.
     """
@@ -138,12 +137,12 @@ def _of_gpu(product: Programs, table: Programs) -> list[dict[str, Any]]:
     ):
         number = max(one.temporary_bytes for one in product[name].values())
         loops = max(one.operations["while"] for one in product[name].values())
-        found.append((what, number, limit, number <= limit, "all of it, in bytes"))
-        found.append((f"loops of {what.partition(' of ')[2]}", loops, 0, loops == 0, "in the program"))
+        found.append((what, number, limit, number <= limit, "bytes"))
+        found.append((f"loops of {what.partition(' of ')[2]}", loops, 0, loops == 0, "loops"))
     pairs = [(one.bytes_accessed, table[UPDATE][form].bytes_accessed) for form, one in product[UPDATE].items()]
     ours, theirs = max(pairs, key=lambda pair: pair[0] / pair[1])
     whole = all(one.comparable for side in (product, table) for one in side[UPDATE].values())
-    what = "bytes of forward + gradient + AdamW over the table's"
+    what = "bytes of forward + gradient + AdamW / table's"
     found.append((what, ours / theirs, 1.0, whole and ours < theirs, f"{ours / 1e6:,.0f} / {theirs / 1e6:,.0f} MB"))
     return _verdicts(found)
 
@@ -167,23 +166,23 @@ def _of_tpu(
     small = temporary <= MOST_TEMPORARY_BYTES
     return _verdicts(
         [
-            ("temporary memory", temporary, MOST_TEMPORARY_BYTES, small, "all of it, in bytes"),
+            ("temporary memory", temporary, MOST_TEMPORARY_BYTES, small, "bytes"),
             (
-                "bytes of forward + gradient over the table's",
+                "bytes of forward + gradient / table's",
                 of_table[GRADIENT],
                 MOST_BYTES_OF_TABLES,
                 whole and of_table[GRADIENT] <= MOST_BYTES_OF_TABLES,
                 bytes_mb[GRADIENT],
             ),
             (
-                "bytes of forward + gradient + AdamW over the table's",
+                "bytes of forward + gradient + AdamW / table's",
                 of_table[UPDATE],
                 1.0,
                 whole and of_table[UPDATE] < 1,
                 bytes_mb[UPDATE],
             ),
             (
-                "FLOPs of forward + gradient over the training step's",
+                "FLOPs of forward + gradient / training step's",
                 share,
                 LESS_THAN_STEP,
                 whole and share < LESS_THAN_STEP,

@@ -1,4 +1,4 @@
-"""One compiled program: its operations, FLOPs, bytes and memory, and the bound that they imply."""
+"""One compiled program: its operations, FLOPs, bytes and memory, and the time bound that follows."""
 
 import collections
 import dataclasses
@@ -13,28 +13,28 @@ from kronecker.cross_compile import counts, targets
 from kronecker.training import plan
 
 KINDS = ("convolution", "dot", "gather", "scatter", "sort", "while", "fusion")
-# An instruction of the optimised program: `%name = type operation(operands)`; a type holds no word before a bracket.
+# An instruction of the optimised program: `%name = type operation(operands)`; no word before "(" in a type.
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = .*?\s([a-z][\w\-]*)\(", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is known of a program: of a TPU's what its compiler says, of a GPU's what `counts` reads in its text."""
+    """Counts of a program: on a TPU from its compiler, on a GPU by `counts` from its text."""
 
-    # by the unit that makes them (targets.BFLOAT16, ...), all passes; of a GPU's program matrix products alone
+    # by unit (targets.BFLOAT16, ...), in all passes; on a GPU of matrix products only
     flops: dict[str, float]
-    passes: int  # that a TPU's matrix units make over each product to reach its precision
-    # by all operations.  A TPU's compiler counts traffic inside the chip and the whole operand of a gather too
+    passes: int  # of a TPU's matrix units over each product to reach its precision
+    # by all operations; on a TPU including traffic inside the chip and the full operand of a gather
     bytes_accessed: float
-    cached_bytes: float  # that a GPU's cache serves beside them
-    temporary_bytes: int  # beside arguments and results
-    argument_bytes: int  # of what it takes in
-    output_bytes: int  # of what it gives back
-    total_bytes: int  # that have to be there at once
-    operations: dict[str, int]  # how many of each of KINDS, those inside fusions included
-    calls: dict[str, int]  # how often each custom call runs, by what it calls; a TPU's are not counted
-    # whether FLOPs and bytes are whole: what a TPU's compiler counts of a program with loops is not, nor what is
-    # counted of one with a loop of unknown length
+    cached_bytes: float  # served by a GPU's cache in addition
+    temporary_bytes: int  # besides arguments and results
+    argument_bytes: int
+    output_bytes: int
+    total_bytes: int  # needed at once
+    operations: dict[str, int]  # number of each of KINDS, including those inside fusions
+    calls: dict[str, int]  # custom call -> its runs; empty on a TPU
+    # whether FLOPs and bytes are complete: a TPU's compiler counts a loop's body once, and on a GPU a loop may have
+    # unknown length
     comparable: bool
     compile_seconds: float
 
@@ -43,17 +43,17 @@ class Program:
         return sum(self.flops.values())
 
     def seconds(self, target: targets.Target) -> dict[str, float]:
-        """Returns the least time for the FLOPs at the peaks and for the bytes at the memory's bandwidth."""
+        """Returns lower bounds on the time: FLOPs at the peaks, and bytes at the memory's bandwidth."""
         return {"compute": compute_seconds(self.flops, target), "memory": self.bytes_accessed / target.bandwidth}
 
     def to_json(self, target: targets.Target) -> dict[str, Any]:
-        """Returns all of it, with the bound on `target`; None where the numbers do not give one."""
+        """Returns all fields and the bound on `target`, which is None if the counts are incomplete."""
         bound = max(self.seconds(target).values()) if self.comparable else None
         return dataclasses.asdict(self) | {"seconds": self.seconds(target), "bound_seconds": bound}
 
 
 def compute_seconds(flops: Mapping[str, float], target: targets.Target) -> float:
-    """Returns the least time for FLOPs by unit: kernels, and hence units, take turns."""
+    """Returns the least time for FLOPs by unit; units work one after another, as kernels do."""
     return sum(amount / target.peaks[unit] for unit, amount in flops.items())
 
 
@@ -64,16 +64,10 @@ def compile_for(
     passes: int = 1,
     donate: Sequence[int] = (),
 ) -> dict[str, Program]:
-    """Returns what the compiler makes of `function` on one device, by the target's forms.
+    """Returns `function` compiled for one device, in each of the target's forms.
 
-    Args:
-      function: what jax.jit takes.
-      arguments: trees of arrays or shapes.
-      passes: see `Program`; counted only if there is a product, and on a TPU.
-      donate: arguments whose memory the results may take.
-
-    Raises:
-      ValueError: if the compiler refuses, say because the program does not fit the device.
+    `arguments` are trees of arrays or shapes, `donate` the indices of those whose memory the results may use; `passes`
+    is as in `Program`.  Raises ValueError if the compiler rejects it, for example because it does not fit the device.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=target.sharding), arguments)
     lowered = jax.jit(function, donate_argnums=tuple(donate)).lower(*shapes)
@@ -81,7 +75,7 @@ def compile_for(
 
 
 def count_operations(text: str) -> dict[str, int]:
-    """Returns how many instructions of each of KINDS a program's text has, in all of its computations."""
+    """Returns the number of instructions of each of KINDS in all computations of a program's text."""
     found = collections.Counter(_OPERATION.findall(text))
     return {kind: found[kind] for kind in KINDS}
 
@@ -91,7 +85,7 @@ def _compile(target: targets.Target, lowered: jax.stages.Lowered, options: Mappi
     try:
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"the compiler for {target.name} refuses it: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"the compiler for {target.name} rejects it: {str(error).splitlines()[0]}") from None
     seconds, text, memory = time.perf_counter() - start, compiled.as_text(), plan.Memory.of(compiled)
     operations = count_operations(text)
     if target.is_gpu:

@@ -1,4 +1,4 @@
-"""All programs of one target, and the record of them that JSON holds."""
+"""Compiles all programs of a target and returns their records for JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,14 +22,9 @@ def encoder_on(
 ) -> dict[str, Any]:
     """Returns every program of the input side on one device, and the verdicts on `auto`'s choice.
 
-    Args:
-      names: rows of the table, see `input_programs.rows`, beside `auto`'s choice; one that is refused is named with its
-        reason.
-      limit_mb: see `input_programs.compile_product`.
-      progress: told what is being compiled; one of them takes seconds to minutes.
-
-    Raises:
-      ValueError: if the table or auto's choice does not compile: there is nothing to judge then.
+    `names` are rows of `input_programs.rows` to compile in addition; "refused" has the errors of those that fail.
+    `limit_mb` is as in `input_programs.compile_product`; `progress` is called before each program, which takes seconds
+    to minutes.  Raises ValueError if the table or auto's choice does not compile.
     """
     progress(f"compiling {input_programs.TABLE} for {target.name}")
     compiled = {input_programs.TABLE: input_programs.compile_table(target, setting)}
@@ -70,7 +65,7 @@ def facts(target: targets.Target) -> dict[str, Any]:
 
 
 def to_json(setting: input_programs.Setting, tokenizer: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what was compiled, when and with which versions, and `results`, one of each target."""
+    """Returns the setting, date and versions, and `results`, one for each target."""
     return {
         "setting": {
             "tokens": setting.tokens,
@@ -91,8 +86,8 @@ def devices_of(
 ) -> dict[str, Any]:
     """Returns the facts of a target and of the config that is compiled for it.
 
-    `name` is the target's on the command line; the config is not resolved, and has in it already the `changes` that one
-    for one device needed.  Raises ValueError if the config's mesh does not make up the devices.
+    `name` is the value of --target.  The config is unresolved and includes `changes`, made because it was for one
+    device.  Raises ValueError if the config's mesh does not match the number of devices.
     """
     sizes = resolution.mesh_sizes(config.mesh, len(target.devices))
     return facts(target) | {
@@ -114,12 +109,12 @@ def train_on(
 ) -> dict[str, Any]:
     """Returns every arm's training step on all devices of a target, and the verdicts on them.
 
-    `arms` are configs by label, not resolved; `progress` is told what is being compiled, one of them takes minutes.
-    Raises ValueError as `training_step.compile_step` does.
+    `arms` are unresolved configs by label; `progress` is called before each is compiled, which takes minutes.  Raises
+    ValueError as `training_step.compile_step` does.
     """
     compiled = {}
     for name, config in arms.items():
-        progress(f"compiling {name} for {len(target.devices)} of {target.name}")
+        progress(f"compiling {name} for {len(target.devices)} x {target.name}")
         compiled[name] = training_step.compile_step(target, config, tokenizer)
     rows = [
         {"arm": name, "form": form} | one.to_json(target)
@@ -130,7 +125,7 @@ def train_on(
 
 
 def made() -> dict[str, Any]:
-    """Returns when, from which commit and by which command this is made, and the versions of what compiles."""
+    """Returns date, commit, command and the versions of JAX and the compilers."""
     here = machine.environment()
     own = {
         "command": machine.without_paths_outside(here["command"]),

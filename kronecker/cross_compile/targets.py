@@ -1,4 +1,4 @@
-"""The devices to compile for, with their facts, and the forms in which each is compiled for."""
+"""The devices to compile for, their hardware numbers, and the compiler options for each."""
 
 import dataclasses
 import functools
@@ -12,18 +12,18 @@ from kronecker import cross_compile
 from kronecker.cross_compile import compilers
 from kronecker.runtime import hardware
 
-# Of one TPU, from the pages on v5e, v5p and v6e of Cloud TPU's documentation: bytes of its memory, and its memory's
-# bytes a second.  A GPU's stand in its description.  hardware.PEAK_FLOPS has the FLOPs of both.
+# Bytes of memory, and its bandwidth in bytes per second, of one TPU, from the pages on v5e, v5p and v6e of Cloud TPU's
+# documentation.  A GPU's are in its description; FLOPs are in hardware.PEAK_FLOPS.
 MEMORY = {"v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
 BANDWIDTH = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1600e9}
-# Bytes a second that a device sends over all its links, half of the bidirectional bandwidth that the same pages (400,
-# 1,200 and 800 GB/s) and NVIDIA's data sheets (NVLink: 600, 900, 900 and 1,800 GB/s) give.
+# Bytes per second that a device sends over all its links: half of the bidirectional bandwidth of the same pages (400,
+# 1,200 and 800 GB/s) and of NVIDIA's data sheets (NVLink: 600, 900, 900 and 1,800 GB/s).
 LINKS = {"v5e": 200e9, "v5p": 600e9, "v6e": 400e9, "a100": 300e9, "h100": 450e9, "h200": 450e9, "b200": 900e9}
 
-BFLOAT16, TF32, FLOAT32 = "bfloat16", "tf32", "float32"  # units that multiply: two types of tensor cores, CUDA cores
-# XLA's options for each form.  Without a GPU nothing is timed to choose between them: a real one takes the faster form
-# for each product, and other tiles.
-_NO_DEVICE = {"xla_gpu_enable_cub_radix_sort": False}  # CUB would ask the GPU how much memory its sort takes
+BFLOAT16, TF32, FLOAT32 = "bfloat16", "tf32", "float32"  # units: tensor cores in two types, and CUDA cores
+# XLA's options for each form.  On a GPU XLA times both forms, with several tiles, and chooses the fastest for each
+# product; without one it cannot.
+_NO_DEVICE = {"xla_gpu_enable_cub_radix_sort": False}  # CUB would query the GPU for its sort's memory
 GPU_FORMS = {"Triton": _NO_DEVICE, "cuBLAS": _NO_DEVICE | {"xla_gpu_enable_triton_gemm": False}}
 TPU_FORMS = {"": {}}
 
@@ -33,7 +33,7 @@ class Target:
     """Devices to compile for."""
 
     name: str  # a key of LINKS
-    devices: tuple[jax.Device, ...]  # they take programs but cannot run them
+    devices: tuple[jax.Device, ...]  # they can be compiled for but not run on
 
     @property
     def kind(self) -> str:
@@ -53,7 +53,7 @@ class Target:
 
     @property
     def peaks(self) -> dict[str, float]:
-        """Returns a device's FLOP/s by unit: TF32 runs at half of bfloat16, a CUDA core does two a clock."""
+        """Returns a device's FLOP/s by unit: TF32 has half of bfloat16's, a CUDA core two per clock."""
         if not self.is_gpu:
             return {BFLOAT16: self.peak}
         cores = _fact(self.name, "core_count") * _fact(self.name, "fpus_per_core")
@@ -75,12 +75,12 @@ class Target:
 
     @property
     def links(self) -> float:
-        """Returns the bytes a second that a device can send to others, over all of its links at once."""
+        """Returns the bytes per second that a device can send over all of its links at once."""
         return LINKS[self.name]
 
     @property
     def forms(self) -> Mapping[str, Mapping[str, bool]]:
-        """Returns the forms that a program is compiled in, each with the compiler's options."""
+        """Returns the compiler's options for each form."""
         return GPU_FORMS if self.is_gpu else TPU_FORMS
 
     @property
@@ -89,10 +89,10 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """Returns a target of `cross_compile.parse`, or a TPU by its name, at its smallest topology; with all devices.
+    """Returns a target of `cross_compile.parse`, or a TPU by its name alone at its smallest topology.
 
-    The first call in a process loads the compiler.  Raises ValueError if there is no such target, or no compiler for
-    it, or it refuses.
+    The first call in a process loads the compiler.  Raises ValueError if the target is unknown, its compiler is not
+    installed, or the compiler rejects it.
     """
     name, topology = cross_compile.parse(cross_compile.TOPOLOGIES.get(name, name))
     if name in cross_compile.GPUS:

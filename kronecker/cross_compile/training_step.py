@@ -1,6 +1,6 @@
-"""The sharded training step as a program for a slice of TPUs or for GPUs: what a device needs, sends and could reach.
+"""Compiles the sharded training step for TPUs or GPUs: a device's memory, communication and time bounds.
 
-It is the step that training compiles (`train_step.lower_train_step`), on a mesh of devices that are not there.
+It is the step that training compiles (`train_step.lower_train_step`), on a mesh of the target's devices.
 """
 
 import dataclasses
@@ -19,38 +19,38 @@ from kronecker.runtime import allocator, determinism, device_mesh
 from kronecker.schema import arms, dotted, resolution
 from kronecker.training import plan, train_step
 
-LARGEST = 12  # sources of collectives that are kept for the record
+LARGEST = 12  # sources of collectives in the record
 
-MOST_ABOVE_TABLE = 20e6  # bytes of temporaries of a Kronecker arm's step on one GPU, above the table's
+MOST_ABOVE_TABLE = 20e6  # bytes by which temporaries of a Kronecker arm's step on one GPU may exceed the table's
 
-# What a config for one device becomes on several.
-MOST_OF_ACTIVATIONS = 1 / 2  # of a device's memory: what the blocks' values may take before they are computed again
-# Kept of one token in one block for the backward pass, bytes for each column of the model's width: about what the
-# compiler takes at 124m on v5e and at 1558m on v6e.
+# For changing a config for one device to several.
+MOST_OF_ACTIVATIONS = 1 / 2  # of a device's memory: above it, model.remat recomputes the blocks' activations
+# Bytes saved for the backward pass per token, block and column of the model's width: about what the compiler needs at
+# 124m on v5e and at 1558m on v6e.
 BLOCK_BYTES = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step that was compiled."""
+    """A compiled step."""
 
     memory: plan.Memory  # of a device
     exchange: collectives.Exchange  # between the devices
-    operations: dict[str, int]  # how many of each of program.KINDS
-    calls: dict[str, int]  # how often each custom call runs in a step, by what it calls
-    bytes_accessed: float  # by a device: of a TPU as the compiler counts, a loop's body once, of a GPU as `counts`
-    model_flops: float  # of a device's share of the batch, by the project's own count
-    # by unit; of a TPU these and what is computed again under model.remat, of a GPU as `counts`
+    operations: dict[str, int]  # number of each of program.KINDS
+    calls: dict[str, int]  # custom call -> its runs in a step
+    bytes_accessed: float  # by a device: on a TPU by the compiler, a loop's body once; on a GPU by `counts`
+    model_flops: float  # of a device's share of the batch, by accounting.flops_per_token
+    # executed, by unit: on a TPU model_flops and the recomputation of model.remat; on a GPU by `counts`
     flops: dict[str, float]
     tokens: int  # of the whole batch
     compile_seconds: float
 
     def seconds(self, target: targets.Target) -> dict[str, float]:
-        """Returns the least time of a step for each of three things alone, the links all busy at once.
+        """Returns three lower bounds on the time of a step.
 
-        "compute" is `flops` at the peaks; "memory" the bytes at the memory's bandwidth as a TPU's compiler counts them
-        or, on a GPU and where there are loops, only what every step must: read its arguments and write its results;
-        "links" what a device sends, at the bandwidth of all its links.
+        "compute": `flops` at the peaks.  "memory": on a TPU without loops the compiler's bytes at the memory's
+        bandwidth; otherwise only reading the arguments and writing the outputs.  "links": the bytes that a device
+        sends, at the bandwidth of all its links.
         """
         least = self.memory.arguments + self.memory.outputs
         partial = target.is_gpu or self.operations["while"]
@@ -61,7 +61,7 @@ class Step:
         }
 
     def to_json(self, target: targets.Target) -> dict[str, Any]:
-        """Returns all of it, with the bound on `target`, what binds, and the share of the peak (MFU) that it leaves."""
+        """Returns all fields, and the bounds on time, MFU and tokens per second on `target`."""
         seconds = self.seconds(target)
         by = max(seconds, key=seconds.get)
         return {
@@ -77,7 +77,7 @@ class Step:
             "model_flops": self.model_flops,
             "flops": self.flops,
             "seconds": seconds,
-            # of a GPU, where bytes_accessed is whole: if no kernel found in the cache what one before it has left
+            # on a GPU, where loops are counted: the time of bytes_accessed if the cache never helped
             "uncached_seconds": self.bytes_accessed / target.bandwidth if target.is_gpu else None,
             "bound_seconds": seconds[by],
             "by": by,
@@ -89,11 +89,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A step that does not fit a device: a TPU's compiler does not make it, a GPU's makes it too large."""
+    """A step that does not fit a device: a TPU's compiler rejects it, a GPU's compiles it too large."""
 
-    reason: str  # in the compiler's words
-    needed: float | None  # bytes that it would take, where the compiler says so
-    remedy: str  # what to set, for more room
+    reason: str  # the compiler's message
+    needed: float | None  # bytes, if the compiler reports them
+    remedy: str  # flags that need less memory
 
     def to_json(self, target: targets.Target) -> dict[str, Any]:
         del target
@@ -103,14 +103,14 @@ class Refusal:
 def for_devices(
     config: ml_collections.ConfigDict, own: Mapping[str, Any], target: targets.Target, vocab: int, sequences: int
 ) -> dict[str, Any]:
-    """Returns the keys that make a config for one device one for several, with their values; none if it is already.
+    """Returns the keys, with values, that adapt a config for one device to several.
 
-    It is if its batch can be split over the devices.  Else a device gets `sequences` sequences and computes in
-    bfloat16, layers are a loop, `mesh.fsdp` is the fewest devices that leave room beside parameters and optimizer, and
-    `model.remat` is on where the blocks' values would fill the memory.  The dotted keys of `own`, which somebody has
-    set, stay as they are.
+    Empty if the batch can be split over the devices.  Otherwise a device gets `sequences` sequences and computes in
+    bfloat16, layers are a loop, `mesh.fsdp` is the smallest with memory left beside parameters and optimizer, and
+    `model.remat` is on if the blocks' activations would fill the memory.  The dotted keys of `own`, set by the user,
+    are not changed.
 
-    The config is not resolved.  Raises ValueError if config.mesh does not make up the number of devices.
+    The config is unresolved.  Raises ValueError if config.mesh does not match the number of devices.
     """
     count, c = len(target.devices), config.copy_and_resolve_references()
     data, fsdp, tensor = resolution.mesh_sizes(c.mesh, count)
@@ -131,10 +131,10 @@ def for_devices(
 def compile_step(
     target: targets.Target, config: ml_collections.ConfigDict, tokenizer: tokenization.Tokenizer
 ) -> dict[str, Step | Refusal]:
-    """Returns what the compiler makes of a config's training step on all devices, or why it makes none, by form.
+    """Returns a config's training step compiled for all devices, or why it does not fit, by form.
 
-    The config is as train.py takes it, not resolved.  Raises ValueError if it does not suit the devices, or the
-    compiler refuses it for another reason than memory.
+    The config is as for train.py, unresolved.  Raises ValueError if it does not suit the devices, or the compiler
+    rejects it for another reason than memory.
     """
     count = len(target.devices)
     c = resolution.with_vocabulary(resolution.resolve(config, count), tokenizer.vocab_size)
@@ -148,11 +148,11 @@ def compile_step(
 
 
 def verdicts(target: targets.Target, compiled: Mapping[str, Mapping[str, Step | Refusal]]) -> list[dict[str, Any]]:
-    """Returns whether each arm's step fits, and whether Kronecker's take no more than the table's.
+    """Returns the verdicts: each arm's step fits, and a Kronecker arm needs no more than the table.
 
-    No Kronecker arm's devices may send more than the table's; on one GPU its temporaries may be MOST_ABOVE_TABLE above.
-    Each is what, number and limit in bytes (None where not known), met, and the remedy of one that does not fit.
-    `compiled` holds the steps by form, by the arms' labels.
+    Its devices may send no more than the table's; on one GPU its temporaries may exceed the table's by
+    MOST_ABOVE_TABLE.  Each verdict has what, number and limit in bytes (None if unknown), met, and the remedy if the
+    step does not fit.  `compiled` holds the steps by arm, then by form.
     """
     found = []
     for form in target.forms:
@@ -162,7 +162,7 @@ def verdicts(target: targets.Target, compiled: Mapping[str, Mapping[str, Step | 
         table = steps_of_form.get(arms.BASELINE)
         for name, one in steps_of_form.items():
             if name.startswith(arms.TARGETED) and isinstance(one, Step) and isinstance(table, Step):
-                found += _against_table(f"{name} {{}} {arms.BASELINE}{{}}{suffix}", target, one, table)
+                found += _against_table(name, suffix, target, one, table)
     return found
 
 
@@ -171,13 +171,14 @@ def _fits(what: str, one: Step | Refusal) -> dict[str, Any]:
     return _verdict(what, None, None, met) | {"remedy": None if met else one.remedy}
 
 
-def _against_table(words: str, target: targets.Target, one: Step, table: Step) -> list[dict[str, Any]]:
+def _against_table(name: str, suffix: str, target: targets.Target, one: Step, table: Step) -> list[dict[str, Any]]:
     sent, most = one.exchange.sent, table.exchange.sent
     whole = not (one.exchange.unknown_loops or table.exchange.unknown_loops)
-    found = [_verdict(words.format("sends no more than", ""), sent, most, whole and sent <= most)]
+    found = [_verdict(f"{name} sends no more than {arms.BASELINE}{suffix}", sent, most, whole and sent <= most)]
     if target.is_gpu and len(target.devices) == 1:
         kept, most = one.memory.temporaries, table.memory.temporaries + MOST_ABOVE_TABLE
-        what = words.format("has temporaries of at most those of", f" and {MOST_ABOVE_TABLE / 1e6:.0f} MB")
+        above = f"{MOST_ABOVE_TABLE / 1e6:.0f} MB"
+        what = f"temporaries of {name} exceed {arms.BASELINE}'s by at most {above}{suffix}"
         found.append(_verdict(what, kept, most, kept <= most))
     return found
 
@@ -198,11 +199,11 @@ def _compile(
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
         if allocator.OUT_OF_MEMORY not in str(error):
-            raise ValueError(f"the compiler for {target.name} refuses it: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"the compiler for {target.name} rejects it: {str(error).splitlines()[0]}") from None
         return _refusal(str(error), plan.remedy(c, count, target.memory))
     seconds, text, taken = time.perf_counter() - start, compiled.as_text(), plan.Memory.of(compiled)
     if taken.total > target.memory:
-        reason = f"it takes {taken.total / 1e6:,.0f} MB of a device's {target.memory / 1e6:,.0f} MB ({taken})"
+        reason = f"needs {taken.total / 1e6:,.0f} MB, a device has {target.memory / 1e6:,.0f} MB ({taken})"
         return Refusal(reason, taken.total, plan.remedy(c, count, target.memory))
     counted = counts.of(text, target.cache)
     tokens = c.train.batch * c.train.sequence
@@ -222,14 +223,14 @@ def _compile(
 
 
 def _refusal(error: str, remedy: str) -> Refusal:
-    told = re.search(r"(?:Used |\()([\d.]+)([KMGT])", error)
-    needed = float(told[1]) * 2 ** (10 * (1 + "KMGT".index(told[2]))) if told else None
-    words = next(line for line in error.splitlines() if allocator.OUT_OF_MEMORY in line)
-    return Refusal(words[words.index(allocator.OUT_OF_MEMORY) :].strip(), needed, remedy)
+    found = re.search(r"(?:Used |\()([\d.]+)([KMGT])", error)
+    needed = float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))) if found else None
+    line = next(line for line in error.splitlines() if allocator.OUT_OF_MEMORY in line)
+    return Refusal(line[line.index(allocator.OUT_OF_MEMORY) :].strip(), needed, remedy)
 
 
 def _recomputed(shape: transformer.Shape, sequence: int) -> float:
-    """Returns the FLOPs for one token of a second forward pass through the blocks."""
+    """Returns the FLOPs per token of the second forward pass through the blocks."""
     if not shape.remat:
         return 0.0
     return shape.layers * (24.0 * shape.d_model**2 + 4.0 * sequence * shape.d_model)

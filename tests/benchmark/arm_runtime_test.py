@@ -1,4 +1,4 @@
-"""The table of what codes kept, written on the fly and summed as rows cost: its arithmetic, and one small real run."""
+"""The table of the cost of cached codes, codes on the fly and summed rows: its arithmetic, and a small real run."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_every_way_is_timed_with_the_buffers_that_it_keeps(smaller: None):
+def test_every_implementation_is_timed_with_the_size_of_its_buffers(smaller: None):
     found = arm_runtime.measure({arm: small(arm) for arm in arm_runtime.ARMS}, rounds=5)
     rows = {row[1]: row for row in found.rows}
     assert list(rows) == ["look-up", "bag", "onthefly", "cached"]
@@ -56,7 +56,7 @@ def row(name: str, implementation: str | None, buffers: int, *seconds: float) ->
     return {"name": name, "implementation": implementation, "buffers_bytes": buffers, **summary}
 
 
-def test_a_step_is_told_by_its_difference_to_the_tables_and_to_cached_codes():
+def test_a_step_is_compared_with_the_tables_and_with_cached_codes():
     timed = {
         "arms": [
             row("table_untied", None, 0, 0.1, 0.1, 0.1),

@@ -1,4 +1,4 @@
-"""The benchmarks: fair turns, honest files, refusals, and the command line."""
+"""The benchmarks: timing in turns, the numbers in their files, errors, and the command line."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from kronecker.schema import config_files, resolution
 ROOT = Path(__file__).parents[2]
 TEXT = "text:kronecker/**/*.py"
 ROUNDS = 5
-SIZE, VOCABULARY, P = 30_000, 30_080, 4  # of the steps: more ids than the text has pairs for
+SIZE, VOCABULARY, P = 30_000, 30_080, 4  # of the steps: more ids than a tokenizer trained on this text gets
 
 
 def benchmark(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -94,7 +94,7 @@ def test_the_encoders_file_holds_every_sample_of_every_contender(encoder_run):
 
 
 @pytest.mark.slow
-def test_the_encoders_ratios_are_those_of_its_medians(encoder_run):
+def test_the_encoders_ratios_of_medians_are_right(encoder_run):
     result, _, _ = encoder_run
     for setting, (above, below) in zip(result["settings"], [("auto", "table"), ("induced", "bag")], strict=True):
         median = {
@@ -119,7 +119,7 @@ def test_codes_above_the_limit_are_listed_as_too_large_with_their_size(encoder_r
 
 
 @pytest.mark.slow
-def test_a_benchmark_says_what_it_ran_on(encoder_run, step_run):
+def test_a_benchmark_records_its_machine_versions_and_command(encoder_run, step_run):
     for result, printed, file in (encoder_run, step_run):
         machine = result["machine"]
         assert {"jax", "jaxlib", "flax", "torch", "kronecker-embeddings"} <= set(machine["versions"])
@@ -127,7 +127,7 @@ def test_a_benchmark_says_what_it_ran_on(encoder_run, step_run):
         assert machine["devices"]
         assert machine["command"][0] == "scripts/benchmark.py"
         assert f"--data={TEXT}" in machine["command"]
-        assert "--out=" + Path(file).name in machine["command"]  # and not where it lies
+        assert "--out=" + Path(file).name in machine["command"]  # without its folder
         assert machine["commit"] or not (ROOT / ".git").exists()
         assert machine["keeps_freed_memory"] == (platform.libc_ver()[0] == "glibc")
         assert f"jax {machine['versions']['jax']}" in printed
@@ -161,15 +161,15 @@ def test_the_steps_file_compares_each_arm_with_the_baseline_round_by_round(step_
 
 
 @pytest.mark.slow
-def test_a_trained_vocabulary_is_as_large_as_asked_whatever_the_text_gives(step_run):
+def test_a_trained_vocabulary_is_padded_to_its_size(step_run):
     result, printed, _ = step_run
     assert result["ids"] < SIZE
     assert {row["vocab"] for row in result["arms"]} == {result["vocab"]} == {VOCABULARY}
-    assert f"V = {VOCABULARY:,} ({result['ids']:,} of bpe:{SIZE}), P = {P}" in printed
+    assert f"V = {VOCABULARY:,} (bpe:{SIZE} has {result['ids']:,}), P = {P}" in printed
 
 
 @pytest.mark.slow
-def test_steps_say_what_an_input_keeps_beside_its_parameters(step_run):
+def test_steps_record_the_size_of_an_inputs_buffers(step_run):
     result, _, _ = step_run
     kept = {row["name"]: (row["implementation"], row["buffers_bytes"]) for row in result["arms"]}
     bytes_and_lengths = VOCABULARY * (P + 2) + 2 * 4 * (P + 1)  # and A and B by length, float32
@@ -240,7 +240,7 @@ def test_torch_compile_without_a_cpp_compiler_is_refused_in_one_line():
 
 WITHOUT_PYTORCH = """
 import runpy, sys
-sys.modules["torch"] = None  # as where it is not installed
+sys.modules["torch"] = None  # as if it were not installed
 runpy.run_path("scripts/benchmark.py", run_name="__main__")
 """
 
@@ -264,7 +264,7 @@ def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
     rows = {row["name"]: row for row in size["contenders"]}
     assert list(rows) == ["table_untied", "torch", "torch_tuned", "torch_compiled"]
     for name, row in rows.items():
-        # real losses of three updates, each on another batch and with the weights that the update before it made
+        # losses of three updates on different batches, each with the weights of the update before
         assert row["first_losses"] == pytest.approx(rows["table_untied"]["first_losses"], abs=1e-4)
         assert len(set(row["first_losses"])) == 3
         assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["median_seconds"])
@@ -278,7 +278,7 @@ def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
     assert ElementTree.parse(tmp_path / "train.svg").getroot().tag.endswith("svg")
 
 
-def test_every_case_takes_its_turn_in_every_round_in_varied_order():
+def test_every_case_runs_once_in_every_round_in_random_order():
     log: list[tuple[int, str]] = []
     cases = {name: lambda number, name=name: log.append((number, name)) for name in "abc"}
     samples = timing.interleave(cases, rounds=8, seconds=math.inf)
@@ -289,12 +289,12 @@ def test_every_case_takes_its_turn_in_every_round_in_varied_order():
     assert all(own.rounds == tuple(range(8)) for own in samples.values())
 
 
-def test_a_slow_case_takes_part_in_five_rounds_spread_over_the_run():
+def test_a_slow_case_runs_in_five_rounds_spread_over_the_run():
     samples = timing.interleave({"slow": lambda _: None, "b": lambda _: None}, rounds=30, seconds=0.0)
     assert samples["slow"].rounds == (5, 11, 17, 23, 29)
 
 
-def test_a_ratio_pairs_the_rounds_that_both_took_part_in():
+def test_a_ratio_pairs_the_rounds_that_both_have():
     fast = timing.Samples((0, 1, 2, 3), (1.0, 2.0, 1.0, 1.0))
     slow = timing.Samples((1, 3), (6.0, 5.0))
     found = timing.ratio(slow, fast)
@@ -320,7 +320,7 @@ def test_arms_with_a_code_are_timed_once_an_implementation_and_tables_once():
     assert base.embedding.implementation == "auto"
 
 
-def test_the_least_bytes_are_counted_as_documented():
+def test_the_lower_bound_on_memory_traffic_is_counted_as_documented():
     asked = problem(tokens=40)
     rows, d, n, distinct = 4 * 256, 8, 40, 5
     least = contenders.least_bytes(asked)

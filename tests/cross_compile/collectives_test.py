@@ -1,4 +1,4 @@
-"""What chips exchange, counted in the text of compiled programs: known ones, and the product's beside a table's."""
+"""Collectives counted in the text of compiled programs: small known ones, and the product's against a table's."""
 
 import json
 import subprocess
@@ -99,7 +99,7 @@ def test_a_product_sends_no_more_than_a_table_of_eight_times_its_rows(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", "tensor"])
-def test_the_sum_of_the_projections_gradient_is_all_that_moves_where_it_is_whole(
+def test_only_the_projections_gradient_is_summed_where_it_is_replicated(
     programs: dict[str, collectives.Exchange], mesh: str
 ):
     (one,) = programs[f"bag, {mesh}"].collectives
@@ -177,13 +177,13 @@ def test_a_loop_of_unknown_length_is_named_and_counted_once():
         ("replica_groups={}", 16),
     ],
 )
-def test_groups_are_read_in_each_way_of_writing_them(groups: str, size: int):
+def test_groups_are_read_in_each_format(groups: str, size: int):
     (one,) = loop(groups=groups).collectives
     assert one.group == size
 
 
-def test_groups_written_in_another_way_are_refused():
-    with pytest.raises(ValueError, match=r"in a way not known here: .*by_magic"):
+def test_groups_of_an_unknown_format_are_refused():
+    with pytest.raises(ValueError, match=r"unknown format of replica groups .*by_magic"):
         loop(groups="replica_groups=by_magic")
 
 
@@ -218,7 +218,7 @@ ENTRY %main (a: bf16[1,32], b: f32[8,4]) -> f32[2,4] {
 """
 
 
-def test_what_a_tpu_hides_in_fusions_is_counted_once_and_as_what_it_is():
+def test_collectives_inside_a_tpus_fusions_are_counted_once_by_their_real_kind():
     found = collectives.of(TPU.replace("CHAIN", 'frontend_attributes={chain_id="2"}'), 4)
     assert found.by_kind() == {
         "all-gather": {"count": 1, "payload_bytes": 256, "sent_bytes": 192.0},
@@ -229,7 +229,7 @@ def test_what_a_tpu_hides_in_fusions_is_counted_once_and_as_what_it_is():
     assert {"kind": "reduce-scatter", "source": "head/dot", "sent_bytes": 96.0} in found.largest(3)
 
 
-def test_gatherings_that_are_no_chain_are_two():
+def test_all_gathers_without_a_chain_id_are_counted_separately():
     assert collectives.of(TPU.replace("CHAIN", "dimensions={1}"), 4).by_kind()["all-gather"]["count"] == 2
 
 

@@ -1,4 +1,4 @@
-"""FLOPs and bytes counted in the text of a GPU's programs, beside what one can work out by hand."""
+"""FLOPs and bytes counted in the text of a GPU's programs, against numbers worked out by hand."""
 
 import json
 import subprocess
@@ -70,7 +70,7 @@ def texts() -> dict[str, str]:
     ("name", "unit", "passes"),
     [("bfloat16", "bfloat16", 1), ("tf32", "tf32", 1), ("float32", "float32", 1), ("x6", "bfloat16", 6)],
 )
-def test_a_product_is_counted_on_the_unit_that_makes_it(
+def test_a_product_is_counted_on_the_unit_that_computes_it(
     texts: dict[str, str], form: str, name: str, unit: str, passes: int
 ):
     assert counts.of(texts[f"{name}, {form}"]).flops == {unit: passes * 2 * 256 * 512 * 128}
@@ -87,12 +87,12 @@ def test_a_product_of_cublas_reads_its_operands_and_writes_its_result(texts: dic
 @NEEDS_GPU
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["Triton", "cuBLAS"])
-def test_a_loop_counts_as_often_as_it_goes_round(texts: dict[str, str], form: str):
+def test_a_loops_body_counts_once_per_iteration(texts: dict[str, str], form: str):
     found = counts.of(texts[f"loop, {form}"])
     assert found.flops == {"tf32": 10 * 2 * 64**3}
     assert found.unknown_loops == ()
     assert found.bytes_accessed >= 10 * 3 * 64 * 64 * 4
-    assert found.bytes_accessed < 10 * 10 * 64 * 64 * 4  # all of w in each turn would alone be as much
+    assert found.bytes_accessed < 10 * 10 * 64 * 64 * 4  # reading all of w in each iteration would exceed this
 
 
 @NEEDS_GPU
@@ -101,19 +101,19 @@ def test_a_loop_counts_as_often_as_it_goes_round(texts: dict[str, str], form: st
     ("name", "moved"),
     [
         ("gather", 64 * 4 + 2 * 64 * ROW),
-        ("scatter", 64 * 4 + 3 * 64 * ROW),  # of the array and of what is added to it, and back
+        ("scatter", 64 * 4 + 3 * 64 * ROW),  # rows of the array and of the updates read, rows written
         ("slice", 4 + 2 * 2 * ROW),
         ("update", 4 + 2 * 2 * ROW),
     ],
 )
-def test_what_looks_up_or_changes_a_part_moves_a_part(texts: dict[str, str], name: str, moved: int):
+def test_a_gather_or_update_of_a_part_moves_only_that_part(texts: dict[str, str], name: str, moved: int):
     found = counts.of(texts[f"{name}, Triton"])
     assert (found.bytes_accessed, found.cached_bytes) == (moved, 0)
 
 
 @NEEDS_GPU
 @pytest.mark.slow
-def test_what_fits_the_cache_comes_from_the_memory_once(texts: dict[str, str]):
+def test_an_array_that_fits_the_cache_is_read_from_memory_once(texts: dict[str, str]):
     rows, ids = 16 * ROW, 4096 * 4
     found = counts.of(texts["small gather, Triton"], cache=rows)
     assert (found.bytes_accessed, found.cached_bytes) == (rows + ids + 4096 * ROW, 4096 * ROW - rows)
@@ -182,7 +182,7 @@ def counted(
     return counts.of(TEXT.replace("TRIPS", trips).replace("CONFIG", config))
 
 
-def test_parts_are_read_through_what_is_made_element_by_element_and_workspaces_are_not_counted():
+def test_parts_are_read_through_elementwise_operations_and_workspaces_are_not_counted():
     row, index = 64 * 4, 4
     slice_, update, product = row + index + row, row + index + row, row + 64 * row
     found = counted()
@@ -190,7 +190,7 @@ def test_parts_are_read_through_what_is_made_element_by_element_and_workspaces_a
     assert found.calls == {"__cublas$gemm": 10}
 
 
-def test_a_fusion_beside_which_others_run_is_counted_as_one():
+def test_an_asynchronous_fusion_is_counted_once():
     beside = TEXT.replace(
         "  %taken = f32[64]{0} fusion(%w, %j), kind=kLoop, calls=%fused",
         "  %begun = ((f32[10,64]{1,0}, s32[]), f32[64]{0}, u32[]) fusion-start(%w, %j), kind=kLoop, calls=%fused\n"
@@ -210,7 +210,7 @@ def test_a_fusion_beside_which_others_run_is_counted_as_one():
         ('["DEFAULT","DEFAULT"]', "ALG_DOT_F32_F32_F32", "float32", 1),
     ],
 )
-def test_a_float32_products_unit_is_what_its_precision_or_algorithm_says(
+def test_a_float32_products_unit_follows_from_its_precision_or_algorithm(
     precision: str, algorithm: str, unit: str, passes: int
 ):
     assert counted(precision=precision, algorithm=algorithm).flops == {unit: 10 * passes * 2 * 64 * 64}
