@@ -306,7 +306,7 @@ def encoder_h100() -> str:
 
 
 def _of_forms(numbers: Sequence[float], form: str) -> str:
-    """Returns a number of each form of the products, once where they are the same; none could be counted in loops."""
+    """Returns a number of each form of the products, once where they are the same; unknown loops have none."""
     from kronecker.cross_compile import input_tables
 
     return " / ".join(dict.fromkeys(format(number, form) for number in numbers)) or input_tables.NOT_COUNTED

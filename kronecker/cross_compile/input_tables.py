@@ -13,7 +13,7 @@ PROGRAMS = {
     input_programs.UPDATE: "+ AdamW",
 }
 UNITS = {targets.BFLOAT16: "bf16", targets.TF32: "tf32", targets.FLOAT32: "f32"}
-UNKNOWN = "unknown"
+NOT_COUNTED = "unknown"
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]  # header -> cell of a program
 
@@ -81,7 +81,7 @@ def _operations(rows: Sequence[Mapping[str, Any]]) -> Columns:
 
 
 def _counted(cell: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
-    return lambda one: cell(one) if one["comparable"] else UNKNOWN
+    return lambda one: cell(one) if one["comparable"] else NOT_COUNTED
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
