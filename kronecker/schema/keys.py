@@ -236,8 +236,17 @@ def having(*effects: Effect) -> frozenset[str]:
     return frozenset(name for name, known in KEYS.items() if known.effect in effects)
 
 
+def allowed(name: str) -> str:
+    """Returns which values a key may have, in words that follow "it must be"; empty: all of its type."""
+    known = KEYS[name]
+    if isinstance(known.allowed, tuple):
+        return f"one of {', '.join(known.allowed)}"
+    unit = f"in {known.unit}" if known.unit else ""
+    return ", ".join(filter(None, (known.allowed.words if known.allowed else "", unit)))
+
+
 def fault(name: str, value: Any) -> str | None:
-    """Returns what is wrong with a key's value and what it may be; None: it may be that."""
+    """Returns what is wrong with a key's value and which values are allowed; None if the value is allowed."""
     known = KEYS[name]
     if isinstance(known.allowed, tuple):
         return None if value in known.allowed else f"{name} is {value!r}; allowed: {', '.join(known.allowed)}"
@@ -245,5 +254,4 @@ def fault(name: str, value: Any) -> str | None:
         return f"{name} is {value!r}; it must be finite; the default is {known.default!r}"
     if known.allowed is None or known.allowed.holds(value):
         return None
-    unit = f", in {known.unit}" if known.unit else ""
-    return f"{name} is {value!r}; it must be {known.allowed.words}{unit}; the default is {known.default!r}"
+    return f"{name} is {value!r}; it must be {allowed(name)}; the default is {known.default!r}"
