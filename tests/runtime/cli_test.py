@@ -36,7 +36,7 @@ def test_help_shows_a_full_example_and_every_flag(script: str):
         ),
         (["--config=configs/demo.py", "--noconfig.model.biasx"], "there is no such key; did you mean model.bias?"),
         (["--config=configs/nope.py"], "configs/nope.py: no such file; configs/ holds"),
-        (["--config=configs/demo.py:arm=tables"], "arm is 'tables'; known: factorized"),
+        (["--config=configs/demo.py:arm=tables"], "arm is 'tables'; allowed: factorized"),
         (["--config=configs/demo.py", "--workdirs=x"], "Did you mean: workdir"),
         (["--config=configs/demo.py"], "--workdir is missing; for example"),
         (["--workdir=x"], "--config is missing; for example"),

@@ -123,7 +123,9 @@ def test_sizes_that_do_not_make_up_the_devices_are_refused(own: dict[str, int], 
 
 def test_a_batch_that_the_mesh_cannot_split_is_refused():
     c = base.apply(base.get_config(), {"train.batch": 12, "eval.batch": 8, "mesh.fsdp": 2})
-    with pytest.raises(ValueError, match=r"12 sequences, not divisible by mesh.data 4 x"):
+    with pytest.raises(
+        ValueError, match=r"12 sequences, not divisible by the 8 devices that split a batch \(mesh.data 4 x"
+    ):
         resolution.resolve(c, 8)
     assert resolution.resolve(c, 4).train.batch == 12
 

@@ -94,7 +94,7 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"train.sequence": 300}, 1, "train.sequence is 300, longer than model.context 256"),
         ({"train.batch": 10, "train.accumulate": 4}, 1, "train.batch is 10, not divisible by train.accumulate 4"),
         ({"train.batch": 12, "train.accumulate": 2}, 4, "/ train.accumulate 2 = 6 sequences, not divisible by"),
-        ({"eval.batch": 3}, 2, "eval.batch is 3 sequences, not divisible by mesh.data 2 x"),
+        ({"eval.batch": 3}, 2, "eval.batch is 3 sequences, not divisible by the 2 devices that split a batch"),
         (
             {"model.tie_head": True, "embedding.kind": "random_code"},
             1,
@@ -179,12 +179,12 @@ def test_a_mistake_in_a_config_file_is_named_with_its_line(tmp_path: Path, line:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("configs/gpt2.py:sise=124m", "'sise' is not known; write :size=124m"),
+        ("configs/gpt2.py:sise=124m", "'sise' is not known; for example :size=124m"),
         ("configs/gpt2.py:size=124m,size=30m", "'size' is repeated"),
-        ("configs/gpt2.py:size", "'size' is without a value"),
-        ("configs/gpt2.py:seed=x", "seed takes int, got 'x'"),
-        ("configs/gpt2.py:size=125m", "size is '125m'; known: 124m"),
-        ("configs/demo.py:arm=table", "arm is 'table'; known: factorized, hash_ngram"),
+        ("configs/gpt2.py:size", "'size' has no value"),
+        ("configs/gpt2.py:seed=x", "seed must be a whole number, got 'x'; for example :size=124m"),
+        ("configs/gpt2.py:size=125m", "size is '125m'; allowed: 124m"),
+        ("configs/demo.py:arm=table", "arm is 'table'; allowed: factorized, hash_ngram"),
         ("configs/nope.py", "no such file; configs/ holds base.py, demo.py, gpt2.py, gpu_study.py, study.py$"),
         ("configs/base.py:x=1", "takes no argument after the colon"),
         ("configs/sizes.py", r"a config file defines get_config\(\)"),
