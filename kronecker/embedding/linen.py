@@ -130,7 +130,7 @@ class KroneckerEmbed(nn.Module):
                     "belong to another vocabulary, pos_dim or implementation; use those of this layer's `init`"
                 )
             if arrays[name].dtype != (dtype := jax.dtypes.canonicalize_dtype(array.dtype)):
-                raise ValueError(f"{path} is {arrays[name].dtype}, not {dtype}; cast only the parameters")
+                raise ValueError(f'{path} is {arrays[name].dtype}, not {dtype}; cast only the "params"')
         self.bag = self.code.bag.replace(**arrays)
 
     def __call__(self, ids: ArrayLike) -> jax.Array:

@@ -145,9 +145,9 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
         tieable = " or ".join(one.name for one in KINDS.values() if one.tieable)
         yield f"model.tie_head is True but embedding.kind is {name}; set it to False, or use embedding.kind {tieable}"
     if known.truncation and truncation != known.truncation:
-        yield f"embedding.truncation is {truncation} but embedding.kind={name} needs {known.truncation}; set that"
+        yield f"embedding.truncation is {truncation} but embedding.kind={name} needs {known.truncation}; set it to that"
     if known.norms and norm not in known.norms:
-        yield f"embedding.norm is {norm} but embedding.kind={name} needs {' or '.join(known.norms)}; set that"
+        yield f"embedding.norm is {norm} but embedding.kind={name} needs {' or '.join(known.norms)}; set it to that"
     if values["embedding.rank"] and "rank" not in known.takes:
         yield f"embedding.rank is {values['embedding.rank']} but embedding.kind={name} has no rank; set it to 0"
     advice = "write :arm=NAME after the config file, or set embedding.arm to a new name"

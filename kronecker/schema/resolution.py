@@ -19,7 +19,7 @@ def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]
         fault = "which does not divide" if rest else "not"
         raise ValueError(
             f"{_axes(mesh)}: the axes multiply to {given}, {fault} {devices} devices; make the product {devices}, or "
-            "set one axis to -1 and the product of the others to a divisor"
+            f"set one axis to -1 and the product of the others to a divisor of {devices}"
         )
     return tuple(devices // given if size == -1 else size for size in sizes)
 
@@ -73,8 +73,8 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
     full = min(c.model.padded_vocab, c.model.d_model)
     if has_rank and c.embedding.rank >= full:
         raise ValueError(
-            f"embedding.rank is {c.embedding.rank} but must be below min(V, d) = {full}; lower it, or lower "
-            "embedding.pos_dim, from which the rank is derived where it is 0"
+            f"embedding.rank is {c.embedding.rank} but must be below min(V, d) = {full}; lower it, or if it is derived "
+            "(set to 0), lower embedding.pos_dim"
         )
     return c
 
@@ -82,7 +82,7 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
 def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
     data, fsdp, _ = mesh_sizes(c.mesh, devices)
     parts, micro = data * fsdp, c.train.batch // c.train.accumulate
-    split = f"not divisible by mesh.data {data} x mesh.fsdp {fsdp} = {parts} devices that split it"
+    split = f"not divisible by the {parts} devices that split a batch (mesh.data {data} x mesh.fsdp {fsdp})"
     if micro % parts:
         yield (
             f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} = {micro} sequences, {split}; "
@@ -113,7 +113,7 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
     if c.checkpoint.keep_every % max(1, c.checkpoint.every):
         yield (
             f"checkpoint.keep_every is {c.checkpoint.keep_every}, not a multiple of checkpoint.every "
-            f"{c.checkpoint.every}, so most of those steps are never saved; choose a multiple"
+            f"{c.checkpoint.every}, so most of the checkpoints to keep are never written; choose a multiple"
         )
     kind, _, size = c.tokenizer.partition(":")
     if kind == "bpe" and size and not (size.isdecimal() and int(size) > arms.CHAR_DIM):

@@ -24,7 +24,9 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     try:
         model.LoadFromSerializedProto(content)
     except RuntimeError as error:
-        raise ValueError(f"tokenizer {spec}: not a SentencePiece model, or damaged; download it again") from error
+        raise ValueError(
+            f"tokenizer {spec}: the file is not a SentencePiece model, or is damaged; download it again"
+        ) from error
     ids = range(model.vocab_size())
     pieces = [model.id_to_piece(i) for i in ids]
     if not any(map(model.is_byte, ids)):

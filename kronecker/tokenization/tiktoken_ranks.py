@@ -105,7 +105,7 @@ def from_file(spec: str, argument: str) -> base.Tokenizer:
     if not name:
         raise ValueError(
             f"tokenizer {spec}: sha256 {sha256[:12]} is not that of {', '.join(_ENCODINGS)}; download the file again "
-            f"if it should be, or write tiktoken:{path}@NAME to split text as one of them does"
+            f"if it is meant to be one of them, or write tiktoken:{path}@NAME to split text as one of them does"
         )
     if name == known:
         return _from_content(spec, name, content, _ENCODINGS[name])

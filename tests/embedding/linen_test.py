@@ -251,7 +251,7 @@ def test_donating_its_variables_leaves_the_code_as_it_was(table: codec.ByteTable
 def test_misuse_is_told_with_its_mend(layer: linen.KroneckerEmbed, table: codec.ByteTable, ids: np.ndarray):
     variables = layer.init(jax.random.key(0), ids)
     cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
-    with pytest.raises(ValueError, match=r"code/\S+ is bfloat16, not \w+; cast only the parameters"):
+    with pytest.raises(ValueError, match=r"code/\S+ is bfloat16, not \w+; cast only the .params."):
         layer.apply(cast, ids)
     with pytest.raises(TypeError, match=r"code is a ByteTable; make it with kronecker_code\(byte_table\(...\)\)"):
         linen.KroneckerEmbed(WIDTH, table).init(jax.random.key(0), ids)
