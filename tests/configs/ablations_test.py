@@ -248,8 +248,8 @@ def test_the_baseline_in_a_docstring_is_one_that_compare_knows(tmp_path: Path, p
         ("multilingual.py:setting=study", "setting is 'study'; allowed: paper, gpu"),
         ("multilingual.py:vocabulary=gpt2", "vocabulary is 'gpt2'; allowed: o200k, tekken"),
         ("collisions.py:setting=gpu", "setting is 'gpu'; allowed: study"),
-        ("learning_rate.py:setting=paper", "setting is 'paper'; this config has: study, gpu"),
-        ("sizes.py:setting=gpu", "'setting' is not known; write :size=124m"),
+        ("learning_rate.py:setting=paper", "setting is 'paper'; allowed: study, gpu"),
+        ("sizes.py:setting=gpu", "'setting' is not known; for example :size=124m"),
     ],
 )
 def test_a_setting_that_an_ablation_does_not_have_is_refused(spec: str, message: str):
