@@ -1,29 +1,29 @@
-# make pair     train the demo's arms on real text and show who won      (SEEDS=3 for an interval; ARGS=--config.KEY=VALUE; resumes, skips what is done)
-# make reproduce  the paper's tables beside ours, on the runs that make pair trained: one page
-# make test     every test, warnings are errors                          (ARGS="-k product" for some of them)
-# make check    for every edit, under two minutes: lint, types, the rooms, and the tests that neither train nor compile much
-# make lint     ruff
-# make types    mypy, over the public names and what they are used for
-# make docs     the documentation as a site in site/, which opens from the disk
-# make setup    the .venv that all of the above use; skipped while nothing it was made from changed
-# make reference  adds the paper author's package with PyTorch, for the tests and timings against it; skipped when done
-# make accelerator  what to run first on a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
+# make pair     trains the demo's arms on real text and compares them     (SEEDS=3 for an interval; ARGS=--config.KEY=VALUE; resumes, skips finished runs)
+# make reproduce  writes one page with the paper's tables beside ours, from the runs of make pair
+# make test     runs every test; warnings are errors                     (ARGS="-k product" for some of them)
+# make check    for every edit, under two minutes: lint, types, and the tests that neither train nor compile much
+# make lint     runs ruff
+# make types    runs mypy on the public names and examples of their use
+# make docs     builds the documentation as a site in site/, which opens from the disk
+# make setup    makes .venv, which all targets use; skipped if it is up to date
+# make reference  adds the paper author's package with PyTorch, for comparisons; skipped when done
+# make accelerator  checks and measures a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
 # make tpu      adds the TPU compiler, for scripts/compile_for.py and its tests; skipped when done
-# make gpu      adds the GPU compiler, for the same: a download of 0.65 GB, most of it cuDNN; skipped when done
-# make sky      adds SkyPilot in an environment of its own, for the tests of launch/; skipped when done
+# make gpu      adds the GPU compiler, for the same; downloads 0.65 GB, mostly cuDNN; skipped when done
+# make sky      adds SkyPilot, in its own environment, for the tests of launch/; skipped when done
 
 SEEDS ?= 1
 RUNS ?= runs/demo
 ARGS ?=
 SITE ?= site
-# What `make check` runs: tests that need no training process, no browser and little of XLA's compiler.
+# The tests of `make check`: no training process, no browser, little compilation by XLA.
 QUICK := tests/layout_test.py tests/public_names_test.py tests/schema/keys_test.py tests/schema/resolution_test.py tests/run \
 	tests/tokenization tests/report tests/paper tests/data/rows_test.py tests/embedding/codec_test.py tests/embedding/bags_test.py \
 	tests/runtime/cli_test.py tests/runtime/printing_test.py tests/model/accounting_test.py
-# The first of these that is a Python we support; PYTHON=/path/to/python chooses another.
+# The first supported Python of these; PYTHON=/path/to/python sets another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
-# VENV=.venv-3.13 PYTHON=python3.13 makes another beside it.
+# VENV=.venv-3.13 PYTHON=python3.13 makes a second environment.
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -69,8 +69,8 @@ docs: setup
 
 setup: $(READY)
 
-# uv installs in seconds what pip takes minutes for.  It is told to use the Python at hand and the system's certificates;
-# where it cannot reach an index that pip is configured for, pip does the work.
+# uv takes seconds where pip takes minutes.  It uses $(PYTHON) and the system's certificates.  If it cannot reach an index
+# that pip is configured for, pip installs.
 REQUIRED := --editable .[train,dev]
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; make $(MAKECMDGOALS) PYTHON=/path/to/one" >&2; exit 2; }
@@ -78,13 +78,13 @@ $(READY): pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(REQUIRED) \
-		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet $(REQUIRED); }
+		|| { echo "uv failed; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet $(REQUIRED); }
 	@touch $@
 
 reference: $(REFERENCE)
 
-# The author's package declares transformers and never imports it, so it comes without its dependencies and nothing above
-# moves to suit them; the second line adds what torch itself needs.  pip, as a CPU build of torch is most often pip's to find.
+# The author's package requires transformers but never imports it, so it is installed without dependencies, which keeps
+# our versions; the second line installs torch's own.  pip, because its configuration usually has the index of CPU builds.
 $(REFERENCE): $(READY) requirements-reference.txt
 	@echo "adding the author's package and PyTorch to $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-reference.txt
@@ -95,8 +95,8 @@ JAX_INSTALLED := $(BIN)/python -c "from importlib import metadata; print('jax=='
 
 tpu: $(TPU)
 
-# Beside the packages of .venv and not among them: there, each JAX process on a machine without a TPU loads libtpu and
-# writes its complaints to stderr.  The version is the one that goes with the jax that is installed, as in [tpu].
+# In its own folder: in .venv, every JAX process on a machine without a TPU would load libtpu and print its warnings.  The
+# version is the one for the installed jax, as in [tpu].
 TPU_JAX := jax[tpu]
 $(TPU): $(READY)
 	@echo "adding the TPU compiler to $(@D) ..."
@@ -108,14 +108,14 @@ $(TPU): $(READY)
 		&& grep '^libtpu==' $(@D)/all.txt > $(@D)/libtpu.txt \
 		&& UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps \
 			-r $(@D)/libtpu.txt; } \
-		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
+		|| { echo "uv failed; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
 			--disable-pip-version-check --target $(@D) --constraint $(@D)/jax.txt "$(TPU_JAX)"; }
 	@touch $@
 
 gpu: $(GPU)
 
-# Beside them too: on a machine without a GPU each JAX process would print a traceback.  Compiling needs no more of CUDA
-# than these packages, so they come without what they depend on.
+# In its own folder: in .venv, every JAX process on a machine without a GPU would print a traceback.  Compiling needs no
+# other CUDA packages, so these are installed without dependencies.
 $(GPU): $(READY) requirements-gpu.txt
 	@echo "adding the GPU compiler to $(@D) ..."
 	@rm -rf $(@D)
@@ -123,18 +123,18 @@ $(GPU): $(READY) requirements-gpu.txt
 	@$(JAX_INSTALLED) | sed 's/^jax/jax-cuda13-plugin/p; s/^jax-cuda13-plugin/jax-cuda13-pjrt/' > $(@D)/jax.txt
 	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps \
 			--constraint $(@D)/jax.txt -r requirements-gpu.txt \
-		|| { echo "uv could not; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
+		|| { echo "uv failed; installing with pip, which takes minutes"; $(BIN)/python -m pip install --quiet \
 			--disable-pip-version-check --target $(@D) --no-deps --constraint $(@D)/jax.txt -r requirements-gpu.txt; }
 	@touch $@
 
 sky: $(SKY)
 
-# It needs versions of its own of much that .venv has.
+# In its own environment: it needs other versions of packages in .venv.
 $(SKY): $(READY) requirements-sky.txt
 	@echo "adding SkyPilot to $(@D) ..."
 	@$(BIN)/python -m venv --clear $(@D)
 	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-sky.txt \
-		|| { echo "uv could not; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
+		|| { echo "uv failed; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
 			--disable-pip-version-check -r requirements-sky.txt; }
 	@touch $@
 

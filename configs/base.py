@@ -1,6 +1,6 @@
-"""The base config, which every other one starts from, and what config files share.
+"""The base config, from which every other config starts, and the functions that config files share.
 
-kronecker/schema/keys.py holds every key with its unit, its default, what it may be and why it exists.
+kronecker/schema/keys.py has every key with its default, its allowed values, its unit and its purpose.
 """
 
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
-    """Returns the options written after a config file's colon, e.g. `gpt2.py:size=124m,arm=table_tied`.
+    """Returns the options after the colon of a config file, as in `gpt2.py:size=124m,arm=table_tied`.
 
     Args:
       arg: "key=value,key=value" or None.
-      **spec: every allowed key with its default, whose type the value is converted to.
+      **spec: every allowed key with its default; values are converted to the default's type.
 
     Raises:
       ValueError: on an unknown or repeated key, a missing "=", or a value of the wrong type.
@@ -31,14 +31,15 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     for item in filter(None, (arg or "").split(",")):
         key, equals, text = item.partition("=")
         if key not in spec or key in seen or not equals:
-            fault = "repeated" if key in seen else "not known" if equals else "without a value"
-            raise ValueError(f"config argument {item!r}: {key!r} is {fault}; write {_example(spec)}")
+            fault = "is repeated" if key in seen else "is not known" if equals else "has no value"
+            raise ValueError(f"config option {item!r}: {key!r} {fault}; for example {_example(spec)}")
         seen.add(key)
         try:
             options[key] = type(spec[key])(text)
         except ValueError:
+            kind = "a whole number" if isinstance(spec[key], int) else "a number"
             raise ValueError(
-                f"config argument {item!r}: {key} takes {type(spec[key]).__name__}, got {text!r}"
+                f"config option {item!r}: {key} must be {kind}, got {text!r}; for example {_example(spec)}"
             ) from None
     return options
 
@@ -50,9 +51,9 @@ def apply(c: ml_collections.ConfigDict, overrides: dict[str, Any]) -> ml_collect
 
 
 def choose(table: dict[str, dict[str, Any]], name: str, what: str) -> dict[str, Any]:
-    """Returns `table[name]`; an unknown name raises a ValueError that lists the known ones."""
+    """Returns `table[name]`; an unknown name raises a ValueError that lists the allowed ones."""
     if name not in table:
-        raise ValueError(f"{what} is {name!r}; known: {_list(table)}")
+        raise ValueError(f"{what} is {name!r}; allowed: {_list(table)}")
     return table[name]
 
 

@@ -1,7 +1,7 @@
-"""The demo pair: two CPU cores, minutes.  What `make pair` runs.
+"""The demo pair, which `make pair` runs: a few minutes on two CPU cores.
 
-Four arms at size nano on the Python standard library's own source, with a byte-level BPE of 8,192 tokens trained on
-it.  It shows the machinery and the direction of an effect at this scale; it is no evidence about large models.
+Four arms at size nano on the source code of the Python standard library, with a byte-level BPE of 8,192 ids trained on
+it.  It demonstrates the code, and the direction of an effect at this scale; it is no evidence about large models.
 
   python scripts/sweep.py --config=configs/demo.py --out=runs/demo --seeds=1
   python train.py --config=configs/demo.py:arm=table_tied,seed=1 --workdir=runs/mine
@@ -18,7 +18,7 @@ SWEEP_ARMS = ("table_untied", "table_tied", "kronecker", "kronecker_unit")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the demo's config; arguments: arm, seed."""
+    """Returns the demo's config; options: arm, seed."""
     option = base.parse_arg(arg, arm="kronecker", seed=0)
     c = base.apply(base.get_config(), sizes.SIZES["nano"])
     base.apply(c, base.choose(arms.ARMS, option.arm, "arm"))

@@ -1,17 +1,17 @@
-"""GPT-2 on its own tokenizer: the paper's setting (section 6.6), its larger siblings and smaller ones.
+"""GPT-2 with its own tokenizer: the paper's setting (section 6.6), at its size, smaller and larger ones.
 
   python train.py --config=configs/gpt2.py:size=124m,arm=kronecker --config.data.source=fineweb-edu:sample-10BT \
       --config.data.shards=1 --workdir=runs/124m-kronecker
 
-Arguments after the colon:
+Options after the colon:
   size    nano micro tiny 30m 124m 350m 774m 1558m (configs/sizes.py)
   arm     one of kronecker/schema/arms.py: table_untied table_tied kronecker kronecker_unit ...
   seed    a whole number
-  budget  small: 8 sequences a step, two at a time, 8M tokens; 124m then fits into 12 GB, a laptop too
-          paper: 528 sequences of 1,024 tokens a step, 4,623 steps, 2.5B tokens; needs a GPU or TPU
+  budget  small: 8 sequences per step, two at a time, 8M tokens; 124m then needs 12 GB of memory, as on a laptop
+          paper: 528 sequences of 1,024 tokens per step, 4,623 steps, 2.5B tokens; needs a GPU or TPU
 
-The paper reports a validation gap, tied table minus Kronecker, of .083 +- .007 nats over 3 seeds at 124m and budget
-paper.  Its learning rate and schedule are not known: these are nanoGPT's.
+The paper reports a validation gap (tied table minus Kronecker) of 0.083 +- 0.007 nats over 3 seeds at 124m with the
+budget `paper`.  Its learning rate and schedule are unknown: the ones here are nanoGPT's.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
-    """Yields the arms of the study with seeds 1337, 1338, ...; 1337 is the one seed of the paper that is known."""
+    """Yields the arms of the study with seeds 1337, 1338, ...; 1337 is the only known seed of the paper."""
     for seed in range(1337, 1337 + seeds):
         for arm in arms.STUDY:
             yield arms.ARMS[arm] | {"seed": seed}

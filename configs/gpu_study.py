@@ -1,27 +1,27 @@
-"""The study on one GPU of H100 class: size tiny, bfloat16, GPT-2's vocabulary; and its plan for short visits.
+"""The study on one GPU of H100 class: size tiny, bfloat16, GPT-2's vocabulary; and a plan for short sessions on it.
 
-`sweep()` is the comparison at one learning rate that is not tuned, 60M tokens of FineWeb-Edu per run, three seeds:
-table_untied, which the paper does not have, against kronecker; table_tied, the paper's baseline; kronecker_unit and
-table_std1, which swap the initial scales; random_code, which removes the spelling.
+`sweep()` compares arms at one learning rate, which is not tuned, with 60M tokens of FineWeb-Edu per run and three
+seeds: table_untied, which the paper does not have, against kronecker; table_tied, the paper's baseline; kronecker_unit
+and table_std1, which swap the initial scales; random_code, which removes the spelling.
 
-Expected: the paper has no run of this size and no untied table.  Third parties, not checked here: with 50,000 ids and
+Expected: the paper has no run of this size and no untied table.  Third parties, not checked here: with 50,000 ids or
 more an untied table is ahead of Kronecker, by 0.25 nats per token at 131,000 ids and 98M tokens.
 
-Cost of three seeds, as --dry_run prints it at an assumed MFU of 40 %; a model this small may reach far less:
+Cost of three seeds, as --dry_run prints it for an assumed MFU of 40 %; a model this small may reach far less:
   18 runs x 60M tokens = 1.08B tokens, 2.09e17 FLOPs, 0.147 H100 hours
 
   python scripts/sweep.py --config=configs/gpu_study.py --out=runs/gpu --seeds=3
   python scripts/report.py runs/gpu
 
-On other text: --config.data.source='jsonl:texts/*.jsonl.xz', and --config.data.split_field=split where its lines have
-one.  Then the learning rate of the input in the two main arms, beside what is there:
+For other text add --config.data.source='jsonl:texts/*.jsonl.xz', and --config.data.split_field=split if its lines have
+this field.  To add other learning rates of the input in the two main arms:
 
   python scripts/sweep.py --config=configs/ablations/lr_mult.py:setting=gpu --out=runs/gpu --seeds=3
   python scripts/report.py runs/gpu --baseline='table_untied lr_mult=1.0'
 
-`stages()` is the study in which the main arms have a learning rate of their own, and a multiplier of it for the input
-(lr_mult).  Both are chosen by the last TRAINING loss on a seed that no comparison uses.  `scripts/accelerator.py
---parts=study` trains as many of its runs as the minutes allow, in each call, until all are done; `PLAN` gives
+`stages()` is the study in which each main arm has its own learning rate, and its own multiplier of it for the input
+(lr_mult).  Both are chosen by the last TRAINING loss, on a seed that no comparison uses.  Each call of
+`scripts/accelerator.py --parts=study` trains as many of its runs as the given minutes allow.  `PLAN` gives
 
   stage       runs                                                                          tokens
   rates       4 learning rates x {table_untied, kronecker, table_tied}                      360M
@@ -29,8 +29,8 @@ one.  Then the learning rate of the input in the two main arms, beside what is t
   finals      3 arms as tuned, table_std1 and kronecker_unit, 5 seeds                       1.5B
   controls    random_code, head_tail, factorized, as kronecker or table_untied, 2 seeds     360M
 
-Left out because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and the
-key embedding.scale, which would separate an embedding's scale from its effective learning rate.
+Not included, because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and
+the key embedding.scale, which would separate the scale of an embedding from its effective learning rate.
 """
 
 import dataclasses
@@ -49,22 +49,22 @@ Settings = dict[str, Any]  # dotted key -> value, of one run
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the stages try; the arms' order is that of the runs.
+    """The settings of the stages; runs come in the order of the arms.
 
     Attributes:
-      seed: of the first two stages, for choosing alone.
-      rates: learning rates that each arm of `tuned` is tried at.
-      tuned: arms with a rate of their own.
-      rate_of: other arm -> the one of `tuned` whose rate it takes.
-      steps: arm -> multipliers of its input's learning rate that it is tried at, beside 1 where it is one of `tuned`.
-      finals: arms of the comparison, each at the best of what it was tried at.
-      controls: arms that explain it, each at the rate and multiplier of the arm that `rate_of` names.
-      final_seeds: of `finals`.
-      control_seeds: of `controls`.
-      tuning_tokens: training tokens of a run of the first two stages.
-      final_tokens: of the others.
-      final_sequences: validated on, of the others; 0: the whole validation text.
-      warmup_tokens: of every run, so that runs of two lengths begin alike.
+      seed: of the first two stages, used only for tuning.
+      rates: learning rates to try for each arm of `tuned`.
+      tuned: arms with their own tuned learning rate.
+      rate_of: other arm -> the arm of `tuned` whose rate it uses.
+      steps: arm -> multipliers to try for its input's learning rate, in addition to 1 for an arm of `tuned`.
+      finals: arms of the comparison, each at the best of its tried settings.
+      controls: arms that explain the comparison, each at the rate and multiplier of the arm in `rate_of`.
+      final_seeds: number of seeds of `finals`.
+      control_seeds: number of seeds of `controls`.
+      tuning_tokens: training tokens of a run in the first two stages.
+      final_tokens: training tokens of the other runs.
+      final_sequences: validation sequences of the other runs; 0: all of the validation text.
+      warmup_tokens: of every run, so that runs of different lengths start alike.
     """
 
     seed: int = 100
@@ -102,15 +102,10 @@ PLAN = Plan()
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Runs that nothing but earlier stages decides.
-
-    Attributes:
-      name: of the stage.
-      groups: of runs; those of a group are compared with each other, so one visit trains them all.
-    """
+    """Runs whose settings depend only on earlier stages."""
 
     name: str
-    groups: tuple[tuple[Settings, ...], ...]
+    groups: tuple[tuple[Settings, ...], ...]  # runs of one group are compared, so one session trains all of them
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -140,12 +135,10 @@ def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
 
 
 def stages(loss: Callable[[str, Settings], float | None], plan: Plan = PLAN) -> Iterator[Stage]:
-    """Yields the stages one after another, up to the first that an unfinished run still has to decide.
+    """Yields the stages in order, up to the first one whose settings depend on an unfinished run.
 
-    Args:
-      loss: (stage, settings of a run) -> its last training loss in nats per token; infinite where it diverged, None
-        where it is not finished.
-      plan: what to try.
+    `loss` maps (stage, settings of a run) to its last training loss in nats per token: infinite if the run diverged,
+    None if it is unfinished.
     """
 
     def run(arm: str, tuning: bool, **own: Any) -> Settings:

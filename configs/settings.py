@@ -1,12 +1,12 @@
-"""What an ablation runs in: text, vocabulary, size, length and schedule.  Its arms are the ablation's own.
+"""The settings of ablations: text, vocabulary, size, length and schedule.  Each ablation adds its own arms.
 
-  setting  is the config file                 which is
+  setting  config file                        content
   paper    configs/ablations/paper.py         124m on FineWeb-Edu, GPT-2's vocabulary, 2.5B tokens a run
   gpu      configs/gpu_study.py               tiny on FineWeb-Edu, GPT-2's vocabulary, 60M tokens a run
   study    configs/study.py                   nano on English prose, a BPE of 8,192 ids: two CPU cores
 
-Seeds count from 0 in every ablation.  An arm as it is, such as the table_untied that most of them are paired with, has
-one name in the ablations that do not vary its own keys, so that two of them that get one --out train it once.
+Seeds count from 0 in every ablation.  An unchanged arm, such as the table_untied of most ablations, has the same name
+in all of them that do not vary its keys, so ablations with the same --out train it once.
 """
 
 import ml_collections
@@ -22,18 +22,18 @@ def get(name: str, *allowed: str) -> ml_collections.ConfigDict:
 
     Args:
       name: a key of SETTINGS.
-      *allowed: the settings that an ablation makes sense in; none: all.
+      *allowed: the settings that suit the ablation; none: all.
 
     Raises:
       ValueError: if it is not one of them.
     """
     known = allowed or tuple(SETTINGS)
     if name not in known:
-        raise ValueError(f"setting is {name!r}; this config has: {', '.join(known)}")
+        raise ValueError(f"setting is {name!r}; allowed: {', '.join(known)}")
     return SETTINGS[name]()
 
 
 def from_arg(arg: str | None, *allowed: str) -> ml_collections.ConfigDict:
-    """Returns the config of the `setting=NAME` after a config file's colon; the first allowed one if there is none."""
+    """Returns the config of `setting=NAME` after the colon of a config file; without it, of the first allowed one."""
     option = base.parse_arg(arg, setting=(allowed or tuple(SETTINGS))[0])
     return get(option.setting, *allowed)

@@ -1,4 +1,4 @@
-"""Named model sizes: GPT-2's four and smaller siblings of the same shape."""
+"""Named model sizes: the four of GPT-2, and smaller models of the same architecture."""
 
 SIZES = {
     name: {"model.layers": layers, "model.heads": heads, "model.d_model": width, "model.context": context}

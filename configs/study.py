@@ -1,17 +1,18 @@
 """The study on two CPU cores: ten arms, three seeds, real English prose.
 
-Size nano, a byte-level BPE of 8,192 tokens trained on the text, 1M tokens a run.  All arms share one schedule.  Its
-peak learning rate is the one of .001, .002, .004, .008 and .016 with the lowest training loss, mean of table_untied and
-kronecker, on a seed and a length (400,000 tokens) that the study does not use (configs/ablations/learning_rate.py).
-There the table was best at that rate and kronecker at twice it, so configs/ablations/twice_the_rate.py goes with this.
+Size nano, a byte-level BPE of 8,192 ids trained on the text, 1M tokens per run.  All arms share one schedule.  Its peak
+learning rate is the one of 0.001, 0.002, 0.004, 0.008 and 0.016 with the lowest training loss (mean of table_untied and
+kronecker) on a seed and a length of 400,000 tokens that the study does not use (configs/ablations/learning_rate.py).
+There the table was best at that rate and kronecker at twice that rate; configs/ablations/twice_the_rate.py adds the
+latter.  The input's learning rate (embedding.lr_mult) was not tuned: tuned, an untied table is ahead at this size.
 
   python scripts/sweep.py --config=configs/study.py --out=runs/study --seeds=3 \
       --config.data.source=jsonl:prose.jsonl.xz
   python scripts/token_losses.py runs/study
   python scripts/report.py runs/study
 
-prose.jsonl.xz stands for JSON lines of {"text": ..., "split": "train" or "validation"}.  Cost: 30 runs of two to
-three minutes on two quiet cores; cut off, the command goes on where it was.
+prose.jsonl.xz is your own text: JSON lines of {"text": ..., "split": "train" or "validation"}.  Cost: 30 runs of two to
+three minutes on two idle cores; the same command resumes an interrupted sweep.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from configs import arms, base, sizes
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the study's config; arguments: arm, seed."""
+    """Returns the study's config; options: arm, seed."""
     option = base.parse_arg(arg, arm="kronecker", seed=0)
     c = base.apply(base.get_config(), sizes.SIZES["nano"])
     base.apply(c, base.choose(arms.ARMS, option.arm, "arm"))
@@ -47,7 +48,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
-    """Yields the runs of arms.STUDY, one seed after another: what is cut off leaves whole seeds."""
+    """Yields the runs of arms.STUDY, one seed after another, so that an interrupted sweep has complete seeds."""
     for seed in range(seeds):
         for arm in arms.STUDY:
             yield arms.ARMS[arm] | {"seed": seed}

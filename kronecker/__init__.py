@@ -1,9 +1,9 @@
-"""Kronecker Embeddings (arXiv 2605.29459) in JAX/Flax: a fixed byte-level code for an input embedding."""
+"""Kronecker Embeddings (arXiv 2605.29459) in JAX/Flax: a fixed byte-level code replaces the learned input table."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# What type checkers and editors read; `_HOME` says the same to Python.
+# For type checkers and editors; `_HOME` holds the same names for Python.
 if TYPE_CHECKING:
     from kronecker.embedding.bags import Bag as Bag
     from kronecker.embedding.bags import kronecker_bag as kronecker_bag
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kronecker.embedding.linen import TableEmbed as TableEmbed
     from kronecker.embedding.linen import kronecker_code as kronecker_code
 
-# Looked up when first asked for, so that `--help` and a refused flag do not wait for JAX and Flax.
+# Imported on first use, so that `--help` and errors in flags do not wait for JAX and Flax.
 _HOME = {
     "Bag": "embedding.bags",
     "BagEmbed": "embedding.linen",
@@ -38,7 +38,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
     def __dir__() -> list[str]:

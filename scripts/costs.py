@@ -1,9 +1,9 @@
-"""Prints what sweeps will cost, a line each: runs, tokens, training FLOPs, hours.
+"""Prints the cost of sweeps, one line each: runs, tokens, training FLOPs, hours.
 
   python scripts/costs.py configs/ablations/*.py
   python scripts/costs.py configs/ablations/pos_dim.py:setting=gpu configs/study.py --seeds=5
 
-An argument is what --config of scripts/sweep.py takes.  Without --seeds each sweep has the seeds that it has unasked.
+Give config files as for --config of scripts/sweep.py.  Without --seeds each sweep has its default number of seeds.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from absl import flags
 
 from kronecker.runtime import cli
 
-_SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds each sweep(seeds) is asked for.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds of each sweep.")
 
 
 def main(files: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""Prints the parameters of every size with every arm, by group, counted on the model itself.
+"""Prints the number of parameters of every size and arm, by group, counted on the model itself.
 
   python scripts/parameters.py
   python scripts/parameters.py --vocab_size=131072 --pos_dim=32
 
-A tied table counts as input; it is the head too.
+A table that is also the head (a tied one) counts as input.
 """
 
 import functools
@@ -16,8 +16,8 @@ from kronecker.runtime import cli, printing
 from kronecker.schema import config_files, resolution
 from kronecker.schema.arms import ARMS
 
-_VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Ids of the tokenizer; the model pads them.", lower_bound=1)
-_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, byte positions of a Kronecker code.", lower_bound=1)
+_VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Number of the tokenizer's ids; the model pads it.", lower_bound=1)
+_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, the number of byte positions of a Kronecker code.", lower_bound=1)
 
 GPT2 = Path(__file__).parents[1] / "configs" / "gpt2.py"
 GROUPS = ("input", "body", "head", "total")

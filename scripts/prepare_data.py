@@ -1,5 +1,5 @@
-r"""Tokenises a corpus once, into a TFDS dataset of token ids with a manifest.  Training starts from the same config and
-prepares what is missing by itself; this script does it ahead of time and shows what came out.
+r"""Tokenises a corpus once, into a TFDS dataset of token ids with a manifest.  Training with the same config also
+prepares missing data; this script does it ahead of time and prints the counts of documents, bytes and tokens.
 
   python scripts/prepare_data.py --config=configs/demo.py
   python scripts/prepare_data.py --config=configs/gpt2.py --config.data.source=fineweb-edu:sample-10BT
@@ -8,53 +8,54 @@ prepares what is missing by itself; this script does it ahead of time and shows 
 
 Where the text comes from: --config.data.source=FORM  (quote globs, or the shell expands them)
 
-  stdlib             the Python standard library's own source: no network, about 12 MB
-  prepared:FOLDER    what this script made before, here or on another machine; the text itself is not needed
+  stdlib             the source code of the Python standard library: no network, about 12 MB
+  prepared:FOLDER    a dataset that this script made before, on this machine or another; the text is not needed
                        --config.data.source=prepared:data/stdlib-gpt2-c6215305
-  text:GLOB          .txt files in UTF-8, or a folder of them; one document a file, beyond 1 MB cut after a line end
+  text:GLOB          .txt files in UTF-8, or a folder of them; one document per file, split at line ends beyond 1 MB
                        --config.data.source='text:books/**/*.txt'
-  jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a folder; one document a line
+  jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a folder; one document per line
                        --config.data.source='jsonl:corpus/*.jsonl.zst' --config.data.text_field=content
-  parquet:GLOB       parquet files, or a folder; one document a row
+  parquet:GLOB       parquet files, or a folder; one document per row
                        --config.data.source='parquet:pages/*.parquet' --config.data.text_field=body
-  tfds:NAME          the train split of a TFDS dataset that is prepared, or can be without TensorFlow
+  tfds:NAME          the train split of a TFDS dataset that is already prepared, or needs no TensorFlow to prepare
                        --config.data.source=tfds:ag_news_subset --config.data.text_field=description
-  tfds:FOLDER        the same, by the folder of one version (with dataset_info.json in it)
+  tfds:FOLDER        the same, from the folder of one version, which contains dataset_info.json
                        --config.data.source=tfds:$HOME/tensorflow_datasets/my_text/1.0.0
-  fineweb-edu        FineWeb-Edu from the Hugging Face hub; data.shards files of it, of about 2 GB each
+  fineweb-edu        FineWeb-Edu from the Hugging Face hub; its first data.shards files, of about 2 GB each
                        --config.data.source=fineweb-edu --config.data.shards=8
-  fineweb-edu:SAMPLE the samples sample-10BT, sample-100BT and sample-350BT
+  fineweb-edu:SAMPLE its samples: sample-10BT, sample-100BT, sample-350BT
                        --config.data.source=fineweb-edu:sample-10BT --config.data.shards=2
-                     Downloads go on where they were cut off, wait when the hub asks for it, and are checked by sha256.
-                     HF_TOKEN raises the hub's limits; HF_ENDPOINT names a mirror.
+                     Interrupted downloads resume, wait if the hub limits the rate, and are checked by sha256.
+                     The environment variable HF_TOKEN raises the hub's limits; HF_ENDPOINT sets a mirror.
 
 How it is tokenised: --config.tokenizer=FORM
 
   gpt2                   GPT-2's 50,257 ids; needs no network
-  tiktoken:NAME          tiktoken:cl100k_base, tiktoken:o200k_base; downloaded once by tiktoken
-  tiktoken:PATH          a rank file:  tiktoken:vocabularies/o200k_base.tiktoken
+  tiktoken:NAME          an encoding of tiktoken, downloaded once:  tiktoken:cl100k_base, tiktoken:o200k_base
+  tiktoken:PATH          a known rank file:  tiktoken:vocabularies/o200k_base.tiktoken
+  tiktoken:PATH@NAME     any other rank file; its text is split as NAME splits it:  tiktoken:mine.tiktoken@gpt2
   tekken:PATH            Mistral's tekken.json:  tekken:mistral/tekken.json
   tokenizers:PATH        a tokenizer.json of the tokenizers library:  tokenizers:llama/tokenizer.json
   sentencepiece:PATH     a SentencePiece model with byte fallback:  sentencepiece:mistral/tokenizer.model
   bpe:SIZE               a byte-level BPE of SIZE ids, trained on the first 64 MB of the training text:  bpe:8192
 
-What is held out for validation: 1 % of the documents, chosen by a hash of their text, the same ones on every machine
-(--config.data.validation_fraction=0.005 changes the share), or what a field of the data says
-(--config.data.split_field=split, whose values are "train" and "validation").
+What is held out for validation: 1 % of the documents, chosen by a hash of their text, so the same on every machine
+(--config.data.validation_fraction=0.005 sets another share); or the documents that a field of the data marks
+(--config.data.split_field=split, with the values "train" and "validation").
 
-The result is a folder in data.folder, named after source, tokenizer and all else that determines its content; it does
-not depend on the length of training sequences.  A run that was killed goes on behind its last finished shard; a run
-that has nothing to do returns at once.
+The result is a folder in data.folder, named after the source, the tokenizer and everything else that decides its
+content; the length of training sequences does not.  The same command, run again, resumes after the last finished
+shard, and returns at once if the dataset is complete.
 
-Much text: time grows with the text and memory does not; shards have 34M tokens, whatever the size of the corpus.
-Start the same command in several terminals, or on several hosts whose data.folder is one shared disk: they divide the
-source's files among them (by 268 MB or by the file, whichever is more), take over from those that are killed, and the
-result is the same, byte for byte.  One file is prepared by one process, so give a large corpus as several files.
-Between hosts the disk must pass on flock, as NFS 4 does; the text must have the same paths, sizes and times on all.
+Large corpora: more text takes more time but not more memory; shards have 34M tokens.  To use several processes, start
+the same command in several terminals, or on several hosts with data.folder on a shared disk.  They divide the source's
+files (in segments of at least 268 MB), finish the segments of killed processes, and write the same bytes as a single
+process.  A file is never divided, so give a large corpus as several files.  For several hosts the disk must support
+flock, as NFS 4 does, and the text must have the same paths, sizes and times on all hosts.
 
-What is checked: training reads the manifest and asks for the shards' sizes, which takes no longer for more tokens; a
-record that was damaged is found when it is read.  --verify reads every shard and compares its sha256, as one should
-after copying a dataset:
+Checks: training reads the manifest and compares the sizes of the shards, in a time that does not depend on the number
+of tokens; a damaged record is found when it is read.  --verify reads every shard and compares its sha256; use it after
+copying a dataset:
   python scripts/prepare_data.py --verify --config=configs/gpt2.py \
       --config.data.source=prepared:data/stdlib-gpt2-c6215305
 """
@@ -70,15 +71,17 @@ from ml_collections import config_flags
 from kronecker.runtime import cli
 from kronecker.schema import resolution
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
-_VERIFY = flags.DEFINE_bool("verify", False, "Read every shard once and compare its sha256 with the manifest's.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file; options follow a colon, as in FILE:KEY=VALUE."
+)
+_VERIFY = flags.DEFINE_bool("verify", False, "Read every shard and compare its sha256 with the manifest.")
 _COUNTS = ("documents", "bytes", "tokens", "records", "shards")
 
 
 def main() -> None:
-    """Prepares what the config asks for and prints what is there."""
+    """Prepares the dataset of the config and prints its counts."""
     config = resolution.resolve(_CONFIG.value)
-    from kronecker.data import manifests, preparation  # now: a config that cannot work should not wait for it
+    from kronecker.data import manifests, preparation  # after the check, so that errors come without delay
 
     prepared, tokenizer = preparation.ensure_prepared(config)
     console = rich.console.Console()

@@ -68,5 +68,7 @@ def test_each_name_is_there_and_listed():
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(AttributeError, match="no attribute 'Kronecker'; it has Bag, BagEmbed, ByteTable, Code, Kron"):
+    with pytest.raises(
+        AttributeError, match="no attribute 'Kronecker'; public names: Bag, BagEmbed, ByteTable, Code, Kron"
+    ):
         kronecker.Kronecker  # noqa: B018

@@ -1,11 +1,10 @@
-"""Every arm at one size: where spelling helps, and what of it is tying, scale, low rank or hashing.
+"""Every arm at one size: separates the effects of spelling, tying, scale, low rank and hashing.
 
-kronecker/schema/arms.py says what each is, and an arm that is added there is run too.  configs/study.py names its arms.
+kronecker/schema/arms.py explains each arm; an arm that is added there runs too.  configs/study.py lists its own arms.
 
-Expected: the paper has two of them, table_tied and kronecker, .083 +- .007 nats apart at 124m (section 6.6); of the
-others it has none.
+Expected: the paper has two of them, table_tied and kronecker, 0.083 +- 0.007 nats apart at 124m (section 6.6).
 
-Cost of three seeds of one arm, and all arms cost the same; of all together --dry_run prints it:
+Cost of three seeds of one arm; all arms cost the same, and for all together --dry_run prints it:
   setting=paper  3 runs x 2.5B tokens = 7.5B tokens, 6.41e18 FLOPs, 4.5 H100 hours
   setting=gpu    3 runs x 60M tokens = 180M tokens, 3.49e16 FLOPs, 0.0245 H100 hours
   setting=study  3 runs x 1M tokens = 3M tokens, 3.54e13 FLOPs, under 0.01 H100 hours
@@ -23,7 +22,7 @@ from configs import arms, settings
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 

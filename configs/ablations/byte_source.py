@@ -1,10 +1,10 @@
-"""The bytes behind a code: the vocabulary's own (raw), or what its decoder prints (decode), as in the author's package.
+"""The bytes of a code: those of the vocabulary (raw), or the decoded ones (decode), as in the author's package.
 
-A decoder turns every token that is a part of a character into U+FFFD.  Of GPT-2's ids 384 then share a code at P = 16,
-255 of them a single one; with their own bytes 44 do (`python scripts/codec_report.py gpt2 --byte_source=decode`).
-Nearly all are parts of characters beyond ASCII, so English text meets few of them.
+Decoding turns every token that is a part of a character into U+FFFD.  Of GPT-2's ids 384 then share a code at P = 16,
+255 of them one single code; with raw bytes 44 do (`python scripts/codec_report.py gpt2 --byte_source=decode`).  Nearly
+all are parts of non-ASCII characters, so they are rare in English text.
 
-Expected: the paper has none; with that package, its numbers would belong to `decode`.
+Expected: the paper has no such ablation; if it used that package, its numbers belong to `decode`.
 
 Cost of three seeds, as --dry_run prints it:
   setting=paper  9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours
@@ -24,12 +24,12 @@ from configs import arms, settings
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 
 def sweep(seeds: int = 3) -> Iterator[dict[str, Any]]:
-    """Yields the runs, one seed after another; `kronecker` as it is has the raw bytes."""
+    """Yields the runs, one seed after another; the unchanged arm `kronecker` has raw bytes."""
     for seed in range(seeds):
         yield arms.ARMS["table_untied"] | {"seed": seed}
         yield arms.ARMS["kronecker"] | {"seed": seed}

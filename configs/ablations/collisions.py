@@ -1,11 +1,11 @@
-"""What it costs that tokens share a code: kronecker at P = 6 and 4, beside the study's own arms at P = 16.
+"""The cost of shared codes: kronecker at P = 6 and 4, compared with the study's arms at P = 16.
 
 Of the 8,192 ids of the study's BPE 1,799 share a code at P = 6 and 4,740 at P = 4; at P = 16 none do
-(`python scripts/codec_report.py tokenizers:FOLDER/tokenizer.json --pos_dim=4,6,16`, the folder of prepared data).  The
-model cannot tell the ids of such a group apart where it reads one, so the loss falls on the token AFTER it: the token
-that is predicted may itself have a code of its own.
+(`python scripts/codec_report.py tokenizers:FOLDER/tokenizer.json --pos_dim=4,6,16`, with the folder of prepared data).
+The model cannot distinguish input ids that share a code, so the prediction of the token AFTER such an id gets worse;
+whether the predicted token shares its own code does not matter.
 
-Expected: the paper has none.
+Expected: the paper has no such ablation.
 
 Cost of three seeds, as --dry_run prints it:
   setting=study  6 runs x 1M tokens = 6M tokens, 7.08e13 FLOPs, under 0.01 H100 hours
@@ -13,7 +13,7 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/sweep.py --config=configs/ablations/collisions.py --out=runs/collisions --seeds=3
   python scripts/report.py runs/study runs/collisions
 
-The study's runs (configs/study.py) are the other half of each pair, so there is no other setting.
+The study's runs (configs/study.py) are the other half of each pair, so `study` is the only setting.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ POS_DIMS = (6, 4)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the study's config; argument: setting (study)."""
+    """Returns the study's config; option: setting (study)."""
     return settings.from_arg(arg, "study")
 
 

@@ -1,11 +1,11 @@
-"""The initial scale of the input, in both main arms: .3, 1, 3 and 10 times its own, and the other arm's.
+"""The initial scale of the input, in both main arms: 0.3, 1, 3 and 10 times the usual one, and that of the other arm.
 
-A table starts at a standard deviation of .02 and a Kronecker embedding at 1; the position table that either is added to
-starts at .02.  Where both arms are best at the same scale, and as good as each other there, the published difference is
-one of scale.  The arm table_std1 is the table at 1.
+A table has an initial standard deviation of 0.02, a Kronecker embedding of 1; the position table, which is added to
+both, of 0.02.  If both arms are best at the same scale, and equally good there, the published difference is an effect
+of scale.  The arm table_std1 is the table at 1.
 
-Expected: the paper has table at .02 and Kronecker at 1 alone.  It reports that over training the table's standard
-deviation grows by about 30 % and the projection's stays (section 6.6).
+Expected: the paper has only the table at 0.02 and Kronecker at 1.  It reports that in training the standard deviation
+of the table grows by about 30 %, and that of the projection stays the same (section 6.6).
 
 Cost of three seeds, as --dry_run prints it:
   setting=paper  30 runs x 2.5B tokens = 75B tokens, 6.41e19 FLOPs, 45 H100 hours
@@ -15,7 +15,7 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/sweep.py --config=configs/ablations/init_scale.py --out=runs/init_scale --seeds=3
   python scripts/report.py runs/init_scale --baseline='table_untied init_std=0.02'
 
-An init_std of kronecker in the tables is the projection's: its embedding starts at 64 times that, as D = 4,096.
+In the tables, init_std of kronecker is that of the projection; its embeddings start at 64 times that, as D = 4,096.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ KRONECKER_STDS = (0.02, 0.3, 1.0, 3.0, 10.0)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 

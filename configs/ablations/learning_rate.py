@@ -1,11 +1,11 @@
-"""The peak learning rate that all arms share, tried alike on the two main arms before a study.
+"""Chooses the peak learning rate that all arms of a study share, from runs of the two main arms.
 
-A rate that suits one arm alone decides a comparison.  So five rates, table_untied and kronecker at each, fewer tokens
-than the setting's, and a seed that no study uses.  Choose the rate with the lowest mean of the two arms' last TRAINING
-losses, which the sweep prints when it ends; the validation text is for the study alone.  If it is the first or the last
-of the five, add rates beyond it.  The rate of configs/study.py was chosen so.
+A rate that suits only one arm decides a comparison.  So table_untied and kronecker run at each of five rates, with
+fewer tokens than in the setting, and with a seed that no study uses.  Choose the rate with the lowest mean of both
+arms' last TRAINING losses, which the sweep prints at its end; keep the validation text for the study.  If it is the
+first or the last of the five, add rates beyond it.  The rate of configs/study.py was chosen in this way.
 
-Expected: the paper has none; its learning rate is not known.
+Expected: the paper has no such ablation; its learning rate is unknown.
 
 Cost of one seed, as --dry_run prints it:
   setting=study  10 runs x 400k tokens = 4M tokens, 4.72e13 FLOPs, under 0.01 H100 hours
@@ -13,8 +13,8 @@ Cost of one seed, as --dry_run prints it:
 
   python scripts/sweep.py --config=configs/ablations/learning_rate.py --out=runs/learning_rate --seeds=1
 
-compare.py and report.py refuse runs whose rates differ, as they are no pairs.  There is no setting `paper`: these rates
-are for widths of 128 to 384, and at 124m nanoGPT's 6e-4 stands for the paper's unknown one.
+compare.py and report.py refuse runs whose rates differ, because they are not pairs.  There is no setting `paper`: these
+rates are for widths of 128 to 384, and at 124m nanoGPT's 6e-4 replaces the unknown rate of the paper.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ FIRST_SEED = 100
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a shortened setting; argument: setting (study or gpu)."""
+    """Returns the config of a setting with fewer tokens; option: setting (study or gpu)."""
     name = base.parse_arg(arg, setting="study").setting
     c = settings.get(name, *TOKENS)
     c.train.tokens = TOKENS[name]

@@ -1,9 +1,9 @@
-"""A multilingual vocabulary on multilingual text, where P = 16 cuts real words.
+"""A multilingual vocabulary on multilingual text, where P = 16 truncates real words.
 
-Of tekken's 131,072 ids 724 share a code at P = 16 and 46 at P = 32, of o200k's 200,019 ids 2,503 and 184; with
-head_tail it is 82 and 42, 353 and 158 (`python scripts/codec_report.py TOKENIZER --truncation=head_tail`).  At P = 16
-those are words of Hindi, Thai or Bengali, at 32 nearly all are runs of one character.  The runs are table_untied,
-table_tied, and kronecker at both P with both truncations.
+Of tekken's 131,072 ids 724 share a code at P = 16 and 46 at P = 32; of o200k's 200,019 ids 2,503 and 184.  With
+head_tail these are 82 and 42, and 353 and 158 (`python scripts/codec_report.py TOKENIZER --truncation=head_tail`).  At
+P = 16 they are words of Hindi, Thai or Bengali; at 32 nearly all are repetitions of one character.  The runs are
+table_untied, table_tied, and kronecker at both P with both truncations.
 
 Expected: the paper has no training run on such text, and P = 32 only as a default.  It counts that
 98.64 % of the ids of six tokenizers fit into 16 bytes and 99.86 % into 32.
@@ -18,9 +18,9 @@ Cost of three seeds, as --dry_run prints it:
       --out=runs/multilingual --seeds=3 --config.data.source=jsonl:multilingual.jsonl.xz
   python scripts/report.py runs/multilingual
 
-Vocabulary and text are yours: tekken_240911.json and o200k_base.tiktoken are looked for where the command runs
-(--config.tokenizer=tekken:PATH for another place), and multilingual.jsonl.xz stands for JSON lines of {"text": ...,
-"split": "train" or "validation"}.  110 MB of such text are 28M tokens of tekken, two rounds of setting=gpu.
+You provide vocabulary and text: tekken_240911.json or o200k_base.tiktoken in the current folder (or set
+--config.tokenizer=tekken:PATH), and multilingual.jsonl.xz with JSON lines of {"text": ..., "split": "train" or
+"validation"}.  110 MB of such text are 28M tokens of tekken: setting=gpu then trains on each token twice.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ VOCABULARIES = {
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns a setting's config with another vocabulary and text; arguments: vocabulary, setting (paper or gpu)."""
+    """Returns a setting's config with another vocabulary and text; options: vocabulary, setting (paper or gpu)."""
     option = base.parse_arg(arg, vocabulary="tekken", setting="paper")
     c = settings.get(option.setting, "paper", "gpu")
     base.apply(c, base.choose(VOCABULARIES, option.vocabulary, "vocabulary"))

@@ -1,12 +1,12 @@
 """The z-norm, on and off, at each of two initial scales.
 
-kronecker has the z-norm and embeddings that start at a standard deviation of 1, kronecker_unit the length norm alone
-and .02: they differ in both.  The two other corners, z-norm at .02 and length norm at 1, tell which of the two acts.
-The length norm has no switch of its own: the z-norm divides by the code's scale, so that below it the length norm
-changes nothing; without either a longer token's embedding would be a larger one.
+kronecker has the z-norm and embeddings of initial standard deviation 1; kronecker_unit has the length norm and 0.02, so
+they differ in both.  The other two combinations, z-norm at 0.02 and length norm at 1, separate the two effects.  The
+length norm has no switch: the z-norm divides by the scale of the code, so a length norm before it changes nothing, and
+without both norms longer tokens would have larger embeddings.
 
-Expected: the paper has the z-norm at 1 alone.  Third parties, not checked here: one code under three normalisations
-ended at 4.753 (unit norm, std .016), 4.861 and 4.902 nats (z-norm, std 1), a wider spread than between codes.
+Expected: the paper has only the z-norm at 1.  Third parties, not checked here: one code with three normalisations ended
+at 4.753 (unit norm, std 0.016), 4.861 and 4.902 nats (z-norm, std 1), which differ more than codes do.
 
 Cost of three seeds, as --dry_run prints it:
   setting=paper  15 runs x 2.5B tokens = 37.5B tokens, 3.20e19 FLOPs, 22.5 H100 hours
@@ -16,7 +16,7 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/sweep.py --config=configs/ablations/norm.py --out=runs/norm --seeds=3
   python scripts/report.py runs/norm
 
-An init_std of kronecker in the tables is the projection's: its embedding starts at 64 times that, as D = 4,096.
+In the tables, init_std of kronecker is that of the projection; its embeddings start at 64 times that, as D = 4,096.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ CORNERS = (
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 

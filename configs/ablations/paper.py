@@ -1,14 +1,14 @@
 """The paper's main comparison at 124m, with the untied table that it lacks.
 
-A table tied to the head (table_tied), a Kronecker input with a head of its own (kronecker), and a table with a head of
-its own (table_untied).  The paper has the first two: their difference holds that of the input and that of the head.
+A table tied to the head (table_tied), a Kronecker input with a separate head (kronecker), and a table with a separate
+head (table_untied).  The paper has the first two, whose difference includes the effect of the separate head.
 
-Expected, from the paper's section 6.6, seeds 3, 2.5B tokens of FineWeb-Edu in 4,623 steps of 540,672 tokens:
-  table_tied minus kronecker, final validation loss   .083 +- .007 nats per token, 2.5 +- .2 %
-  steps that kronecker needs for table_tied's loss    1.43 times fewer, about 3,230
-  table_untied                                        the paper has none
-Its learning rate and schedule are not known; these are nanoGPT's.  Third parties, not checked here: untying alone was
-worth .26 nats in one follow-up.
+Expected, from the paper's section 6.6, with 3 seeds, 2.5B tokens of FineWeb-Edu in 4,623 steps of 540,672 tokens:
+  table_tied minus kronecker, final validation loss   0.083 +- 0.007 nats per token, 2.5 +- 0.2 %
+  steps of kronecker to reach table_tied's loss       1.43 times fewer, about 3,230
+  table_untied                                        not in the paper
+Its learning rate and schedule are unknown; the ones here are nanoGPT's.  Third parties, not checked here: in one
+follow-up, untying alone lowered the loss by 0.26 nats.
 
 Cost of three seeds, as --dry_run prints it:
   9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours
@@ -17,7 +17,7 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/compare.py runs/paper --baseline=table_tied
   python scripts/report.py runs/paper
 
-The first table is the paper's, with kronecker's difference at -.083 if it holds; the page has the fair one.
+compare.py prints the paper's comparison: kronecker is at -0.083 if it reproduces.  The page compares with table_untied.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the config of the setting `paper`."""
     c = gpt2.get_config("size=124m,budget=paper")
     c.data.source = "fineweb-edu:sample-10BT"
-    c.data.shards = 4  # about .7B tokens each, so that none is seen twice
+    c.data.shards = 4  # about 0.7B tokens each, so that no token is repeated
     return c
 
 

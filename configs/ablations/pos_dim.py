@@ -1,10 +1,10 @@
-"""How many byte positions a code needs: kronecker with P = 8, 12, 16, 24, 32 and 48.
+"""The number of byte positions of a code: kronecker with P = 8, 12, 16, 24, 32 and 48.
 
-With a small P tokens that agree in their first bytes share one code: 7,582 of GPT-2's ids at P = 8, then 682, 44, 22,
-17 and 5 (`python scripts/codec_report.py gpt2 --pos_dim=8,12,16,24,32,48`).  Each position more costs 256 d parameters,
-most of them for cells that few tokens reach.
+With a small P, tokens with equal first bytes share one code: 7,582 of GPT-2's ids at P = 8, then 682, 44, 22, 17 and 5
+(`python scripts/codec_report.py gpt2 --pos_dim=8,12,16,24,32,48`).  Each additional position has 256 d parameters, most
+of them for cells that few tokens use.
 
-Expected: the paper has none.  It trains P = 16 (section 6.6), names this ablation as open, and reports coverage alone:
+Expected: the paper has no such ablation and lists it as open.  It trains P = 16 (section 6.6) and reports coverage:
 98.64, 99.86 and 99.97 % of the ids of six tokenizers fit into 16, 32 and 64 bytes.
 
 Cost of three seeds, as --dry_run prints it:
@@ -23,11 +23,11 @@ import ml_collections
 
 from configs import arms, settings
 
-POS_DIMS = (8, 12, 24, 32, 48)  # P = 16 is the arm as it is
+POS_DIMS = (8, 12, 24, 32, 48)  # P = 16 is the unchanged arm
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 

@@ -1,11 +1,13 @@
 """The main comparison at every size, each with the paper's 2.5B tokens in 4,623 steps.
 
-Whether the difference shrinks, stays or grows with the model: a table's V d parameters are eight times nano's body, and
-5 % of 1558m's.  One size is one sweep, as two sizes are no pair; it is the setting `paper` with another body.
+Tests whether the difference shrinks, stays or grows with the model: the V d parameters of a table are eight times
+those of nano's body, and 5 % of those of 1558m's.  Each size is a sweep of its own, because runs of two sizes are not
+pairs; it is the setting `paper` with another body.
 
-Expected: the paper has 124m, table_tied minus kronecker .083 +- .007 nats (section 6.6), and calls scale open.
+Expected: the paper has 124m, where table_tied minus kronecker is 0.083 +- 0.007 nats (section 6.6); it lists larger
+sizes as open.
 
-Cost of three seeds, as --dry_run prints it; a small model may reach far less than the MFU assumed:
+Cost of three seeds, as --dry_run prints it; a small model may reach far less than the assumed MFU:
   size=nano   9 runs x 2.5B tokens = 22.5B tokens, 1.01e18 FLOPs, 0.71 H100 hours
   size=micro  9 runs x 2.5B tokens = 22.5B tokens, 2.30e18 FLOPs, 1.62 H100 hours
   size=tiny   9 runs x 2.5B tokens = 22.5B tokens, 4.36e18 FLOPs, 3.06 H100 hours
@@ -18,8 +20,8 @@ Cost of three seeds, as --dry_run prints it; a small model may reach far less th
   python scripts/sweep.py --config=configs/ablations/sizes.py:size=30m --out=runs/sizes/30m --seeds=3
   python scripts/report.py runs/sizes/30m
 
-The two largest recompute their blocks (model.remat), meant for 80 GB and not tried on a device; that time is not in the
-hours.
+The two largest recompute their blocks (model.remat) to fit into 80 GB, which was not tried on a device; the hours do
+not include this recomputation.
 """
 
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ from configs.ablations import paper
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a size; argument: size, one of configs/sizes.py."""
+    """Returns the config of a size; option: size, one of configs/sizes.py."""
     size = base.parse_arg(arg, size="124m").size
     c = paper.get_config()
     tokens_a_step = c.train.batch * c.train.sequence

@@ -1,11 +1,11 @@
-"""What is kept of a token longer than P: its head, or its head and its tail.  At P = 8 and 16.
+"""The truncation of tokens longer than P, at P = 8 and 16: keep the head, or the head and the tail.
 
-`head` keeps the first P bytes (between characters), as the paper does; `head_tail` the first and the last P/2, so that
-endings tell long tokens apart: of GPT-2's ids 1,779 share a code at P = 8 then, not 7,582, and 42 at P = 16, not 44
-(`python scripts/codec_report.py gpt2 --pos_dim=8,16 --truncation=head_tail`).  The arm head_tail counts every token's
-positions from both ends, so that suffixes have cells of their own.
+`head` keeps the first P bytes (cut between characters), as the paper does; `head_tail` keeps the first and the last
+P/2, so that long tokens with different ends get different codes.  Then 1,779 of GPT-2's ids share a code at P = 8, not
+7,582, and 42 at P = 16, not 44 (`python scripts/codec_report.py gpt2 --pos_dim=8,16 --truncation=head_tail`).  The arm
+head_tail counts the positions of every token from both ends, so that suffixes have their own cells.
 
-Expected: the paper has none.
+Expected: the paper has no such ablation.
 
 Cost of three seeds, as --dry_run prints it:
   setting=paper  21 runs x 2.5B tokens = 52.5B tokens, 4.49e19 FLOPs, 31.5 H100 hours
@@ -15,7 +15,7 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/sweep.py --config=configs/ablations/truncation.py --out=runs/truncation --seeds=3
   python scripts/report.py runs/truncation
 
-The study's vocabulary has no token of more than 16 bytes: there, the two truncations at P = 16 are one and the same.
+No token of the study's vocabulary has more than 16 bytes, so with setting=study both truncations are equal at P = 16.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ VARIANTS = (
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 

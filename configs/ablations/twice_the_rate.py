@@ -1,10 +1,10 @@
-"""The arms of scale and tying at twice the study's learning rate, beside the study's own runs.
+"""The arms of scale and tying at twice the study's learning rate, compared with the study's runs.
 
-Rates that suit one arm alone decide a comparison, and the two main arms want different ones: on the tuning seed of
-configs/ablations/learning_rate.py a table is best at the study's rate and `kronecker` at twice that.  With these runs
-each arm can stand at the better of the same two rates, which is tuning both alike.
+A rate that suits only one arm decides a comparison, and the two main arms are best at different rates: on the tuning
+seed of configs/ablations/learning_rate.py a table is best at the study's rate, and `kronecker` at twice that.  With
+these runs each arm can use the better of the same two rates.
 
-Expected: the paper has none; its learning rates are not known.
+Expected: the paper has no such ablation; its learning rates are unknown.
 
 Cost of three seeds, as --dry_run prints it:
   setting=study  15 runs x 1M tokens = 15M tokens, 1.77e14 FLOPs, under 0.01 H100 hours
@@ -12,8 +12,8 @@ Cost of three seeds, as --dry_run prints it:
   python scripts/sweep.py --config=configs/ablations/twice_the_rate.py --out=runs/twice_the_rate --seeds=3
   python scripts/report.py runs/study runs/twice_the_rate --tuned --baseline='table_untied lr=0.002'
 
-A comparison takes the seeds that all of its arms have.  The study's runs (configs/study.py) are the other half of each
-pair, so there is no other setting.
+A comparison uses the seeds that all of its arms have.  The study's runs (configs/study.py) are the other half of each
+pair, so `study` is the only setting.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ SWEEP_ARMS = ("table_untied", "table_tied", "table_std1", "kronecker", "kronecke
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the study's config; argument: setting (study)."""
+    """Returns the study's config; option: setting (study)."""
     return settings.from_arg(arg, "study")
 
 

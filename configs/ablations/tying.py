@@ -1,12 +1,13 @@
-"""Tied against untied heads, for the table and for the code.
+"""Tied and untied heads, for the table and for the code.
 
-The published difference compares a tied table with an untied Kronecker input, which has V d parameters more behind it
-(38.6M at 124m).  table_untied minus table_tied is what untying is worth; kronecker_tied, whose head is the induced
-table, is what the paper holds to be impossible.
+The published difference compares a tied table with an untied Kronecker input, whose model has V d more parameters in
+its head (38.6M at 124m).  table_untied minus table_tied is the effect of untying.  The head of kronecker_tied is the
+induced table, which the paper regards as impossible.
 
-Expected: of the four the paper has table_tied minus kronecker, .083 +- .007 nats (section 6.6).  Third parties, not
-checked here: untying a table was worth .26 nats; an untied table was ahead of Kronecker with large vocabularies (4.559
-against 4.813 nats at 131,000 ids and 98M tokens) and behind with a small one (4.225 against 4.127 at 9,900 ids).
+Expected: of the four the paper has table_tied minus kronecker, 0.083 +- 0.007 nats (section 6.6).  Third parties, not
+checked here: untying a table lowered the loss by 0.26 nats; an untied table was ahead of Kronecker with a large
+vocabulary (4.559 against 4.813 nats at 131,000 ids and 98M tokens) and behind with a small one (4.225 against 4.127 at
+9,900 ids).
 
 Cost of three seeds, as --dry_run prints it:
   setting=paper  12 runs x 2.5B tokens = 30B tokens, 2.56e19 FLOPs, 18 H100 hours
@@ -28,7 +29,7 @@ SWEEP_ARMS = ("table_untied", "table_tied", "kronecker", "kronecker_tied")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of a setting; argument: setting, one of configs/settings.py."""
+    """Returns the config of a setting; option: setting, one of configs/settings.py."""
     return settings.from_arg(arg)
 
 

@@ -1,1 +1,1 @@
-"""Data: what text (sources), prepared once (preparation), and a batch as a function of the step (rows)."""
+"""Data: where text comes from (sources), its preparation (preparation), batches as a function of the step (rows)."""

@@ -1,8 +1,8 @@
-"""Files of a Hugging Face dataset: a listing pinned to one commit, and downloads that go on where they were cut off.
+"""Files of a Hugging Face dataset: a listing pinned to one commit, and downloads that resume.
 
-huggingface_hub gives the endpoint (HF_ENDPOINT), the addresses, the token (HF_TOKEN) and requests that are repeated
-after dropped connections, 408, 429 and 5xx.  Its download of a whole file is not used: it gives up on the first 5xx,
-then deletes what has arrived, and checks no sha256.  Files are requested in blocks here, each with its own retries.
+huggingface_hub provides the endpoint (HF_ENDPOINT), the addresses, the token (HF_TOKEN) and requests with retries
+after dropped connections, 408, 429 and 5xx.  Its own file download is not used: at the first 5xx it gives up and
+deletes the partial file, and it checks no sha256.  Here files are requested in blocks, each with its own retries.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 from kronecker.runtime import locks, storage
 
 BLOCK = 1 << 24  # bytes
-# Of each request: about four minutes in all, then the same command goes on later.
+# For each request: about four minutes in total.
 RETRIES: dict[str, Any] = {"max_retries": 7, "base_wait_time": 1.0, "max_wait_time": 60.0, "timeout": 30.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """One file: its path in the repository, its size in bytes, its sha256 ("" if the hub does not say)."""
+    """One file: its path in the repository, its size in bytes, its sha256 ("" if the hub lists none)."""
 
     path: str
     size: int
@@ -43,9 +43,9 @@ class Listing:
 
 
 def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
-    """Returns the parquet files below `prefix`, as the hub listed them the first time.
+    """Returns the parquet files below `prefix`, as the hub listed them in the first call.
 
-    The first call asks the hub and writes the answer into `folder`; later calls see the same commit without network.
+    The first call stores the listing in `folder`; later calls read it from there, for the same commit, without network.
     """
     file = folder / f"listing-{prefix.replace('/', '-')}.json"
     with locks.locked(folder / locks.LOCK):
@@ -61,8 +61,8 @@ def list_files(repo: str, prefix: str) -> Listing:
     """Returns the parquet files below `prefix` at the newest commit of dataset `repo`, sorted by path.
 
     Raises:
-      ValueError: if there is none, or the hub refuses.
-      ConnectionError: if the hub kept failing.
+      ValueError: if there is none, or the hub refuses the request.
+      ConnectionError: if all retries fail.
     """
     api = f"{_endpoint()}/api/datasets/{repo}"
     revision = _get(f"{api}/revision/main").json()["sha"]
@@ -78,7 +78,7 @@ def list_files(repo: str, prefix: str) -> Listing:
         if entry["type"] == "file" and entry["path"].endswith(".parquet")
     ]
     if not files:
-        raise ValueError(f"{api}: no parquet file below {prefix}/")
+        raise ValueError(f"{api}: no parquet file below {prefix}/; check data.source and HF_ENDPOINT")
     return Listing(repo, revision, tuple(sorted(files, key=lambda file: file.path)))
 
 
@@ -93,17 +93,16 @@ def download(
     folder: pathlib.Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[pathlib.Path]:
-    """Downloads what is missing of `files` into `folder` and returns their paths.
+    """Downloads the missing ones of `files` into `folder` and returns the paths of all.
 
-    What has arrived of a file waits in NAME.part, is continued by the next call, and gets its name after its size and
-    sha256 were checked.
+    A partial file is NAME.part, which the next call resumes; it is renamed after its size and sha256 are checked.
 
     Args:
-      progress: called with (bytes that are there, bytes in all).
+      progress: called with (bytes downloaded, total bytes).
 
     Raises:
-      ValueError: if a file is not what the listing says; it is removed.
-      ConnectionError: if the hub kept failing.
+      ValueError: if a file differs from the listing; it is deleted.
+      ConnectionError: if all retries fail.
       OSError: if a file cannot be written.
     """
     total, before = sum(file.size for file in files), 0
@@ -126,16 +125,17 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
     part.touch()
     while (here := part.stat().st_size) < file.size:
         answer = _get(url, range=f"bytes={here}-{min(here + BLOCK, file.size) - 1}")
-        resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT  # else it is the whole file
+        resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT  # otherwise the answer is the complete file
         try:
             with part.open("ab" if resumed else "wb") as output:
                 output.write(answer.content)
         except OSError as error:
             raise OSError(
-                f"cannot write {part}: {error}; free some space or set data.folder to another disk; what came is kept"
+                f"cannot write {part}: {error}; free some space, or set data.folder to another disk; then run the same "
+                "command again: it resumes the download"
             ) from error
         progress(part.stat().st_size)
-        if not (resumed and answer.content):  # there is no more
+        if not (resumed and answer.content):  # nothing more will come
             break
     with part.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
@@ -143,7 +143,8 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
         got = f"{part.stat().st_size:,} bytes, sha256 {sha256}"
         part.unlink()
         raise ValueError(
-            f"{url}: got {got}, but the hub lists {file.size:,} bytes, sha256 {file.sha256}; removed, run again"
+            f"{url}: got {got}, but the hub lists {file.size:,} bytes, sha256 {file.sha256}; the file was deleted; run "
+            "the same command again"
         )
     part.replace(target)
 
@@ -154,8 +155,8 @@ def _endpoint() -> str:
 
 
 def _get(url: str, **headers: str) -> httpx2.Response:
-    """Returns a good answer, with its content."""
-    # A range counts stored bytes, so the server must not compress what it sends.
+    """Returns a successful response, with its content."""
+    # A range counts stored bytes, so the server must not compress its response.
     headers |= {**build_hf_headers(), "accept-encoding": "identity"}
     try:
         answer = http_backoff("GET", url, headers=headers, **RETRIES)
@@ -164,7 +165,7 @@ def _get(url: str, **headers: str) -> httpx2.Response:
         status = error.response.status_code
         if status < 500 and status not in (httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_MANY_REQUESTS):
             raise ValueError(
-                f"{url}: HTTP {status}; check the name, and HF_TOKEN if the dataset is private or gated"
+                f"{url}: HTTP {status}; check data.source, and set HF_TOKEN if the dataset is private or gated"
             ) from error
         raise _gave_up(url, f"HTTP {status}") from error
     except httpx2.TransportError as error:
@@ -174,4 +175,4 @@ def _get(url: str, **headers: str) -> httpx2.Response:
 
 def _gave_up(url: str, reason: str) -> ConnectionError:
     tries = RETRIES["max_retries"] + 1
-    return ConnectionError(f"{url}: {reason}, {tries} times in a row; run again later, what has arrived is kept")
+    return ConnectionError(f"{url}: {reason}, {tries} times in a row; run the same command later: it resumes")

@@ -1,4 +1,4 @@
-"""A prepared dataset on disk: its manifest, its fingerprint, and whether its files are whole."""
+"""A prepared dataset on disk: its manifest, its fingerprint, and checks that its files are complete."""
 
 import dataclasses
 import hashlib
@@ -19,26 +19,25 @@ class Prepared:
     """A prepared dataset on disk."""
 
     folder: epath.Path  # holds manifest.json, TFDS' metadata and the array_record shards
-    manifest: dict[str, Any] = dataclasses.field(repr=False)  # what data preparation wrote
-    fingerprint: str  # sha256 over all that decides the ids and their order
-    # where another process finds the dataset: `folder` from the root, or what `folder` is a copy of
-    location: epath.Path
+    manifest: dict[str, Any] = dataclasses.field(repr=False)  # written by data preparation
+    fingerprint: str  # sha256 over everything that decides the ids and their order
+    location: epath.Path  # for other processes: `folder` as an absolute path, or the original if `folder` is a copy
 
     def tokens(self, split: str) -> int:
         return self.manifest["splits"][split]["tokens"]
 
 
 def open_prepared(folder: epath.PathLike) -> Prepared:
-    """Returns the dataset in a folder of this machine's, in a time that does not depend on the number of its tokens.
+    """Returns the dataset in a local folder, in a time that does not depend on its number of tokens.
 
-    The manifest is read and held to its own fingerprint, and each shard's size, which is asked for but not read, to the
-    manifest's: a shard that is missing, cut off, or of another size is found here.  Bytes changed within a shard of the
-    right size are found when the record they lie in is read, by array_record's own hash of each record; a shard
-    replaced by a whole one of the same size is found by `verify` alone.  A dataset prepared before sizes were noted is
-    verified in full.  `preparation.open_folder` also takes a remote folder.
+    Compares the manifest with its own fingerprint, and the size of each shard with the manifest, without reading the
+    shards: this finds a shard that is missing, truncated or of another size.  A changed byte in a shard is found when
+    its record is read, by array_record's hash of each record; only `verify` finds a shard that was replaced by a valid
+    one of the same size.  A dataset whose manifest has no sizes is verified completely.  For remote folders use
+    `preparation.open_folder`.
 
-    Raises FileNotFoundError if there is no manifest or a shard is missing; ValueError if the manifest cannot be read or
-    was edited, or a shard does not have its size.
+    Raises FileNotFoundError if the manifest or a shard is missing; ValueError if the manifest is unreadable or edited,
+    or a shard has another size.
     """
     folder = epath.Path(folder)
     manifest = read_manifest(folder)
@@ -50,7 +49,7 @@ def open_prepared(folder: epath.PathLike) -> Prepared:
 def read_manifest(folder: epath.Path) -> dict[str, Any]:
     """Returns the manifest in `folder`, which may be remote.
 
-    Raises FileNotFoundError if there is none; ValueError if it cannot be read, was edited, or is of another version.
+    Raises FileNotFoundError if it is missing; ValueError if it is unreadable, edited, or of another version.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -62,7 +61,10 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a manifest ({error!r}); delete {folder} and prepare the data again") from error
     if version != MANIFEST_VERSION:
-        raise ValueError(f"{path} has version {version}, this code reads {MANIFEST_VERSION}; prepare the data again")
+        raise ValueError(
+            f"{path} has version {version}, but this code reads {MANIFEST_VERSION}; "
+            f"delete {folder} and prepare the data again"
+        )
     if not intact:
         raise ValueError(f"{path} was changed after it was written; delete {folder} and prepare the data again")
     return manifest
@@ -73,15 +75,15 @@ def shards_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def verify(prepared: Prepared) -> int:
-    """Reads every shard once, compares its sha256 with the manifest's, and returns the number of bytes read.
+    """Reads every shard once, compares its sha256 with the manifest, and returns the number of bytes read.
 
-    Raises FileNotFoundError if a shard is missing; ValueError if a shard's sha256 is off.
+    Raises FileNotFoundError if a shard is missing; ValueError if a sha256 differs.
     """
     return sum(_for_each_shard(prepared, _check_sha256))
 
 
 def content_fingerprint(manifest: dict[str, Any]) -> str:
-    """Returns the sha256 over what decides the ids and their order; paths, names and counts of text do not."""
+    """Returns the sha256 over what decides the ids and their order; it excludes paths, names and text counts."""
     content = {
         "tokenizer": manifest["tokenizer"]["fingerprint"],
         "dtype": manifest["dtype"],
@@ -109,7 +111,7 @@ def _check_size(path: epath.Path, shard: dict[str, Any]) -> int:
         raise FileNotFoundError(_missing(path)) from error
     if size != shard["size"]:
         raise ValueError(
-            f"{path} is damaged: it has {size:,} bytes, the manifest says {shard['size']:,}; "
+            f"{path} is damaged: it has {size:,} bytes, but {shard['size']:,} in the manifest; "
             f"delete {path.parent} and prepare the data again"
         )
     return size
@@ -122,7 +124,7 @@ def _check_sha256(path: epath.Path, shard: dict[str, Any]) -> int:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard["sha256"]:
         raise ValueError(
-            f"{path} is damaged: its sha256 is {digest[:12]}, the manifest's {shard['sha256'][:12]}; "
+            f"{path} is damaged: its sha256 is {digest[:12]}, but {shard['sha256'][:12]} in the manifest; "
             f"delete {path.parent} and prepare the data again"
         )
     return path.stat().length

@@ -1,12 +1,12 @@
-"""Text -> a TFDS dataset of token ids in array_record files, with a manifest; TensorFlow is not involved.
+"""Prepares text: writes a TFDS dataset of token ids in array_record files, with a manifest, without TensorFlow.
 
-The documents of a source, each followed by the end-of-text id, form one stream of ids a split.  The work is cut into
-segments, runs of whole files that processes share, and those into parts, runs of documents whose ids fill one shard.
-Where they end depends on text and tokenizer alone, so the files are the same whatever the number of workers and of
-processes, and whoever comes after a killed process goes on behind the last part that is complete.
+The documents of a split, each followed by the end-of-text id, form one stream of ids.  Work is divided into segments,
+which are sequences of complete files that processes share, and segments into parts, which are sequences of documents
+whose ids fill one shard.  Their ends depend only on text and tokenizer, so the number of workers and processes does not
+change the files, and a restart resumes after the last complete part.
 
-Threads tokenise, for both libraries release the interpreter lock; the main thread reads, decompresses and writes.
-Memory holds the parts of one shard and what the threads work on, whatever the size of the source.
+Threads tokenise, because both libraries release the interpreter lock; the main thread reads, decompresses and writes.
+Memory use does not depend on the size of the source: it holds one shard and the batches of the threads.
 """
 
 import collections
@@ -36,18 +36,18 @@ from kronecker.data import manifests, remote, segments, shards, sources
 from kronecker.runtime import locks, storage
 
 SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
-BATCH_CHARACTERS = 1 << 20  # one thread's work: documents of about this many characters
-BATCHES_AHEAD = 4  # a worker; they fill the time in which a shard is written
-BPE_BYTES = 64_000_000  # of training text, the first, that a bpe:SIZE tokenizer is trained on
-PREPARED = "prepared:"  # a data.source that is a folder this module made
+BATCH_CHARACTERS = 1 << 20  # of the documents that a thread tokenises at a time
+BATCHES_AHEAD = 4  # per worker, so that threads have work while a shard is written
+BPE_BYTES = 64_000_000  # a bpe:SIZE tokenizer is trained on the first bytes of the training text
+PREPARED = "prepared:"  # data.source=prepared:FOLDER: a dataset that was prepared before
 BPE_FILE = "tokenizer.json"
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class _Batch(NamedTuple):
     documents: list[sources.Document]
-    end: tuple[int, int]  # the unit, and the document in it, that follow
-    share: float  # of the source that lies before `end`
+    end: tuple[int, int]  # unit and document of the next batch
+    share: float  # of the source before `end`
 
 
 class _Job(NamedTuple):
@@ -67,23 +67,23 @@ def ensure_prepared(
     shard_tokens: int = SHARD_TOKENS,
     segment_bytes: int = segments.SEGMENT_BYTES,
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
-    """Returns the prepared dataset of a resolved config and its tokenizer, making what is missing.
+    """Returns the prepared dataset of a resolved config and its tokenizer; prepares the dataset if it is missing.
 
-    The folder below data.folder is named after all that determines its content, so a changed config gets another one. A
-    remote data.folder gets what is made on this machine's disk, and is read from a copy there. Processes that want the
-    same folder, on one machine or on several with one disk, share the work by segments; what a killed one left is taken
-    over.  All return when everything is there.  What is there is checked as in `open_folder`. A shard is closed at
-    `shard_tokens`; a segment ends with the file that brings it to `segment_bytes`, and shards do not cross its end.
+    The name of the folder below data.folder depends on everything that decides its content, so a changed config gets
+    another folder.  For a remote data.folder the dataset is made on the local disk, uploaded, and read from the local
+    copy.  Processes that need the same folder, on one machine or on several with a shared disk, share the segments and
+    finish those of killed ones; all return when the dataset is complete.  It is then checked as in `open_folder`.  A
+    shard ends at `shard_tokens`; a segment ends with the file that brings it to `segment_bytes`, and ends its shard.
 
-    Raises ValueError if source, fields or tokenizer do not fit, a split stays empty, or a finished shard has another
-    size than it was written with; OSError if a file is missing or cannot be written, a full disk included.
+    Raises ValueError if source, fields or tokenizer do not fit, a split is empty, or a shard has changed its size;
+    OSError if a file is missing or cannot be written, as on a full disk.
     """
     if config.data.source.startswith(PREPARED):
         found = storage.open_path(config.data.source.removeprefix(PREPARED), "data.source=prepared")
         return open_folder(found.expanduser(), config.tokenizer)
     root = storage.open_path(config.data.folder, "data.folder").expanduser()
     config = config.copy_and_resolve_references()
-    if storage.is_remote(root):  # what is downloaded and made is on this machine first
+    if storage.is_remote(root):  # downloads and the new dataset are written to the local disk first
         config.data.folder = str(remote.cache() / "preparing")
     source = sources.open_source(config.data)
     bpe_size = _bpe_size(config.tokenizer)
@@ -118,7 +118,7 @@ def ensure_prepared(
             with locks.locked(own):
                 _finish(job, len(pieces))
         if storage.is_remote(root):
-            with locks.locked(own), _display(f"publishing {name}") as show:
+            with locks.locked(own), _display(f"uploading {name}") as show:
                 if not (root / name / manifests.MANIFEST).exists():
                     remote.publish(folder, root / name, show)
     return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer)
@@ -127,16 +127,16 @@ def ensure_prepared(
 def open_folder(
     folder: epath.Path, spec: str, tokenizer: tokenization.Tokenizer | None = None
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
-    """Returns a dataset that was prepared before, here or elsewhere, and its tokenizer; the text itself is not needed.
+    """Returns a dataset that was prepared before, on any machine, and its tokenizer; the text is not needed.
 
-    Of a remote folder this machine's copy is opened, and made if need be.  `spec` is of the tokenizer that it was
-    prepared with, `tokenizer` the same where it is loaded already.
+    A remote folder is opened as a local copy, which is made if missing.  `spec` names the tokenizer of the dataset;
+    `tokenizer` is the same, if it is already loaded.
 
-    Raises FileNotFoundError if there is no manifest or a shard is missing; ValueError if a shard is damaged, or the
-    tokenizer is not the dataset's.
+    Raises FileNotFoundError if the manifest or a shard is missing; ValueError if a shard is damaged, or the tokenizer
+    is not the dataset's.
     """
     if storage.is_remote(folder):
-        with _display(f"fetching {folder.name}") as show:
+        with _display(f"downloading {folder.name}") as show:
             prepared = manifests.open_prepared(remote.fetch(folder, show))
         prepared = dataclasses.replace(prepared, location=folder)
     else:
@@ -147,8 +147,8 @@ def open_folder(
         tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}") if bpe_size else tokenization.load(spec)
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
-            f"{folder} was prepared with tokenizer {stored['spec']}, and {spec} is not the same one; "
-            f"set --config.tokenizer={stored['spec']}, or delete the folder if its tokenizer was changed"
+            f"{folder} was prepared with tokenizer {stored['spec']}, but tokenizer is {spec}, which differs; "
+            f"set --config.tokenizer={stored['spec']}, or delete the folder if the tokenizer's file has changed"
         )
     return prepared, tokenizer
 
@@ -170,13 +170,13 @@ def _load_bpe(folder: epath.PathLike, label: str) -> tokenization.Tokenizer:
 
 
 def _check_has_text(source: sources.Source, spec: str) -> None:
-    """Raises before anything is written if the first documents cannot be read or there is no text at all."""
+    """Raises, before anything is written, if the first documents cannot be read or all are empty."""
     if not any(document.text for unit in source.units for document in unit.read(0)):
-        raise ValueError(f"data.source={spec} holds no text; choose another source or data.text_field")
+        raise ValueError(f"data.source={spec} contains no text; set another data.source or data.text_field")
 
 
 def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
-    """Prepares the segments that no other process does; returns when all are finished."""
+    """Prepares the segments that no other process prepares; returns when all are finished."""
     config = job.config.data
     workers = config.workers or os.cpu_count() or 1
     dtype = job.features["tokens"].np_dtype
@@ -201,7 +201,7 @@ def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
 
 
 def _finish(job: _Job, count: int) -> None:
-    """Makes a dataset of the finished segments, unless another process has, or found them unfit and removed them."""
+    """Makes a dataset of the finished segments, unless another process has done so, or has refused and deleted them."""
     if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
     parts = shards.all_parts(job.folder, count)
@@ -210,7 +210,7 @@ def _finish(job: _Job, count: int) -> None:
 
 
 def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
-    """Yields the documents from `start`, a unit and a document in it, to the end of the unit before `stop`."""
+    """Yields the documents from `start` = (unit, document) to the end of the unit before `stop`."""
     first, skip = start
     total = sum(unit.size for unit in units) or 1
     before = sum(unit.size for unit in units[:first])
@@ -292,12 +292,12 @@ def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config:
     count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
     data = config.data
     if not count["train"]:
-        fault = "has no training text; give it more documents or lower data.validation_fraction"
+        fault = "has no training text; add documents or lower data.validation_fraction"
     elif not count["validation"] and (data.split_field or data.validation_fraction):
         fault = f"has no validation text among {count['train']} documents; " + (
-            f"mark some as validation in {data.split_field!r}"
+            f'set the field {data.split_field!r} of some to "validation"'
             if data.split_field
-            else f"raise data.validation_fraction (now {data.validation_fraction}) or give it more documents"
+            else f"raise data.validation_fraction (now {data.validation_fraction}) or add documents"
         )
     else:
         return
@@ -307,7 +307,7 @@ def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config:
 
 @contextlib.contextmanager
 def _display(title: str) -> Iterator[remote.Show]:
-    """Yields a function that shows progress: a live line on a terminal, else a line every few seconds."""
+    """Yields a function that shows progress: a live line on a terminal, otherwise a line every few seconds."""
     if sys.stderr.isatty():
         columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("{task.fields[words]}"))
         with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:

@@ -1,8 +1,8 @@
-"""Prepared datasets in an object store: published there whole, read from a copy on this machine's disk.
+"""Prepared datasets in an object store: uploaded when complete, read from a copy on the local disk.
 
-array_record reads files of a disk alone, and training reads rows from all over a dataset, so the first start on a
-machine copies all of it; later starts find the copy by the dataset's fingerprint.  KRONECKER_CACHE says where copies
-live: a matter of the machine, not of a run.
+array_record only reads local files, and training reads rows from everywhere in a dataset, so the first start on a
+machine copies all of it; later starts find the copy by its fingerprint.  The environment variable KRONECKER_CACHE sets
+the folder of the copies; it is no config key because it depends on the machine, not on the run.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ CACHE_VARIABLE, CACHE = "KRONECKER_CACHE", "~/.cache/kronecker"
 THREADS = 8
 BLOCK = 1 << 22  # bytes
 
-Show = Callable[[float, str], None]  # takes a share of the work, 0 to 1, and a few words
+Show = Callable[[float, str], None]  # called with the share of work done, 0 to 1, and a short text
 
 
 class _Copy(NamedTuple):
@@ -36,12 +36,12 @@ def cache() -> pathlib.Path:
 
 
 def fetch(folder: epath.Path, show: Show) -> pathlib.Path:
-    """Returns this machine's copy of a dataset, copying what is missing; each shard's sha256 is compared on the way.
+    """Returns the local copy of a dataset; copies missing files and compares the sha256 of each shard.
 
-    Processes of one machine wait for each other; one that was killed is gone on from behind its last whole file.
+    Processes of one machine wait for each other; after a kill, copying resumes after the last complete file.
 
-    Raises FileNotFoundError if there is no manifest or a shard is missing; ValueError if the manifest cannot be read or
-    was edited, or what arrives of a shard has another sha256.
+    Raises FileNotFoundError if the manifest or a shard is missing; ValueError if the manifest is unreadable or edited,
+    or the sha256 of a shard differs.
     """
     manifest = manifests.read_manifest(folder)
     local = _place(folder.name, manifest)
@@ -55,14 +55,14 @@ def fetch(folder: epath.Path, show: Show) -> pathlib.Path:
             files.pop(manifests.MANIFEST)
             own = epath.Path(local)
             _copy_all([_Copy(folder / name, own / name, sha256) for name, sha256 in files.items()], show)
-            _copy(_Copy(folder / manifests.MANIFEST, own / manifests.MANIFEST))  # last: it says that all is there
+            _copy(_Copy(folder / manifests.MANIFEST, own / manifests.MANIFEST))  # last: it marks the copy as complete
     return local
 
 
 def publish(prepared: pathlib.Path, folder: epath.Path, show: Show) -> None:
-    """Copies a finished dataset to `folder`, its manifest last, and makes what is here this machine's copy of it.
+    """Copies a finished dataset to `folder`, its manifest last; the local folder becomes the local copy.
 
-    Hosts that publish one dataset at once write the same bytes, so none has to wait for another.
+    Hosts that upload one dataset at the same time write the same bytes, so none has to wait for another.
     """
     own = epath.Path(prepared)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,10 +88,10 @@ def _copy_all(files: Sequence[_Copy], show: Show) -> None:
 
 def _copy(copy: _Copy) -> None:
     source, target, sha256 = copy
-    if not storage.is_remote(target) and target.exists():  # it got its name when it was whole
+    if not storage.is_remote(target) and target.exists():  # a file has its final name only when complete
         return
     digest = hashlib.sha256()
-    # An object is whole when it appears; a file of a disk gets its name when it is.
+    # An object appears in a store only when complete; a local file is renamed when complete.
     whole = contextlib.nullcontext(target) if storage.is_remote(target) else storage.renamed(target)
     with whole as written, source.open("rb") as reading, written.open("wb") as writing:
         while block := reading.read(BLOCK):
@@ -99,6 +99,6 @@ def _copy(copy: _Copy) -> None:
             writing.write(block)
         if sha256 and digest.hexdigest() != sha256:
             raise ValueError(
-                f"{source} is damaged: its sha256 is {digest.hexdigest()[:12]}, the manifest's {sha256[:12]}; "
+                f"{source} is damaged: its sha256 is {digest.hexdigest()[:12]}, but {sha256[:12]} in the manifest; "
                 f"delete {source.parent} and prepare the data again"
             )

@@ -1,10 +1,10 @@
 """Batches of a prepared dataset: batch = f(dataset fingerprint, seed, step), on any number of hosts.
 
-A prepared split is one stream of token ids, each document followed by the end-of-text id.  It is stored as records of
-`tokens_per_record` ids that know nothing of the training sequence: row i of length T + 1 is stream[i*T : i*T + T + 1],
-found by arithmetic, so neighbours share one token and every token is predicted once.
+A prepared split is one stream of token ids, each document followed by the end-of-text id.  Its records of
+`tokens_per_record` ids do not depend on the training sequence: row i, of length T + 1, is stream[i*T : i*T + T + 1].
+So adjacent rows share one token, and every token is predicted once.
 
-Shapes: B sequences a global batch, T tokens predicted a sequence, b = B / hosts.
+Shapes: B sequences in a global batch, T tokens predicted per sequence, b = B / hosts.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ import numpy as np
 from kronecker.data import manifests
 from kronecker.data.stream import Stream
 
-# Two threads hide reads and disk behind the step; on local files each further one costs speed, by the interpreter lock.
+# Two threads hide reading behind the step; with local files more threads are slower, due to the interpreter lock.
 READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The whole rows of a stream, T + 1 ids each: a random-access source; what is left of a last row is not in it."""
+    """The complete rows of a stream, of T + 1 ids each, as a random-access source, without an incomplete last row."""
 
     stream: Stream
     sequence: int
@@ -46,22 +46,22 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Returns this host's training batches, int32 (b, T + 1), without end, from `start_step` on.
+    """Returns an endless iterator of this host's training batches, int32 (b, T + 1), from `start_step` on.
 
-    Every epoch visits every row once, in an order of its own, by `seed`.  The hosts' batches of a step, joined in the
-    order of the hosts, are the batch of one host.  Reading runs ahead in threads, never in worker processes: the number
-    of those would change the order.  `batch` is B, over all hosts; starting costs the same at every step.
+    Every epoch visits every row once, in a new order that `seed` decides.  The batches of all hosts, concatenated, are
+    the batch of a single host.  Threads read ahead, not worker processes, whose number would change the order.
+    `batch` is B, over all hosts; a start at any step takes the same time.
 
-    Raises ValueError if the hosts cannot share a batch equally, or the split is shorter than one sequence.
+    Raises ValueError if B is not divisible by the hosts, or the split is shorter than one sequence.
     """
     local = _local_batch(batch, process_count)
     rows = Rows(Stream(prepared, "train"), sequence)
     if not len(rows):
         raise ValueError(
-            f"{prepared.folder}: the train split has {len(rows.stream):,} tokens; train.sequence = {sequence:,} needs "
-            f"{sequence + 1:,}; lower train.sequence or prepare more text"
+            f"{prepared.folder}: the train split has {len(rows.stream):,} tokens, but train.sequence = {sequence:,} "
+            f"needs {sequence + 1:,}; lower train.sequence or prepare more text"
         )
-    # Shuffling row numbers and reading a batch of rows at a time doubles the speed of shuffling a source of rows.
+    # Shuffling row numbers and reading a batch of rows at once is twice as fast as shuffling a source of rows.
     order = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat()
     blocks = order.batch(local, drop_remainder=True)  # step k is blocks [k * hosts, (k + 1) * hosts)
     mine = blocks[start_step * process_count + process_index :: process_count]
@@ -78,16 +78,16 @@ def validation_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Returns this host's validation batches: tokens int32 (b, T + 1) and weights float32 (b, T) of the predictions.
 
-    Every held-out token but the stream's first is predicted once, with weight 1; what pads the last row and the last
-    batch has weight 0.  All hosts yield the same number of batches, of the first `sequences` rows; 0: of all.
+    Every held-out token except the first of the stream is predicted once, with weight 1; padding of the last row and
+    the last batch has weight 0.  All hosts yield equally many batches, of the first `sequences` rows; 0: of all rows.
 
-    Raises ValueError if the hosts cannot share a batch equally, or there is no token to predict.
+    Raises ValueError if B is not divisible by the hosts, or there is no token to predict.
     """
     local = _local_batch(batch, process_count)
     stream = Stream(prepared, "validation")
     if len(stream) < 2:
         raise ValueError(
-            f"{prepared.folder}: the validation split has {len(stream)} tokens, 2 are needed; "
+            f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 2; "
             "raise data.validation_fraction or prepare more text"
         )
     rows = -(-(len(stream) - 1) // sequence)
@@ -109,5 +109,5 @@ def _validation_batch(stream: Stream, block: range, rows: int, sequence: int) ->
 
 def _local_batch(batch: int, process_count: int) -> int:
     if batch % process_count:
-        raise ValueError(f"a batch of {batch} sequences does not divide by {process_count} hosts; use a multiple")
+        raise ValueError(f"a batch of {batch} sequences is not divisible by {process_count} hosts; use a multiple")
     return batch // process_count

@@ -1,7 +1,7 @@
-"""How processes share the preparation of one folder: the source's files in segments, each prepared by one process.
+"""How processes share the preparation of one folder: they divide the source's files into segments.
 
-A segment is a run of whole files, cut by their sizes alone, so all processes see the same ones and the shards are the
-same whoever made them.  One file is never divided: a corpus in a single file is prepared by a single process.
+One process prepares a segment, a sequence of complete files.  Its end depends only on file sizes, so all processes
+compute the same segments and shards.  A file is never divided: a single process prepares a corpus in a single file.
 """
 
 import pathlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from kronecker.data import sources
 from kronecker.runtime import locks
 
-SEGMENT_BYTES = 1 << 28  # of the source's files: some minutes of work, and a few shards
+SEGMENT_BYTES = 1 << 28  # of the source's files: a few minutes of work, and a few shards
 
 
 def cut(units: Sequence[sources.Unit], least: int) -> list[range]:
@@ -25,11 +25,11 @@ def cut(units: Sequence[sources.Unit], least: int) -> list[range]:
 
 
 def claims(folder: pathlib.Path, count: int) -> Iterator[int]:
-    """Yields the number of each segment while this process holds it; some may be finished by then.
+    """Yields the number of each segment while this process holds its lock; the segment may be finished already.
 
-    The first pass takes what no other process holds; the second waits for the others, and so comes to hold what a
-    killed one left.  After the last number every segment was held once, by whoever finished it. The locks in `folder`
-    stay behind: a lock that is removed is none.
+    The first pass locks segments that no other process holds; the second waits for the other processes, and then gets
+    the segments of killed ones.  The lock files in `folder` are never deleted: deleting one would let two processes
+    hold it.
     """
     for wait in (False, True):
         for number in range(count):

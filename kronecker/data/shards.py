@@ -1,10 +1,10 @@
-"""The files of a prepared dataset: shards written part by part, then named and described.
+"""The files of a prepared dataset: shards are written part by part, then renamed and described.
 
-A split's ids are stored as records of TOKENS_PER_RECORD, whatever length a model is trained on; the last record of a
-shard is padded with zeros, and the manifest says how many ids count.  A part has at most one shard a split; its
-sidecar, part-SEGMENT-N.json, is written after them and says that they are complete, and segment-SEGMENT.json that all
-parts of a segment are.  `finish` gives the shards their final names and writes the manifest last.  What stands under
-its name is whole, for it was written under another one.
+A split's ids are stored in records of TOKENS_PER_RECORD ids, for any training sequence; the last record of a shard is
+padded with zeros, and the manifest has the number of real ids.  A part has at most one shard per split.  The file
+part-SEGMENT-N.json is written after them and marks them complete; segment-SEGMENT.json marks all parts of a segment
+complete.  `finish` renames the shards and writes the manifest last.  Files are written under a temporary name and
+renamed, so a final name means a complete file.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 Features: TypeAlias = "tfds.features.FeaturesDict"
-DATASET = "kronecker"  # what TFDS calls it
+DATASET = "kronecker"  # its name in TFDS
 TOKENS_PER_RECORD = 2048
 
-# One record a chunk gives random access.  On 2 cores: 500M tokens/s written and 300M read at random, against 55M and
-# 145M with the default compression, which saves a third of the space; and the bytes depend on no compressor's version.
+# One record per chunk gives random access.  On 2 cores: 500M tokens/s written and 300M read at random, against 55M and
+# 145M with the default compression, which saves a third of the space.  Also, no compressor's version affects the bytes.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Stream(NamedTuple):
-    """What a run of documents adds to one split."""
+    """The ids of a sequence of documents in one split, and their counts."""
 
     ids: np.ndarray
     documents: int
@@ -44,7 +44,7 @@ class Stream(NamedTuple):
 
 def features_of(dtype: np.dtype) -> Features:
     """Returns the features of a record: `tokens`, stored as one string of bytes."""
-    import tensorflow_datasets as tfds  # takes a third of a second that reading does not need
+    import tensorflow_datasets as tfds  # slow to import, and not needed for reading
 
     tokens = tfds.features.Tensor(shape=(TOKENS_PER_RECORD,), dtype=dtype, encoding="bytes")
     return tfds.features.FeaturesDict({"tokens": tokens})
@@ -60,7 +60,7 @@ def _shard_file(folder: pathlib.Path, part: tuple[int, int], split: str) -> path
 
 
 def finished_parts(folder: pathlib.Path, segment: int) -> list[dict[str, Any]]:
-    """Returns what `write_part` returned for each part of a segment that is complete."""
+    """Returns the descriptions of the complete parts of a segment, as `write_part` returned them."""
     return [json.loads(file.read_text()) for file in sorted(folder.glob(f"part-{segment:05d}-?????.json"))]
 
 
@@ -73,7 +73,7 @@ def is_finished(folder: pathlib.Path, segment: int) -> bool:
 
 
 def finish_segment(folder: pathlib.Path, segment: int, parts: int) -> None:
-    """Says that a segment has so many parts and that all are complete."""
+    """Marks a segment of so many parts as complete."""
     _write_json(_segment_file(folder, segment), {"parts": parts})
 
 
@@ -85,10 +85,10 @@ def write_part(
     streams: dict[str, Stream],
     features: Features,
 ) -> dict[str, Any]:
-    """Writes a part and returns its description: {"end": ..., "splits": {split: tokens, bytes, ..., sha256}}.
+    """Writes part `number` of a segment and returns its description: {"end": ..., "splits": {split: {"tokens": ...}}}.
 
-    It is the `number`-th of its segment; `end`, the position in the source that follows, is kept for whoever goes on
-    from here.  Raises OSError if a file cannot be written; it is removed.
+    `end` is the position in the source after the part, where a restart resumes.  Raises OSError if a file cannot be
+    written; the incomplete file is deleted.
     """
     splits = {
         split: {"tokens": stream.ids.size, "bytes": stream.text_bytes, "documents": stream.documents}
@@ -96,7 +96,7 @@ def write_part(
         for split, stream in streams.items()
     }
     part = {"end": end, "splits": splits}
-    # Written after the shards: it says that they are complete.
+    # Written after the shards, because it marks them complete.
     _write_json(_part_file(folder, (segment, number), ".json"), part)
     return part
 
@@ -125,7 +125,7 @@ def finish(
     tokenizer: tokenization.Tokenizer,
     config: ml_collections.ConfigDict,
 ) -> None:
-    """Gives the shards of `all_parts` their final names and writes what describes them, the manifest last."""
+    """Gives the shards of `all_parts` their final names and writes the files that describe them, the manifest last."""
     splits = {split: _finish_split(folder, parts, split) for split in sources.SPLITS}
     features.save_config(folder)
     _write_json(folder / "dataset_info.json", _dataset_info(folder, splits))
@@ -156,7 +156,7 @@ def finish(
 
 
 def all_parts(folder: pathlib.Path, segments: int) -> dict[tuple[int, int], dict[str, Any]]:
-    """Returns the finished parts of the first so many segments, in order, by (segment, number)."""
+    """Returns the finished parts of the first `segments` segments, in order, by (segment, number)."""
     return {
         (segment, number): part
         for segment in range(segments)
@@ -170,7 +170,7 @@ def _finish_split(folder: pathlib.Path, parts: dict[tuple[int, int], dict[str, A
     shards = []
     for index, (number, part) in enumerate(filled):
         name = f"{DATASET}-{split}.array_record-{index:05d}-of-{len(filled):05d}"
-        # A run that was killed here has renamed some already.
+        # A process that was killed here may have renamed some already.
         if _shard_file(folder, number, split).exists():
             _shard_file(folder, number, split).replace(folder / name)
         shards.append({"file": name} | {key: part[key] for key in ("records", "tokens", "size", "sha256")})
@@ -198,17 +198,17 @@ def _dataset_info(folder: pathlib.Path, splits: dict[str, Any]) -> dict[str, Any
 
 @contextlib.contextmanager
 def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary name beside `file`; what was written there takes the name `file` if nothing failed.
+    """Yields a temporary path beside `file`, and renames it to `file` on success.
 
-    Raises OSError of one line with the file, the reason and the remedy, if it could not be written.
+    Raises an OSError with the file, the reason and the fix if it could not be written.
     """
     try:
         with storage.renamed(file) as unfinished:
             yield unfinished
     except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
         raise OSError(
-            f"cannot write {file}: {error}; free some space or set data.folder to another disk, "
-            "the same command then goes on from the last finished shard"
+            f"cannot write {file}: {error}; free some space, or set data.folder to another disk; the same command then "
+            "resumes after the last finished shard"
         ) from error
 
 

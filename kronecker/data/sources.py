@@ -1,4 +1,4 @@
-"""What text: a Source is a stable sequence of units (files), and a unit a stable sequence of documents."""
+"""Where text comes from: a Source is a fixed sequence of units (files), a unit a fixed sequence of documents."""
 
 import contextlib
 import dataclasses
@@ -36,16 +36,16 @@ MACHINE_MADE = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercusto
 
 
 class Document(NamedTuple):
-    """One text; the split that its split_field names, if any; the share of its unit that is read when it comes."""
+    """One text of a unit."""
 
     text: str
-    split: str | None
-    share: float
+    split: str | None  # from data.split_field; None: by a hash of the text
+    share: float  # of the unit read so far, for progress
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One file: a name for messages, its size in bytes, and `read(n)`, its documents from the n-th on."""
+    """One file: its name for messages, its size in bytes, and `read(n)`, which yields documents from number n on."""
 
     name: str
     size: int
@@ -57,9 +57,9 @@ class Source:
     """A corpus."""
 
     name: str  # readable, for folder names
-    identity: Any  # what changes when the text may have changed; JSON can hold it
-    units: tuple[Unit, ...]  # in the order in which they are read
-    # makes the units readable, downloading if need be; called with a function of (bytes there, bytes in all)
+    identity: Any  # JSON that differs if the text may have changed
+    units: tuple[Unit, ...]  # in reading order
+    # downloads missing units; called with a progress function of (bytes downloaded, total bytes)
     fetch: Callable[[Callable[[int, int], None]], Any] = lambda progress: None
 
 
@@ -70,10 +70,9 @@ class _Fields:
 
 
 def open_source(data: ml_collections.ConfigDict) -> Source:
-    """Returns the Source that `data.source` describes, without reading a document.
+    """Returns the Source that `data.source` names, without reading a document.
 
-    Raises ValueError if it is of no kind that can be read or no file fits; FileNotFoundError if a named file or folder
-    is not there.
+    Raises ValueError if its kind or subset is unknown; FileNotFoundError if there is no such file or folder.
     """
     kind, _, what = data.source.partition(":")
     openers = {
@@ -85,7 +84,7 @@ def open_source(data: ml_collections.ConfigDict) -> Source:
         "fineweb-edu": _open_fineweb_edu,
     }
     if kind not in openers:
-        raise ValueError(f"data.source is {data.source!r}, no text to read; give one of {', '.join(openers)}")
+        raise ValueError(f"data.source is {data.source!r}; allowed here: {', '.join(openers)}")
     return openers[kind](what, data)
 
 
@@ -95,7 +94,7 @@ def held_out(text: bytes, fraction: float) -> bool:
 
 
 def training_texts(source: Source, fraction: float, limit: int) -> Iterator[str]:
-    """Yields the training texts of a source, in order, until `limit` UTF-8 bytes are exceeded."""
+    """Yields the training texts of a source, in order, until their UTF-8 bytes reach `limit`."""
     for unit in source.units:
         for document in unit.read(0):
             text = document.text.encode()
@@ -113,12 +112,10 @@ def _open_stdlib(_: str, data: ml_collections.ConfigDict) -> Source:
         for path in root.rglob("*.py")
         if NOT_LIBRARY.isdisjoint(path.relative_to(root).parts) and not path.name.startswith(MACHINE_MADE)
     )
-    # config-3.11-x86_64-linux-gnu and its like: how this interpreter was built.
+    # Folders such as config-3.11-x86_64-linux-gnu depend on how this interpreter was built.
     files = [file for file in files if not file.parts[0].startswith("config-")]
     if not files:
-        raise FileNotFoundError(
-            f"{root}: this Python came without its library's source; set data.source to another form"
-        )
+        raise FileNotFoundError(f"data.source=stdlib: {root} has no source files; set data.source to another text")
     sizes = [(root / file).stat().st_size for file in files]
     units = [
         Unit(str(file), size, functools.partial(_read_source, root / file))
@@ -140,7 +137,7 @@ def _open_files(
     found = {pathlib.Path(match) for pattern in patterns for match in glob.glob(pattern, recursive=True)}  # noqa: PTH207
     files = sorted(path.resolve() for path in found if path.is_file())
     if not files:
-        where = f"{root} holds no {', '.join(suffixes)} file" if root.is_dir() else f"no file is called {root}"
+        where = f"{root} contains no {', '.join(suffixes)} file" if root.is_dir() else f"no file matches {root}"
         raise FileNotFoundError(f"data.source={kind}:{pattern}: {where}; give a folder, a file or a glob")
     fields = _Fields(data.text_field, data.split_field)
     stats = [path.stat() for path in files]
@@ -154,7 +151,7 @@ def _open_files(
 
 
 def _open_tfds(name: str, data: ml_collections.ConfigDict) -> Source:
-    import tensorflow_datasets as tfds  # takes a second that only this source needs
+    import tensorflow_datasets as tfds  # slow to import, and needed for this source only
 
     folder = pathlib.Path(name).expanduser()
     if (folder / "dataset_info.json").is_file():
@@ -162,7 +159,7 @@ def _open_tfds(name: str, data: ml_collections.ConfigDict) -> Source:
         identity = sorted([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in folder.iterdir())
     elif folder.is_absolute() or folder.exists():
         raise FileNotFoundError(
-            f"data.source=tfds:{name}: {folder} has no dataset_info.json; give the version's folder"
+            f"data.source=tfds:{name}: {folder} has no dataset_info.json; give the folder of one version of the dataset"
         )
     else:
         try:
@@ -171,7 +168,7 @@ def _open_tfds(name: str, data: ml_collections.ConfigDict) -> Source:
                 builder = tfds.builder(name, file_format="array_record")
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"data.source=tfds:{name}: {reason} Give a dataset's name or its folder") from error
+            raise ValueError(f"data.source=tfds:{name}: {reason} Give the name or the folder of a dataset") from error
         identity = builder.info.full_name
     unit = Unit(f"tfds:{name}", 1, functools.partial(_read_tfds, builder, _Fields(data.text_field, data.split_field)))
     return Source(f"tfds-{builder.info.name}", identity, (unit,), functools.partial(_fetch_tfds, builder))
@@ -183,8 +180,8 @@ def _fetch_tfds(builder: Any, progress: Callable[[int, int], None]) -> None:
             builder.download_and_prepare()
         except ImportError as error:
             raise ValueError(
-                f"data.source=tfds:{builder.info.name} cannot be prepared here ({error}); prepare it elsewhere with "
-                "file_format='array_record' and give its folder as tfds:FOLDER"
+                f"data.source=tfds:{builder.info.name} cannot be prepared without TensorFlow ({error}); prepare it on "
+                "another machine with file_format='array_record' and give its folder as tfds:FOLDER"
             ) from error
 
 
@@ -192,12 +189,14 @@ def _open_fineweb_edu(subset: str, data: ml_collections.ConfigDict) -> Source:
     if subset not in FINEWEB_SUBSETS:
         known = ", ".join(filter(None, FINEWEB_SUBSETS))
         raise ValueError(
-            f"data.source is {data.source!r}; the subsets of fineweb-edu are {known}, or none for all of it"
+            f"data.source is {data.source!r}; allowed: fineweb-edu for all of it, or fineweb-edu: and one of {known}"
         )
     folder = pathlib.Path(data.folder).expanduser() / "downloads" / "fineweb-edu"
     listing = hub.pinned_listing(FINEWEB_EDU, FINEWEB_SUBSETS[subset], folder)
     if data.shards > len(listing.files):
-        raise ValueError(f"data.shards is {data.shards}, but {data.source} has {len(listing.files)} files; 0 takes all")
+        raise ValueError(
+            f"data.shards is {data.shards}, but {data.source} has {len(listing.files)} files; lower it (0: all)"
+        )
     files = listing.files[: data.shards or None]
     fields = _Fields(data.text_field, data.split_field)
     units = [
@@ -236,9 +235,9 @@ def _read_jsonl(path: pathlib.Path, fields: _Fields, start: int) -> Iterator[Doc
                 if number > start:
                     yield _json_document(line, fields, f"{path}:{number}", stored.tell() / path.stat().st_size)
         except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            if getattr(error, "errno", None):  # the disk's, not the content's
+            if getattr(error, "errno", None):  # an error of the disk, not of the content
                 raise
-            raise ValueError(f"{path}: damaged or cut off ({error}); write or download it again") from error
+            raise ValueError(f"{path}: damaged or truncated ({error}); write or download it again") from error
 
 
 def _decompressed(stored: BinaryIO, suffix: str) -> contextlib.AbstractContextManager[Iterable[bytes]]:
@@ -247,7 +246,7 @@ def _decompressed(stored: BinaryIO, suffix: str) -> contextlib.AbstractContextMa
     if suffix == ".xz":
         return io.BufferedReader(lzma.LZMAFile(stored), TEXT_BYTES)
     if suffix == ".zst":
-        # zstandard's own reader takes a stream that is cut off for one that ends.
+        # zstandard's own reader accepts a truncated stream.
         return io.BufferedReader(pa.CompressedInputStream(stored, "zstd"), TEXT_BYTES)
     return contextlib.nullcontext(stored)
 
@@ -258,11 +257,11 @@ def _json_document(line: bytes, fields: _Fields, where: str, share: float) -> Do
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where}: not a JSON object on one line: {error}") from error
+        raise ValueError(f"{where}: not valid JSON ({error}); each line must be a JSON object") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: the line is {type(record).__name__}; each line must be a JSON object")
+        raise ValueError(f"{where}: the line is a {type(record).__name__}; each line must be a JSON object")
     document = _document(record, fields, where, share)
-    # Half a surrogate pair, written as an escape, is legal JSON but no text.
+    # Half a surrogate pair, written as an escape, is valid JSON but not valid text.
     return document._replace(text=_whole(document.text)) if b"\\u" in line else document
 
 
@@ -270,7 +269,7 @@ def _read_parquet(path: pathlib.Path, fields: _Fields, start: int) -> Iterator[D
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file: {error}") from error
+        raise ValueError(f"{path}: not a parquet file ({error}); write or download it again") from error
     with file:
         _check_fields(file.schema_arrow.names, fields, str(path))
         columns = [name for name in (fields.text, fields.split) if name]
@@ -290,7 +289,9 @@ def _read_parquet(path: pathlib.Path, fields: _Fields, start: int) -> Iterator[D
 def _read_tfds(builder: Any, fields: _Fields, start: int) -> Iterator[Document]:
     name = f"data.source=tfds:{builder.info.name}"
     if "train" not in builder.info.splits:
-        raise ValueError(f"{name}: no train split; it has {', '.join(builder.info.splits) or 'none'}")
+        raise ValueError(
+            f"{name} has no train split, only {', '.join(builder.info.splits) or 'none'}; use another dataset"
+        )
     _check_fields(list(builder.info.features), fields, name)
     try:
         examples = builder.as_data_source(split="train")
@@ -305,7 +306,9 @@ def _read_tfds(builder: Any, fields: _Fields, start: int) -> Iterator[Document]:
 def _check_fields(names: Sequence[str], fields: _Fields, where: str) -> None:
     for key, name in (("data.text_field", fields.text), ("data.split_field", fields.split)):
         if name and name not in names:
-            raise ValueError(f"{where}: there is no field {name!r}; set {key} to one of {', '.join(names)}")
+            raise ValueError(
+                f"{where}: {key} is {name!r}, but there is no such field; set it to one of {', '.join(names)}"
+            )
     if not fields.text:
         raise ValueError(f"data.text_field is empty; set it to one of {', '.join(names)}")
 
@@ -316,11 +319,15 @@ def _document(record: Mapping[str, Any], fields: _Fields, where: str, share: flo
     if isinstance(text, bytes):
         text = _utf8(text, where)
     if not isinstance(text, str | None):
-        raise ValueError(f"{where}: {fields.text!r} holds {type(text).__name__}, not text; set data.text_field")
+        raise ValueError(
+            f"{where}: the field {fields.text!r} is {type(text).__name__}, not text; set data.text_field to another"
+        )
     split = record[fields.split] if fields.split else None
     split = split.decode(errors="replace") if isinstance(split, bytes) else split
     if fields.split and split not in SPLITS:
-        raise ValueError(f"{where}: {fields.split!r} (data.split_field) is {split!r}; allowed: train, validation")
+        raise ValueError(
+            f"{where}: the field {fields.split!r} (data.split_field) is {split!r}; allowed: train, validation"
+        )
     return Document(text or "", split, share)
 
 
@@ -328,7 +335,7 @@ def _utf8(content: bytes, where: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 ({error.reason}); convert it, for example with iconv") from error
+        raise ValueError(f"{where}: not UTF-8 ({error.reason}); convert the text, for example with iconv") from error
 
 
 def _whole(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A split of a prepared dataset as one stream of token ids, read at random from array_record shards on a disk."""
+"""A split of a prepared dataset as one stream of token ids, with random access to array_record shards on a disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from array_record.python import array_record_module
 if TYPE_CHECKING:
     from kronecker.data import manifests
 
-# array_record's own threads would be started for each of a few records, and its buffers are for reading in order.
+# array_record would start threads for each small read, and its default buffers are for sequential reading.
 READER_OPTIONS, READER_BUFFER = "readahead_buffer_size:0,max_parallelism:1", 1 << 15
 
 
@@ -40,14 +40,14 @@ class Stream:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length.
 
-        Raises ValueError if a record was damaged, or is of another size than the manifest says.
+        Raises ValueError if a record is damaged or has another size than in the manifest.
         """
         return self.read_rows([start], stop - start)[0]
 
     def read_rows(self, starts: Sequence[int], length: int) -> np.ndarray:
         """Returns stream[start : start + length] of each start, int32 (starts, length).
 
-        The records of all rows are asked for shard by shard: one call for many costs a third of a call for each.
+        Reads the records of all rows shard by shard: one call for many takes a third of the time of single calls.
 
         Raises ValueError as `read` does.
         """
@@ -63,7 +63,7 @@ class Stream:
         return read
 
     def _pieces(self, start: int, length: int) -> Iterator[tuple[int, int, int, int, int]]:
-        """Yields column of the row, shard, record, offset in it and count of the pieces that a row is made of."""
+        """Yields (column in the row, shard, record, offset in the record, count) for each piece of a row."""
         column = 0
         while column < length:
             shard = bisect.bisect_right(self._shard_ends, start + column)
@@ -75,14 +75,15 @@ class Stream:
     def _read_records(self, shard: int, records: list[int]) -> list[np.ndarray]:
         try:
             examples = self._reader(shard).read(records)
-        except (RuntimeError, IndexError) as error:  # array_record's, a hash that does not fit included
+        except (RuntimeError, IndexError) as error:  # from array_record, also if a record's hash differs
             raise ValueError(
-                f"{self._files[shard]}: a record cannot be read ({error}); the file was damaged after it was written: "
-                "scripts/prepare_data.py --verify says which files are; delete the folder and prepare the data again"
+                f"{self._files[shard]}: a record cannot be read ({error}): the file is damaged; delete the folder and "
+                "prepare the data again; scripts/prepare_data.py --verify checks all files"
             ) from error
         if not all(example.startswith(self._header) for example in examples):
             raise ValueError(
-                f"{self._files[shard]}: its records do not hold {self._per_record} ids; prepare the data again"
+                f"{self._files[shard]}: a record does not have {self._per_record} ids; "
+                "delete the folder and prepare the data again"
             )
         return [np.frombuffer(example, self._dtype, self._per_record, len(self._header)) for example in examples]
 
@@ -96,9 +97,9 @@ class Stream:
 
 
 def _example_header(payload: int) -> bytes:
-    """Returns what precedes the payload in a tf.train.Example of one bytes feature, `tokens`.
+    """Returns the bytes before the payload in a tf.train.Example with one bytes feature, `tokens`.
 
-    Every record's payload has one size, so the bytes around it never vary and comparing them parses the message:
+    All payloads have the same size, so all headers are equal, and comparing them replaces parsing the message:
     Example.features(1) > Features.feature(1) > key(1), value(2) > Feature.bytes_list(1) > BytesList.value(1).
     """
 

@@ -1,1 +1,1 @@
-"""Bytes to vectors, exactly: the code, the product and the layers."""
+"""From bytes to vectors, exactly: the code, the product and the layers."""

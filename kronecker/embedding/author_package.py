@@ -1,9 +1,8 @@
-"""Checkpoints of the paper author's package, `kronecker-embeddings`, to our projection and back.  No PyTorch here.
+"""Converts checkpoints of the paper author's package, `kronecker-embeddings`, to our projection and back.
 
-The package orders its cells as we do, byte value v at position p is v*P + p, and all it trains is a linear
-layer's weight, so the way across is a transpose.  A checkpoint holds nothing else: P, the norm and the bytes of the ids
-must be known from elsewhere.  The package's defaults are P = 32, embedding.norm=z, embedding.byte_source=decode and
-embedding.truncation=head.
+The package orders its cells as we do (byte value v at position p is cell v*P + p) and trains only the weight of a
+linear layer, so the conversion is a transpose.  Its checkpoints do not contain P, the norm or the bytes of the ids.
+Its defaults are P = 32, embedding.norm=z, embedding.byte_source=decode and embedding.truncation=head.
 
 Shapes: P byte positions, D = 256 P code dimension, d model width.
 """
@@ -24,8 +23,8 @@ def projection_from_state_dict(state_dict: Mapping[str, Any], prefix: str = "", 
 
     Args:
       state_dict: name -> PyTorch tensor on the CPU, or anything that numpy reads.
-      prefix: what comes before "projection.weight" in the layer's name, with its dot: "transformer.wte.".
-      pos_dim: P that the weight must have; 0: whatever it has.
+      prefix: the part of the weight's name before "projection.weight", with its dot: "transformer.wte.".
+      pos_dim: P that the weight must have; 0: any.
 
     Returns:
       A new array: float64 if the weight is, otherwise float32.
@@ -37,24 +36,24 @@ def projection_from_state_dict(state_dict: Mapping[str, Any], prefix: str = "", 
     if name not in state_dict:
         prefixes = [repr(key.removesuffix(WEIGHT)) for key in state_dict if key.endswith(WEIGHT)]
         few = ", ".join([*state_dict][:5]) or "none"
-        hint = f"pass prefix={' or '.join(prefixes)}" if prefixes else f"it has {len(state_dict)} keys: {few}"
-        raise ValueError(f"state_dict has no {name!r}, the one weight of the package's layer; {hint}")
+        hint = f"pass prefix={' or '.join(prefixes)}" if prefixes else f"its {len(state_dict)} keys begin with: {few}"
+        raise ValueError(f"state_dict has no {name!r}, the weight of the package's layer; {hint}")
     weight_dD = _floats(f"state_dict[{name!r}]", state_dict[name], "(d, 256 P), width by cells", 1, pos_dim)
     return np.array(weight_dD.T, order="C")
 
 
 def state_dict_from_projection(projection_Dd: Any, prefix: str = "", pos_dim: int = 0) -> dict[str, np.ndarray]:
-    """Returns what the package's layer loads: {prefix + "projection.weight": array (d, D)}.
+    """Returns {prefix + "projection.weight": array (d, D)}, a state_dict for the package's layer.
 
-    `layer.load_state_dict({name: torch.from_numpy(array) for name, array in ...items()})` takes it in.
+    To load it: `layer.load_state_dict({name: torch.from_numpy(array) for name, array in ...items()})`.
 
     Args:
       projection_Dd: W, shape (D, d), a JAX or numpy array.
       prefix: the layer's name in a larger model, with its dot: "transformer.wte.".
-      pos_dim: P that W must have; 0: whatever it has.
+      pos_dim: P that W must have; 0: any.
 
     Returns:
-      New, writable arrays: float64 if W is, otherwise float32, as PyTorch cannot take numpy's bfloat16.
+      New, writable arrays: float64 if W is, otherwise float32, because PyTorch cannot read numpy's bfloat16.
 
     Raises:
       ValueError: if numpy cannot read W or its shape is not (256 P, d).
@@ -66,7 +65,7 @@ def state_dict_from_projection(projection_Dd: Any, prefix: str = "", pos_dim: in
 def _floats(what: str, value: Any, allowed: str, cells_axis: int, pos_dim: int) -> np.ndarray:
     try:
         array = np.asarray(value)
-    except (TypeError, RuntimeError, ValueError) as error:  # PyTorch's: bfloat16, not on the CPU, requires grad
+    except (TypeError, RuntimeError, ValueError) as error:  # a PyTorch tensor: bfloat16, not on the CPU, requires grad
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{what}: numpy cannot read it ({reason}); pass value.detach().cpu().float()") from error
     if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
@@ -75,7 +74,7 @@ def _floats(what: str, value: Any, allowed: str, cells_axis: int, pos_dim: int) 
     if not cells or cells % codec.CHAR_DIM or pos_dim not in (0, cells // codec.CHAR_DIM):
         wanted = f"256 P = {codec.CHAR_DIM * pos_dim:,} at pos_dim {pos_dim}" if pos_dim else "P at least 1"
         raise ValueError(
-            f"{what} has shape {array.shape}; it must be {allowed}, {wanted}; transpose it if its sides are swapped, "
-            "otherwise pass the pos_dim it was trained with"
+            f"{what} has shape {array.shape}; it must be {allowed}, {wanted}; transpose it if its axes are swapped, "
+            "otherwise pass the pos_dim of its training"
         )
     return array.astype(np.promote_types(array.dtype, np.float32))

@@ -1,11 +1,11 @@
-"""A bag: a fixed code of each token, written as the rows of a projection that it sums.
+"""A bag: a fixed code of each token, written as the list of the rows of a projection that the token sums.
 
-A Kronecker code has L equal nonzero cells, and its z-norm adds one constant to all D of them, so
+A Kronecker code has L equal nonzero cells, and its z-norm adds one constant to all D cells, so
 
-    kappa W = A(L) * sum_k W[cell_k]  +  B(L) * sum_D W,        A(L), B(L) scalars that depend on L alone:
+    kappa W = A(L) * sum_k W[cell_k]  +  B(L) * sum_D W,        scalars A(L), B(L) that depend only on L:
 
-an embedding bag of L rows and a rank-1 shift.  The shift belongs to the gradient too: it reaches every row of W.
-Every bag arm is the one product of `implementations.py`; an arm differs in its `Bag`, which is data.
+an embedding bag of L rows plus a rank-1 shift.  The shift also enters the gradient, where it reaches every row of W.
+All bag arms use the same product, in `implementations.py`; they differ only in their `Bag`, which is data.
 
 Shapes: N tokens, V vocabulary, K slots of a bag, D rows of the projection W, d model width.
 """
@@ -26,23 +26,21 @@ Array = jax.Array | np.ndarray
 class Bag(struct.PyTreeNode):
     """Which rows of W an id sums, and with which weight.
 
-    One weight serves all cells of an id in every arm, so a bag stores it by length, not by cell: V (K + 2) bytes for a
-    byte grid.  Pass a Bag to a jitted function as an argument; captured as a constant it would be compiled into it.
+    In every arm all cells of an id have one weight, so a bag stores it by length, not by cell: V (K + 2) bytes for a
+    byte grid.  Pass a Bag to a jitted function as an argument; if captured, it is compiled in as a constant.
 
     Attributes:
       symbols: unsigned (V, K); slot k of id v is row `symbols[v, k] * symbol_stride + k * slot_stride` of W.
-      lengths: int16 (V,), slots in use.
+      lengths: int16 (V,), number of used slots.
       scale: float (K + 1,), A by length; float64 on the host, which JAX narrows unless x64 is on.
-      shift: float (K + 1,), B by length; None where the code is not centred.
+      shift: float (K + 1,), B by length; None if the code is not centred.
       rows: D.
-      symbol_stride: see `symbols`.
-      slot_stride: see `symbols`.
-      codes: (V, D), the codes themselves; for "cached" alone.
+      codes: (V, D), the dense codes; only for "cached".
       order: int32 (V,), all ids, longest first; for the induced table.
-      implementation: how `product` computes.  `implementations.prepare` sets it, and `codes`, `order` and all below.
+      implementation: how `product` computes.  Set by `implementations.prepare`, as `codes`, `order` and all below are.
       gather_gradient: how "gather" sums into W: "scatter" or "onehot".
-      platform: where it will run: "cpu", "gpu" or "tpu".
-      buckets: of `order`, each as (ids, slots that they need at most); empty: no one-hot products.
+      platform: where it runs: "cpu", "gpu" or "tpu".
+      buckets: parts of `order`, each as (number of ids, most slots used by one); empty: no one-hot products.
     """
 
     symbols: Array
@@ -68,16 +66,16 @@ class Bag(struct.PyTreeNode):
         return self.symbols.shape[1]
 
     def cells(self, ids_N: jax.Array, lengths_N: jax.Array) -> jax.Array:
-        """Returns the rows of W that `ids_N` sum, int32 (N, K); D, which is out of bounds, where a slot is not in use.
+        """Returns the rows of W that `ids_N` sum, int32 (N, K); an unused slot has D, which is out of bounds.
 
-        `lengths_N` are the slots in use; fewer than the ids' own cut them short.
+        Only the first `lengths_N` slots of each id count as used.
         """
         slots_K = jnp.arange(self.slots)
         cells_NK = self._cell(jnp.asarray(self.symbols)[ids_N].astype(jnp.int32), slots_K)
         return jnp.where(slots_K < lengths_N[:, None], cells_NK, self.rows)
 
     def host_cells(self, ids_N: np.ndarray) -> np.ndarray:
-        """Returns `cells` of whole ids, int64 (N, K), by numpy: what checks a device must not run on it."""
+        """Returns `cells` with all slots of the ids, int64 (N, K), by numpy, independently of a device under test."""
         slots_K = np.arange(self.slots)
         cells_NK = self._cell(np.asarray(self.symbols)[ids_N].astype(np.int64), slots_K)
         return np.where(slots_K < np.asarray(self.lengths)[ids_N][:, None], cells_NK, self.rows)
@@ -91,7 +89,7 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
 
     Args:
       table: the vocabulary's bytes.
-      norm: "z" for the paper's z-norm; "length" for the unit-norm code, 1/sqrt(L) a cell.
+      norm: "z" for the paper's z-norm; "length" for unit norm, 1/sqrt(L) in each cell.
     """
     scale, shift = weights(table.pos_dim, norm, table.code_dim)
     return Bag(
@@ -108,8 +106,8 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
 def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns A(L) and B(L), float64 (K + 1,), of a code of L distinct cells of value L^(-1/2); both are 0 at L = 0.
 
-    The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).  Under "length" B
-    is None.  `slots` is K, the largest L, and `code_dim` is D.  Raises ValueError if there is no such norm.
+    The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).  For "length", B
+    is None.  `slots` is K, the largest L; `code_dim` is D.  Raises ValueError if the norm is unknown.
     """
     if norm not in choices.NORMS:
         raise ValueError(f"norm is {norm!r}; allowed: {', '.join(choices.NORMS)}")
@@ -123,12 +121,12 @@ def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarra
 
 
 def sharing(bag: Bag) -> int:
-    """Returns how many ids share all their cells with another, ids without any left out."""
+    """Returns how many ids have exactly the same cells as another id; ids without cells do not count."""
     return int((shared_code(bag) >= 0).sum())
 
 
 def shared_code(bag: Bag) -> np.ndarray:
-    """Returns int32 (V,): one number for the ids that share all their cells, -1 for an id whose cells are its own."""
+    """Returns int32 (V,): one number per group of ids with equal cells, -1 for an id whose cells are unique."""
     lengths_V = np.asarray(bag.lengths)
     used = np.flatnonzero(lengths_V)
     cells_NK = np.sort(bag.host_cells(used), axis=1)
@@ -140,7 +138,7 @@ def shared_code(bag: Bag) -> np.ndarray:
 
 
 def dense_code(bag: Bag, ids: np.ndarray) -> np.ndarray:
-    """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: what products are tested against."""
+    """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: the reference for tests of the product."""
     code = np.zeros((len(ids), bag.rows))
     for row, (token_id, cells) in enumerate(zip(ids, bag.host_cells(ids), strict=True)):
         length = int(bag.lengths[token_id])

@@ -1,7 +1,7 @@
-"""The codec: token bytes -> ByteTable, and the dense Kronecker code, kept as the oracle.
+"""The codec: token bytes -> ByteTable, and the dense Kronecker code, the reference for tests.
 
-A token is its byte string b_1..b_L cut to L <= P bytes (`pos_dim`).  Its code has D = 256 P coordinates; byte value v
-at 0-based position p switches on cell v*P + p.  Nothing here is traced: the codec runs once, on the host, in numpy.
+A token is its byte string b_1..b_L, truncated to L <= P bytes (`pos_dim`).  Its code has D = 256 P coordinates; byte
+value v at position p, counted from 0, sets cell v*P + p.  The codec runs once, on the host, in numpy, outside JAX.
 
 Shapes: V vocabulary (padded), P byte positions, D code dimension, N any number of tokens.
 """
@@ -27,11 +27,11 @@ class ByteTable:
     """The bytes of every id of a padded vocabulary.
 
     Attributes:
-      bytes: uint8 (V, P); zero beyond a token's length, so the length is needed to tell byte 0 from nothing.
+      bytes: uint8 (V, P); zero beyond a token's length, so only `lengths` distinguishes byte 0 from padding.
       lengths: int32 (V,), 0..P; 0 for an id without bytes, whose embedding is the zero vector.
       without_bytes: reason -> ids of length 0.
-      truncated: ids whose byte string was longer than P.
-      fingerprint: sha256 of bytes and lengths; what checkpoints store and restores check.
+      truncated: ids whose byte string is longer than P.
+      fingerprint: sha256 of bytes and lengths; stored in checkpoints and compared on restore.
     """
 
     bytes: np.ndarray
@@ -42,12 +42,10 @@ class ByteTable:
 
     @property
     def pos_dim(self) -> int:
-        """Returns P."""
         return self.bytes.shape[1]
 
     @property
     def code_dim(self) -> int:
-        """Returns D = 256 P."""
         return CHAR_DIM * self.pos_dim
 
 
@@ -57,23 +55,25 @@ def byte_table(
     """Returns the ByteTable of a tokenizer.
 
     Args:
-      token_bytes: bytes of each id; None for an id that has none.
-      pos_dim: P, the byte positions kept.
-      padded_vocab: V of the model; 0: as many as there are tokens.
+      token_bytes: bytes of each id; None for an id without bytes.
+      pos_dim: P, the number of byte positions.
+      padded_vocab: V of the model; 0: the number of tokens.
       truncation: which bytes of a longer token are kept, one of TRUNCATIONS; see `truncate`.
 
     Raises:
-      ValueError: if P is not positive, the policy is not known or the tokenizer has more ids than the model.
+      ValueError: if P is not positive, the truncation is unknown, or the tokenizer has more ids than the model.
     """
     padded_vocab = padded_vocab or len(token_bytes)
     if text := next((token for token in token_bytes if isinstance(token, str)), None):
-        raise TypeError(f"token_bytes holds the str {text!r}; give the bytes of each id, or None where it has none")
+        raise TypeError(
+            f"token_bytes contains the str {text!r}; give the bytes of each id, or None for an id without bytes"
+        )
     if pos_dim < 1:
         raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at least 1")
     if len(token_bytes) > padded_vocab:
         raise ValueError(
             f"the tokenizer has {len(token_bytes):,} ids but the model's vocabulary has {padded_vocab:,}; "
-            "raise model.vocab_size or use the tokenizer the model was made for"
+            "raise model.vocab_size, or use the tokenizer of the model"
         )
     kept = [truncate(token or b"", pos_dim, truncation) for token in token_bytes]
     lengths = np.zeros(padded_vocab, np.int32)
@@ -98,10 +98,9 @@ def byte_table(
 def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
     """Returns at most P (`pos_dim`) bytes of `token`; a token of P bytes or fewer is never changed.
 
-    "head" keeps whole UTF-8 characters, as the paper does: it cuts at P and backs off by up to 3 bytes.  Where no such
-    head is UTF-8, the first P bytes stay: the reference empties such a token.  "head_raw" keeps the first P bytes.
-    "head_tail" keeps the first P - P//2 and the last P//2, so that endings tell long tokens apart.  Raises ValueError
-    if there is no such policy.
+    "head" keeps complete UTF-8 characters, as the paper does: it keeps P bytes, or up to 3 fewer.  If none of these
+    is valid UTF-8, it keeps the first P bytes; the reference empties such a token.  "head_raw" keeps the first P bytes.
+    "head_tail" keeps the first P - P//2 and the last P//2, so that long tokens differ if their ends do.
     """
     if truncation not in TRUNCATIONS:
         raise ValueError(f"embedding.truncation is {truncation!r}; allowed: {', '.join(TRUNCATIONS)}")
@@ -121,7 +120,7 @@ def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
 
 
 def collisions(table: ByteTable) -> list[tuple[int, ...]]:
-    """Returns the groups of two or more ids that share one code, ids without bytes left out."""
+    """Returns the groups of two or more ids that share one code; ids without bytes do not count."""
     groups: dict[bytes, list[int]] = {}
     for token_id in np.flatnonzero(table.lengths):
         groups.setdefault(table.bytes[token_id, : table.lengths[token_id]].tobytes(), []).append(int(token_id))
@@ -129,7 +128,7 @@ def collisions(table: ByteTable) -> list[tuple[int, ...]]:
 
 
 def summary(table: ByteTable) -> str:
-    """Returns one line that says what of a vocabulary the code cannot tell apart or hold."""
+    """Returns one line of counts: truncated ids, ids that share a code, ids without bytes."""
     groups = collisions(table)
     missing = ", ".join(f"{len(ids):,} without bytes ({reason})" for reason, ids in table.without_bytes.items())
     return (
@@ -139,10 +138,9 @@ def summary(table: ByteTable) -> str:
 
 
 def dense_code(table: ByteTable, ids: np.ndarray, norm: str) -> np.ndarray:
-    """Returns the codes (N, D) of `ids` (N,) in float64, built and normalised coordinate by coordinate.
+    """Returns the codes (N, D) of `ids` (N,) in float64, coordinate by coordinate: the definition, for tests.
 
-    This is the definition that every product is tested against, not a way to compute one.  `norm` is "length" for the
-    unit-norm code kappa(b), "z" for the paper's z-norm of it.
+    `norm` is "length" for the unit-norm code kappa(b), "z" for the paper's z-norm of it.
     """
     code = np.zeros((len(ids), table.code_dim))
     for row, token_id in enumerate(ids):

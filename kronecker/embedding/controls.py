@@ -1,10 +1,10 @@
-"""The codes that the Kronecker code is compared with: bags of the same projection, each with one idea taken out.
+"""Control codes for the Kronecker code: bags over the same projection, each with one idea changed.
 
-    head_tail     bytes counted from both ends: what suffixes add, and tokens that differ after byte P
-    random_code   as many cells, drawn from the token id: what spelling adds to a shared low-rank projection
-    hash_ngram    hashed byte 1-, 2- and 3-grams: what the grid of positions adds
+    head_tail     positions counted from both ends: tests the effect of suffixes, and of bytes beyond the first P
+    random_code   as many cells, drawn from the token id: tests the effect of spelling
+    hash_ngram    hashed byte 1-, 2- and 3-grams: tests the effect of the grid of positions
 
-All are pure functions of the bytes or the id, equal on every machine: `mix` is the one source of chance.
+Each is a pure function of the bytes or the id, equal on every machine; all pseudo-random numbers come from `mix`.
 
 Shapes: V vocabulary, P byte positions, K slots of a bag, D = 256 P rows of the projection.
 """
@@ -13,22 +13,22 @@ import numpy as np
 
 from kronecker.embedding import bags, codec
 
-START, END = codec.CHAR_DIM, codec.CHAR_DIM + 1  # what stands before the first and after the last byte of a token
+START, END = codec.CHAR_DIM, codec.CHAR_DIM + 1  # symbols before the first and after the last byte of a token
 LONGEST_GRAM = 3
 
 
 def head_tail_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
-    """Returns the bag in which byte i is on at position i, and byte j from the end at position P/2 + j.
+    """Returns the bag with byte i at position i, and with byte j from the end at position P - P//2 + j.
 
-    The first P - P//2 and the last P//2 bytes have a position each; a short token's bytes have two.  `table` is made
-    with truncation="head_tail", so that the last bytes of long tokens are there.  `norm` is as of the Kronecker code,
-    of n = min(L, P - P//2) + min(L, P//2) cells.
+    Positions 0 to P - P//2 - 1 count from the start, the others from the end; a byte of a short token has one of each.
+    `table` must have truncation="head_tail", which keeps the last bytes of long tokens.  `norm` is as in
+    `kronecker_bag`, with n = min(L, P - P//2) + min(L, P//2) cells.
     """
     tail = table.pos_dim // 2
     head = table.pos_dim - tail
     positions_P = np.arange(table.pos_dim)
     lengths_V1 = table.lengths[:, None]
-    from_end_VP = lengths_V1 - 1 - (positions_P - head)  # of the tail's positions
+    from_end_VP = lengths_V1 - 1 - (positions_P - head)  # for positions of the tail
     used_VP = np.where(positions_P < head, positions_P < lengths_V1, from_end_VP >= 0)
     index_VP = np.where(positions_P < head, positions_P, np.clip(from_end_VP, 0, None))
     symbols_VP = np.take_along_axis(table.bytes, index_VP, axis=1).astype(np.int64)
@@ -36,11 +36,11 @@ def head_tail_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
 
 
 def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
-    """Returns the Kronecker bag with the bytes of each id replaced by pseudo-random ones; lengths stay.
+    """Returns the Kronecker bag with the bytes of each id replaced by pseudo-random bytes of the same number.
 
-    Try t at the byte at position p of id v is mix(mix(mix(v) + t) + p) mod 256; an id whose bytes an earlier id of its
-    length has tries again, so that identity is not lost with spelling.  Ids of one byte get all 256 in the order of
-    mix(v), and again from the first where there are more of them.
+    Draw t of the byte at position p of id v is mix(mix(mix(v) + t) + p) mod 256.  On a collision with an earlier id of
+    equal length, all bytes of the id are redrawn.  One-byte ids get a permutation of the 256 values, in the order of
+    mix(v), which repeats if there are more than 256 of them.
     """
     bytes_VP = np.zeros(table.bytes.shape, np.uint8)
     for length in range(1, table.pos_dim + 1):
@@ -60,12 +60,12 @@ def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
 
 
 def hash_ngram_bag(table: codec.ByteTable, norm: str = "length") -> bags.Bag:
-    """Returns the bag of the hashed 1-, 2- and 3-grams of START + bytes + END, n^(-1/2) a gram.
+    """Returns the bag of the hashed 1-, 2- and 3-grams of START + bytes + END, each with weight n^(-1/2).
 
-    No other norm is exact: grams may share a cell, and the z-norm's closed form is that of distinct cells.
+    Use norm "length" only: grams may share a cell, and the closed form of the z-norm holds for distinct cells.
 
-    The marks alone are no 1-grams, so a token of L bytes has n = 3 L + 1 of them.  A gram's cell is its symbols' hash,
-    h = mix(h XOR (symbol + 1)) from left to right, begun with h = its number of symbols, mod D.
+    START and END alone are not 1-grams, so a token of L bytes has n = 3 L + 1 grams.  The cell of a gram is the hash h
+    of its symbols mod D: h starts as their number, then h = mix(h XOR (symbol + 1)) for each, from left to right.
     """
     vocab, pos_dim = table.bytes.shape
     symbols = np.full((vocab, pos_dim + 2), END, np.uint64)
@@ -95,7 +95,7 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def _bag_of_cells(cells_VK: np.ndarray, used_VK: np.ndarray, rows: int, norm: str) -> bags.Bag:
-    """Returns the bag of the used cells of each id, moved to its first slots."""
+    """Returns the bag of the used cells of each id, packed into its first slots."""
     order_VK = np.argsort(~used_VK, axis=1, kind="stable")
     packed_VK = np.where(np.take_along_axis(used_VK, order_VK, 1), np.take_along_axis(cells_VK, order_VK, 1), 0)
     lengths_V = used_VK.sum(axis=1)

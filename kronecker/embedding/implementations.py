@@ -1,13 +1,13 @@
-"""The exact product of a code and its projection, without the code: one public function, six ways to compute it.
+"""The exact product of a code and its projection: one public function, six ways to compute it.
 
-    cached      the paper's: looks the batch up in the (V, D) codes, precomputed, and multiplies by W
-    onthefly    the paper's dynamic variant: writes the codes of a batch out in full and multiplies
-    bag         merges the duplicates of a batch and sums the rows of W that each id has on
-    gather      sums the rows of W that each token has on, duplicates or not: one kernel on a GPU
-    onehot      multiplies one-hot symbols on matrix units; a TPU's compiler fuses them, they are never in memory
-    induced     embeds the whole vocabulary, E = K W, then looks the batch up in it
+    cached      the paper's: looks up the batch in the precomputed (V, D) codes and multiplies them by W
+    onthefly    the paper's dynamic variant: computes the dense codes of the batch and multiplies them by W
+    bag         merges the duplicates of a batch and sums the rows of W that each id uses
+    gather      sums the rows of W that each token uses, with duplicates: one kernel on a GPU
+    onehot      multiplies one-hot symbols on matrix units; a TPU's compiler fuses them, so they are never in memory
+    induced     embeds the complete vocabulary, E = K W, and looks up the batch in it
 
-All six give the same numbers.  `prepare` readies a bag for one of them; `choose` says which one "auto" is.
+All six give the same numbers.  `prepare` makes a bag ready for one of them; `choose` returns the one for "auto".
 
 Shapes: N tokens (any leading shape), V vocabulary, K slots of a bag, D rows of the projection W, d model width, w a
 device's part of it.
@@ -41,35 +41,35 @@ def product(
 ) -> jax.Array:
     """Returns the embeddings of `ids`, shape ids.shape + (d,), in the projection's dtype.
 
-    Sums are at least float32.  The code is constant: W alone has a gradient, in reverse mode.
+    Sums are at least float32.  Only W has a gradient, in reverse mode, because the code is constant.
 
     Args:
       projection_Dd: W, shape (bag.rows, d).
-      bag: the arm's cells and weights, prepared for its implementation.
-      ids: integer token ids of any shape; as in a table, -1 is the last id and one beyond the vocabulary is the last.
-      dtype: of the operands where an implementation multiplies matrices; None: the projection's.  "bag" only adds, and
-        so does "gather", unless its gradient is by one-hot products.
-      mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and one sum of the
-        gradients of W is all that the devices exchange.  Where it splits W's width too, they either gather W before, or
-        each embeds the tokens of all in its columns of W, as they do with a table, and they swap parts of embeddings:
-        whichever moves less.  None: one device, or a first axis that cannot be split.
+      bag: the arm's cells and weights, prepared for an implementation.
+      ids: integer token ids of any shape.  Negative ids wrap once; then ids are clipped to the vocabulary.
+      dtype: of the operands of matrix products; None: the projection's.  "bag" has no matrix products, and "gather"
+        has them only in a gradient by one-hot products.
+      mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and the devices only
+        exchange one sum of the gradients of W.  If the mesh also splits the width of W, they either gather W first,
+        or each embeds all tokens in its columns of W and they exchange parts of embeddings, whichever moves less data.
+        None: one device, or a first axis that cannot be split.
 
     Raises:
-      ValueError: if W does not have one row for each cell of the code, ids are no integers, or the mesh lacks an axis.
+      ValueError: if W does not have one row per cell of the code, ids are not integers, or the mesh lacks an axis.
     """
     if projection_Dd.shape[0] != bag.rows:
-        raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows; this code has {bag.rows:,} cells")
+        raise ValueError(f"the projection has {projection_Dd.shape[0]:,} rows but needs {bag.rows:,}, one per cell")
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"ids are {ids.dtype.name}; token ids are integers")
+        raise ValueError(f"ids are {ids.dtype.name}; they must be integers")
     if mesh is not None and (missing := set(sharding.BATCH_AXES) - set(mesh.axis_names)):
-        raise ValueError(f"the mesh has axes {mesh.axis_names}, not {sorted(missing)}; give those that you lack size 1")
+        raise ValueError(f"the mesh has axes {mesh.axis_names} but needs {sorted(missing)}; add them with size 1")
     if mesh is not None and set(mesh.axis_types) != {AxisType.Auto}:
         types = f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)}"
-        raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types}, of jax.sharding")
+        raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types} from jax.sharding")
     embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
     if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
-        # Left to the compiler, the merging of duplicates would be one merging, over the tokens of all devices.
+        # Without shard_map the compiler would merge duplicates over the tokens of all devices.
         whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
         columns = _by_columns(projection_Dd, ids, mesh)
         embed = jax.shard_map(
@@ -84,29 +84,23 @@ def product(
 
 
 def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
-    """Returns E = K W (V, d), in the projection's dtype: built once, inference is an ordinary lookup in it.
+    """Returns E = K W (V, d), in the projection's dtype, so that inference is an ordinary lookup.
 
-    Args:
-      projection_Dd: W, shape (bag.rows, d).
-      bag: prepared for "induced", or with `induced_head`.
-      dtype: as in `product`.
-
-    Raises:
-      ValueError: if the bag is not prepared for it.
+    `bag` must be prepared for "induced" or with `induced_head`, or ValueError is raised; `dtype` is as in `product`.
     """
     if bag.order is None and bag.platform != "gpu":
-        raise ValueError(f'the bag is prepared for {bag.implementation!r}; its table needs prepare(bag, "induced")')
+        raise ValueError(f'the bag is prepared for {bag.implementation!r}; call prepare(bag, "induced") first')
     table_Vd, row_V = _table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
     return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
 
 
 def choose(platform: str) -> str:
     """Returns the implementation that "auto" stands for on a platform: "cpu", "gpu" or "tpu"."""
-    if platform == "cpu":  # results/benchmark/encoder-cpu.json: from 256 tokens to 2.6 V the fastest
+    if platform == "cpu":  # results/benchmark/encoder-cpu.json: the fastest from 256 tokens to 2.6 V tokens
         return "bag"
-    if platform == "gpu":  # compiled, not measured: one fused kernel, while a GPU stores the one-hot of "onehot"
+    if platform == "gpu":  # compiled, not measured: one fused kernel; "onehot" would store its one-hot in memory
         return "gather"
-    return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V "induced" takes v5e as long and v6e longer
+    return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V tokens "induced" is equal on v5e, slower on v6e
 
 
 def prepare(
@@ -123,14 +117,14 @@ def prepare(
     Args:
       bag: of any arm.
       implementation: one of IMPLEMENTATIONS, or "auto": what `choose` returns.
-      dtype: of the codes that "cached" keeps.
-      limit_mb: the most that they may take, in units of 10^6 bytes.
+      dtype: of the codes of "cached".
+      limit_mb: largest size allowed for these codes, in units of 10^6 bytes.
       platform: where it will run: "cpu", "gpu" or "tpu".
-      induced_head: whether `induced_table` will be wanted too.
+      induced_head: whether to prepare for `induced_table` too.
       gather_gradient: one of GATHER_GRADIENTS, or "auto": the fastest one.
 
     Raises:
-      ValueError: if there is no such implementation or gradient, or the codes would take more than `limit_mb`.
+      ValueError: if the implementation or the gradient is unknown, or the codes need more than `limit_mb`.
     """
     if implementation == AUTO:
         implementation = choose(platform)
@@ -146,9 +140,9 @@ def prepare(
         size_mb = bag.vocab * bag.rows * jnp.dtype(dtype).itemsize / 1e6
         if size_mb > limit_mb:
             raise ValueError(
-                f"embedding.implementation=cached keeps the ({bag.vocab:,}, {bag.rows:,}) codes, {size_mb:,.0f} MB in "
-                f"{jnp.dtype(dtype).name}, above embedding.cache_limit_mb = {limit_mb:,.0f}; raise that, or choose "
-                "another implementation: none of them keeps codes"
+                f"embedding.implementation=cached stores ({bag.vocab:,}, {bag.rows:,}) codes of {size_mb:,.0f} MB in "
+                f"{jnp.dtype(dtype).name}, above embedding.cache_limit_mb = {limit_mb:,.0f}; raise the limit, or use "
+                "another implementation, which stores no codes"
             )
         codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
     if implementation == "induced" or induced_head:
@@ -165,21 +159,21 @@ def prepare(
 
 
 def describe(bag: bags.Bag) -> str:
-    """Returns how a prepared bag's product is computed, in words."""
+    """Returns in words how the product of a prepared bag is computed."""
     if bag.implementation == "gather":
         return f"gather, gradient by {bag.gather_gradient}"
     return bag.implementation
 
 
 def rounds(bag: bags.Bag) -> tuple[bool, bool]:
-    """Returns whether bfloat16 operands round the product of a prepared bag, and whether they round its gradient."""
+    """Returns whether bfloat16 operands round the product of a prepared bag, and whether they round the gradient."""
     multiplies = bag.implementation in ("cached", "onthefly", "onehot") or bool(bag.buckets)
     uses_gather = bag.implementation == "gather" or (bag.platform == "gpu" and bag.order is not None)
     return multiplies, multiplies or (uses_gather and bag.gather_gradient == "onehot")
 
 
 def _by_columns(projection_Dd: jax.Array, ids: jax.Array, mesh: Mesh) -> bool:
-    """Returns whether embeddings should move, forward and backward, and not W once and its gradient's sum twice."""
+    """Returns whether exchanging embeddings, both passes, moves less than gathering W and summing its gradient."""
     rows, width = projection_Dd.shape
     parts = mesh.shape[WIDTH_AXIS]
     tokens = ids.size // sharding.batch_shards(mesh)  # of a device
@@ -241,7 +235,7 @@ _EMBED = {
 
 
 def _table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
-    """Returns K W (V, d), and the row of each id in it; None: an id is the number of its row."""
+    """Returns K W (V, d), and the row of each id in it; None: the row of an id is the id."""
     if bag.platform == "gpu":
         return kernels.gather(weights_Dd, bag, jnp.arange(bag.vocab), dtype), None
     return _sorted_table(weights_Dd, bag, dtype), _rank(bag)
@@ -264,9 +258,9 @@ def _rank(bag: bags.Bag) -> jax.Array:
 
 
 def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:
-    """Returns (ids, slots) of the long half of lengths and of the short one: more parts save little and compile slowly.
+    """Returns (number of ids, slots) of the longer half of lengths and of the shorter half.
 
-    The first part ends on a whole number of rows that a matrix unit takes at a time.
+    More parts save little and compile slowly.  The first part is a multiple of BUCKET_ROWS, to fill matrix units.
     """
     short = bag.slots // 2
     if not short:

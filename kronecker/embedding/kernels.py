@@ -1,8 +1,7 @@
-"""The kernels under the product: embeddings of given ids from a projection and a bag.
+"""The kernels of the product: embeddings of given ids from a projection and a bag.
 
-`sum_rows` sums the rows that are on tile by tile, `gather` all at once, `one_hot` multiplies on matrix units, `codes`
-writes the code out in full.
-Each applies scale and shift itself, so each is exact alone; `implementations.py` decides which ids they see.
+`sum_rows` sums rows of W tile by tile, `gather` all at once; `one_hot` uses matrix products; `codes` computes dense
+codes.  Each applies scale and shift, so each is exact by itself; `implementations.py` decides which ids they get.
 
 Shapes: N tokens, M distinct ids, K slots, D rows of the projection W, d model width, S ids of a tile.
 """
@@ -16,9 +15,9 @@ from flax import struct
 
 from kronecker.embedding import bags
 
-TILE = 128  # ids summed at a time: their rows stay in a core's cache
-SLOTS = 4  # of each of them at a time: their sum is read and written once for all
-# The part of a one-hot that is in memory at a time where it is: these tokens times D / HOT_PARTS.
+TILE = 128  # ids per tile: few enough for a core's cache
+SLOTS = 4  # slots of an id that are added at a time, to read and write the running sum less often
+# Where one-hots are in memory, at most this many tokens times D / HOT_PARTS are at once.
 HOT_TOKENS, HOT_PARTS = 16_384, 4
 
 
@@ -26,9 +25,9 @@ HOT_TOKENS, HOT_PARTS = 16_384, 4
 def sum_rows(weights_Dd: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> jax.Array:
     """Returns the embeddings (M, d) of ids that are sorted by length, longest first, in the weights' dtype.
 
-    Tiles of ids are summed slot by slot, each up to the length of its longest id; ids of length 0 cost nothing: they
-    are fillers, whose rows are zero.  So the work is the number of cells that are on, whatever K is, and the temporary
-    memory that of the result.  W is float32 or float64.
+    Each tile of ids is summed slot by slot, up to the length of its longest id; ids of length 0 are fillers, whose
+    rows are zero and cost nothing.  So the work grows with the number of used cells, not with K, and the temporary
+    memory is that of the result.  W is float32 or float64.
     """
     count, cells, lengths = _tiles(bag, ids_M, lengths_M)
     scale, shift = _weights_by_length(bag, weights_Dd.dtype)
@@ -56,7 +55,7 @@ def _sum_rows_forward(weights_Dd, bag, ids_M, lengths_M):
     return sum_rows(weights_Dd, bag, ids_M, lengths_M), (bag, ids_M, lengths_M)
 
 
-# Written out so that all tiles share one accumulator.
+# Not left to automatic differentiation, so that all tiles share one accumulator.
 def _sum_rows_backward(saved, grad_Md):
     bag, ids_M, lengths_M = saved
     grad_Md = jnp.pad(grad_Md, ((0, -len(ids_M) % TILE), (0, 0)))
@@ -88,19 +87,17 @@ sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
 
 
 class Groups(struct.PyTreeNode):
-    """The distinct ids of a batch, longest first; beyond the last one there are fillers."""
+    """The distinct ids of a batch, longest first, followed by fillers."""
 
-    # int32 (M,), as many as there are tokens or ids in the vocabulary, whichever are fewer, in whole tiles
-    ids: jax.Array
-    lengths: jax.Array  # int32 (M,), those of `ids`; 0 for a filler
-    group: jax.Array  # int32 (N,), the place of each token's id in `ids`
+    ids: jax.Array  # int32 (M,); M is min(N, V), rounded up to complete tiles
+    lengths: jax.Array  # int32 (M,); 0 for a filler
+    group: jax.Array  # int32 (N,), the index of each token's id in `ids`
 
 
 def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
     """Returns the groups of a batch.
 
-    Only keys are sorted, with no values beside them: XLA's CPU backend takes four times as long for those, and a token
-    finds its group by its id.
+    Sorts keys without values, which would take XLA's CPU backend four times as long; tokens look up their group by id.
     """
     filler = (bag.slots + 1) * bag.vocab
     few = len(ids_N) < bag.vocab
@@ -121,9 +118,9 @@ def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
 
 @jax.custom_vjp
 def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
-    """Returns the embeddings (N, d) of a merged batch; the gradients of a group are summed before they reach a cell.
+    """Returns the embeddings (N, d) of a merged batch, with W in float32 or float64.
 
-    W is float32 or float64.
+    The backward pass sums the gradients of a group before it adds them to the rows of W.
     """
 
     def embed(groups):
@@ -152,9 +149,9 @@ sum_merged.defvjp(_sum_merged_forward, _sum_merged_backward)
 
 
 def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Array:
-    """Returns function(groups), without the second half of them where that is all fillers, as in most texts.
+    """Returns function(groups), without the second half if it has fillers only, as in most texts.
 
-    To fill their rows with zeros would take a tenth of a step of the input side.
+    Writing zeros for these fillers would take a tenth of the time of the input embedding.
     """
     half = -(-len(groups.ids) // (2 * TILE)) * TILE
     if half == len(groups.ids):
@@ -164,7 +161,7 @@ def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Arr
 
 
 def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns how many tiles have a cell on, the cells of each (M/S, turns, SLOTS, S), and its lengths (M/S, S)."""
+    """Returns the number of tiles with used cells, the cells (M/S, turns, SLOTS, S) and the lengths (M/S, S)."""
     padding = (0, -len(ids_M) % TILE)
     ids_M, lengths_M = jnp.pad(ids_M, padding), jnp.pad(lengths_M.astype(jnp.int32), padding)
     cells_MK = bag.cells(ids_M, lengths_M)
@@ -175,12 +172,12 @@ def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.A
 
 
 def _turns(lengths_S: jax.Array) -> jax.Array:
-    """Returns how often SLOTS slots are summed until those of a tile's first id are, the longest one."""
+    """Returns how many groups of SLOTS slots the first id of a tile has, which is the longest."""
     return (lengths_S[0] + SLOTS - 1) // SLOTS
 
 
 def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns the codes (N, D) of `ids_N`, shift included, written out in full."""
+    """Returns the dense codes (N, D) of `ids_N`, with the shift."""
     scale, shift = _weights_by_length(bag, jnp.promote_types(dtype, jnp.float32))
     lengths_N = _lengths(bag, ids_N)
     token_N1 = jnp.arange(len(ids_N))[:, None]
@@ -192,7 +189,7 @@ def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns code W (N, d), in the weights' dtype, of operands in `dtype`."""
+    """Returns code times W (N, d), in the weights' dtype, with operands in `dtype`."""
     return jnp.matmul(
         code_ND.astype(dtype),
         weights_Dd.astype(dtype),
@@ -203,11 +200,10 @@ def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns the embeddings (N, d) of `ids_N`, each a sum over the rows that its slots name, in the weights' dtype.
+    """Returns the embeddings (N, d) of `ids_N`, each the sum of the rows of its slots, in the weights' dtype.
 
-    A GPU's compiler makes one kernel of it, which stores no row.  A slot that is not in use reads nothing.  W is
-    float32 or float64.  The bag's `gather_gradient` says how the backward pass sums into W; where that multiplies, its
-    operands are of `dtype`.
+    A GPU's compiler makes one kernel of it, which stores no rows; unused slots read nothing.  W is float32 or float64.
+    The bag's `gather_gradient` selects how the backward pass sums into W; `dtype` is that of its one-hot products.
     """
     lengths_N = _lengths(bag, ids_N)
     rows_NKd = weights_Dd.at[bag.cells(ids_N, lengths_N)].get(mode="fill", fill_value=0)
@@ -236,13 +232,13 @@ gather.defvjp(_gather_forward, _gather_backward)
 def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
     """Returns the embeddings (N, d) of `ids_N` as one product with one-hot symbols, in the weights' dtype.
 
-    The symbol's axis stands before the slot's and the comparison is in float32: so a TPU's compiler makes the one-hot
-    inside the product, in the forward and in the backward pass, and none is ever in memory.  A GPU's compiler stores
-    the forward pass's, N times D values of one or two bytes.
+    The axis of symbols comes before that of slots, and the comparison is in float32, so that a TPU's compiler fuses the
+    one-hot into the product, forward and backward, and never stores it.  A GPU's compiler stores the one of the forward
+    pass: N times D values of one or two bytes.
 
-    The bag's rows are symbol * K + slot, or the symbols themselves; no id has more than `slots` in use.  With `dtype`
-    bfloat16, W and the gradient are rounded to bfloat16, sums being float32; float32 takes a matrix unit three passes
-    on a TPU and six on a GPU.
+    The bag's rows are symbol * K + slot, or the symbols themselves; no id uses more than `slots` slots.  With `dtype`
+    bfloat16, W and the gradient are rounded to bfloat16 and sums are float32; float32 needs three passes of a matrix
+    unit on a TPU and six on a GPU.
     """
     hot, axes, shape = _hot_operand(bag, ids_N, slots)
     weights = weights_Dd.reshape(*shape, -1)[:, :slots] if axes == "vk" else weights_Dd
@@ -265,8 +261,8 @@ one_hot.defvjp(_one_hot_forward, _one_hot_backward)
 def _sum_by_one_hot(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
     """Returns the gradient (D, d) of W from that of the embeddings, by products with one-hot symbols.
 
-    Each sum has a fixed order, so equal inputs give equal bits.  The one-hot is made anew and not kept from the forward
-    pass.  Off a TPU it is in memory, so it is made for some tokens and some rows at a time.
+    Each sum has a fixed order, so equal inputs give equal bits.  The one-hot of the forward pass is not reused.  Except
+    on a TPU it is in memory, so it is computed for some tokens and some rows at a time.
     """
     scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
     if bag.platform == "tpu":
@@ -274,7 +270,7 @@ def _sum_by_one_hot(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array, dtype: 
     elif len(ids_N) <= HOT_TOKENS:
         grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, HOT_PARTS)
     else:
-        padding = -len(ids_N) % HOT_TOKENS  # adds zeros to the rows of id 0
+        padding = -len(ids_N) % HOT_TOKENS  # the padding adds zeros to the rows of id 0
         ids_CN = jnp.pad(ids_N, (0, padding)).reshape(-1, HOT_TOKENS)
         scaled_CNd = jnp.pad(scaled_Nd, ((0, padding), (0, 0))).reshape(*ids_CN.shape, -1)
 
@@ -289,10 +285,10 @@ def _sum_by_one_hot(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array, dtype: 
 def _sum_tokens(
     bag: bags.Bag, ids_N: jax.Array, scaled_Nd: jax.Array, dtype: jnp.dtype, slots: int, parts: int
 ) -> jax.Array:
-    """Returns the sum (D, d) over tokens of their scaled gradients, `parts` ranges of rows one after another."""
+    """Returns the sum (D, d) over tokens of their scaled gradients, computed in `parts` ranges of rows."""
     sums = []
     for part in range(parts):
-        if parts > 1:  # not before the last part's product is done, and not the forward pass's one-hot
+        if parts > 1:  # one part at a time, and without reuse of the forward pass's one-hot
             ids_N, *sums = jax.lax.optimization_barrier((ids_N, *sums))
         hot, axes, shape = _hot_operand(bag, ids_N, slots, part, parts)
         sum_ = _hot_product(f"n{axes},nd->{axes}d", hot, scaled_Nd, bag.platform, dtype)
@@ -305,9 +301,8 @@ def _sum_tokens(
 def _hot_operand(
     bag: bags.Bag, ids_N: jax.Array, slots: int, part: int = 0, parts: int = 1
 ) -> tuple[jax.Array, str, tuple[int, ...]]:
-    """Returns the 0/1 operand, the einsum letters of its axes after n, and W's shape without d.
-
-    Of `parts` ranges of symbols, the operand holds the range number `part`.
+    """Returns the 0/1 operand of symbol range `part` of `parts`, the einsum letters of its axes after n, W's shape
+    without d.
     """
     used_NK = jnp.arange(slots) < _lengths(bag, ids_N)[:, None]
     symbols_NK = jnp.where(used_NK, jnp.asarray(bag.symbols)[ids_N][:, :slots].astype(jnp.float32), -1.0)
@@ -322,24 +317,24 @@ def _hot_operand(
 
 def _hot_product(subscripts: str, hot: jax.Array, other: jax.Array, platform: str, dtype: jnp.dtype) -> jax.Array:
     if dtype == jnp.bfloat16 and platform != "tpu":
-        # A TPU rounds float32 operands by itself.  A GPU would multiply them as TF32: twice the bytes, half the speed.
+        # A TPU itself rounds float32 operands.  A GPU would use TF32, with twice the bytes at half the speed.
         hot, rounded = hot.astype(dtype), other.astype(dtype)
         return jnp.einsum(subscripts, hot, rounded, preferred_element_type=other.dtype)
     precision = _precision(dtype)
     if platform == "gpu" and dtype == jnp.float32:
-        precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6  # HIGHEST leaves a GPU's matrix units idle
+        precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6  # HIGHEST would not use a GPU's matrix units
     return jnp.einsum(subscripts, hot.astype(other.dtype), other, precision=precision)
 
 
 def _weighted(summed_Nd: jax.Array, weights_Dd: jax.Array, bag: bags.Bag, lengths_N: jax.Array) -> jax.Array:
-    """Returns the embeddings of ids whose rows sum to `summed_Nd`."""
+    """Returns the embeddings of ids whose rows sum to `summed_Nd`, with scale and shift applied."""
     scale, shift = _weights_by_length(bag, weights_Dd.dtype)
     out_Nd = scale[lengths_N][:, None] * summed_Nd
     return out_Nd if shift is None else out_Nd + shift[lengths_N][:, None] * weights_Dd.sum(axis=0)
 
 
 def _scaled(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array) -> tuple[jax.Array, jax.Array | float]:
-    """Returns the gradient of each id's sum of rows, and what the shift adds to the gradient of every row."""
+    """Returns the gradient of each id's sum of rows, and the term that the shift adds to the gradient of every row."""
     scale, shift = _weights_by_length(bag, grad_Nd.dtype)
     lengths_N = _lengths(bag, ids_N)
     shifted_d = 0.0 if shift is None else (shift[lengths_N][:, None] * grad_Nd).sum(axis=0)

@@ -1,4 +1,4 @@
-"""The check before training: this product, on this device, against the dense code."""
+"""The check before training: compares the product on this device with the dense code."""
 
 from collections.abc import Callable
 
@@ -9,27 +9,25 @@ import numpy as np
 
 from kronecker.embedding import bags, codec, implementations
 
-TOKENS = 256  # that repeat a few ids, beside those of every length
+TOKENS = 256  # repetitions of a few ids, in addition to ids of every length
 WIDTH = 128
-# Norm of the error over the norm.
+# Largest relative error allowed, in norm.
 EXACT, ROUNDED = 1e-5, 2**-8
 
 
 def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collections.ConfigDict, dtype: str) -> None:
-    """Returns if the product and its gradient are those of the dense code, for ids of every length and many repeats.
+    """Raises FloatingPointError if the product or its gradient differs from the dense code by more than rounding.
 
-    A scatter or a fused one-hot that some compiler gets wrong would otherwise train a wrong model in silence.  An
-    induced table that the bag is prepared for is checked likewise.  One device, W in float32, the product in `dtype`.
-
-    The Kronecker code's definition is built from `table`, not from the bag, which is of any arm and prepared for its
-    implementation; `embedding` is the config's group.  Raises FloatingPointError if either is off by more than rounding
-    to `dtype` explains.
+    Otherwise a compiler that gets a scatter or a fused one-hot wrong would silently train a wrong model.  Checks ids of
+    every length and many repeats, on one device, with W in float32 and the product in `dtype`; also the induced table,
+    if the bag is prepared for it.  The reference for the Kronecker code is built from `table`, not from the bag.
+    `embedding` is the config's group.
     """
     rng = np.random.default_rng(0)
     lengths = np.asarray(bag.lengths)
     by_length = [np.flatnonzero(lengths == length) for length in range(bag.slots + 1)]
     of_each = [rng.choice(ids, min(len(ids), 3), replace=False) for ids in by_length]
-    often = rng.choice(bag.vocab, 8)  # a few ids many times: what scatters get wrong
+    often = rng.choice(bag.vocab, 8)  # repeated ids: where scatters fail
     ids = np.concatenate([*of_each, rng.choice(often, TOKENS)]).astype(np.int32)
     weights_Dd = rng.normal(0, embedding.init_std, (bag.rows, WIDTH)).astype(np.float32)
     grad_Nd = rng.normal(size=(len(ids), WIDTH)).astype(np.float32)
@@ -68,7 +66,7 @@ def _check(
         error = float(np.linalg.norm(np.asarray(ours) - want) / np.linalg.norm(want))
         if not error <= allowed:
             raise FloatingPointError(
-                f"the {what} of embedding.implementation={bag.implementation} is off by {error:.1e} of its norm on "
-                f"{jax.devices()[0].device_kind}, jax {jax.__version__}, more than {allowed:.0e}; "
-                "choose another implementation or another version of jax"
+                f"the {what} of embedding.implementation={bag.implementation} has a relative error of {error:.1e} on "
+                f"{jax.devices()[0].device_kind} with jax {jax.__version__}; at most {allowed:.0e} is allowed; choose "
+                "another implementation or another version of jax"
             )

@@ -71,17 +71,18 @@ def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
             continue
+        following = next((text for text in argv[i + 1 : i + 2] if not text.startswith("--")), None)
         if name == "config":
-            path = value if equals else argv[i + 1] if i + 1 < len(argv) else ""
-        elif name.startswith("config."):
-            overrides.append(name.removeprefix("config."))
+            path = value if equals else following or ""
+        elif name.startswith(("config.", "noconfig.")):
+            overrides.append((argument, following))
     if not path or path == "None":
         if not needed and not overrides:
             return
         raise ValueError("--config is missing; for example --config=configs/demo.py")
     loaded = config_files.load(path)
-    for key in overrides:
-        dotted.check_key(loaded, key)
+    for flag, following in overrides:
+        dotted.check_override(loaded, flag, following)
 
 
 def _help() -> str:

@@ -1,1 +1,1 @@
-"""What a config may say: its values, how it is loaded, what is derived from it, what is refused."""
+"""Configs: their keys and allowed values, how files are loaded, what is derived, what is refused."""

@@ -1,4 +1,4 @@
-"""The names that keys of a config may say.  Plain values: the layer, which knows no config, takes them from here."""
+"""The allowed names of some config keys, as plain values: the layer imports them without any config library."""
 
 NORMS = ("z", "length")
 TRUNCATIONS = ("head", "head_raw", "head_tail")

@@ -26,12 +26,12 @@ def load_module(path: str) -> types.ModuleType:
     sys.path[:0] = [str(root) for root in roots if str(root) not in sys.path]
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"--config={path}: not a Python file")
+        raise ValueError(f"--config={path}: not a Python file; give a .py file that defines get_config()")
     module = importlib.util.module_from_spec(spec)
     with _faults_named(path):
         spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={path}: a config file defines get_config(); this one does not")
+        raise ValueError(f"--config={path}: a config file defines get_config(); this one does not; see configs/demo.py")
     return module
 
 
@@ -40,14 +40,14 @@ def load(path_and_arg: str) -> ml_collections.ConfigDict:
     path, colon, arg = path_and_arg.partition(":")
     get_config = load_module(path).get_config
     if colon and not get_config.__code__.co_argcount:
-        raise ValueError(f"--config={path_and_arg}: {path} takes no argument after the colon, got {arg!r}")
+        raise ValueError(f"--config={path_and_arg}: {path} takes no argument after the colon, got {arg!r}; remove it")
     with _faults_named(path):
         return get_config(arg) if colon else get_config()
 
 
 @contextlib.contextmanager
 def _faults_named(path: str) -> Iterator[None]:
-    """Turns what a mistake in a config file raises into one line with the file, the line and the mistake."""
+    """Turns an exception from a config file into one line: the file, the line number and the mistake."""
     try:
         yield
     except SyntaxError as error:
@@ -66,4 +66,5 @@ def _root_of(path: str) -> pathlib.Path:
 
 def _config_names() -> str:
     folder = pathlib.Path(__file__).parents[2] / "configs"
-    return ", ".join(sorted(file.name for file in folder.glob("*.py"))) or "none here"
+    names = sorted(file.name for file in folder.glob("*.py") if "def get_config(" in file.read_text())
+    return ", ".join(names) or "no config"

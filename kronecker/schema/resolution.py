@@ -1,4 +1,4 @@
-"""A config resolved: what is derived from it, and what cannot work."""
+"""Resolves a config: derives values and refuses what cannot work."""
 
 import math
 from collections.abc import Iterator
@@ -9,32 +9,31 @@ from kronecker.schema import arms, choices, dotted, keys
 
 
 def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
-    """Returns the sizes of choices.MESH_AXES that the group `mesh` of a resolved config asks for on so many devices.
+    """Returns the size of each of choices.MESH_AXES, from the group `mesh` of a resolved config.
 
-    Raises ValueError if they do not make up that number.
+    Raises ValueError if their product is not the number of devices.
     """
     sizes = [mesh[axis] for axis in choices.MESH_AXES]
     rest, given = -1 in sizes, math.prod(size for size in sizes if size != -1)
     if devices % given or (not rest and devices != given):
+        fault = "which does not divide" if rest else "not"
         raise ValueError(
-            f"{_told(mesh)}: {'no multiple of ' if rest else ''}{given} devices, there are {devices}; let the product "
-            f"be {devices}, with -1 for the rest"
+            f"{_axes(mesh)}: the axes multiply to {given}, {fault} {devices} devices; make the product {devices}, or "
+            f"set one axis to -1 and the product of the others to a divisor of {devices}"
         )
     return tuple(devices // given if size == -1 else size for size in sizes)
 
 
 def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml_collections.ConfigDict:
-    """Returns a copy of `config` with everything derived that needs no data.
+    """Returns a copy of `config`, which has every key of `keys.KEYS`, with every value derived that needs no data.
 
-    The vocabulary is filled in later, by `with_vocabulary`, when the tokenizer is known.  `config` has every key of
-    `keys.KEYS`; `devices` are over all hosts, for `check_devices`, None if not known yet.  Raises one ValueError that
-    lists every value that is not allowed and every inconsistent pair.
+    `with_vocabulary` fills in the vocabulary later, from the tokenizer.  `devices`: the number of devices over all
+    hosts, for `check_devices`; None if unknown.  Raises one ValueError that lists every fault.
     """
     c = config.copy_and_resolve_references()
     values = dotted.flat(c)
     faults = [*filter(None, (keys.fault(name, values[name]) for name in keys.KEYS)), *_pair_faults(c)]
-    if faults:
-        raise ValueError("; ".join(faults))
+    _refuse(faults)
     tokens_a_step = c.train.batch * c.train.sequence
     c.train.steps = c.train.steps or max(1, math.ceil(c.train.tokens / tokens_a_step))
     c.train.tokens = c.train.steps * tokens_a_step
@@ -50,21 +49,20 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
 
 
 def check_devices(config: ml_collections.ConfigDict, devices: int) -> None:
-    """Raises a ValueError if a resolved config's mesh and batches do not fit so many devices, over all hosts."""
-    if faults := [*_device_faults(config, devices)]:
-        raise ValueError("; ".join(faults))
+    """Raises a ValueError if the mesh and batches of a resolved config do not fit so many devices, over all hosts."""
+    _refuse([*_device_faults(config, devices)])
 
 
 def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.ConfigDict:
-    """Returns a copy of a resolved config with the model's vocabulary filled in from the tokenizer's.
+    """Returns a copy of a resolved config with the vocabulary and the rank filled in from the tokenizer's size.
 
-    Raises ValueError if model.vocab_size was set and is another, or the rank of a factorized table is not low.
+    Raises ValueError if model.vocab_size is set to another size, or the rank of a factorized table is too high.
     """
     c = config.copy_and_resolve_references()
     if c.model.vocab_size not in (0, vocab_size):
         raise ValueError(
             f"model.vocab_size is {c.model.vocab_size:,} but tokenizer {c.tokenizer} has {vocab_size:,} ids; "
-            "leave model.vocab_size at 0, model.vocab_multiple pads it"
+            "set model.vocab_size to 0, so that it is derived"
         )
     c.model.vocab_size = vocab_size
     c.model.padded_vocab = math.ceil(c.model.vocab_size / c.model.vocab_multiple) * c.model.vocab_multiple
@@ -75,8 +73,8 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
     full = min(c.model.padded_vocab, c.model.d_model)
     if has_rank and c.embedding.rank >= full:
         raise ValueError(
-            f"embedding.rank is {c.embedding.rank}, no low rank for a table of {c.model.padded_vocab:,} x "
-            f"{c.model.d_model}; set it below {full}, or a smaller embedding.pos_dim whose projection it matches"
+            f"embedding.rank is {c.embedding.rank} but must be below min(V, d) = {full}; lower it, or if it is derived "
+            "(set to 0), lower embedding.pos_dim"
         )
     return c
 
@@ -84,14 +82,14 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
 def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
     data, fsdp, _ = mesh_sizes(c.mesh, devices)
     parts, micro = data * fsdp, c.train.batch // c.train.accumulate
-    told = f"{parts} parts of a batch (mesh.data {data} x mesh.fsdp {fsdp})"
+    split = f"not divisible by the {parts} devices that split a batch (mesh.data {data} x mesh.fsdp {fsdp})"
     if micro % parts:
         yield (
-            f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} leaves {micro} sequences, not "
-            f"divisible by {told}; change either"
+            f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} = {micro} sequences, {split}; "
+            f"set train.batch to a multiple of {c.train.accumulate * parts}"
         )
-    if c.eval.batch % parts and c.eval.batch != micro:  # else it is the same fault
-        yield f"eval.batch is {c.eval.batch}, not divisible by {told}"
+    if c.eval.batch % parts and c.eval.batch != micro:  # if equal, the first fault names it
+        yield f"eval.batch is {c.eval.batch} sequences, {split}; set it to a multiple of {parts}"
 
 
 def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
@@ -99,33 +97,40 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
     if m.heads > 0 and m.d_model % m.heads:
         yield f"model.heads is {m.heads}, which does not divide model.d_model {m.d_model}; choose a divisor"
     if t.sequence > m.context:
-        yield f"train.sequence is {t.sequence}, longer than model.context {m.context}; shorten it or raise that"
+        yield f"train.sequence is {t.sequence}, longer than model.context {m.context}; lower it or raise model.context"
     if t.deterministic and c.embedding.gather_gradient == "scatter":
         yield "embedding.gather_gradient is scatter, which train.deterministic does not allow; set it to auto or onehot"
     if [c.mesh[axis] for axis in choices.MESH_AXES].count(-1) > 1:
-        yield f"{_told(c.mesh)}: one at most is -1, for the rest of the devices"
+        yield f"{_axes(c.mesh)}: only one axis may be -1 (all remaining devices); set the others"
     for axis, key, size in (("fsdp", "model.d_model", m.d_model), ("tensor", "model.heads", m.heads)):
         if c.mesh[axis] > 0 and size % c.mesh[axis]:
             yield f"mesh.{axis} is {c.mesh[axis]}, which does not divide {key} {size}; choose a divisor"
     if t.accumulate > 0 and t.batch % t.accumulate:
-        yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}"
+        yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}; choose a divisor"
     yield from arms.faults(dotted.flat(c))
     if t.steps and t.warmup_steps >= t.steps:
-        yield f"train.warmup_steps is {t.warmup_steps}, not below train.steps {t.steps}; lower it or train longer"
+        yield f"train.warmup_steps is {t.warmup_steps} but must be below train.steps {t.steps}; lower it"
     if c.checkpoint.keep_every % max(1, c.checkpoint.every):
         yield (
-            f"checkpoint.keep_every is {c.checkpoint.keep_every}, no multiple of checkpoint.every "
-            f"{c.checkpoint.every}, so most of those steps are never saved"
+            f"checkpoint.keep_every is {c.checkpoint.keep_every}, not a multiple of checkpoint.every "
+            f"{c.checkpoint.every}, so most of the checkpoints to keep are never written; choose a multiple"
         )
     kind, _, size = c.tokenizer.partition(":")
     if kind == "bpe" and size and not (size.isdecimal() and int(size) > arms.CHAR_DIM):
-        yield f"tokenizer is {c.tokenizer!r}; write bpe:SIZE with at least {arms.CHAR_DIM + 1} ids, as bpe:8192"
+        yield f"tokenizer is {c.tokenizer!r}; write bpe:SIZE with SIZE at least {arms.CHAR_DIM + 1}, as bpe:8192"
     kind = c.data.source.partition(":")[0]
     if c.data.split_field and kind in ("stdlib", "text"):
         yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"
     if m.padded_vocab:
-        yield f"model.padded_vocab is {m.padded_vocab}; it is derived, set model.vocab_multiple instead"
+        yield f"model.padded_vocab is {m.padded_vocab}; it is derived: leave it at 0 and set model.vocab_multiple"
 
 
-def _told(mesh: ml_collections.ConfigDict) -> str:
+def _refuse(faults: list[str]) -> None:
+    if len(faults) > 1:
+        faults = [f"({number}) {fault}" for number, fault in enumerate(faults, 1)]
+    if faults:
+        raise ValueError(" ".join(faults))
+
+
+def _axes(mesh: ml_collections.ConfigDict) -> str:
     return ", ".join(f"mesh.{axis}={mesh[axis]}" for axis in choices.MESH_AXES)

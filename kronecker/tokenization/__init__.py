@@ -1,8 +1,8 @@
-"""Tokenizers: text -> token ids, and the RAW bytes that each id stands for.
+"""Tokenizers: text -> token ids, and the RAW bytes of each id.
 
-`load(spec)` makes one; TOKENIZERS in kronecker/schema/keys.py lists what a spec can be.  The bytes come from the
-vocabulary itself, never from `decode`, which replaces every token that is not valid UTF-8.  Text is ordinary text:
-"<|endoftext|>" written in a document becomes the ids of those characters, never the special id.
+`load(spec)` returns one; TOKENIZERS in kronecker/schema/keys.py lists the forms of a spec.  The bytes come from the
+vocabulary itself, never from `decode`, which replaces every token that is not valid UTF-8.  Special tokens are not
+recognised in text: "<|endoftext|>" in a document becomes the ids of its characters, never the special id.
 """
 
 from kronecker.tokenization.base import BYTE_SYMBOLS, END_OF_TEXT, Tokenizer, decoded

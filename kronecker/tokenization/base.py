@@ -1,4 +1,4 @@
-"""What the families of tokenizers share: the Tokenizer, its fingerprint, and the text that it has to keep as it is."""
+"""Shared by the families of tokenizers: the Tokenizer, its fingerprint, and text that a tokenizer must not change."""
 
 import dataclasses
 import hashlib
@@ -15,10 +15,10 @@ from kronecker.schema import choices, keys
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
 BYTE_SYMBOLS = 256
-SPACE_MARK = "▁"  # U+2581, how byte-fallback vocabularies write a space
+SPACE_MARK = "▁"  # U+2581, which stands for a space in byte-fallback vocabularies
 BYTE_PIECES = {f"<0x{value:02X}>": bytes([value]) for value in range(BYTE_SYMBOLS)}
 
-# Canonical composition (NFC) leaves all of it alone, as many real tokenizers apply that.
+# Canonical composition (NFC), which many real tokenizers apply, changes none of it.
 ORDINARY_TEXT = {
     "spaces": "a b",
     "runs of spaces": "a   b",
@@ -32,22 +32,22 @@ ORDINARY_TEXT = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A tokenizer's vocabulary and its encoder.  Pickling one stores its spec; unpickling loads it again.
+    """A tokenizer's vocabulary and its encoder.  Pickling stores the spec; unpickling loads it again.
 
-    What encoding keeps: byte-level vocabularies keep every byte of a text.  Those that write a space as U+2581
-    (SentencePiece, Metaspace) may put one space in front of a text and read a U+2581 in it as a space.  A normaliser
-    may compose characters (NFC, NFKC); one that changes ORDINARY_TEXT is refused.  `text_bytes` counts the text as
-    encoded: where a space is put in front, one byte a text too many, and bits per byte come out too low by that share.
+    Byte-level vocabularies keep every byte of a text.  Those that write a space as U+2581 (SentencePiece, Metaspace)
+    may prepend one space to a text and treat a U+2581 in it as a space.  A normaliser may compose characters (NFC,
+    NFKC); one that changes ORDINARY_TEXT is refused.  `text_bytes` counts the text as encoded: a prepended space adds
+    one byte per text, which lowers bits per byte by that share.
 
     Attributes:
-      spec: what `load` made it from.
+      spec: the argument of `load`.
       name: short, for labels and folder names.
       vocab_size: V, the largest id + 1.
       eot_id: the id that ends a document.
-      token_bytes: raw bytes of each id; a special token's are its literal text; None for an id that has none.
+      token_bytes: raw bytes of each id; for a special token its literal text; None for an id without bytes.
       special_ids: ids that ordinary text never encodes to.
-      text_bytes: int32 (V,), bytes of text an id stands for: 0 for special ids and ids without bytes.
-      fingerprint: sha256 of all that decides which ids a text becomes.
+      text_bytes: int32 (V,), number of bytes of text per id: 0 for special ids and ids without bytes.
+      fingerprint: sha256 of everything that decides how a text is encoded.
     """
 
     spec: str
@@ -65,9 +65,9 @@ class Tokenizer:
         return len(self.token_bytes)
 
     def encode_batch(self, texts: list[str], num_threads: int = 0) -> list[np.ndarray]:
-        """Returns the ids, uint32 (tokens,), of each text; no special id is among them.
+        """Returns the ids, uint32 (tokens,), of each text, without special ids.
 
-        `num_threads` of 0 is one a core.  The `tokenizers` library sizes its own pool: any value but 1 means all of it.
+        `num_threads`: 0 means one per core.  The `tokenizers` library has its own pool: any value but 1 uses all of it.
         """
         return [np.array(ids, np.uint32) for ids in self._encode(texts, num_threads or os.cpu_count() or 1)]
 
@@ -76,14 +76,14 @@ class Tokenizer:
         return b"".join(self.token_bytes[i] or b"" for i in ids)
 
     def bytes_from(self, byte_source: str) -> tuple[bytes | None, ...]:
-        """Returns the bytes of each id that a code is built from; None for an id that has none.
+        """Returns the bytes of each id for building codes; None for an id without bytes.
 
-        "raw" gives `token_bytes`; "decode" what the author's package takes: the byte of a piece `<0xNN>`, the literal
-        text of a special token, else the UTF-8 of the library's `decode([id])`.  That loses fragments of characters in
-        U+FFFD, and the leading space of every token where a space is put in front of texts, so that far more tokens
-        share a code.
+        "raw" returns `token_bytes`.  "decode" returns the bytes that the author's package uses: the byte of a piece
+        `<0xNN>`, the literal text of a special token, otherwise the UTF-8 of the library's `decode([id])`.  Decoding
+        turns fragments of characters into U+FFFD, and drops the leading space of every token if the tokenizer prepends
+        a space, so far more tokens share a code.
 
-        Raises ValueError if the source is not known.
+        Raises ValueError if the source is unknown.
         """
         if byte_source not in choices.BYTE_SOURCES:
             raise ValueError(f"embedding.byte_source is {byte_source!r}; allowed: {', '.join(choices.BYTE_SOURCES)}")
@@ -99,22 +99,22 @@ def assemble(
     encode: Callable[[list[str], int], list[list[int]]],
     library_decoded: Callable[[], tuple[bytes | None, ...]] | None = None,
 ) -> Tokenizer:
-    """Returns the Tokenizer of what a family read from its file.
+    """Returns a Tokenizer.
 
     Args:
       token_bytes: raw bytes of each id.
       special: literal text -> id of the tokens that text never encodes to.
-      rules: what, beside the vocabulary, decides which ids a text becomes; JSON can hold it.
-      encode: texts, threads -> ids of each.
-      library_decoded: bytes of each id by the library's own decode; None: as a byte-level library decodes.
+      rules: JSON of everything except the vocabulary that decides how a text is encoded.
+      encode: (texts, threads) -> ids of each text.
+      library_decoded: bytes of each id from the library's own decode; None: as a byte-level library decodes.
 
     Raises:
-      ValueError: if no special token ends a text.
+      ValueError: if there is no end-of-text token.
     """
     eot_id = next((special[text] for text in END_OF_TEXT_NAMES if text in special), None)
     if eot_id is None:
         raise ValueError(
-            f"tokenizer {spec}: no special token ends a text; it needs one of {' '.join(END_OF_TEXT_NAMES)}"
+            f"tokenizer {spec}: it has no end-of-text token; use one that has one of {' '.join(END_OF_TEXT_NAMES)}"
         )
     special_ids = frozenset(special.values())
     text_bytes = [0 if i in special_ids else len(token or b"") for i, token in enumerate(token_bytes)]
@@ -135,39 +135,38 @@ def assemble(
 
 
 def refuse_changed_text(tokenizer: Tokenizer) -> None:
-    """Raises a ValueError if ORDINARY_TEXT does not come back byte for byte, one space in front aside."""
+    """Raises a ValueError if encoding changes a byte of ORDINARY_TEXT, except for one prepended space."""
     for what, text in ORDINARY_TEXT.items():
         found = tokenizer.decode(tokenizer.encode_batch([text], num_threads=1)[0])
         if found not in (text.encode(), b" " + text.encode()):
             raise ValueError(
                 f"tokenizer {tokenizer.spec}: it changes {what}: {text!r} becomes {found.decode(errors='replace')!r}, "
-                "and bits per byte would count other bytes than the text's; use a tokenizer that keeps text as it is"
+                "so bits per byte would count the wrong bytes; use a tokenizer that does not change text"
             )
 
 
 def label(path: epath.PathLike) -> str:
-    """Returns a short name for a tokenizer's file: its own, or its folder's for NAME/tokenizer.json and the like."""
+    """Returns a short name for a tokenizer's file: its own name, or its folder's, as for NAME/tokenizer.json."""
     path = epath.Path(path)
     name = path.name.removesuffix(".json").removesuffix(".model").removesuffix(".tokenizer")
     return path.absolute().parent.name if name in ("tokenizer", "tekken") else name
 
 
 def read(spec: str, path: epath.PathLike) -> bytes:
-    """Returns a file's content; raises FileNotFoundError if there is none, ValueError if it cannot be read."""
+    """Returns a file's content; raises FileNotFoundError if it does not exist, ValueError if it cannot be read."""
     path = epath.Path(path).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; it takes {keys.TOKENIZERS.words}")
+        raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; tokenizer must be {keys.TOKENIZERS.words}")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"tokenizer {spec}: {path} cannot be read ({error.strerror}); expected a file") from error
+        raise ValueError(f"tokenizer {spec}: {path} cannot be read ({error.strerror}); give a file") from error
 
 
 def decoded(token_bytes: Sequence[bytes | None]) -> tuple[bytes | None, ...]:
-    """Returns the bytes that a byte-level tokenizer's `decode([id])` gives, as the author's package takes them.
+    """Returns the bytes of a byte-level tokenizer's `decode([id])`, which the author's package uses.
 
     Every part of a token that is not UTF-8 becomes U+FFFD, so all fragments of characters share a few byte strings.
-    This is byte_source "decode" of byte-level vocabularies, whose raw bytes say all there is to know; those with byte
-    fallback differ: `Tokenizer.bytes_from` covers both.
+    This is byte_source "decode" of byte-level vocabularies; for byte fallback see `Tokenizer.bytes_from`.
     """
     return tuple(None if token is None else token.decode(errors="replace").encode() for token in token_bytes)

@@ -12,8 +12,7 @@ from kronecker.tokenization import base
 def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
     """Trains a byte-level BPE and writes its tokenizer.json; the same texts always give the same file.
 
-    Of `size` ids fewer come out when the text has too few distinct pairs. Raises ValueError if `size` has no room for
-    the 256 bytes and <|endoftext|>.
+    It has fewer than `size` ids if the text has too few distinct pairs.  Raises ValueError if `size` is below 257.
     """
     if size <= base.BYTE_SYMBOLS:
         raise ValueError(f"tokenizer is 'bpe:{size}'; SIZE must be at least 257: the 256 bytes and {base.END_OF_TEXT}")

@@ -1,4 +1,4 @@
-"""The families of tokenizers, by the spec that names one."""
+"""Loads a tokenizer by its spec, from the right family."""
 
 import copyreg
 
@@ -18,11 +18,9 @@ _FILES = {
 
 
 def load(spec: str) -> Tokenizer:
-    """Returns the tokenizer that `spec` names, of keys.TOKENIZERS.
+    """Returns the tokenizer that `spec` names, in a form of keys.TOKENIZERS except bpe:SIZE, which preparation trains.
 
-    bpe:SIZE is none of them: data preparation trains it first.
-
-    Raises FileNotFoundError if the file is not there; ValueError if the spec has no known form, or its file is damaged,
+    Raises FileNotFoundError if the file does not exist; ValueError if the form is unknown, or the file is damaged,
     unknown, without an end-of-text token, or of a tokenizer that changes ordinary text.
     """
     kind, _, argument = spec.partition(":")
@@ -32,8 +30,8 @@ def load(spec: str) -> Tokenizer:
         return tiktoken_ranks.registered(spec, argument)
     if kind in _FILES and argument:
         return _FILES[kind](spec, argument)
-    raise ValueError(f"tokenizer is {spec!r}; it takes {keys.TOKENIZERS.words}")
+    raise ValueError(f"tokenizer is {spec!r}; it must be {keys.TOKENIZERS.words}")
 
 
-# A tokenizer holds the libraries' objects, which do not pickle; its spec does.
+# A tokenizer holds library objects that cannot be pickled, but its spec can.
 copyreg.pickle(Tokenizer, lambda tokenizer: (load, (tokenizer.spec,)))

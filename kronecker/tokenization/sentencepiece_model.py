@@ -11,26 +11,28 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     """Returns the tokenizer of a SentencePiece model.
 
     The raw bytes of a byte piece are its byte, of a control or unknown piece its literal text, of any other its text
-    with U+2581 for a space.  So the bytes of the ids of a text are the text after the model's own normalisation: the
-    models of Llama 2 and Mistral put one space in front of a text that is not empty and read a U+2581 written in it as
-    a space; nothing else of it changes.  A model may also compose characters (NFKC); one that drops or changes ordinary
-    text, such as runs of spaces, is refused.  User-defined pieces are found in text and stand for their own.
+    with U+2581 replaced by a space.  So the bytes of a text's ids are the text after the model's own normalisation: the
+    models of Llama 2 and Mistral prepend one space to a text that is not empty and treat a U+2581 in it as a space, and
+    change nothing else.  A model may compose characters (NFKC); one that changes ordinary text, such as repeated
+    spaces, is refused.  User-defined pieces are recognised in text, and their bytes are their own text.
 
-    Raises FileNotFoundError if the file is not there; ValueError if it is damaged, has no byte fallback, no end of
-    text, or changes ordinary text.
+    Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, has no byte fallback, has no
+    end-of-text token, or changes ordinary text.
     """
     content = base.read(spec, path)
     model = sentencepiece.SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(content)
     except RuntimeError as error:
-        raise ValueError(f"tokenizer {spec}: not a SentencePiece model, or a damaged one; fetch it again") from error
+        raise ValueError(
+            f"tokenizer {spec}: the file is not a SentencePiece model, or is damaged; download it again"
+        ) from error
     ids = range(model.vocab_size())
     pieces = [model.id_to_piece(i) for i in ids]
     if not any(map(model.is_byte, ids)):
         raise ValueError(
-            f"tokenizer {spec}: a model without byte fallback, so characters it does not know have no bytes; "
-            "use one that was trained with byte_fallback"
+            f"tokenizer {spec}: the model has no byte fallback, so characters outside its vocabulary have no bytes; "
+            "use one trained with byte_fallback"
         )
     literal = {i for i in ids if model.is_control(i) or model.is_unknown(i)}
     token_bytes = tuple(_raw_bytes(piece, i in literal, model.is_byte(i)) for i, piece in enumerate(pieces))

@@ -1,11 +1,11 @@
-"""tekken: one JSON file with the pattern, the ranks and the sizes; the special ids come first, tiktoken merges."""
+"""tekken: one JSON file with the pattern, the ranks and the sizes; special ids come first; tiktoken does the merges."""
 
 import base64
 import json
 
 from kronecker.tokenization import base, tiktoken_ranks
 
-# The names of files that leave them out, up to version v7; ids that have no name are <SPECIAL_id> in all versions.
+# Names of the special tokens, for files up to version v7, which omit them; in all versions other ids are <SPECIAL_id>.
 UNNAMED = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
     *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
@@ -14,10 +14,9 @@ UNNAMED = (
 
 
 def from_file(spec: str, path: str) -> base.Tokenizer:
-    """Returns the tokenizer of a tekken.json, its vocabulary cut to the size that the file names as the default.
+    """Returns the tokenizer of a tekken.json, with its vocabulary cut to the file's default size.
 
-    Raises FileNotFoundError if the file is not there; ValueError if it is not a tekken file, or lacks ranks or single
-    bytes.
+    Raises FileNotFoundError if the file does not exist; ValueError if it is no tekken file, or lacks ranks or bytes.
     """
     content = base.read(spec, path)
     try:
@@ -40,15 +39,16 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         pattern = str(sizes["pattern"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
-        raise ValueError(f"tokenizer {spec}: not a tekken.json ({fault}); expected its config and vocab") from error
+        raise ValueError(f"tokenizer {spec}: not a tekken.json ({fault}); it must have config and vocab") from error
     if sorted(names) != list(range(specials)) or len(set(names.values())) < specials:
         raise ValueError(
-            f"tokenizer {spec}: its special tokens are not {specials:,} texts for ids 0 to {specials - 1:,}"
+            f"tokenizer {spec}: its special tokens must be {specials:,} distinct texts with ids 0 to {specials - 1:,}; "
+            "download the file again"
         )
     if sorted(ranks.values()) != list(range(specials, size)):
         raise ValueError(
-            f"tokenizer {spec}: {len(ranks):,} of the {size - specials:,} tokens of its default vocabulary are there; "
-            "fetch the file again"
+            f"tokenizer {spec}: it has {len(ranks):,} of the {size - specials:,} tokens of its default vocabulary; "
+            "download the file again"
         )
     special = {text: rank for rank, text in names.items()}
     return tiktoken_ranks.from_ranks(spec, base.label(path), ranks, pattern, special)

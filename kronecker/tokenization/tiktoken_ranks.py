@@ -1,4 +1,4 @@
-"""tiktoken: rank files, the encodings it knows by name, and GPT-2's, which ships with the package."""
+"""tiktoken: rank files, its named encodings, and GPT-2's, whose rank file is part of this package."""
 
 import base64
 import dataclasses
@@ -17,11 +17,11 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 @dataclasses.dataclass(frozen=True)
 class _Encoding:
-    """What a rank file leaves out: how text is split before merging, and the special tokens."""
+    """What a rank file lacks: the pattern that splits text before merging, and the special tokens."""
 
     sha256: str
     pattern: str
-    special: Mapping[str, int] | None  # None: <|endoftext|> alone, after the last rank
+    special: Mapping[str, int] | None  # None: only <|endoftext|>, with the id after the last rank
 
 
 _CL100K_PATTERN = (
@@ -57,7 +57,7 @@ _ENCODINGS = {
         ),
         special={END_OF_TEXT: 199999, "<|endofprompt|>": 200018},
     ),
-    # The three specials all of Qwen 1 to 3 agree on.  Its chat stacks also apply NFC, which would lose bytes of text.
+    # The three special tokens that Qwen 1 to 3 share.  Its chat tools also apply NFC, which would change bytes of text.
     "qwen": _Encoding(
         sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
         pattern=_CL100K_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"),
@@ -67,24 +67,24 @@ _ENCODINGS = {
 
 
 def shipped_gpt2() -> base.Tokenizer:
-    """Returns GPT-2's tokenizer; raises ValueError if the file that came with the package is damaged."""
+    """Returns GPT-2's tokenizer; raises ValueError if this package's rank file is damaged."""
     path = ASSETS / "gpt2.tiktoken"
     content = base.read("gpt2", path)
     if hashlib.sha256(content).hexdigest() != _ENCODINGS["gpt2"].sha256:
-        raise ValueError(f"tokenizer gpt2: {path} is damaged, its sha256 is off; install the package again")
+        raise ValueError(f"tokenizer gpt2: {path} is damaged (wrong sha256); install the package again")
     return _from_content("gpt2", "gpt2", content, _ENCODINGS["gpt2"])
 
 
 def registered(spec: str, name: str) -> base.Tokenizer:
-    """Returns an encoding that tiktoken knows; raises ValueError if its rank file is neither cached nor fetched."""
+    """Returns a named encoding of tiktoken; raises ValueError if its rank file is not cached and not downloadable."""
     try:
         encoding = tiktoken.get_encoding(name)
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors; a hash that is off is a ValueError
+    except (OSError, ValueError) as error:  # of requests: OSError; a wrong hash: ValueError
         raise ValueError(
-            f"tokenizer {spec}: its rank file could not be fetched ({type(error).__name__}); without a network set "
-            "TIKTOKEN_CACHE_DIR to a folder that holds it or give a rank file, tiktoken:PATH"
+            f"tokenizer {spec}: its rank file could not be downloaded ({type(error).__name__}); without a network, set "
+            "TIKTOKEN_CACHE_DIR to a folder that contains it, or give a rank file as tiktoken:PATH"
         ) from error
-    # tiktoken respells its patterns from release to release; a fingerprint must not follow where the splits are equal.
+    # tiktoken's releases rewrite equivalent patterns, which must not change a fingerprint.
     pattern = _ENCODINGS[name].pattern if name in _ENCODINGS else encoding._pat_str
     return _from_encoding(spec, name, encoding, pattern)
 
@@ -92,8 +92,8 @@ def registered(spec: str, name: str) -> base.Tokenizer:
 def from_file(spec: str, argument: str) -> base.Tokenizer:
     """Returns the tokenizer of a rank file, "PATH" or "PATH@NAME".
 
-    Raises FileNotFoundError if the file is not there; ValueError if it is no rank file, or neither a known one nor told
-    how to split text.
+    Raises FileNotFoundError if the file does not exist; ValueError if it is no rank file, or is an unknown one without
+    @NAME.
     """
     path, _, borrowed = argument.rpartition("@")
     if borrowed not in _ENCODINGS:
@@ -104,8 +104,8 @@ def from_file(spec: str, argument: str) -> base.Tokenizer:
     name = borrowed or known
     if not name:
         raise ValueError(
-            f"tokenizer {spec}: sha256 {sha256[:12]} is none of {', '.join(_ENCODINGS)}; fetch the file again if it "
-            f"should be, or write tiktoken:{path}@NAME to split text as one of them does"
+            f"tokenizer {spec}: sha256 {sha256[:12]} is not that of {', '.join(_ENCODINGS)}; download the file again "
+            f"if it is meant to be one of them, or write tiktoken:{path}@NAME to split text as one of them does"
         )
     if name == known:
         return _from_content(spec, name, content, _ENCODINGS[name])
@@ -115,22 +115,24 @@ def from_file(spec: str, argument: str) -> base.Tokenizer:
 def from_ranks(
     spec: str, name: str, ranks: Mapping[bytes, int], pattern: str, special: Mapping[str, int]
 ) -> base.Tokenizer:
-    """Returns a tokenizer whose merges tiktoken does.
+    """Returns a tokenizer that merges with tiktoken.
 
     Args:
-      ranks: id of each token, lower ones merged first; they may start above 0.
+      ranks: id of each token; lower ids merge first; they may start above 0.
       pattern: the regular expression that splits text before merging.
       special: literal text -> id.
 
     Raises:
-      ValueError: if two tokens have one rank, a byte has none, or the pattern is no regular expression.
+      ValueError: if two tokens have the same rank, a byte has none, or the pattern is no regular expression.
     """
     if len(set(ranks.values())) < len(ranks) or not all(bytes([value]) in ranks for value in range(BYTE_SYMBOLS)):
-        raise ValueError(f"tokenizer {spec}: a rank file has one rank a token and all 256 bytes; this one has not")
+        raise ValueError(
+            f"tokenizer {spec}: a rank file needs distinct ranks and all 256 single bytes; download the file again"
+        )
     try:
         library = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special))
     except ValueError as error:
-        raise ValueError(f"tokenizer {spec}: {' '.join(str(error).split())}; fetch the file again") from error
+        raise ValueError(f"tokenizer {spec}: {' '.join(str(error).split())}; download the file again") from error
     return _from_encoding(spec, name, library, pattern)
 
 
@@ -140,7 +142,7 @@ def _from_content(spec: str, name: str, content: bytes, encoding: _Encoding) -> 
             base64.b64decode(token, validate=True): int(rank) for token, rank in map(bytes.split, content.splitlines())
         }
     except ValueError as error:
-        raise ValueError(f"tokenizer {spec}: not a rank file, whose lines are 'base64 rank' ({error})") from error
+        raise ValueError(f"tokenizer {spec}: not a rank file ({error}); its lines must be 'base64 rank'") from error
     special = encoding.special or {END_OF_TEXT: max(ranks.values(), default=0) + 1}
     return from_ranks(spec, name, ranks, encoding.pattern, special)
 
@@ -157,7 +159,7 @@ def _from_encoding(spec: str, name: str, encoding: tiktoken.Encoding, pattern: s
         name,
         token_bytes=tuple(map(single, range(encoding.n_vocab))),
         special={text: encoding.encode_single_token(text) for text in encoding.special_tokens_set},
-        rules={"pattern": pattern},  # the ids are the merge ranks, so the vocabulary says the rest
-        # Not encode_to_numpy: tiktoken 0.9's turns special tokens written in the text into their ids.
+        rules={"pattern": pattern},  # the vocabulary decides the rest: its ids are the merge ranks
+        # Not encode_to_numpy: in tiktoken 0.9 it encodes special tokens in the text as their ids.
         encode=lambda texts, num_threads: encoding.encode_ordinary_batch(texts, num_threads=num_threads),
     )

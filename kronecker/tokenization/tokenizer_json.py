@@ -1,4 +1,4 @@
-"""tokenizer.json of the tokenizers library: byte-level vocabularies, and those that spell a space as U+2581."""
+"""tokenizer.json of the tokenizers library: byte-level vocabularies, and those that write a space as U+2581."""
 
 import json
 import re
@@ -15,18 +15,19 @@ BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 def from_file(spec: str, path: str) -> base.Tokenizer:
     """Returns the tokenizer of a tokenizer.json.
 
-    Added tokens that are not special are found in text, as the library does; their bytes are their own text.
+    Added tokens that are not special are recognised in text, as by the library; their bytes are their own text.
 
-    Raises FileNotFoundError if the file is not there; ValueError if it is damaged, has no end of text, has ids without
-    bytes, or changes ordinary text.
+    Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, has no end-of-text token, is
+    neither byte-level nor with byte fallback, or changes ordinary text.
     """
     content = base.read(spec, path)
     try:
         definition = json.loads(content)
         library = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"tokenizer {spec}: not a tokenizer.json ({str(error).splitlines()[0]})") from error
-    library.encode_special_tokens = True  # despite its name: special tokens in the text are text
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tokenizer {spec}: not a tokenizer.json ({reason}); download the file again") from error
+    library.encode_special_tokens = True  # despite its name, it encodes special tokens in the text as plain text
     library.no_truncation()
     library.no_padding()
     to_bytes = _raw_bytes_rule(spec, definition)
@@ -74,22 +75,22 @@ def _raw_bytes_rule(spec: str, definition: dict[str, Any]) -> Callable[[str], by
     parts = [definition.get("pre_tokenizer"), definition.get("decoder")]
     if any(part["type"] == "ByteLevel" for part in _parts(parts)):
         byte_of = _byte_level_alphabet()
-        # A token with a letter outside the alphabet cannot come out of text.
+        # Text never encodes to a token with a letter outside the alphabet.
         return lambda token: bytes(map(byte_of.get, token)) if byte_of.keys() >= set(token) else None
     if definition["model"].get("byte_fallback") or any(part["type"] == "ByteFallback" for part in _parts(parts)):
         return lambda token: base.BYTE_PIECES.get(token) or token.replace(base.SPACE_MARK, " ").encode()
     raise ValueError(
-        f"tokenizer {spec}: neither byte-level nor with byte fallback, so ids have no bytes; use one that is"
+        f"tokenizer {spec}: its ids have no bytes; use a tokenizer that is byte-level or has byte fallback"
     )
 
 
 def _refuse_replacements(spec: str, normalizer: Any) -> None:
-    """Texts cannot show what a Replace does, as it may wait for one rare string."""
+    """Checks the definition, because a Replace may change only rare strings, which no test text contains."""
     for part in _parts(normalizer):
         if part["type"] == "Replace" and (part["pattern"], part["content"]) != ({"String": " "}, base.SPACE_MARK):
             raise ValueError(
-                f"tokenizer {spec}: its normaliser replaces {part['pattern']} by {part['content']!r}, and bits per "
-                "byte would count other bytes than the text's; use a tokenizer that keeps text as it is"
+                f"tokenizer {spec}: its normaliser replaces {part['pattern']} by {part['content']!r}, so bits per byte "
+                "would count the wrong bytes; use a tokenizer that does not change text"
             )
 
 
@@ -104,7 +105,7 @@ def _parts(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Returns character -> byte of GPT-2's alphabet: printable Latin-1 stands for itself, the rest follow U+0100."""
+    """Returns character -> byte of GPT-2's alphabet: printable Latin-1 maps to itself, the rest follow from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [value for value in range(base.BYTE_SYMBOLS) if value not in printable]
     return {chr(value): value for value in printable} | {chr(0x100 + i): value for i, value in enumerate(others)}

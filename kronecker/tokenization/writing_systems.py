@@ -1,4 +1,4 @@
-"""The script of a token: Unicode's, of its first letter that has one."""
+"""The script of a token: the Unicode script of its first letter that has one."""
 
 import functools
 import unicodedata
@@ -8,12 +8,12 @@ from fontTools import unicodedata as scripts
 NOT_UTF8 = "bytes that are not UTF-8"
 OTHER_LETTERS = "other letters"
 DIGITS, WHITE_SPACE, SYMBOLS = "digits", "white space", "punctuation and symbols"
-_WEAK = {WHITE_SPACE: 0, SYMBOLS: 1, DIGITS: 2, OTHER_LETTERS: 3}  # what decides only where no script does
+_WEAK = {WHITE_SPACE: 0, SYMBOLS: 1, DIGITS: 2, OTHER_LETTERS: 3}  # used only if no character has a script
 _NO_SCRIPT = ("Zinh", "Zyyy", "Zzzz")  # Unicode's inherited, common and unknown
 
 
 def script(token: bytes) -> str:
-    """Returns the script of a token's first letter, or what a token without letters is made of."""
+    """Returns the script of a token's first letter, or the kind of its characters if it has no letter."""
     try:
         text = token.decode()
     except UnicodeDecodeError:

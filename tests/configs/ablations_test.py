@@ -1,6 +1,6 @@
-"""The ablations: what each runs, that its pairs are pairs, and that its docstring tells the truth about its cost.
+"""The ablations: the runs of each, that its pairs are valid pairs, and that the costs in its docstring are right.
 
-`PYTHONPATH=.:tests python tests/configs/ablations_test.py` writes the costs in the docstrings anew.
+`PYTHONPATH=.:tests python tests/configs/ablations_test.py` rewrites the costs in the docstrings.
 """
 
 import ast
@@ -30,7 +30,7 @@ from kronecker.training import cost
 ROOT = Path(__file__).parents[2]
 REWRITE = "PYTHONPATH=.:tests python tests/configs/ablations_test.py"
 ALL_SETTINGS = tuple(f"setting={name}" for name in settings.SETTINGS)
-# Every ablation: its runs a seed, and every argument that it takes.
+# Every ablation: its number of runs per seed, and every option that it accepts.
 ABLATIONS = {
     "configs/gpu_study.py": (6, ("",)),
     "configs/ablations/paper.py": (3, ("",)),
@@ -53,9 +53,11 @@ ABLATIONS = {
 }
 BESIDE_THE_STUDY = ("configs/ablations/collisions.py", "configs/ablations/twice_the_rate.py")
 RATES_DIFFER = ("configs/ablations/learning_rate.py", "configs/ablations/twice_the_rate.py")
-OF_ONE_ARM = ("configs/ablations/all_arms.py",)  # its docstring tells the cost of one, so that another changes no line
+OF_ONE_ARM = (
+    "configs/ablations/all_arms.py",
+)  # its docstring has the cost of one arm, so that new arms change no line
 EACH = [(path, arg) for path, (_, args) in ABLATIONS.items() for arg in args]
-# A file that the user brings, and where a contributor has it.
+# Files that the user provides, and their place in a contributor's checkout.
 FILES = {name: ROOT.parent / "shared" / "tokenizers" / name for name in ("tekken_240911.json", "o200k_base.tiktoken")}
 COST_LINE = re.compile(r"^  (?:(\S+=\S+) +)?(\d+ runs x .*)$", re.MULTILINE)
 COST_LINES = re.compile(r"(?<=prints it)([^\n]*:\n)(?:  .*\n)+")
@@ -64,7 +66,7 @@ Run = tuple[dict, ml_collections.ConfigDict]
 
 
 def runs_of(path: str, arg: str) -> dict[str, Run]:
-    """Returns the runs with the seeds that the sweep has unasked; a tokenizer's file is the contributor's."""
+    """Returns the runs with the sweep's default seeds, with the contributor's tokenizer files."""
     spec = f"{path}:{arg}" if arg else path
     return planning.expand(spec, None, {"tokenizer": located(config_files.load(spec).tokenizer)})
 
@@ -89,7 +91,7 @@ def skip_without_file(spec: str) -> None:
 
 
 def described(path: str, arg: str) -> str:
-    """Returns the cost that a docstring tells."""
+    """Returns the cost that the docstring must state."""
     runs = runs_of(path, arg)
     if path in OF_ONE_ARM:
         runs = {name: run for name, run in runs.items() if run[0][planning.ARM] == "kronecker"}
@@ -242,12 +244,12 @@ def test_the_baseline_in_a_docstring_is_one_that_compare_knows(tmp_path: Path, p
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("pos_dim.py:setting=papers", "setting is 'papers'; this config has: paper, gpu, study"),
-        ("multilingual.py:setting=study", "setting is 'study'; this config has: paper, gpu"),
-        ("multilingual.py:vocabulary=gpt2", "vocabulary is 'gpt2'; known: o200k, tekken"),
-        ("collisions.py:setting=gpu", "setting is 'gpu'; this config has: study"),
-        ("learning_rate.py:setting=paper", "setting is 'paper'; this config has: study, gpu"),
-        ("sizes.py:setting=gpu", "'setting' is not known; write :size=124m"),
+        ("pos_dim.py:setting=papers", "setting is 'papers'; allowed: paper, gpu, study"),
+        ("multilingual.py:setting=study", "setting is 'study'; allowed: paper, gpu"),
+        ("multilingual.py:vocabulary=gpt2", "vocabulary is 'gpt2'; allowed: o200k, tekken"),
+        ("collisions.py:setting=gpu", "setting is 'gpu'; allowed: study"),
+        ("learning_rate.py:setting=paper", "setting is 'paper'; allowed: study, gpu"),
+        ("sizes.py:setting=gpu", "'setting' is not known; for example :size=124m"),
     ],
 )
 def test_a_setting_that_an_ablation_does_not_have_is_refused(spec: str, message: str):

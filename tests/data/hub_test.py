@@ -181,7 +181,9 @@ def test_waits_double_up_to_the_longest(server, blob, tmp_path, monkeypatch):
 
 def test_a_hub_that_cannot_be_reached_ends_in_one_line(server, blob, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match=r"revision/main: .*refused.*, 4 times in a row; run again later"):
+    with pytest.raises(
+        ConnectionError, match=r"revision/main: .*refused.*, 4 times in a row; run the same command later"
+    ):
         fetch(tmp_path)
 
 
@@ -210,7 +212,7 @@ def test_a_hub_that_stays_down_ends_in_one_line_and_keeps_what_arrived(server, b
 
 def test_a_refusal_is_not_retried(server, blob, tmp_path):
     server.faults["data/a.parquet"] = [403]
-    with pytest.raises(ValueError, match="HTTP 403; check the name, and HF_TOKEN"):
+    with pytest.raises(ValueError, match=r"HTTP 403; check data\.source, and set HF_TOKEN"):
         fetch(tmp_path)
     assert len(server.requests["data/a.parquet"]) == 1
 

@@ -290,7 +290,7 @@ def test_a_prepared_folder_needs_neither_its_text_nor_its_place(tmp_path, tokeni
 def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
     source, _ = write_corpus(tmp_path)
     made, _ = preparation.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
-    with pytest.raises(ValueError, match=r"was prepared with tokenizer bpe:300, and gpt2 is not the same one"):
+    with pytest.raises(ValueError, match=r"was prepared with tokenizer bpe:300, but tokenizer is gpt2, which differs"):
         preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
 
 
@@ -309,11 +309,15 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "keys", "message"),
     [
-        ("\n\n", {}, "holds no text"),
-        ('{"text": ""}\n', {}, "holds no text"),
+        ("\n\n", {}, "contains no text"),
+        ('{"text": ""}\n', {}, "contains no text"),
         ('{"text": "a"}\n', {}, r"has no validation text among 1 documents; raise data.validation_fraction"),
         ('{"text": "a"}\n', {"validation_fraction": 0.999}, "has no training text"),
-        ('{"text": "a"}\n', {"text_field": "body"}, r"a.jsonl:1: there is no field 'body'"),
+        (
+            '{"text": "a"}\n',
+            {"text_field": "body"},
+            r"a.jsonl:1: data.text_field is 'body', but there is no such field",
+        ),
     ],
 )
 def test_a_corpus_that_cannot_be_used_leaves_no_folder(tmp_path, text, keys, message):
@@ -324,7 +328,7 @@ def test_a_corpus_that_cannot_be_used_leaves_no_folder(tmp_path, text, keys, mes
 
 
 def test_a_full_disk_ends_in_one_error_and_goes_on_when_there_is_room(undisturbed, small_disk):
-    with pytest.raises(OSError, match=r"cannot write .*No space left on device.*; free some space or set data.folder"):
+    with pytest.raises(OSError, match=r"cannot write .*No space left on device.*; free some space, or set data.folder"):
         preparation.ensure_prepared(configured(small_disk), SHARD_TOKENS)
     [folder] = small_disk.glob("stdlib*")
     assert len(shards.finished_parts(folder, 0)) > 1

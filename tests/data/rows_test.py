@@ -197,7 +197,7 @@ def test_validation_can_be_cut_to_its_first_sequences(prepared: manifests.Prepar
 
 def test_a_split_shorter_than_one_sequence_is_refused_with_what_is_needed(prepared: manifests.Prepared):
     with pytest.raises(
-        ValueError, match=r"401 tokens; train\.sequence = 401 needs 402; lower train\.sequence or prepare"
+        ValueError, match=r"401 tokens, but train\.sequence = 401 needs 402; lower train\.sequence or prepare"
     ):
         rows.train_batches(prepared, 401, 1, seed=0)
 
@@ -211,7 +211,7 @@ def test_an_empty_validation_split_is_refused_with_the_remedy(validation: tuple[
 
 @pytest.mark.parametrize("batches", [rows.train_batches, rows.validation_batches])
 def test_a_batch_the_hosts_cannot_share_is_refused(batches, prepared: manifests.Prepared):
-    with pytest.raises(ValueError, match="a batch of 6 sequences does not divide by 4 hosts"):
+    with pytest.raises(ValueError, match="a batch of 6 sequences is not divisible by 4 hosts"):
         batches(prepared, 10, 6, 0, process_count=4)
 
 
@@ -249,7 +249,7 @@ def test_a_damaged_record_is_named_when_a_batch_reads_it(copy: Path):
 def test_a_shard_of_another_size_is_named_at_the_start(change, copy: Path):
     shard = copy / "kronecker-train.array_record-00003-of-00004"
     shard.write_bytes(change(shard.read_bytes()))
-    with pytest.raises(ValueError, match=f"^{shard} is damaged: it has .* bytes, the manifest says 131,072; delete"):
+    with pytest.raises(ValueError, match=f"^{shard} is damaged: it has .* bytes, but 131,072 in the manifest; delete"):
         manifests.open_prepared(copy)
 
 
@@ -295,7 +295,10 @@ def test_a_manifest_that_is_none_is_named(content: str, copy: Path):
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("tokens_per_record", 16, "was changed after it was written"), ("version", 2, "has version 2, this code reads 1")],
+    [
+        ("tokens_per_record", 16, "was changed after it was written"),
+        ("version", 2, "has version 2, but this code reads 1"),
+    ],
 )
 def test_a_manifest_that_was_edited_or_is_of_another_version_is_refused(key: str, value: int, message: str, copy: Path):
     manifest = json.loads((copy / manifests.MANIFEST).read_text()) | {key: value}
@@ -307,7 +310,7 @@ def test_a_manifest_that_was_edited_or_is_of_another_version_is_refused(key: str
 def test_records_of_another_size_than_the_manifests_are_refused(copy: Path):
     manifest = json.loads((copy / manifests.MANIFEST).read_text()) | {"tokens_per_record": 64}
     write_manifest(copy, manifest)
-    with pytest.raises(ValueError, match="its records do not hold 64 ids"):
+    with pytest.raises(ValueError, match="a record does not have 64 ids"):
         rows.Stream(manifests.open_prepared(copy), "train").read(0, 1)
 
 

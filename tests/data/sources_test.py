@@ -99,7 +99,9 @@ def test_the_share_read_ends_at_all_of_it(form):
 
 
 def test_a_missing_field_is_named_with_those_that_are_there(form):
-    with pytest.raises(ValueError, match=r"there is no field 'body'; set data.text_field to one of .*text"):
+    with pytest.raises(
+        ValueError, match=r"data.text_field is 'body', but there is no such field; set it to one of .*text"
+    ):
         documents(opened(form, text_field="body"))
 
 
@@ -146,7 +148,7 @@ def test_null_is_an_empty_document(tmp_path):
 
 def test_a_field_that_holds_no_text_is_refused(tmp_path):
     form = write_parquet(tmp_path / "a.parquet", {"text": [1, 2]})
-    with pytest.raises(ValueError, match=r"a.parquet: row 1: 'text' holds int, not text; set data.text_field"):
+    with pytest.raises(ValueError, match=r"a.parquet: row 1: the field 'text' is int, not text; set data.text_field"):
         documents(opened(form))
 
 
@@ -158,7 +160,7 @@ def test_the_split_field_says_which_split(tmp_path):
 
 def test_an_unknown_split_is_refused(tmp_path):
     form = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "split": "test"}])
-    with pytest.raises(ValueError, match=r"a.jsonl:1: 'split' .* is 'test'; allowed: train, validation"):
+    with pytest.raises(ValueError, match=r"a.jsonl:1: the field 'split' .* is 'test'; allowed: train, validation"):
         documents(opened(form, split_field="split"))
 
 
@@ -189,13 +191,13 @@ def test_a_cut_off_file_is_named(tmp_path, suffix, streams):
     file = tmp_path / f"a.jsonl{suffix}"
     write_streams(file, streams)
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=rf"a.jsonl{suffix}: damaged or cut off"):
+    with pytest.raises(ValueError, match=rf"a.jsonl{suffix}: damaged or truncated"):
         documents(opened(f"jsonl:{file}"))
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n\n{"text": \n')
-    with pytest.raises(ValueError, match=r"a.jsonl:3: not a JSON object"):
+    with pytest.raises(ValueError, match=r"a.jsonl:3: not valid JSON"):
         documents(opened(f"jsonl:{tmp_path}"))
 
 

@@ -273,7 +273,7 @@ def test_the_bytes_are_an_argument_of_the_program_and_not_in_it(implementation: 
 
 def test_cached_codes_above_the_limit_are_refused_with_their_size(small_table: codec.ByteTable):
     wide = codec.byte_table([bytes([value % 256]) for value in range(50_304)], 16)
-    with pytest.raises(ValueError, match=r"\(50,304, 4,096\) codes, 824 MB in float32, above .*cache_limit_mb = 800"):
+    with pytest.raises(ValueError, match=r"\(50,304, 4,096\) codes of 824 MB in float32, above .*cache_limit_mb = 800"):
         implementations.prepare(bags.kronecker_bag(wide), "cached", jnp.float32, limit_mb=800)
     assert implementations.prepare(bags.kronecker_bag(small_table), "cached").codes.shape == (
         len(small_table.lengths),
@@ -297,7 +297,7 @@ def test_an_unknown_norm_is_refused(small_table: codec.ByteTable):
 
 
 def test_a_projection_of_the_wrong_height_is_refused(small_table: codec.ByteTable):
-    with pytest.raises(ValueError, match="rows; this code has"):
+    with pytest.raises(ValueError, match="rows but needs"):
         implementations.product(
             jnp.ones((small_table.code_dim - 1, WIDTH)), bags.kronecker_bag(small_table), np.zeros(3, np.int32)
         )

@@ -30,9 +30,13 @@ def test_help_shows_a_full_example_and_every_flag(script: str):
     ("arguments", "message"),
     [
         (["--config=configs/demo.py", "--config.model.layerz=3"], "config.model.layerz: there is no such key; did you"),
-        (["--config=configs/demo.py", "--config.model.layers=three"], "--config.model.layers=three"),
+        (
+            ["--config=configs/demo.py", "--config.model=3"],
+            "config.model is a group of keys; set one of model.attention",
+        ),
+        (["--config=configs/demo.py", "--noconfig.model.biasx"], "there is no such key; did you mean model.bias?"),
         (["--config=configs/nope.py"], "configs/nope.py: no such file; configs/ holds"),
-        (["--config=configs/demo.py:arm=tables"], "arm is 'tables'; known: factorized"),
+        (["--config=configs/demo.py:arm=tables"], "arm is 'tables'; allowed: factorized"),
         (["--config=configs/demo.py", "--workdirs=x"], "Did you mean: workdir"),
         (["--config=configs/demo.py"], "--workdir is missing; for example"),
         (["--workdir=x"], "--config is missing; for example"),
@@ -47,3 +51,35 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (ROOT / "x").exists()
+
+
+WRONG_TYPES = {
+    "--config.train.steps=1e3": "train.steps is '1e3'; it must be a whole number in digits, at least 0, in updates; "
+    "for example --config.train.steps=1000",
+    "--config.train.steps=3.5": "train.steps is '3.5'; it must be a whole number in digits, at least 0, in updates; "
+    "for example --config.train.steps=0",
+    "--config.model.layers=three": "model.layers is 'three'; it must be a whole number in digits, at least 1; "
+    "for example --config.model.layers=4",
+    "--config.train.lr=abc": "train.lr is 'abc'; it must be a number, above 0; for example --config.train.lr=0.001",
+    "--config.train.lr=(1,2)": "train.lr is '(1,2)'; it must be a number, above 0; for example --config.train.lr=0.001",
+    "--config.train.lr=": "train.lr is ''; it must be a number, above 0; for example --config.train.lr=0.001",
+    "--config.train.lr": "train.lr has no value; it must be a number, above 0; for example --config.train.lr=0.001",
+    "--config.log.wandb": "log.wandb has no value; it must be text; for example --config.log.wandb=TEXT",
+    "--config.model.scan_layers=yes": "model.scan_layers is 'yes'; it must be true or false; "
+    "for example --config.model.scan_layers=false",
+    "--config.seed=-1": "seed is -1; it must be from 0 to 4294967295; the default is 0",
+    "--config.seed=99999999999": "seed is 99999999999; it must be from 0 to 4294967295; the default is 0",
+}
+
+
+@pytest.mark.parametrize("script", ["train.py", "scripts/prepare_data.py"])
+@pytest.mark.parametrize("flag", WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_refused_with_the_key_the_allowed_values_and_an_example(script: str, flag: str):
+    done = run(script, "--config=configs/demo.py", flag, *(["--workdir=x"] if script == "train.py" else []))
+    assert (done.returncode, done.stderr) == (2, f"error: {WRONG_TYPES[flag]}\n")
+    assert not (ROOT / "x").exists()
+
+
+def test_true_and_false_keys_need_no_value():
+    switches = ["--config.model.remat", "--noconfig.model.bias", "--config.seed", "-1"]
+    assert "seed is -1" in run("train.py", "--config=configs/demo.py", "--workdir=x", *switches).stderr

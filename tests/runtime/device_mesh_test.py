@@ -109,8 +109,11 @@ def test_the_rest_of_the_devices_goes_to_the_axis_of_minus_one():
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"fsdp": 3}, "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1: no multiple of 3 devices, there are 8"),
-        ({"data": 4}, "mesh.data=4, mesh.fsdp=1, mesh.tensor=1: 4 devices, there are 8"),
+        (
+            {"fsdp": 3},
+            "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1: the axes multiply to 3, which does not divide 8 devices",
+        ),
+        ({"data": 4}, "mesh.data=4, mesh.fsdp=1, mesh.tensor=1: the axes multiply to 4, not 8 devices"),
     ],
 )
 def test_sizes_that_do_not_make_up_the_devices_are_refused(own: dict[str, int], message: str):
@@ -120,7 +123,9 @@ def test_sizes_that_do_not_make_up_the_devices_are_refused(own: dict[str, int], 
 
 def test_a_batch_that_the_mesh_cannot_split_is_refused():
     c = base.apply(base.get_config(), {"train.batch": 12, "eval.batch": 8, "mesh.fsdp": 2})
-    with pytest.raises(ValueError, match=r"leaves 12 sequences, not divisible by 8 parts of a batch \(mesh.data 4 x"):
+    with pytest.raises(
+        ValueError, match=r"12 sequences, not divisible by the 8 devices that split a batch \(mesh.data 4 x"
+    ):
         resolution.resolve(c, 8)
     assert resolution.resolve(c, 4).train.batch == 12
 

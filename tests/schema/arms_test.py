@@ -219,11 +219,23 @@ def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementa
 @pytest.mark.parametrize(
     ("arm", "keys", "message"),
     [
-        ("head_tail", {"embedding__truncation": "head"}, "needs embedding.truncation=head_tail, got head"),
-        ("hash_ngram", {"embedding__norm": "z"}, "needs embedding.norm=length, got z"),
-        ("factorized", {}, "embedding.rank is 2048, no low rank for a table of 128 x 128; set it below 128"),
-        ("kronecker", {"embedding__rank": 7}, "embedding.rank is 7, which kind kronecker does not have"),
-        ("random_code", {"model__tie_head": True}, "needs embedding.kind table or kronecker, got random_code"),
+        (
+            "head_tail",
+            {"embedding__truncation": "head"},
+            "embedding.truncation is head but embedding.kind=head_tail needs head_tail",
+        ),
+        ("hash_ngram", {"embedding__norm": "z"}, "embedding.norm is z but embedding.kind=hash_ngram needs length"),
+        ("factorized", {}, r"embedding.rank is 2048 but must be below min\(V, d\) = 128"),
+        (
+            "kronecker",
+            {"embedding__rank": 7},
+            "embedding.rank is 7 but embedding.kind=kronecker has no rank; set it to 0",
+        ),
+        (
+            "random_code",
+            {"model__tie_head": True},
+            "embedding.kind is random_code; set it to False, or use embedding.kind table or kronecker",
+        ),
     ],
 )
 def test_what_an_arm_cannot_be_is_refused_by_its_keys(arm: str, keys: dict, message: str):

@@ -93,19 +93,19 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"model.heads": 5}, 1, "model.heads is 5, which does not divide model.d_model 128"),
         ({"train.sequence": 300}, 1, "train.sequence is 300, longer than model.context 256"),
         ({"train.batch": 10, "train.accumulate": 4}, 1, "train.batch is 10, not divisible by train.accumulate 4"),
-        ({"train.batch": 12, "train.accumulate": 2}, 4, "leaves 6 sequences, not divisible by 4 parts of a batch"),
-        ({"eval.batch": 3}, 2, "eval.batch is 3, not divisible by 2 parts of a batch"),
+        ({"train.batch": 12, "train.accumulate": 2}, 4, "/ train.accumulate 2 = 6 sequences, not divisible by"),
+        ({"eval.batch": 3}, 2, "eval.batch is 3 sequences, not divisible by the 2 devices that split a batch"),
         (
             {"model.tie_head": True, "embedding.kind": "random_code"},
             1,
-            "model.tie_head needs embedding.kind table or kronecker",
+            "model.tie_head is True but embedding.kind is random_code; set it to False, or use embedding.kind table or",
         ),
         ({"train.lr": 0.0}, 1, "train.lr is 0.0; it must be above 0"),
         ({"train.clip": -1.0}, 1, "train.clip is -1.0; it must be at least 0; the default is 1.0"),
         ({"data.validation_fraction": 1.0}, 1, r"data.validation_fraction is 1.0; it must be in \[0, 1\)"),
         ({"embedding.pos_dim": 0}, 1, "embedding.pos_dim is 0; it must be at least 1"),
-        ({"train.steps": 5, "train.warmup_steps": 5}, 1, "train.warmup_steps is 5, not below train.steps 5"),
-        ({"checkpoint.every": 30, "checkpoint.keep_every": 100}, 1, "keep_every is 100, no multiple of"),
+        ({"train.steps": 5, "train.warmup_steps": 5}, 1, "train.warmup_steps is 5 but must be below train.steps 5"),
+        ({"checkpoint.every": 30, "checkpoint.keep_every": 100}, 1, "keep_every is 100, not a multiple of"),
         ({"model.padded_vocab": 60000}, 1, "model.padded_vocab is 60000; it is derived"),
         ({"embedding.kind": "table"}, 1, "embedding.arm is 'kronecker' but embedding.kind is 'table'"),
         ({"embedding.arm": "table_tied"}, 1, "embedding.arm is 'table_tied' but model.tie_head is False"),
@@ -124,15 +124,15 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"data.source": "stdlib:x"}, 1, "data.source is 'stdlib:x'; it must be one of"),
         ({"tokenizer": "gpt3"}, 1, "tokenizer is 'gpt3'; it must be one of gpt2, tiktoken:NAME"),
         ({"tokenizer": "bpe:"}, 1, "tokenizer is 'bpe:'; it must be one of gpt2"),
-        ({"tokenizer": "bpe:many"}, 1, "tokenizer is 'bpe:many'; write bpe:SIZE with at least 257 ids"),
-        ({"tokenizer": "bpe:256"}, 1, "tokenizer is 'bpe:256'; write bpe:SIZE with at least 257 ids"),
+        ({"tokenizer": "bpe:many"}, 1, "tokenizer is 'bpe:many'; write bpe:SIZE with SIZE at least 257"),
+        ({"tokenizer": "bpe:256"}, 1, "tokenizer is 'bpe:256'; write bpe:SIZE with SIZE at least 257"),
         (
             {"data.split_field": "split", "data.source": "text:prose"},
             1,
             "data.split_field is 'split', but data.source=text has no fields",
         ),
-        ({"mesh.fsdp": -1}, None, "mesh.data=-1, mesh.fsdp=-1, mesh.tensor=1: one at most is -1, for the rest"),
-        ({"mesh.tensor": 0}, None, "mesh.tensor is 0; it must be at least 1, or -1 for the rest"),
+        ({"mesh.fsdp": -1}, None, "mesh.data=-1, mesh.fsdp=-1, mesh.tensor=1: only one axis may be -1"),
+        ({"mesh.tensor": 0}, None, "mesh.tensor is 0; it must be at least 1, or -1 for all remaining"),
         ({"mesh.fsdp": 3}, None, "mesh.fsdp is 3, which does not divide model.d_model 128; choose a divisor"),
         ({"mesh.tensor": 8}, None, "mesh.tensor is 8, which does not divide model.heads 4; choose a divisor"),
     ],
@@ -144,7 +144,7 @@ def test_what_cannot_work_is_refused_by_name(overrides: dict, devices: int, mess
 
 def test_all_faults_come_in_one_message():
     c = base.apply(base.get_config(), {"embedding.kind": "x", "model.heads": 5, "train.sequence": 999})
-    with pytest.raises(ValueError, match=r"embedding.kind.*model.heads.*train.sequence"):
+    with pytest.raises(ValueError, match=r"\(1\) embedding.kind.*\(2\) model.heads.*\(3\) train.sequence"):
         resolution.resolve(c)
 
 
@@ -179,13 +179,13 @@ def test_a_mistake_in_a_config_file_is_named_with_its_line(tmp_path: Path, line:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("configs/gpt2.py:sise=124m", "'sise' is not known; write :size=124m"),
+        ("configs/gpt2.py:sise=124m", "'sise' is not known; for example :size=124m"),
         ("configs/gpt2.py:size=124m,size=30m", "'size' is repeated"),
-        ("configs/gpt2.py:size", "'size' is without a value"),
-        ("configs/gpt2.py:seed=x", "seed takes int, got 'x'"),
-        ("configs/gpt2.py:size=125m", "size is '125m'; known: 124m"),
-        ("configs/demo.py:arm=table", "arm is 'table'; known: .*factorized, hash_ngram"),
-        ("configs/nope.py", "no such file; configs/ holds arms.py"),
+        ("configs/gpt2.py:size", "'size' has no value"),
+        ("configs/gpt2.py:seed=x", "seed must be a whole number, got 'x'; for example :size=124m"),
+        ("configs/gpt2.py:size=125m", "size is '125m'; allowed: 124m"),
+        ("configs/demo.py:arm=table", "arm is 'table'; allowed: .*factorized, hash_ngram"),
+        ("configs/nope.py", "no such file; configs/ holds base.py, demo.py, gpt2.py, gpu_study.py, study.py$"),
         ("configs/base.py:x=1", "takes no argument after the colon"),
         ("configs/sizes.py", r"a config file defines get_config\(\)"),
     ],

@@ -310,7 +310,7 @@ LOSSY = {
 @pytest.mark.parametrize("loss", LOSSY)
 def test_a_tokenizer_json_that_changes_ordinary_text_is_refused(loss: str, tmp_path: Path):
     path = byte_level_json(tmp_path, **LOSSY[loss])
-    with pytest.raises(ValueError, match="bits per byte would count other bytes than the text's") as raised:
+    with pytest.raises(ValueError, match="bits per byte would count the wrong bytes") as raised:
         tokenization.load(f"tokenizers:{path}")
     assert f": it changes {loss}: " in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -347,8 +347,8 @@ def byte_level_json(folder: Path, **parts: object) -> Path:
             {"normalization_rule_name": "nfkc_cf"},
             "it changes capital letters: 'From aB to CD' becomes ' from ab to cd'",
         ),
-        ({"byte_fallback": False}, "without byte fallback, so characters it does not know have no bytes"),
-        ({"eos_id": -1}, "no special token ends a text"),
+        ({"byte_fallback": False}, "no byte fallback, so characters outside its vocabulary have no bytes"),
+        ({"eos_id": -1}, "it has no end-of-text token"),
     ],
 )
 def test_a_sentencepiece_model_that_loses_text_or_ends_none_is_refused(
@@ -361,15 +361,18 @@ def test_a_sentencepiece_model_that_loses_text_or_ends_none_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab": []}, "0 of the 258 tokens of its default vocabulary are there; fetch the file again"),
+        ({"vocab": []}, "it has 0 of the 258 tokens of its default vocabulary; download the file again"),
         ({"vocab": {}}, "0 of the 258 tokens"),
         ({"vocab": [{"rank": 0}]}, "not a tekken.json .*token_bytes"),
         ({"vocab": [{"rank": 0, "token_bytes": "%"}]}, "not a tekken.json"),
         ({"config": {}}, "not a tekken.json .*default_vocab_size"),
-        ({"config": TEKKEN_SIZES | {"pattern": "("}}, "fetch the file again"),
-        ({"config": TEKKEN_SIZES | {"default_vocab_size": 200}}, "all 256 bytes; this one has not"),
-        ({"special_tokens": [{"rank": 70, "token_str": "</s>"}]}, "special tokens are not 10 texts for ids 0 to 9"),
-        ({"special_tokens": [{"rank": 0, "token_str": "<SPECIAL_4>"}]}, "special tokens are not 10 texts"),
+        ({"config": TEKKEN_SIZES | {"pattern": "("}}, "download the file again"),
+        ({"config": TEKKEN_SIZES | {"default_vocab_size": 200}}, "all 256 single bytes; download"),
+        (
+            {"special_tokens": [{"rank": 70, "token_str": "</s>"}]},
+            "special tokens must be 10 distinct texts with ids 0 to 9",
+        ),
+        ({"special_tokens": [{"rank": 0, "token_str": "<SPECIAL_4>"}]}, "special tokens must be 10 distinct texts"),
     ],
 )
 def test_a_tekken_file_with_parts_missing_is_refused(changes: dict[str, object], message: str, tmp_path: Path):
@@ -406,7 +409,7 @@ def test_without_a_network_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("spec", ["", "gpt3", "gpt2:x", "tiktoken:", "tokenizers", "sentencepiece", "tekken:"])
 def test_a_spec_of_no_known_form_lists_the_forms(spec: str):
-    with pytest.raises(ValueError, match=r"takes one of gpt2, tiktoken:NAME, tiktoken:PATH, .*bpe:SIZE$"):
+    with pytest.raises(ValueError, match=r"must be one of gpt2, tiktoken:NAME, tiktoken:PATH, .*bpe:SIZE$"):
         tokenization.load(spec)
 
 
@@ -419,14 +422,14 @@ def test_a_missing_file_is_named(kind: str):
 @pytest.mark.parametrize(
     ("content", "spec", "message"),
     [
-        (b"IQ== 0\n", "tiktoken:{}", "sha256 .* is none of gpt2, cl100k_base, o200k_base, qwen"),
-        (b"\x00\xff\n", "tiktoken:{}@gpt2", "not a rank file, whose lines are 'base64 rank'"),
-        (b"IQ== 0\n", "tiktoken:{}@gpt2", "all 256 bytes; this one has not"),
+        (b"IQ== 0\n", "tiktoken:{}", "sha256 .* is not that of gpt2, cl100k_base, o200k_base, qwen"),
+        (b"\x00\xff\n", "tiktoken:{}@gpt2", "not a rank file .*; its lines must be 'base64 rank'"),
+        (b"IQ== 0\n", "tiktoken:{}@gpt2", "all 256 single bytes; download"),
         (b'{"model": ', "tokenizers:{}", "not a tokenizer.json"),
         (b'{"model": {"type": "BPE"}}', "tokenizers:{}", "not a tokenizer.json"),
         (b"\xff\xfe", "tokenizers:{}", "not a tokenizer.json"),
-        (b"", "sentencepiece:{}", "not a SentencePiece model, or a damaged one"),
-        (b"\xff\xfe", "sentencepiece:{}", "not a SentencePiece model, or a damaged one"),
+        (b"", "sentencepiece:{}", "not a SentencePiece model, or is damaged"),
+        (b"\xff\xfe", "sentencepiece:{}", "not a SentencePiece model, or is damaged"),
         (b"", "tekken:{}", "not a tekken.json"),
         (b"\xff\xfe", "tekken:{}", "not a tekken.json"),
         (b"[]", "tekken:{}", "not a tekken.json"),
@@ -458,14 +461,14 @@ def test_a_vocabulary_without_an_end_of_text_is_refused(tmp_path: Path):
     definition = library.Tokenizer(library.models.BPE(vocab={"a": 0}, merges=[]))
     definition.pre_tokenizer = library.pre_tokenizers.ByteLevel()
     definition.save(str(tmp_path / "t.json"))
-    with pytest.raises(ValueError, match="no special token ends a text; it needs one of"):
+    with pytest.raises(ValueError, match="it has no end-of-text token; use one that has one of"):
         tokenization.load(f"tokenizers:{tmp_path / 't.json'}")
 
 
 def test_a_vocabulary_whose_tokens_have_no_bytes_is_refused(tmp_path: Path):
     definition = library.Tokenizer(library.models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     definition.save(str(tmp_path / "t.json"))
-    with pytest.raises(ValueError, match="neither byte-level nor with byte fallback"):
+    with pytest.raises(ValueError, match="use a tokenizer that is byte-level or has byte fallback"):
         tokenization.load(f"tokenizers:{tmp_path / 't.json'}")
 
 

@@ -54,7 +54,7 @@ def test_a_tokenizer_that_is_not_there_leaves_the_flops_unknown():
 
 def test_a_rank_that_is_not_low_is_a_fault_and_not_an_unknown_cost():
     c = resolved(tokenizer="bpe:257", embedding__arm="factorized", embedding__kind="factorized", embedding__rank=128)
-    with pytest.raises(ValueError, match=r"embedding\.rank is 128, no low rank"):
+    with pytest.raises(ValueError, match=r"embedding\.rank is 128 but must be below"):
         cost.describe([c])
 
 
