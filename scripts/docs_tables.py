@@ -153,10 +153,10 @@ def rates_by_seed() -> str:
 
 
 def demo() -> str:
-    """Returns what compare.py prints of the demo's runs."""
+    """Returns the first table that compare.py prints of the demo's runs: the verdicts."""
     command = [sys.executable, str(ROOT / "scripts" / "compare.py"), str(_path("demo"))]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    lines = "\n".join(line.rstrip() for line in printed.splitlines())
+    lines = "\n".join(line.rstrip() for line in printed.partition("\n\n")[0].splitlines())
     return f"```text\n{lines}\n```"
 
 
