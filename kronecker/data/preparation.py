@@ -291,13 +291,18 @@ def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config:
     found = [part["splits"] for part in parts]
     count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
     data = config.data
+    more = "cut the text into more files: each is one document" if data.source.startswith("text:") else "add documents"
     if not count["train"]:
-        fault = "has no training text; add documents or lower data.validation_fraction"
+        fault = f"has no training text: all of its {count['validation']} documents are held out; " + (
+            f'set the field {data.split_field!r} of some to "train"'
+            if data.split_field
+            else f"lower data.validation_fraction (now {data.validation_fraction}) or {more}"
+        )
     elif not count["validation"] and (data.split_field or data.validation_fraction):
         fault = f"has no validation text among {count['train']} documents; " + (
             f'set the field {data.split_field!r} of some to "validation"'
             if data.split_field
-            else f"raise data.validation_fraction (now {data.validation_fraction}) or add documents"
+            else f"raise data.validation_fraction (now {data.validation_fraction}) or {more}"
         )
     else:
         return
