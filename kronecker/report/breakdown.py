@@ -117,23 +117,14 @@ _TARGET = "Groups by the token that is predicted."
 _INPUT = "Groups by the token before the predicted one: the last token that the input embedding encodes."
 _DECILE = "frequency decile (1: most frequent)"
 _WHOSE = (("target", "predicted", _TARGET), ("input", "input", _INPUT))
-GROUPINGS = (
-    *(
-        Grouping(
-            f"{short}_frequency",
-            f"By frequency of the {whose} token",
-            f"{about} {_FREQUENCY}",
-            _DECILE,
-            f"{short}s",
-            by_frequency,
-        )
-        for short, whose, about in _WHOSE
-    ),
-    *(
-        Grouping(f"{short}_{what}", f"By {what} of the {whose} token", about, axis, f"{short}s", of_ids)
-        for what, axis, of_ids in (("length", "bytes", by_length), ("script", "script", by_script))
-        for short, whose, about in _WHOSE
-    ),
+_WHAT = (
+    *(("frequency", _DECILE, f" {_FREQUENCY}", by_frequency), ("length", "bytes", "", by_length)),
+    ("script", "script", "", by_script),
+)
+GROUPINGS = tuple(
+    Grouping(f"{which}_{what}", f"By {what} of the {whose} token", about + more, axis, f"{which}s", of_ids)
+    for what, axis, more, of_ids in _WHAT
+    for which, whose, about in _WHOSE
 )
 
 

@@ -69,10 +69,6 @@ def _typeset(text: str) -> str:
     return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", signed)
 
 
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "assets" / "pages"),
     autoescape=True,
@@ -80,4 +76,8 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {"typeset": _typeset, "base64": _base64, "least_width": _least_width}
+_TEMPLATES.filters |= {
+    "typeset": _typeset,
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "least_width": _least_width,
+}
