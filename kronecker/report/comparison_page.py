@@ -86,7 +86,7 @@ def _limits(comparison: compare.Comparison) -> list[str]:
     totals = {run.params["total"] for run in comparison.runs}
     if len(totals) > 1:
         told.append(
-            "They do not show which part of a difference comes from parameter counts: the totals differ (see Costs)."
+            "The runs do not show which part of a difference is due to parameter counts: totals differ (see Costs)."
         )
     return told
 

@@ -210,9 +210,9 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
         ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
         ax.plot(difference.mean, row, "D", color=colour, markersize=6.5, gid=arm.name)
     ax.axvline(0, color=style[baseline][0], linewidth=1.2)
-    for side, text in ((-1, "← better"), (1, "worse →")):
-        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        ax.annotate(text, (0, 1), (6 * side, 3), **at, horizontalalignment="right" if side < 0 else "left")
+    for side, text, align in ((0, "← better", "left"), (1, "worse →", "right")):  # beside the line one may not fit
+        at = {"xycoords": "axes fraction", "textcoords": "offset points", "horizontalalignment": align}
+        ax.annotate(text, (side, 1), (0, 3), **at)
     ax.margins(x=0.12)
     label = f"final validation loss minus {baseline}'s (nats/token)"
     ax.set_xlabel(label, loc="right")  # centred below axes beside long names it would go over the figure's edge
