@@ -1,8 +1,8 @@
 """Pairs of a prompt and its misspelling: our own set, and any other from a JSON file.
 
-The paper has 11 categories of 10 and does not name them; the names and the prompts here are ours, 11 categories of 30.
-Only the clean prompts are stored.  Their typos are a function of prompt, operator and seed, so that another seed gives
-another set: how much a result owes to the draw of the typos can then be measured.
+The paper's 110 pairs, 11 categories of 10, are in its author's repository.  These are ours, 11 categories of 30.
+Only the clean prompts are stored.  Their typos are a function of prompt, operator and seed.  Another seed gives other
+typos, which shows how much a result depends on them.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Pair:
     category: str  # of the prompt
     clean: str  # the prompt
     typo: str  # the same with a typo
-    operator: str = ""  # which made the typo; empty where that is not known
+    operator: str = ""  # of the typo; empty if not known
 
 
 def clean_prompts() -> dict[str, list[str]]:
@@ -46,7 +46,8 @@ def pairs(seed: int = 0) -> list[Pair]:
 def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     """Returns the pairs of a JSON file: a list of {category, clean, typo}, or an object with it under `prompt_pairs`.
 
-    The second is how the reference's result files hold theirs.  A string `operator` is read too, other keys are not.
+    The second form is that of the result files in the author's repository.  A string `operator` is read too; other keys
+    are ignored.
 
     Raises FileNotFoundError if there is no such file; ValueError if it holds something else, or a pair of two equal
     prompts.
@@ -59,7 +60,10 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     if isinstance(listed, dict):
         listed = listed.get(LISTED)
     if not isinstance(listed, list) or not listed:
-        raise ValueError(f"{path}: no prompt pairs; it must hold a list of {{{', '.join(FIELDS)}}}, or one at {LISTED}")
+        raise ValueError(
+            f"{path}: no prompt pairs; the file must be a list of {{{', '.join(FIELDS)}}}, or an object with one under "
+            f"{LISTED!r}"
+        )
     return [_pair(entry, f"{path}: pair {i}") for i, entry in enumerate(listed)]
 
 

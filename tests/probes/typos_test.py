@@ -67,7 +67,7 @@ def test_a_shorter_word_is_hit_where_the_operator_cannot_change_the_longest():
 
 @pytest.mark.parametrize("prompt", ["", "Constantinople", "The cat sat on the refrigerator"])
 def test_a_prompt_without_a_word_to_hit_is_refused(prompt: str):
-    with pytest.raises(ValueError, match=r"drop finds nothing to misspell in .* at least 5 letters"):
+    with pytest.raises(ValueError, match=r"drop can misspell no word of .* at least 5 letters"):
         typos.misspell(prompt, "drop", 0)
 
 

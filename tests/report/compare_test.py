@@ -257,7 +257,7 @@ def test_the_script_prints_the_table_and_writes_every_number(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "kronecker: not resolved; on average 0.0200 nats/token below table_untied" in said
-    assert "per seed 0: -0.0300, 1: -0.0100, 2: -0.0200)." in said
+    assert "; seed 0: -0.0300, seed 1: -0.0100, seed 2: -0.0200)." in said
     written = json.loads((tmp_path / "compare.json").read_text())["arms"]["kronecker"]
     assert written["difference"]["per_seed"] == pytest.approx([-0.03, -0.01, -0.02])
     assert written["difference"]["verdict"] == "not resolved"
