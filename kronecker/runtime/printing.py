@@ -1,7 +1,9 @@
 """Tables of text and how they are printed, the same for every script."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from rich import box, console, measure
@@ -9,6 +11,7 @@ from rich import table as rich_table
 
 NARROWEST = 100  # characters; a pipe has no width
 WIDEST = 1000
+_UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,18 +27,38 @@ class Table:
 def show(*parts: Table | str, file: TextIO | None = None, wrap: bool = False) -> None:
     """Prints tables and texts one below the other; plain text where `file`, by default stdout, is not a terminal.
 
-    A table that is wider than the terminal is not cut.  `wrap` breaks long texts between words, at the width of the
-    terminal or of the widest table so far.
+    A table that is wider than the terminal is printed as a list: below each row's first cell the others, with their
+    headers.  `wrap` breaks long texts between words, at the width of the terminal or of the widest table so far.
     """
     screen = console.Console(file=file, highlight=False, markup=False)
     if not screen.is_terminal:
         screen.width = NARROWEST
     for part in parts:
         shown = _grid(part) if isinstance(part, Table) else part
-        if shown is not part:  # on a narrow terminal a wrapped row still says more than a cut one
+        if shown is not part:
             natural = measure.Measurement.get(screen, screen.options.update(max_width=WIDEST), shown).maximum
-            screen.width = max(screen.width, natural)
+            if screen.is_terminal and natural > screen.width:
+                shown = _list(part, screen.width)
+            else:
+                screen.width = max(screen.width, natural)
         screen.print(shown, soft_wrap=not wrap)
+
+
+def fill(parts: Iterable[str], between: str, width: int) -> str:
+    """Returns the parts on lines of at most `width` characters, with no part broken that fits into a line."""
+    line = between.join(part.replace(" ", _UNBROKEN) for part in parts)
+    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, width, **options).replace(_UNBROKEN, " ")
+
+
+def _list(told: Table, width: int) -> str:
+    headers = [re.sub(r"-\n|(?<=/)\n|\n(?=/)", "", header).replace("\n", " ") for header in told.headers]
+    lines = []
+    for i, (first, *others) in enumerate(row or [""] for row in told.rows):
+        cells = (f"{header} {cell}".strip() for header, cell in zip(headers[1:], others, strict=False) if cell)
+        quoted = "paper: " if i >= len(told.rows) - told.quoted else ""
+        lines += [f"{quoted}{first}", *filter(None, [fill(("", *cells), "  ", width)])]
+    return "\n".join(lines)
 
 
 def _grid(told: Table) -> rich_table.Table:

@@ -52,8 +52,8 @@ def show(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         losses = ("" if loss is None else f"{loss:.4f}" for loss in (outcome.train_loss, outcome.validation_loss))
         code = "" if outcome.exit_code is None else str(outcome.exit_code)
-        rows.append((outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code))
-    headers = ("run", "state", "seconds", "train loss", "val. loss", "exit code")
+        rows.append((outcome.name, outcome.state, f"{outcome.seconds:,.0f}", *losses, code))
+    headers = ("run", "state", "seconds", "train\nloss", "val.\nloss", "exit\ncode")
     printing.show(Table(headers, rows, ("run", "state")))
 
 
