@@ -14,6 +14,8 @@ from kronecker.model import build
 from kronecker.runtime import sharding
 from kronecker.training import train_step
 
+ENOUGH_TOKENS = 50_000  # held-out; the loss of fewer depends much on which they are
+
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -33,6 +35,18 @@ def held_out(prepared: manifests.Prepared, config: ml_collections.ConfigDict, me
         config.eval.sequences,
         *sharding.host_share(mesh),
     )
+
+
+def few_tokens(prepared: manifests.Prepared, config: ml_collections.ConfigDict) -> str | None:
+    """Returns a warning for an evaluation on few held-out tokens, with the key that gives it more; else None."""
+    every = prepared.tokens("validation") - 1
+    used = min(every, config.eval.sequences * config.train.sequence or every)
+    if used >= ENOUGH_TOKENS:
+        return None
+    remedy = f"raise data.validation_fraction (now {config.data.validation_fraction}) or use more text"
+    if used < every:
+        remedy = f"raise eval.sequences (now {config.eval.sequences}; 0: all {every:,} tokens)"
+    return f"warning: {used:,} held-out tokens are evaluated; below {ENOUGH_TOKENS:,} the loss is noisy; {remedy}"
 
 
 def make_evaluator(

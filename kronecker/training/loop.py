@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from kronecker.runtime import (
     machine,
     preemption,
     profiling,
+    progress,
     sharding,
     storage,
 )
@@ -187,7 +187,7 @@ class _Trainer:
                 leaves = asked_to_leave()
                 evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
                 if evaluates and not leaves and not log.has_validation(step):
-                    leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params, asked_to_leave))
+                    leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params), asked_to_leave)
                 saves = step > start and (step == last or step % c.checkpoint.every == 0)
                 if saves:
                     log.flush(step)  # also shows that what is saved is finite
@@ -224,7 +224,11 @@ class _Trainer:
             shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
             lines += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
             lines += [build.product_line(self.arm, self.config, self.mesh)]
-        return [*lines, determinism.line(self.config, self.mesh)]
+        return [
+            *lines,
+            determinism.line(self.config, self.mesh),
+            evaluation.few_tokens(self.prepared, self.config),
+        ]
 
     def _write_config(self) -> None:
         """Writes config.json and, unless the run goes on, env.json."""
@@ -293,5 +297,5 @@ def _is_lead() -> bool:
 
 
 def _print_lines(config: ml_collections.ConfigDict, lines: Sequence[str | None]) -> None:
-    words = "".join(f"{run_log.label(config)}  {line}\n" for line in lines if line)
-    print(words, end="", file=sys.stderr, flush=True)
+    for line in filter(None, lines):
+        progress.note(run_log.label(config), line)
