@@ -82,6 +82,8 @@ def main() -> int:
 
         resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
+        at_once = _PARALLEL.value if _LAUNCHER.value == "local" else resources.array_parallelism
+        print(planning.describe_time(planned, at_once))
         return 0
     if _LAUNCHER.value == "local":
         return local.execute(planned, out, _PARALLEL.value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from kronecker.runtime import locks
+from kronecker.runtime import locks, progress
 from kronecker.sweep import devices, planning, run_outcome, slurm
 
 LOGS = "logs"  # below the sweep's folder
@@ -70,12 +70,10 @@ class _Children:
             for process in self._alive:
                 process.wait()
 
-    def start(
-        self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
-    ) -> subprocess.Popen:
+    def start(self, command: Sequence[str], env: Mapping[str, str], log: Path | None = None) -> subprocess.Popen:
         """Returns the child that runs `command`, with the terminal or, out of the terminal's reach, with a log."""
         if log is None:
-            process = subprocess.Popen(command, pass_fds=(self._lock,))
+            process = subprocess.Popen(command, pass_fds=(self._lock,), env=env)
         else:
             log.parent.mkdir(exist_ok=True)
             with log.open("a") as file:
@@ -113,6 +111,12 @@ class _Children:
             process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 
 
+def _environment(later: Sequence[planning.Planned], parallel: int = 1) -> dict[str, str]:
+    """Returns a child's environment; its estimate of the sweep's time counts the runs that start `later`."""
+    tokens = sum(run.tokens for run in later if run.state != "finished") // parallel
+    return os.environ | {progress.SWEEP_TOKENS: str(tokens)}
+
+
 def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[run_outcome.Outcome]:
     outcomes = []
     for number, run in enumerate(planned, 1):
@@ -123,7 +127,7 @@ def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[r
         print(planning.header(number, planned), flush=True)
         began, code = time.monotonic(), -(children.stopped_by or 0)
         if not children.stopped_by:
-            code = children.wait(children.start(run.command))
+            code = children.wait(children.start(run.command, _environment(planned[number:])))
         outcomes.append(run_outcome.ended(run, time.monotonic() - began, code, bool(children.stopped_by)))
         if children.stopped_by:
             break
@@ -146,16 +150,18 @@ def _at_once(
         while waiting and free and not children.stopped_by:
             (number, run), share = waiting.pop(0), free.pop(0)
             log = out / LOGS / f"{run.name}.log"
-            process = children.start(run.command, os.environ | share.env, log)
+            env = _environment([run for _, run in waiting], len(shares)) | share.env
+            process = children.start(run.command, env, log)
             alive.append(_Child(number, run, share, process, time.monotonic()))
             words = f", {share.words}" if share.words else ""
-            print(f"{planning.header(number, planned)} (log: {log}{words})", flush=True)
+            print(f"{planning.header(number, planned)}\n  log: {log}{words}", flush=True)
         ended = [child for child in alive if children.has_ended(child.process)]
         for child in ended:
             seconds, code = time.monotonic() - child.began, child.process.returncode
             done = run_outcome.ended(child.run, seconds, code, bool(children.stopped_by))
             outcomes[child.run.name] = done
-            print(f"[{child.number}/{len(planned)}] {done.name} {done.state} after {seconds:.0f} s", flush=True)
+            took = progress.duration(seconds)
+            print(f"{planning.header(child.number, planned)} {done.state} after {took}", flush=True)
             alive.remove(child)
             free.append(child.share)
         if not ended:

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import shlex
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from kronecker.run import finished_runs, rundir
+from kronecker.run import finished_runs, rundir, sinks
+from kronecker.runtime import progress
 from kronecker.schema import config_files, dotted, resolution
 
 ARM, SEED = "embedding.arm", "seed"
@@ -31,6 +33,7 @@ class Planned:
     folder: Path
     command: tuple[str, ...]  # what runs it, or makes it go on
     grace_seconds: float = 0.0  # its checkpoint.grace_seconds; 0: not known
+    tokens: int = 0  # its train.tokens; 0: not known
 
     @property
     def state(self) -> str:
@@ -67,7 +70,7 @@ def _planned(
         _check_folder(folder, resolved)
         flags = (f"--config.{key}={value}" for key, value in settings.items())
         command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
-        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds))
+        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds, resolved.train.tokens))
     return planned
 
 
@@ -120,10 +123,23 @@ def describe(planned: Sequence[Planned]) -> str:
     return "\n".join(lines)
 
 
+def describe_time(planned: Sequence[Planned], parallel: int) -> str:
+    """Returns how long the unfinished runs train at the speed of those that have trained, `parallel` at a time."""
+    unfinished = [run for run in planned if run.state != "finished"]
+    if not unfinished:
+        return "time: every run has finished"
+    trained = {run: [line for line in sinks.read(epath.Path(run.folder)) if line["kind"] == "train"] for run in planned}
+    speeds = [lines[-1]["tokens_per_second"] for lines in trained.values() if lines]
+    if not speeds:
+        return "time: not known before a run here has trained; each run prints an estimate after its first steps"
+    tokens = sum(run.tokens - (trained[run][-1]["tokens"] if trained[run] else 0) for run in unfinished)
+    took = progress.duration(tokens / statistics.median(speeds) / min(parallel, len(unfinished)))
+    return f"time: about {took} for {len(unfinished)} unfinished runs at {statistics.median(speeds):,.0f} tokens/s"
+
+
 def header(number: int, planned: Sequence[Planned]) -> str:
     """Returns the line that stands for run `number`, counted from 1."""
-    run = planned[number - 1]
-    return f"[{number}/{len(planned)}] {run.name} -> {run.folder}"
+    return f"[{number}/{len(planned)}] {planned[number - 1].name}"
 
 
 def _check_setting(path: str, setting: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
