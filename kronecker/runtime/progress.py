@@ -78,7 +78,7 @@ def duration(seconds: float) -> str:
 
 
 class Stopwatch:
-    """Counts the seconds of training; evaluation, saving and the time before a resume's first step stay out."""
+    """Counts training seconds, without evaluation, saving and the time before a resumed run's first step."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._before = seconds
@@ -86,7 +86,7 @@ class Stopwatch:
         self._paused = 0.0
 
     def seconds(self) -> float:
-        """Returns the training seconds so far, those of earlier processes of this run included."""
+        """Returns the training seconds so far, including those of this run's earlier processes."""
         return self._before + time.perf_counter() - self._start - self._paused
 
     @contextlib.contextmanager
