@@ -58,7 +58,7 @@ class Pace:
                 a_token = (times[-1] - times[-2]) / (c.eval.batch * c.train.sequence)
                 self._a_step = UPDATE_PER_EVALUATION * a_token * c.train.batch * c.train.sequence
                 if self.left(0) > LONG_RUN:
-                    show(self._estimate(0, ", judged by its first evaluation"))
+                    show(self._estimate(0, ", estimated from its first evaluation"))
             return asked()
 
         return ask

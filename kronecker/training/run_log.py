@@ -1,4 +1,4 @@
-"""A run's numbers on their way from the device to its metrics: fetched late, and once a line."""
+"""A run's metrics: kept on the device, and fetched once per line of metrics.jsonl."""
 
 import time
 from collections.abc import Callable
@@ -20,17 +20,17 @@ Numbers = dict[str, float] | None
 
 
 def label(config: ml_collections.ConfigDict) -> str:
-    """Returns what the run's lines on stderr begin with."""
+    """Returns the prefix of a run's lines on stderr."""
     return f"{config.embedding.arm} seed {config.seed}"
 
 
 class Log:
-    """Step metrics that are still on the device, and the lines they become; of several processes the first writes."""
+    """Step metrics on the device, and the lines made of them; of several processes the first one writes."""
 
     def __init__(
         self, config: ml_collections.ConfigDict, shape: transformer.Shape, workdir: epath.Path, start: int
     ) -> None:
-        """Keeps an earlier process's lines, up to `start` finished updates; collective over hosts."""
+        """Keeps earlier processes' lines up to `start` finished updates; all hosts must call it."""
         self._config, self._shape = config, shape
         self._devices = jax.devices()[0].device_kind, jax.device_count()
         lead = jax.process_index() == 0
@@ -60,20 +60,19 @@ class Log:
             self._progress_line.__exit__(*error)
 
     def sync(self) -> None:
-        """Returns when the lines so far outlive this process."""
         for sink in self._sinks:
             sink.sync()
 
     def has_validation(self, step: int) -> bool:
-        """Returns whether an earlier process of this run has evaluated this step, its first, already."""
+        """Returns whether an earlier process of this run has already evaluated this step, this process's first."""
         return step == self._validated
 
     def add(self, step_metrics: train_step.StepMetrics) -> None:
-        """Takes the metrics of one update without waiting for them."""
+        """Adds the metrics of one update without waiting for them."""
         self._pending.append(step_metrics)
 
     def catch_up(self, step: int) -> None:
-        """Waits until `step` updates are finished, so that the host is one update ahead at most, and shows them."""
+        """Waits until `step` updates are finished, so that the host is at most one ahead, and shows the progress."""
         if not self._pending:
             return
         loss = jax.block_until_ready(self._pending[-1].loss)
@@ -83,7 +82,7 @@ class Log:
             self._show_training(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()))
 
     def flush(self, step: int) -> None:
-        """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
+        """Writes one line for the updates since the last line, up to `step`."""
         if not self._pending:
             return
         values = self._values(step)
@@ -110,13 +109,13 @@ class Log:
         self._show_training(step, float(values.loss.mean()), speed)
 
     def save_pending(self, step: int) -> None:
-        """Saves the updates that are in no line yet, so that a resumed run includes them in its next line."""
+        """Saves metrics not yet in a line, so that a resumed run includes them in its next line."""
         if self._pending:
             values = np.stack(self._values(step), axis=1).tolist()
             self._write({"kind": sinks.HELD, "step": step, "seconds": self.watch.seconds(), "values": values})
 
     def evaluate(self, step: int, evaluate: Callable[[Callable[[], bool]], Numbers], stop: Callable[[], bool]) -> bool:
-        """Writes a validation line, timed as no part of training; returns False if `evaluate(stop)` was stopped."""
+        """Writes a validation line, without training time; returns False if `stop` ended `evaluate(stop)`."""
         self.flush(step)
         self._show(step, "evaluating")
         began = time.perf_counter()
@@ -125,7 +124,7 @@ class Log:
         if numbers is None:
             return False
         if not np.isfinite(numbers["loss"]):
-            raise FloatingPointError(f"the validation loss after {step} steps is not finite; try a lower train.lr")
+            raise FloatingPointError(f"the validation loss after step {step} is not finite; try a lower train.lr")
         self._pace.evaluation = time.perf_counter() - began
         self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
         self._validation_loss = f"val {numbers['loss']:.4f}"
@@ -140,8 +139,7 @@ class Log:
             self._pending = []
             raise FloatingPointError(
                 f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
-                f"{_last_finite(values.loss)}); look at metrics.jsonl before step {first}, or try a lower train.lr in "
-                "another --workdir"
+                f"{_last_finite(values.loss)}); try a lower train.lr in another --workdir"
             )
         return values
 

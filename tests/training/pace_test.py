@@ -54,18 +54,18 @@ def test_a_run_of_days_shows_before_its_first_step_and_is_measured_then(data: Pa
     command = tiny_runs.command(tmp_path / "run", data, OPTIONS | {"train.steps": 10**9, "eval.batch": 2})
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     said = []
-    while not said or "left at" not in said[-1] or "judged" in said[-1]:
+    while not said or "left at" not in said[-1] or "estimated" in said[-1]:
         said.append(process.stderr.readline())
         assert said[-1], "".join(said)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
-    judged, start, measured = said[-3:]
+    estimated, start, measured = said[-3:]
     label = "kronecker seed 0  "
     assert re.fullmatch(
-        label + r"about [\d,.]+ days left at [\d,]+ tokens/s, judged by its first evaluation; .+\n", judged
+        label + r"about [\d,.]+ days left at [\d,]+ tokens/s, estimated from its first evaluation; .+\n", estimated
     )
-    assert "lower train.steps (now 1,000,000,000; " in judged
+    assert "lower train.steps (now 1,000,000,000; " in estimated
     assert re.fullmatch(label + r"step 0/1,000,000,000  val \d\.\d{4}  [\d,.]+ days left\n", start)
     assert re.fullmatch(label + r"about [\d,.]+ days left at [\d,]+ tokens/s\n", measured)
     warning = (
