@@ -22,8 +22,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, as given to t
 _STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.", lower_bound=0)
 _PROMPT = flags.DEFINE_string("prompt", None, "Text to continue; no loss is computed.")
 _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 100, "Number of tokens to sample.", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "Of the softmax; 0 always picks the most likely token.")
-_TOP_P = flags.DEFINE_float("top_p", 0.9, "Sample from the most likely tokens that together reach this; 1: from all.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "Softmax temperature; 0 always picks the most likely token.")
+_TOP_P = flags.DEFINE_float(
+    "top_p", 0.9, "Sample from the most likely tokens that together reach this probability; 1: from all."
+)
 _SEED = flags.DEFINE_integer("seed", 42, "Random seed of the sampling.")
 _PROBES = flags.DEFINE_list("probes", [], "Names of probes to run, or all; no loss is computed.")
 

@@ -135,7 +135,7 @@ def test_a_key_that_only_some_runs_of_an_arm_set_is_in_the_names_of_those(tmp_pa
         ("def sweep(seeds): return []", r"sweep\(1\) of .*mine.py yields no runs"),
         (
             "def sweep(seeds): yield from 2 * [{'embedding.arm': 'kronecker', 'seed': 0}]",
-            r"yields kronecker-seed0 twice; let the two differ in a key",
+            r"yields kronecker-seed0 twice; make the two differ in a key",
         ),
         (
             "def sweep(seeds): yield {'embedding.arm': 'x', 'seed': 0, 'model.layerz': 1}",
@@ -179,7 +179,7 @@ def test_a_listing_shows_state_and_command_and_writes_nothing(tmp_path: Path):
     assert re.fullmatch(r"  4 runs x 614k tokens = 2\.46M tokens, \S+ FLOPs, under 0\.01 H100 hours", lines.pop())
     assert lines.pop().startswith("cost (H100 hours: training alone")
     assert lines[0] == "[1/4] table_untied-seed0 (finished)"
-    assert re.findall(r"\((\w+)\)", "\n".join(lines)) == ["finished", "new", "begun", "new"]
+    assert re.findall(r"\((\w+)\)", "\n".join(lines)) == ["finished", "new", "started", "new"]
     assert lines[5].startswith("    python train.py --config=configs/demo.py --config.embedding.arm=kronecker ")
     assert sorted(tmp_path.rglob("*")) == before
 
