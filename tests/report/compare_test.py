@@ -154,7 +154,7 @@ def test_a_folder_in_which_no_run_has_finished_is_refused(tmp_path: Path):
 
 def test_a_run_that_diverged_is_refused(tmp_path: Path):
     run = write_run(tmp_path / "run", "kronecker", 0, 4.0, validation_loss=math.nan)
-    with pytest.raises(ValueError, match=r"run: validation_loss is nan in result\.json; .* or leave the folder out$"):
+    with pytest.raises(ValueError, match=r"run: validation_loss is nan in result\.json: .* or leave the folder out$"):
         comparison(run)
 
 
