@@ -43,7 +43,7 @@ def test_auto_is_the_platforms_fused_kernel_where_it_has_one(asked, platform, dt
 @pytest.mark.parametrize(
     ("asked", "platform", "dtype", "message"),
     [
-        ("cudnn", "cpu", "bfloat16", "model.attention is 'cudnn', which runs on gpu alone; here: auto, xla"),
+        ("cudnn", "cpu", "bfloat16", "model.attention is 'cudnn', which runs on gpu only; choose auto or xla"),
         ("splash", "gpu", "bfloat16", "model.attention is 'splash', which runs on tpu alone"),
         ("cudnn", "gpu", "float32", "got model.dtype float32 and a head width of 64"),
     ],

@@ -294,6 +294,6 @@ def test_an_unfinished_run_is_refused_and_left_as_it_is(swept: Path, tmp_path: P
     shutil.copytree(swept / "kronecker", unfinished)
     (unfinished / "result.json").unlink()
     (unfinished / "token_losses.npz").unlink()
-    refused(write(unfinished), f"{unfinished}: the run has not finished")
+    refused(write(unfinished), f"{unfinished}: the run is not finished")
     refused(write(tmp_path), f"{tmp_path}: no run here has finished")
     assert not (unfinished / "token_losses.npz").exists()
