@@ -78,12 +78,12 @@ def main() -> int:
         print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
             print(slurm.describe(planned, out, resources), flush=True)
+        at_once = _PARALLEL.value if _LAUNCHER.value == "local" else resources.array_parallelism
+        print(planning.describe_time(planned, at_once), flush=True)
         from kronecker.training import cost  # imports JAX; the list need not wait for it
 
         resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
-        at_once = _PARALLEL.value if _LAUNCHER.value == "local" else resources.array_parallelism
-        print(planning.describe_time(planned, at_once))
         return 0
     if _LAUNCHER.value == "local":
         return local.execute(planned, out, _PARALLEL.value)

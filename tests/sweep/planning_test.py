@@ -175,9 +175,9 @@ def test_a_listing_shows_state_and_command_and_writes_nothing(tmp_path: Path):
     done = script("scripts/sweep.py", *flags)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines.pop() == "time: about 4 min for 3 unfinished runs at 5,000 tokens/s"  # one has trained already
     assert re.fullmatch(r"  4 runs x 614k tokens = 2\.46M tokens, \S+ FLOPs, under 0\.01 H100 hours", lines.pop())
     assert lines.pop().startswith("cost (H100 hours: training alone")
+    assert lines.pop() == "time: about 4 min for 3 unfinished runs at 5,000 tokens/s"  # one has trained already
     assert lines[0] == "[1/4] table_untied-seed0 (finished)"
     assert re.findall(r"\((\w+)\)", "\n".join(lines)) == ["finished", "new", "started", "new"]
     assert lines[5].startswith("    python train.py --config=configs/demo.py --config.embedding.arm=kronecker ")

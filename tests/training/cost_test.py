@@ -62,8 +62,9 @@ def test_a_dry_run_ends_with_the_number_of_runs_and_their_cost():
     done = script("scripts/sweep.py", "--config=configs/ablations/paper.py", "--out=x", "--seeds=3", "--dry_run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[16].startswith("[9/9] kronecker-seed2 -> x/kronecker-seed2 (new)")
-    assert lines[18:] == [
+    assert lines[16].startswith("[9/9] kronecker-seed2 (new)")
+    assert lines[18].startswith("time: unknown until a run here has trained; ")
+    assert lines[19:] == [
         "cost (H100 hours: training alone, on one NVIDIA H100 at an assumed MFU of 40 %):",
         "  9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours",
     ]
