@@ -276,8 +276,8 @@ def data_cpu() -> str:
                 f"{one['read']['peak_bytes'] / 1e6:,.0f}",
             )
         )
-    preparing = ("M tokens", "preparing, s", "CPU time, s", "peak memory, MB")
-    reading = ("M tokens/s read", "from the disk", "peak memory, MB")
+    preparing = ("M tokens", "preparing, s", "preparing: CPU time, s", "preparing: peak memory, MB")
+    reading = ("reading, M tokens/s", "reading from the disk, M tokens/s", "reading: peak memory, MB")
     return _table((*preparing, "opening, ms", f"first batch of {result['batch']}, ms", *reading), rows, left=0)
 
 
