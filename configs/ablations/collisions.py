@@ -2,8 +2,8 @@
 
 Of the study's 8,192 ids none shares a code with another at P = 16, but 1,799 do at P = 6 and 4,740 at P = 4
 (`python scripts/codec_report.py tokenizers:FOLDER/tokenizer.json --pos_dim=4,6,16`, with the folder of prepared data).
-The model cannot distinguish input ids that share a code, so it predicts the token AFTER such an id worse.  It does not
-predict such an id worse, because the output head does not use codes.
+The model cannot distinguish input ids that share a code, so its prediction of the token AFTER such an id gets worse.
+Its prediction of such an id does not, because the output head does not use codes.
 
 Expected: the paper has no such ablation.
 

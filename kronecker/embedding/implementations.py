@@ -58,7 +58,7 @@ def product(
       ValueError: if W does not have one row per cell of the code, ids are not integers, or the mesh lacks an axis.
     """
     if projection_Dd.shape[0] != bag.rows:
-        raise ValueError(f"W has {len(projection_Dd):,} rows, but the code has {bag.rows:,}; use one pos_dim for both")
+        raise ValueError(f"projection has {len(projection_Dd):,} rows, the code {bag.rows:,}; use one pos_dim for both")
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"ids are {ids.dtype.name}; they must be integers")
