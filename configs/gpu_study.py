@@ -26,7 +26,7 @@ this field.  To add other learning rates of the input in the two main arms:
   stage       runs                                                                                      tokens
   rates       4 learning rates x {table_untied, kronecker, table_tied}                                  360M
   input_step  embedding.lr_mult of table_untied, table_std1, kronecker_unit and kronecker               300M
-  finals      these 3 arms, table_std1 and kronecker_unit, each at its best, 5 seeds                    1.5B
+  finals      the 3 arms of rates, table_std1 and kronecker_unit, each at its best, 5 seeds             1.5B
   controls    random_code, head_tail and factorized, at kronecker's or table_untied's rates, 2 seeds    360M
 
 Not included, because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and
