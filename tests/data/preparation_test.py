@@ -290,7 +290,7 @@ def test_a_prepared_folder_needs_neither_its_text_nor_its_place(tmp_path, tokeni
 def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
     source, _ = write_corpus(tmp_path)
     made, _ = preparation.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
-    with pytest.raises(ValueError, match=r"was prepared with tokenizer bpe:300, but tokenizer is gpt2, which differs"):
+    with pytest.raises(ValueError, match=r"prepared with another tokenizer \(bpe:300\) than the one given \(gpt2\)"):
         preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
 
 
@@ -312,7 +312,12 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
         ("\n\n", {}, "contains no text"),
         ('{"text": ""}\n', {}, "contains no text"),
         ('{"text": "a"}\n', {}, r"has no validation text among 1 documents; raise data.validation_fraction"),
-        ('{"text": "a"}\n', {"validation_fraction": 0.999}, "has no training text"),
+        ('{"text": "a"}\n', {"validation_fraction": 0.999}, "has no training text; .* lower data.validation_fraction"),
+        (
+            '{"text": "a", "split": "validation"}\n',
+            {"split_field": "split"},
+            "has no training text; add documents or set 'split' of some to \"train\"",
+        ),
         (
             '{"text": "a"}\n',
             {"text_field": "body"},
