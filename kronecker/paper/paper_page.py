@@ -73,7 +73,8 @@ SECTIONS = (
     ),
     Section(
         "The cost of computing codes on the fly (section 4)",
-        "Memory that the input needs beside its parameters, and the time of a whole training step.",
+        "Memory that the input needs besides its parameters, and the time of a training step. bag: sums of projection "
+        "rows; onthefly: codes computed in each step and multiplied; cached: stored codes, multiplied.",
         *((RUNTIME,), ("runtime",)),
     ),
 )

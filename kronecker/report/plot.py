@@ -95,8 +95,8 @@ def beyond(ranges: Mapping[str, tuple[float, float]], baseline: str) -> dict[str
 
 def told_beyond(left_out: Mapping[str, tuple[float, float]]) -> str:
     """Returns the sentence of a caption on the arms that an axis leaves out; empty if there are none."""
-    told = [f"{name} has values from {_number(low)} to {_number(high)}" for name, (low, high) in left_out.items()]
-    return f" Outside the axis: {', '.join(told)}." if told else ""
+    told = [f"{name} ({_number(low)} to {_number(high)})" for name, (low, high) in left_out.items()]
+    return f" The axis does not show all values of {', '.join(told)}." if told else ""
 
 
 def point_beyond(ax: axes.Axes, value: float, row: int, colour: str, name: str) -> None:
