@@ -11,8 +11,8 @@ the folder of its prepared data, tokenizers:FOLDER/tokenizer.json.  Default: gpt
 A token longer than P bytes is cut, and may then equal another token.  Tokens that share a code have one embedding; the
 model can distinguish them only by their context.  Choose P so that few tokens share a code in the scripts of your text.
 --truncation=head_tail distinguishes long words by their endings.  Counts are over ordinary tokens, those that have
-bytes and can result from encoding text; only the row "special tokens" counts others.  Several tokenizers have a mean,
-beside the paper's, which counts a token of exactly P bytes as cut.
+bytes and can result from encoding text; only the row "special tokens" counts others.  For several tokenizers
+their mean is printed too, beside the paper's, whose code counts a token of exactly P bytes as cut.
 """
 
 import json

@@ -26,7 +26,7 @@ from kronecker.runtime import cli
 from kronecker.schema.arms import BASELINE
 
 _TUNED = flags.DEFINE_bool(
-    "tuned", False, "Allow arms to differ in train.lr: each was tuned over the same rates. Names then include the rate."
+    "tuned", False, "Allow arms to differ in train.lr if each was tuned over the same rates. Names then include it."
 )
 _BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that all others are compared with.")
 _JSON = flags.DEFINE_string("json", None, "Also write all numbers to this JSON file.")

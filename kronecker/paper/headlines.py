@@ -32,7 +32,7 @@ class Headline:
     # interval.  Without an `effect` the number has no direction: it is compared by its digits.
     effect: Callable[[Results], Interval | None] | None = None
     resolved: bool = True  # whether the paper's own outputs resolve the direction
-    exact: bool = False  # whether the number follows from its words, whatever the other conditions
+    exact: bool = False  # whether the number is computed from what `claim` names, without other conditions
 
 
 def verdict(headline: Headline, found: Results) -> str:
@@ -99,7 +99,7 @@ def _here(headline: Headline, found: Results) -> str | None:
 
 
 def _named(rows: Sequence[Row], wanted: Row) -> Row | None:
-    """Returns the first row with the wanted cells; text need only begin so, as the names of runs end in their seed."""
+    """Returns the first row with the wanted cells; a text matches by its beginning: names of runs end in their seed."""
     return next((row for row in rows if all(_is(row.get(key), cell) for key, cell in wanted.items())), None)
 
 
@@ -119,7 +119,7 @@ def _cell(column: str, digits: int, wanted: Row) -> Callable[[Sequence[Row]], st
 
 
 def _both(column: str, digits: int, first: Row, second: Row) -> Callable[[Sequence[Row]], str | None]:
-    """Returns a reader of one column in two rows: a / b."""
+    """Returns a function that reads one column of two rows as a / b."""
 
     def read(rows: Sequence[Row]) -> str | None:
         cells = [_cell(column, digits, wanted)(rows) for wanted in (first, second)]
@@ -153,7 +153,7 @@ def _training(quantity: str, digits: int) -> Callable[[Sequence[Row]], str | Non
 
 
 def _trained(quantity: str, zero: float = 0.0) -> Callable[[Results], Interval | None]:
-    """Returns a reader of a row's interval in `training`, from `zero`: the value that has no direction."""
+    """Returns a function that reads a row's interval in `training`, minus `zero`, the value of no effect."""
 
     def read(found: Results) -> Interval | None:
         row = next(row for row in found["training"].rows if row[0] == quantity)
@@ -164,20 +164,20 @@ def _trained(quantity: str, zero: float = 0.0) -> Callable[[Results], Interval |
 
 
 def _sooner(found: Results) -> Interval | None:
-    """The interval of a factor whose logarithm has a symmetric one, from 1: `training` has half its width."""
+    """Returns the interval of SOONER, minus 1; it is symmetric in the logarithm, and `training` has half its width."""
     row = next(row for row in found["training"].rows if row[0] == training_claims.SOONER)
     value, half = row[1:3]
     return None if value is None or half is None else tuple(math.hypot(value, half) + end - 1 for end in (-half, half))
 
 
 def _ahead(found: Results) -> Interval:
-    """Counts have no interval: kronecker is ahead at all evaluations, at none, or the direction is not resolved."""
+    """Counts have no interval: the direction is resolved if kronecker is ahead at all evaluations or at none."""
     ahead, of = next((row[1], row[3]) for row in found["training"].rows if row[0] == training_claims.CELLS)
     return (-1.0 if f"of {ahead:,}" != of else 1.0, 1.0 if ahead else -1.0)
 
 
 def _over_prompts(metric: str) -> Callable[[Results], Interval | None]:
-    """Returns a reader of the interval of kronecker minus the tied table over prompts."""
+    """Returns a function that reads the interval of kronecker minus the tied table over prompts."""
 
     def read(found: Results) -> Interval | None:
         for name, one in found.items():
@@ -205,7 +205,7 @@ def _over_cached(rows: Sequence[Row]) -> str | None:
     return row and "{over cached, %:.1f} ({its low:.1f} to {its high:.1f})".format_map(row)
 
 
-_KRONECKER = f"{training_claims.KRONECKER}-"  # of a run's name; kronecker_unit is another arm
+_KRONECKER = f"{training_claims.KRONECKER}-"  # how a run's name begins; without the hyphen kronecker_unit would match
 _TABLE = {"arm": training_claims.TABLE}
 _CODE = {"arm": _KRONECKER}
 
@@ -250,10 +250,10 @@ HEADLINES = (
     ),
     Headline("unseen words that contain a near token, or are part of one", "6.5", "78 of 120", "unseen", _unseen),
     Headline(
-        *("relatives by root near a word, input, table / kronecker", "6.8", "0.302 / 0.244", "layered"),
+        *("neighbours with the root, E_raw, table / kronecker", "6.8", "0.302 / 0.244", "layered"),
         _layered("E_raw"),
     ),
-    Headline("relatives by root after block 1, table / kronecker", "6.8", "0.169 / 0.258", "layered", _layered("L1")),
+    Headline("neighbours with the root, L1, table / kronecker", "6.8", "0.169 / 0.258", "layered", _layered("L1")),
     Headline(
         *("input parameters saved, GPT-2 small, P = 16, %", "6.9", "91.85", "parameters"),
         *(_cell("input saved, %", 2, {"model": "GPT-2 small", "P": 16}), None, True, True),
@@ -270,7 +270,7 @@ HEADLINES = (
         *("top-1 unchanged by a typo, share, table / kronecker", "6.11", "0.473 / 0.555", "robustness"),
         *(_both(_STABLE, 3, _TABLE, _CODE), _over_prompts(_STABLE), False),
     ),
-    Headline(  # of the paper's, the interval of the mean difference includes zero
+    Headline(  # in the paper's own outputs the interval of the mean difference includes zero
         *("KL(clean || typo), nats, table / kronecker", "6.11", "0.859 / 0.794", "robustness"),
         *(_both(_KL, 3, _TABLE, _CODE), _over_prompts(_KL), False),
     ),
@@ -283,7 +283,7 @@ HEADLINES = (
         *(_cell("buffers, MB", 2, {"input": "onthefly"}), None, True, True),
     ),
     Headline(
-        *("step with codes on the fly over cached codes, %, and its quartiles", "4", "0.01 to 0.24", "runtime"),
+        *("extra step time of codes on the fly over cached codes, %, and quartiles", "4", "0.01 to 0.24", "runtime"),
         _over_cached,
     ),
 )

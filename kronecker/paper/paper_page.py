@@ -54,7 +54,7 @@ SECTIONS = (
         "Geometry of the trained inputs",
         "The same metrics on the input embeddings of these runs. The paper measures public models instead. This page "
         "does not download their weights; scripts/geometry.py reads them from a folder.",
-        *((PROBES,), tuple(name for name in GEOMETRY if name != BYTE_PAIRS)),  # which need no run
+        *((PROBES,), tuple(name for name in GEOMETRY if name != BYTE_PAIRS)),  # BYTE_PAIRS does not depend on a run
     ),
     Section(
         "Parameters (6.9)",
@@ -68,12 +68,13 @@ SECTIONS = (
     ),
     Section(
         "Continuations of unseen words (6.12)",
-        "Prompts with normal words, misspelled words, a made-up word as tokens, and the made-up word as one position.",
+        "Prompts with normal words, misspelled words, a made-up word as tokens (novel), and as one position (forced).",
         *((PROBES,), ("generation",)),
     ),
     Section(
         "The cost of computing codes on the fly (section 4)",
-        "Memory that the input needs beside its parameters, and the time of a whole training step.",
+        "Memory that the input needs besides its parameters, and the time of a training step. bag: sums of projection "
+        "rows; onthefly: codes computed in each step and multiplied; cached: stored codes, multiplied.",
         *((RUNTIME,), ("runtime",)),
     ),
 )
@@ -118,7 +119,7 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
 
 
 def _apart(found: Mapping[str, Sequence[result.Result]]) -> dict[str, list[result.Result]]:
-    """Gives the geometry of runs names that differ from those of codes alone."""
+    """Renames the geometry results of runs, because the results of codes alone have the same names."""
     return {
         part: [
             dataclasses.replace(one, name=f"{one.name}_{part}") if _is_of_runs(part, one) else one for one in of_part

@@ -10,7 +10,7 @@ from kronecker.report import figures, plot
 from kronecker.run import result
 
 SHARES = ("loose", "root", "strict")
-PAPER_ARMS = {"table": "table_tied", "Kronecker": "kronecker"}  # whose colours the paper's points have
+PAPER_ARMS = {"table": "table_tied", "Kronecker": "kronecker"}  # the paper's arm -> ours with the same colour
 PANEL = (2.55, 2.5)  # inches
 
 
@@ -52,9 +52,9 @@ def _layered(one: result.Result) -> figures.Figure:
     return figures.Figure(
         "families_by_depth",
         "Relatives among the ten nearest tokens, by depth",
-        "Shares of neighbours, mean over all probe words: not a spelling of the word itself (loose), contains the "
-        "family's root (root), is on the family's list (strict). Open diamonds: the paper's model, 12 layers and 2.5B "
-        "training tokens.",
+        "Shares of neighbours, mean over all probe words: those that are not spellings of the word itself (loose), "
+        "contain the family's root (root), are on the family's list (strict). Open diamonds: the paper's model, 12 "
+        "layers and 2.5B training tokens.",
         plot.svg(paper),
         (tuple(one.columns), *(tuple(map(str, row)) for row in (*one.rows, *one.paper))),
         wide=True,

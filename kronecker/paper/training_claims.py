@@ -80,9 +80,9 @@ def measure(comparison: compare.Comparison) -> result.Result:
         rows=rows,
         paper=PAPER,
         notes=(
-            "In the rows of differences kronecker is ahead above zero. The paper's table is tied to the head, its "
-            "kronecker arm is not and so has the parameters of a head more. The untied table, which the paper does not "
-            "have, is compared at equal heads.",
+            "Where a difference is above zero, kronecker has the lower loss. The paper's table is tied to the head; "
+            "its kronecker arm has a head of its own, so more parameters. The untied table, which the paper does not "
+            "have, has a head of its own too.",
             "One seed has no interval." if len(table.runs) == 1 else "Intervals are over seeds.",
         ),
         paper_conditions=PAPER_CONDITIONS,
@@ -121,7 +121,7 @@ def _sooner(kronecker: compare.Arm) -> tuple[result.Cell, ...]:
 def _cells(comparison: compare.Comparison) -> tuple[result.Cell, ...]:
     panel = next(panel for panel in figures.PANELS if panel.name == "validation_difference")
     curve = next(curve for curve in figures.curves(comparison, panel) if curve.arm == KRONECKER)
-    after_the_start = curve.values[:, curve.tokens > 0]  # before step 0 nothing has been learned
+    after_the_start = curve.values[:, curve.tokens > 0]  # the evaluation at step 0 is before training
     return (CELLS, int((after_the_start < 0).sum()), None, f"of {after_the_start.size:,}")
 
 

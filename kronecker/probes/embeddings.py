@@ -87,17 +87,17 @@ def locate(read: Callable[[int, int], bytes], tensor: str, source: str) -> tuple
     """
     size = int.from_bytes(read(0, 8), "little")
     if not 0 < size <= LARGEST_HEADER:
-        raise ValueError(f"{source} is not a safetensors file: its header would have {size:,} bytes")
+        raise ValueError(f"{source} is no .safetensors file (header of {size:,} bytes); give one, or its folder")
     try:
         header = json.loads(read(8, 8 + size))
     except ValueError as error:
-        raise ValueError(f"{source} is not a complete safetensors file: {error}") from None
+        raise ValueError(f"{source}: damaged header ({error}); download it again") from None
     name = _choose(tensor, header, source)
     entry = header[name]
     if entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:
         raise ValueError(
             f"{source}: {name} is {entry['dtype']} of shape {entry['shape']}; "
-            f"an embedding is a matrix of {', '.join(DTYPES)}"
+            f"an embedding is a matrix of {', '.join(DTYPES)}; name another tensor with --tensor"
         )
     return 8 + size + entry["data_offsets"][0], {**entry, "name": name}
 

@@ -148,7 +148,7 @@ def describe(*runs: Measured) -> list[Result]:
     tables = [run.name for run in runs if run.of(FORCED)[0].given == AS_TOKENS]
     if tables:
         notes.append(
-            f"{', '.join(tables)}: a table cannot embed a byte string, so `forced` is its plain prompt, `novel`."
+            f"{', '.join(tables)}: a table cannot embed a byte string, so its `forced` is the same as its `novel`."
         )
     conditions = _conditions(runs)
     title = "Continuations that repeat themselves, and those that use the prompt's word again"

@@ -14,8 +14,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 UNRELATED_DISTANCE = 0.7  # edit distance over the longer word's length from which two words count as unrelated
-RELATED_DISTANCE = 2  # edits at most between two words of one stem
-STEM = 4  # characters at least that two words of one stem have in common at their beginning
+RELATED_DISTANCE = 2  # the most edits between two words of one stem
+STEM = 4  # first characters that two words of one stem have in common
 PAIRS = 20_000  # random pairs; the error of their mean cosine is about 0.002
 PAIR_KINDS = ("same canonical", "one stem", "unrelated")
 
@@ -71,12 +71,12 @@ def random_pairs(count: int, pairs: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns PAIR_KINDS -> pairs of ids, int64 (n, 2), n at most `pairs`: section 6.4's buckets by edit distance.
+    """Returns kind -> pairs of ids, int64 (n, 2), n at most `pairs`: section 6.4's buckets by edit distance.
 
     Same canonical: two ids of one canonical form.  One stem: different forms that begin with the same STEM characters
-    and are RELATED_DISTANCE edits apart at most.  Unrelated: UNRELATED_DISTANCE of the longer one's length apart at
-    least.  Only forms of letters, STEM or longer, take part.  The paper's pairs are
-    others: 41 of chosen words, in its author's repository.
+    and are at most RELATED_DISTANCE edits apart.  Unrelated: their edit distance is at least UNRELATED_DISTANCE times
+    the length of the longer one.  Only forms of STEM letters or more are used.  The paper has other pairs, 41 of chosen
+    words, in its author's repository.
     """
     rng = np.random.default_rng(seed)
     of_form: dict[str, list[int]] = {}

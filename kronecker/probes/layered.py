@@ -39,8 +39,8 @@ ASKED = {
     "neighbours": "whole vocabulary, mean-centred cosine",
 }
 NOTES = (
-    "Words have no space in front. Loose rises as fewer neighbours are spellings of the word itself, root and strict "
-    "rise with the number of relatives.",
+    "E_raw: input embedding; E_post: with position 0 added; L0, L1: after the first and second block. Words have no "
+    "space in front. Loose: share of neighbours that are not spellings of the word; root, strict: that are relatives.",
     "The paper's words and strict lists are in its author's repository. Here the roots are the paper's, the words and "
     "lists are ours, so root and strict are not comparable with the paper's.",
 )
@@ -108,14 +108,14 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def spaces(arm: build.Arm, params: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, vectors float32 (V, d)) of the real vocabulary: E_raw, E_post (with position 0 added), L0, L1, ...
+    """Yields (name, vectors float32 (V, d)) without padding ids: E_raw, E_post (with position 0 added), L0, L1, ...
 
     `layers` are the blocks whose outputs are yielded, from 0; raises ValueError if there is no such block.
     """
     shape = arm.model.shape
     missing = [layer for layer in layers if not 0 <= layer < shape.layers]
     if missing:
-        raise ValueError(f"--layers={missing[0]}: the model has blocks 0 to {shape.layers - 1}")
+        raise ValueError(f"layers has {missing[0]}; allowed: 0 to {shape.layers - 1}, the model's blocks")
     vectors = _batched(jax.jit(lambda ids: _embed(arm, params, ids)), np.arange(shape.vocab_size))
     yield E_RAW, vectors
     vectors = vectors + np.asarray(params["positions"][0], np.float32)
@@ -141,8 +141,8 @@ def _batched(function: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1), k: int = 10) -> list[result.Result]:
-    """Returns Table 10 for runs by name, whole and by family: of all probe words, and of those that are one token of a
-    run's.
+    """Returns Table 10 for runs by name, over all words and by family: of all probe words, and of those that are one
+    token in a run's vocabulary.
 
     `layers` are the blocks whose outputs are measured, `k` is the number of neighbours of a word.
     """
@@ -169,7 +169,7 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
     }
     results = []
     for single, of_kind in rows.items():
-        suffix, which = ("_single", "words of one token alone") if single else ("", "a word by its first token")
+        suffix, which = ("_single", "only words of one token") if single else ("", "each word by its first token")
         title = f"Families among the {k} nearest tokens, by depth, {which}"
         whole = [row for row in of_kind if row[2] == ALL_FAMILIES]
         paper = [] if single else [(arm, space, ALL_FAMILIES, 48, *shares) for (arm, space), shares in PAPER.items()]

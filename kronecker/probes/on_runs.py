@@ -1,4 +1,4 @@
-"""Every probe of checkpoints by its name: of one run, or of a run against one or several baselines.
+"""The probes by name, on the checkpoints of one run, or of a run and one or several baselines.
 
 The last run is compared with each of the others, prompt by prompt.
 """

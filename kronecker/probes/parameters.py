@@ -1,4 +1,4 @@
-"""What a Kronecker input saves of published models' parameters, and what not: the paper's section 6.9, Table 11.
+"""How many parameters a Kronecker input saves in published models: the paper's section 6.9, Table 11.
 
 Shapes: V vocabulary, d model width, D = 256 P code dimension.
 """
@@ -79,9 +79,9 @@ def measure(models: Sequence[Model] = PUBLISHED, pos_dims: Sequence[int] = (16, 
         rows=[_row(model, pos_dim) for model in models for pos_dim in pos_dims],
         paper=PAPER,
         notes=(
-            "The share saved is of the input alone. Where the table is tied to the head, the head stays, so the model "
-            "grows by the projection. The body is the same in both and is not counted. The paper gives its larger size "
-            "in millions.",
+            "The share saved is of the input alone; both: input and head. Where the table is tied to the head, the "
+            "head stays, so the model grows by the projection. The body is not counted. The paper gives its larger "
+            "size in millions.",
         ),
         paper_conditions={"count": "by formula"},
     )

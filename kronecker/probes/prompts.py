@@ -34,7 +34,7 @@ def clean_prompts() -> dict[str, list[str]]:
 
 
 def pairs(seed: int = 0) -> list[Pair]:
-    """Returns our 330 pairs; prompt i of a category has operator i modulo 5, so that each is as frequent in each."""
+    """Returns our 330 pairs; prompt i of a category has operator i modulo 5: each operator 6 times in a category."""
     operators = list(typos.OPERATORS)
     return [
         Pair(category, clean, typos.misspell(clean, operator, seed), operator)
@@ -56,7 +56,7 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON ({error}); give a JSON file of prompt pairs") from None
     if isinstance(listed, dict):
         listed = listed.get(LISTED)
     if not isinstance(listed, list) or not listed:
@@ -68,7 +68,7 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
 
 
 def groups(of: Sequence[Pair], field: str) -> dict[str, list[int]]:
-    """Returns each value of `field`, in order of first appearance, -> the places of its pairs; an empty one is none."""
+    """Returns value of `field` -> the indices of its pairs, in order of first appearance, without the empty value."""
     found: dict[str, list[int]] = {}
     for place, pair in enumerate(of):
         if getattr(pair, field):
@@ -80,7 +80,7 @@ def _pair(entry: Any, where: str) -> Pair:
     values = [entry.get(field) if isinstance(entry, dict) else None for field in FIELDS]
     wrong = [field for field, value in zip(FIELDS, values, strict=True) if not isinstance(value, str) or not value]
     if wrong:
-        raise ValueError(f"{where} has no text as {' and '.join(wrong)}; it must be {{{', '.join(FIELDS)}}}")
+        raise ValueError(f"{where}: {' and '.join(wrong)} must be non-empty text; a pair is {{{', '.join(FIELDS)}}}")
     category, clean, typo = values
     if clean == typo:
         raise ValueError(f"{where} has the same text twice, {clean!r}; the typo must differ from the clean prompt")

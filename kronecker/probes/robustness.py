@@ -99,7 +99,7 @@ def last_positions(
     shape = arm.model.shape
     last_N = np.array([len(text) - 1 for text in texts], np.int32)
     for wrong in np.flatnonzero((last_N < 0) | (last_N >= shape.context)).tolist():
-        raise ValueError(f"prompt {wrong} has {last_N[wrong] + 1:,} tokens; the model accepts 1 to {shape.context:,}")
+        raise ValueError(f"prompt {wrong} has {last_N[wrong] + 1:,} tokens; give 1 to {shape.context:,} (the context)")
     ids_NT = np.zeros((len(texts), last_N.max() + 1), np.int32)
     for row, text in enumerate(texts):
         ids_NT[row, : len(text)] = text
@@ -170,9 +170,9 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
     note = f"{b.name} minus {a.name}, prompt by prompt. The interval is over prompts; other seeds may differ by more."
     several = "By chance alone one test in twenty gives p < 0.05: read p with the number of rows in mind."
     published = (
-        "The paper compares its tied table with its Kronecker arm and gives means alone; intervals and p in its rows "
-        "are ours, of its published outputs. There the cosine differs by 0.022 ± 0.0087 (95 % t interval); for KL "
-        "Wilcoxon's test gives p = 0.005, but the interval of the mean difference includes zero."
+        "The paper compares its tied table with its Kronecker arm and gives only means; intervals and p in its rows "
+        "were computed here from its published outputs: the cosine differs by 0.022 ± 0.0087 (95 % t interval); for "
+        "KL Wilcoxon's test gives p = 0.005, but the interval of the mean difference includes zero."
     )
     everything = {"": list(range(len(a.pairs)))}
     splits = (

@@ -43,7 +43,7 @@ def log_softmax(logits_V: np.ndarray) -> np.ndarray:
     """
     logits_V = np.asarray(logits_V, np.float64)
     if not np.isfinite(logits_V.max()):  # the maximum of anything with a NaN is NaN
-        raise ValueError("logits are NaN, +inf or all -inf: the model's parameters are not finite, so its run diverged")
+        raise ValueError("logits are NaN, +inf or all -inf, so the run diverged; give a run whose losses are finite")
     shifted_V = logits_V - logits_V.max()
     return shifted_V - np.log(np.exp(shifted_V).sum())
 

@@ -15,7 +15,7 @@ UNSEEN = (
     *("glimmerstation", "metacoder", "unmagnetic", "brightfulness", "postactional", "decoderish"),
 )
 UNSEEN_K = 3
-# Section 6.5's pairs: words with similar bytes and different meanings, and relatives that a shift or a case separates.
+# Section 6.5's pairs: unrelated words with similar bytes, and related words whose bytes are shifted or upper case.
 BYTE_PAIRS = {
     ("compute", "commute"): 0.857,
     ("run", "rune"): 0.866,
@@ -39,12 +39,12 @@ def survey(
     """Returns the tables of sections 6.1 to 6.5 for each subject; a random table is the reference of every metric.
 
     Args:
-      conditions: of all subjects, e.g. P; `embeddings` if more than their names is to be given.
+      conditions: of all subjects, e.g. P; `embeddings` replaces the list of their names.
       k: neighbours of a word.
       pairs: pairs of ids of each kind, for the cosines by edit distance.
     """
     forms = {one.name: _neighbour_forms(one, k) for one in found}
-    conditions = {"embeddings": ", ".join(forms)} | dict(conditions)
+    conditions = {"embeddings": "; ".join(forms)} | dict(conditions)
     return [
         _loose(forms, conditions, k),
         _anisotropy(found, conditions),
@@ -116,7 +116,7 @@ def _by_edit_distance(found: Sequence[subjects.Subject], conditions: Mapping[str
         paper=[("trained", 0.553, 0.382, 0.152, *none), ("codec", 0.657, 0.743, 0.430, *none)],
         notes=(
             "The paper's pairs are in its author's repository: 41 of chosen words. Ours are drawn from the vocabulary, "
-            "as geometry.pairs_by_spelling says, so the cosines are not comparable with the paper's.",
+            "by edit distance, so the cosines are not comparable with the paper's.",
         ),
         paper_conditions=PAPER_CONDITIONS | {"pairs": "41 of chosen words"},
     )
@@ -144,7 +144,7 @@ def _byte_pairs() -> result.Result:
     cosines = {(a, b): geometry.code_cosine(a.encode(), b.encode()) for a, b in BYTE_PAIRS}
     return result.Result(
         name="byte_pairs",
-        title="Cosine of two words' codes: false neighbours, and relatives that a shift or a case separates",
+        title="Cosine of two words' codes: unrelated words with similar bytes, and related words",
         source="6.5",
         conditions={"code": "before z-norm, without a space in front"},
         columns=("word", "and", "cosine"),

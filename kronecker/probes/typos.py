@@ -10,7 +10,7 @@ The typo is in the prompt's longest word, the first of equals: it is seldom a fu
 what follows.  The last word of a prompt never has a typo: both prompts then end in the same letters, and a difference
 at the last position comes from the context.  Words under SHORTEST letters have none: one typo turns many of them into
 other words.  A word's first and last letters stay: misspellings rarely concern the first, and the last makes other
-forms of the word.  The result may still be a word, in about one of our prompts in two hundred: there is no word list.
+forms of the word.  No word list is checked: in about one of our prompts in two hundred the result is another word.
 """
 
 import hashlib

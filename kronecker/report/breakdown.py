@@ -14,7 +14,7 @@ import numpy as np
 
 from kronecker.report import compare, intervals, losses_by_token
 
-LEAST_TOKENS = 200  # a smaller group says more about its tokens than about an arm
+LEAST_TOKENS = 200  # groups with fewer held-out tokens are left out: their differences depend on single tokens
 DECILES = 10
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 33)  # the first length of each group, in bytes
 SPECIAL = "special"
@@ -81,7 +81,7 @@ class Grouping:
 def by_frequency(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns ten groups of ids, each about a tenth of the training text's tokens; the most frequent ids are first.
 
-    An id is in the decile that holds the middle of its share: no id is split, and one id may fill more than a decile.
+    With ids laid end to end by their counts, an id is in the decile of its midpoint.  No id is split between deciles.
     """
     count_V = facts["train_count"]
     order = np.argsort(-count_V, kind="stable")

@@ -1,13 +1,13 @@
-"""What it costs that two ids share a code: the loss on the token after such an input, against matched inputs.
+"""The cost of shared codes: the loss on the token after an input that shares its code, against matched inputs.
 
 Each held-out token has a difference: the arm's loss minus that of the baseline, whose ids have a row each.  Its mean
 after inputs that share their code is compared with its mean after inputs with a code of their own, within strata of
 equal length in bytes, script, frequency in the training text (power of two), and whether they begin with a space.  The
-strata are weighted by their number of inputs that share a code; those without enough of either kind are left out.
+strata are weighted by their number of inputs that share a code; strata with too few of one kind are left out.
 
 All seeds have the same ids, so an interval over seeds alone would count any peculiarity of the few colliding ids as
-damage.  The placebo measures it by a permutation test: the label "shares its code" is shuffled among the ids of each
-stratum, PLACEBOS times.
+damage.  The placebo, a permutation test, measures that part: it shuffles the label "shares its code" among the ids of
+each stratum, PLACEBOS times.
 
 Shapes: N held-out predictions, V vocabulary, S strata, n seeds.
 """
@@ -33,10 +33,10 @@ class Damage:
     tokens: int  # held-out tokens after such an id
     share: float  # `tokens` over all held-out tokens
     matched: float  # share of `tokens` that lie in strata with controls
-    # extra nats on the token after a collided input, arm against baseline, collided against matched inputs, one value a
-    # seed; None where no stratum has enough of both
+    # the arm's loss minus the baseline's, nats, on the token after a collided input, minus the same after matched
+    # inputs; one value a seed; None where no stratum has enough of both
     difference: intervals.Difference | None
-    placebo: float | None  # 95 % of the placebos' means are smaller in size; None likewise
+    placebo: float | None  # 95 % of the placebos' means have a smaller absolute value; None if `difference` is
 
     @property
     def spread(self) -> float | None:

@@ -1,8 +1,8 @@
 """Pairs of runs and what they resolve.
 
 Two runs are a pair when they differ in the input embedding alone: same seed, hence the same body and the same batches
-in the same order.  The difference within a pair is free of the noise its two runs share, so a mean of such differences
-resolves far less than two means of losses would.
+in the same order.  The noise that the two runs share cancels in their difference, so paired differences resolve much
+smaller effects than separate means of losses do.
 """
 
 import collections
@@ -159,7 +159,7 @@ def settings(run: finished_runs.Run, compared: Sequence[str] = COMPARED) -> dict
     """
     values = {k: v for k, v in run.config.items() if _within(k, compared) and k not in FREE_IN_A_PAIR}
     told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
-    kind = arms.KINDS.get(run.config["embedding.kind"])  # none: of an arm that is no longer here
+    kind = arms.KINDS.get(run.config["embedding.kind"])  # None for an old run of an arm that was removed
     if kind and kind.bag and run.config["embedding.init_std"] == arms.derived_init_std(run.config):
         told["init_std"] = "derived"
     return told

@@ -59,7 +59,7 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
 
 
 def _arms(comparison: compare.Comparison) -> dict[str, str]:
-    """Returns the line of each arm; an arm without a record has none."""
+    """Returns the description of each arm that is in `arms.ARMS`."""
     names = dict.fromkeys(arm.runs[0].arm for arm in comparison.arms)
     return {name: arms.ARMS[name].line for name in names if name in arms.ARMS}
 
@@ -102,7 +102,7 @@ def _conditions(comparison: compare.Comparison) -> dict[str, str]:
         "Data": f"{c['data.source']}; fingerprint {data}",
         "Tokenizer": f"{c['tokenizer']}, {c['model.vocab_size']:,} ids; fingerprint {tokenizer}",
         "Training": f"{tables.count(result['tokens'])} tokens: {result['step']:,} steps of {batch}",
-        "Learning rate": f"peak {rates}; {c['train.warmup_steps']:,} steps of warm-up, then a cosine",
+        "Learning rate": f"peak {rates}; {c['train.warmup_steps']:,} steps of warm-up, then cosine decay",
         "Seeds": _each(", ".join(str(run.seed) for run in arm.runs) for arm in comparison.arms),
         "Device": _each(_devices(run) for run in comparison.runs),
         "Versions": _each(_versions(run) for run in comparison.runs),

@@ -64,8 +64,8 @@ PANELS = (
     ),
     Panel(
         *("clip_share", "Clipped steps"),
-        "Share of all steps so far whose gradient was clipped. An arm that is clipped more has in effect a lower "
-        "learning rate than its schedule gives.",
+        "Share of all steps so far whose gradient was clipped, that is scaled down to the largest allowed norm. "
+        "Clipping lowers the weight of a step in Adam's averages.",
         *("share of steps", "train", "clip_share"),
         percent=True,
     ),
@@ -210,12 +210,12 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
         ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
         ax.plot(difference.mean, row, "D", color=colour, markersize=6.5, gid=arm.name)
     ax.axvline(0, color=style[baseline][0], linewidth=1.2)
-    for side, text, align in ((0, "← better", "left"), (1, "worse →", "right")):  # beside the line one may not fit
+    for side, text, align in ((0, "← better", "left"), (1, "worse →", "right")):  # not at zero: it may lack room
         at = {"xycoords": "axes fraction", "textcoords": "offset points", "horizontalalignment": align}
         ax.annotate(text, (side, 1), (0, 3), **at)
     ax.margins(x=0.12)
     label = f"final validation loss minus {baseline}'s (nats/token)"
-    ax.set_xlabel(label, loc="right")  # centred below axes beside long names it would go over the figure's edge
+    ax.set_xlabel(label, loc="right")  # centred, it would be cut off where the names of arms are long
     return Figure(
         "paired_differences",
         "Final paired differences",

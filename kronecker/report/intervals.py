@@ -78,4 +78,4 @@ def to_json(difference: Difference) -> dict[str, Any]:
 
 
 def _t_quantile(degrees: int) -> float:
-    return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))  # scipy.stats.t.ppf, without its second of import
+    return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))  # as scipy.stats.t.ppf, which takes a second to import

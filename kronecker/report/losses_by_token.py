@@ -60,9 +60,8 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
             losses = read(run)
             first = first or losses
             if not all(np.array_equal(losses[name], first[name]) for name in SHARED):
-                raise ValueError(
-                    f"{run.folder / rundir.TOKEN_LOSSES}: its tokens are not those of {comparison.runs[0].folder}"
-                )
+                files = [one.folder / rundir.TOKEN_LOSSES for one in (comparison.runs[0], run)]
+                raise ValueError(f"{files[0]} and {files[1]} have different held-out tokens; leave one run out")
             found[arm.name, run.seed] = dict(losses) | {name: first[name] for name in SHARED}
     return found
 

@@ -63,7 +63,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     """
     highest = max(0.0, 1 - gap * (len(wanted) - 1))
     order = np.argsort(wanted, kind="stable")
-    blocks: list[list[float]] = []  # neighbours that touch share one shift, the mean of their wanted ones
+    blocks: list[list[float]] = []  # isotonic regression: labels that would overlap form a block with one mean shift
     for rank, index in enumerate(order):
         blocks.append([wanted[index] - rank * gap])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
@@ -78,8 +78,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 def beyond(ranges: Mapping[str, tuple[float, float]], baseline: str) -> dict[str, tuple[float, float]]:
     """Returns the arms that an axis leaves out, with their ranges.
 
-    `ranges` is arm -> lowest and highest value.  An arm is left out if it reaches further outside the range of the arms
-    that stay than FAR times the length of that range.  The baseline and at least LEAST_KEPT arms stay.
+    `ranges` is arm -> lowest and highest value.  An arm is left out if it extends beyond the range of the other arms by
+    more than FAR times the length of that range.  The baseline and at least LEAST_KEPT arms stay.
     """
     middle = statistics.median(sum(ends) / 2 for ends in ranges.values())
     farthest = sorted(ranges, key=lambda name: -max(abs(end - middle) for end in ranges[name]))
@@ -95,14 +95,14 @@ def beyond(ranges: Mapping[str, tuple[float, float]], baseline: str) -> dict[str
 
 def told_beyond(left_out: Mapping[str, tuple[float, float]]) -> str:
     """Returns the sentence of a caption on the arms that an axis leaves out; empty if there are none."""
-    told = [f"{name} has values from {_number(low)} to {_number(high)}" for name, (low, high) in left_out.items()]
-    return f" The axis is clipped to the other arms: {', '.join(told)}." if told else ""
+    told = [f"{name} ({_number(low)} to {_number(high)})" for name, (low, high) in left_out.items()]
+    return f" The axis does not show all values of {', '.join(told)}." if told else ""
 
 
 def point_beyond(ax: axes.Axes, value: float, row: int, colour: str, name: str) -> None:
-    """Writes a value that the horizontal axis leaves out at the end of its row, with an arrow that points to it.
+    """Writes a value outside the horizontal axis at the end of its row, with an arrow towards it.
 
-    The axis holds zero.
+    The axis contains zero.
     """
     right = value > 0
     text, align = (f"{_number(value)} →", "right") if right else (f"← {_number(value)}", "left")
@@ -172,7 +172,7 @@ def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.A
 
 
 def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, list[axes.Axes]]:
-    """Returns an empty figure with one panel a name, its title: the groups as rows, the horizontal axis shared.
+    """Returns an empty figure with a panel for each name; groups are rows, and panels share the horizontal axis.
 
     The first group is at the top; row i is centred on y = i.
     """
@@ -209,7 +209,7 @@ def svg(paper: figure.Figure) -> str:
 
 
 def _thin_ticks(paper: figure.Figure) -> None:
-    """Leaves the horizontal axes as many ticks, MOST_TICKS or fewer, as have labels that do not collide."""
+    """Reduces the ticks of the horizontal axes to MOST_TICKS, or to fewer where their labels overlap."""
     free = [ax.xaxis for ax in paper.axes if not isinstance(ax.xaxis.get_major_locator(), ticker.FixedLocator)]
     for ticks in range(MOST_TICKS, 0, -1):
         for axis in free:

@@ -1,8 +1,8 @@
 """How much sooner one run of a pair reaches the other's final loss (the paper's 1.43 times fewer steps, section 6.6).
 
 The validation loss is interpolated linearly between two evaluations; curves are convex, so the point is somewhat late.
-Both runs follow one schedule made for the whole length, so an intermediate loss belongs to a learning rate that is not
-yet lowered.  A run planned for fewer steps would end lower, so the factor is not the compute that would be saved.
+At an intermediate step the learning rate is not yet at its final value.  A run planned for fewer steps would reach a
+lower loss there, so the factor is not the compute that would be saved.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class Reach:
     arm_ahead: bool  # whether the arm, not the baseline, is the better one
     tokens: float  # training tokens that the better one had seen by then
     steps: float  # its finished updates by then, interpolated too
-    # the whole run over that point where the arm is ahead, the inverse where it is behind: above 1 the arm needs fewer
-    # steps than the baseline, and 1.43 times fewer is 1.43
+    # all steps of a run over `steps` where the arm is ahead, else `steps` over all steps: above 1 the arm needs fewer
+    # steps than the baseline
     factor: float
 
 

@@ -96,7 +96,7 @@ def test_headlines_stand_beside_the_papers(comparison: compare.Comparison):
     assert rows["input parameters saved, GPT-2 small, P = 16, %"] == ("91.85", "91.85", "agrees")
     assert rows["input parameters saved, V = 131,072, d = 4,096, P = 32, %"] == ("93.75", "93.75", "agrees")
     relatives = ("0.302 / 0.244", "0.250 / 0.125", "not comparable")
-    assert rows["relatives by root near a word, input, table / kronecker"] == relatives
+    assert rows["neighbours with the root, E_raw, table / kronecker"] == relatives
     assert rows["KL(clean || typo), nats, table / kronecker"] == ("0.859 / 0.794", "not measured", "")
 
 

@@ -270,7 +270,7 @@ def test_runs_on_other_prompts_are_not_compared(table: restore.Restored, measure
 
 
 def test_a_prompt_beyond_the_context_and_no_prompts_are_refused(kronecker: restore.Restored):
-    with pytest.raises(ValueError, match=r"prompt 1 has \d+ tokens; the model accepts 1 to 32"):
+    with pytest.raises(ValueError, match=r"prompt 1 has \d+ tokens; give 1 to 32"):
         robustness.measure(kronecker, [prompts.Pair("a", "short", "word " * 40)])
     with pytest.raises(ValueError, match="there are no prompt pairs"):
         robustness.measure(kronecker, [])

@@ -139,8 +139,8 @@ def test_an_operator_in_a_file_is_read(tmp_path: Path):
         ([], "no prompt pairs"),
         ({"pairs": [ENTRY]}, "no prompt pairs"),
         ("text", "no prompt pairs"),
-        ([ENTRY, {"clean": "x", "typo": ""}], "pair 1 has no text as category and typo"),
-        ([["a", "b", "c"]], "pair 0 has no text as category and clean and typo"),
+        ([ENTRY, {"clean": "x", "typo": ""}], "pair 1: category and typo must be non-empty text"),
+        ([["a", "b", "c"]], "pair 0: category and clean and typo must be non-empty text"),
         ([ENTRY | {"typo": ENTRY["clean"]}], "pair 0 has the same text twice, 'The clean one'"),
     ],
 )

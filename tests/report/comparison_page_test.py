@@ -277,7 +277,7 @@ def test_a_figure_says_which_arm_its_axis_leaves_out_and_where_it_is(tmp_path: P
         write_run(tmp_path / arm, arm, 0, loss)
     compared = comparison(tmp_path)
     verdicts, _, difference = figures.draw(compared)[:3]
-    assert "The axis is clipped to the other arms: kronecker_tied has values from 2 to 2." in verdicts.caption
+    assert "The axis does not show all values of kronecker_tied (2 to 2)." in verdicts.caption
     assert "kronecker_tied has values from 2 to 2" in difference.caption
     (ax,) = sheets[0].axes
     assert ax.get_xlim()[1] < 0.2
