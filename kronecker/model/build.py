@@ -56,7 +56,7 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
-    """Returns the bag of embedding.kind `kind`, not prepared; raises ValueError if it has not `code_dim` rows."""
+    """Returns the bag of embedding.kind `kind`, not prepared; raises ValueError if its row count is not `code_dim`."""
     known = arms.kind(kind)
     bag = pkgutil.resolve_name(known.bag)(codes, norm)
     if bag.rows != (rows := known.code_dim(codes.pos_dim)):

@@ -43,7 +43,7 @@ def read_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); incomplete or edited; restore it from a copy") from None
+        raise ValueError(f"{path}: not JSON ({error}): incomplete or edited; restore it or use a new folder") from None
 
 
 def completed(saved: dict[str, Any]) -> ml_collections.ConfigDict:

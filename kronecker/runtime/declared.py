@@ -41,7 +41,7 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata):
 
 
 def of(module: nn.Module, *args: Any) -> dict[str, Any]:
-    """Returns a `Declared` with a shape for each parameter; raises ValueError if one lacks it; `init` gets `args`."""
+    """Returns a `Declared` with a shape for each parameter of `init(*args)`; raises ValueError if one is undeclared."""
 
     def boxed(*args):  # a new function each time, as JAX would reuse the trace of an old one
         token = _asked.set(True)

@@ -36,7 +36,7 @@ def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence
 
 
 def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
-    """Returns a mesh to evaluate a run: with its fsdp and tensor or, if these do not fit, with other rounding."""
+    """Returns a mesh to evaluate a run, with its fsdp and tensor if they fit; else losses round differently."""
     parts = config.mesh.fsdp, config.mesh.tensor
     if -1 in parts or jax.device_count() % (parts[0] * parts[1]):
         return make_mesh()

@@ -39,7 +39,7 @@ def check(folder: epath.Path, steps: int) -> None:
 
 @contextlib.contextmanager
 def recording(folder: epath.PathLike) -> Iterator[None]:
-    """Records this process's devices during the `with` block, which must end when its results are ready."""
+    """Records this process's devices during the `with` block; wait for its results inside the block."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # tracing Python's calls slows the steps and fills the file
     jax.profiler.start_trace(str(folder), profiler_options=options)
@@ -95,7 +95,7 @@ def costliest(folder: epath.PathLike, count: int = 10) -> list[Kernel]:
     """Returns the costliest kernels, by cost, of the newest recording below a folder."""
     files = sorted(epath.Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no profile found (plugins/profile/*/*.xplane.pb); record one first")
+        raise FileNotFoundError(f"{folder}: no profile found (plugins/profile/*/*.xplane.pb); set log.profile_steps")
     nanoseconds, calls, operations = collections.Counter(), collections.Counter(), {}
     for name, operation, own in _kernels(jax.profiler.ProfileData.from_file(str(files[-1]))):
         nanoseconds[name] += own

@@ -71,7 +71,7 @@ def restore(
 ) -> train_step.TrainState:
     """Returns the saved state, with the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.
 
-    `identity` is that of the current model and data; `step` None: the latest.  Raises ValueError if there is none such.
+    `identity` is that of the current model and data; `step` None: the latest.  Raises ValueError if none has both.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():

@@ -14,7 +14,7 @@ from kronecker.run import sinks
 from kronecker.runtime import progress, sharding
 from kronecker.training import pace, train_step
 
-PLAIN_SECONDS = 600.0  # in a file, the least between two lines of progress; but each evaluation prints one
+PLAIN_SECONDS = 600.0  # in a file, the shortest time between two lines of progress; but each evaluation prints one
 
 Numbers = dict[str, float] | None
 

@@ -129,7 +129,7 @@ def make_train_step(
     def update(state, bag, tokens_BT1, weights_BT):
         declarations = declared.of(model, _AN_ID, bag)
         tx = optimizer.make_optimizer(config, declared.decays(declarations))
-        # Weights that sum to 1: dividing the gradient at the end would need a pass over all parameters.
+        # Weights that sum to 1: dividing the gradient at the end would be one more pass over all parameters.
         loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         grad_norm = optax.tree.norm(grads)
