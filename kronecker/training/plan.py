@@ -195,7 +195,7 @@ def _compile(
 
 def _advice(keys: Iterable[tuple[str, object]]) -> str:
     settings = " ".join(f"--config.{key}={value}" for key, value in keys)
-    return f"to make it fit, add {settings}" if settings else "use a smaller model, or more or larger devices"
+    return f"to need less, add {settings}" if settings else "use a smaller model, or more or larger devices"
 
 
 def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
