@@ -48,7 +48,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("slurm_gpus_per_node", 0, "GPUs of a run on each node.")
 flags.DEFINE_integer("slurm_cpus_per_task", 0, "CPU cores of a process; 0: the cluster's default, often one.")
 flags.DEFINE_float("slurm_mem", 0.0, "Memory of a run on each node in gigabytes; 0: the cluster's default.")
-flags.DEFINE_integer("slurm_array_parallelism", 16, "The most runs at a time.")
+flags.DEFINE_integer("slurm_array_parallelism", 16, "With --launcher=slurm: the most runs at a time.")
 flags.DEFINE_integer("slurm_signal_delay", 120, "Seconds before the time limit at which a run saves and exits.")
 flags.DEFINE_integer(
     "slurm_max_timeouts", 100, "How often a run may be requeued at its time limit; preemptions do not count."

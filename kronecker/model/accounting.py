@@ -38,8 +38,8 @@ def _group(name: str) -> str:
 def flops_per_token(shape: transformer.Shape, sequence: int) -> float:
     """Returns the matrix FLOPs of forward and backward pass for one token, without recomputation.
 
-    Six per parameter of the linear layers and the head, and 12 N T d for attention over the full T x T square.  The
-    input embedding counts as 0 in every arm: a lookup for a table, a few rows for a bag.
+    Six per parameter of the linear layers and the head, and 12 T d per layer for attention over the full T x T square,
+    with width d.  The input embedding counts as 0 in every arm: a table reads one row, a code adds a few rows.
     """
     linear = shape.layers * 12 * shape.d_model**2 + shape.d_model * shape.padded_vocab
     return 6.0 * linear + 12.0 * shape.layers * sequence * shape.d_model

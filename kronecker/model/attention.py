@@ -28,7 +28,7 @@ LARGEST_BLOCK = 512  # of queries and of keys, for splash
 
 
 def resolve(asked: str, platform: str, dtype: str, head_width: int) -> str:
-    """Returns the kernel for model.attention = `asked`; raises ValueError if platform, type or h lack it."""
+    """Returns the kernel for model.attention = `asked`; raises ValueError if platform, type or h do not allow it."""
     for_cudnn = dtype in HALF and head_width % 8 == 0 and head_width <= 128
     if asked == AUTO:
         if platform == "gpu":

@@ -42,8 +42,8 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
         bag = implementations.prepare(
             bag, c.implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient
         )
-        std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
-        # gives the logits of a tied head the initial std of a learned table's
+        std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of the initial embeddings
+        # a tied head's initial logits then have the std of a learned table's
         known |= {"rows": bag.rows, "logit_scale": transformer.INIT_STD / std if shape.tie_head else 0.0}
     embed = pkgutil.resolve_name(kind.module)(
         features=shape.d_model,
@@ -56,11 +56,11 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
-    """Returns the bag of embedding.kind `kind`, unprepared; raises ValueError if its rows differ from `schema.arms`."""
+    """Returns the bag of embedding.kind `kind`, not prepared; raises ValueError if its row count is not `code_dim`."""
     known = arms.kind(kind)
     bag = pkgutil.resolve_name(known.bag)(codes, norm)
     if bag.rows != (rows := known.code_dim(codes.pos_dim)):
-        raise ValueError(f"{known.bag} returns a bag of {bag.rows:,} rows, but kind {kind} has code_dim {rows:,}")
+        raise ValueError(f"{known.bag} gives {bag.rows:,} rows, but kind {kind} has code_dim {rows:,}; make both equal")
     return bag
 
 
@@ -80,16 +80,16 @@ def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
 
 
 def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:
-    """Returns a line with the implementation of a bag arm's product, and the reason for it."""
+    """Returns a line with the implementation of a bag arm's embedding, and the reason for it."""
     why = "as configured"
     if config.embedding.implementation == choices.AUTO:
         tokens = tokens_a_device(config, mesh)
         why = f"auto on {sharding.platform(mesh)}, {tokens:,} tokens per device, vocabulary {arm.bag.vocab:,}"
-    line = f"product: {implementations.describe(arm.bag)} ({why}), checked against the dense code"
+    line = f"embedding.implementation: {implementations.describe(arm.bag)} ({why}), checked against the dense code"
     if arm.bag.implementation == "bag" and arm.bag.platform == "gpu":
         # From the compiled program of 16,384 tokens of real text at d = 768, not from a measurement.
         line += (
-            "; bag on a GPU launches hundreds of small kernels, an estimated 10 to 20 ms per step; gather is one kernel"
+            "; on a GPU, bag launches hundreds of small kernels, an estimated 10 to 20 ms per step; gather launches one"
         )
     return line
 

@@ -39,7 +39,7 @@ class Head(struct.PyTreeNode):
     def loss_and_gradients(
         self, x_BTd: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[jax.Array, "Head", jax.Array]:
-        """Returns the weighted sum of -log p in nats, and its gradients to this head and to `x_BTd`, all float32."""
+        """Returns the weighted sum of -log p in nats, and its gradients with respect to head and `x_BTd`, float32."""
         logits_BTV = self.logits(x_BTd)
         nats_BT, top_BT, sum_BT = _nats(logits_BTV, targets_BT)
         # softmax minus one-hot, in one pass: the derivative of a gather would be a scatter

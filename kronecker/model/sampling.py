@@ -16,7 +16,7 @@ from kronecker.model import build, transformer
 
 SHORTEST_WINDOW = 32
 WIDEST = 64.0  # nats below the most likely id beyond which ids are negligible
-HALVINGS = 40  # of that range, to below the resolution of float32
+HALVINGS = 40  # of that range in the bisection, down to float32's resolution
 
 
 class Sampler:

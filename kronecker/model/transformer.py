@@ -56,7 +56,7 @@ class Shape:
     def linear(
         self, name: str, features: int | tuple[int, ...], std: float, axes: tuple[str, ...], bias_axes: tuple[str, ...]
     ) -> nn.DenseGeneral:
-        """Returns a linear layer with a N(0, std^2) kernel; `axes`, first the input's, and `bias_axes` are logical."""
+        """Returns a linear layer with a N(0, std^2) kernel; `axes` (input's first) and `bias_axes` are logical axes."""
         return nn.DenseGeneral(
             features,
             axis=tuple(range(len(bias_axes) - len(axes), 0)),

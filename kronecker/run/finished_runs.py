@@ -112,7 +112,7 @@ def read(folder: epath.Path) -> Run:
 def read_json(folder: epath.Path, name: str) -> dict[str, Any]:
     content = rundir.read_json(folder / name)
     if content is None:
-        raise FileNotFoundError(f"{folder / name}: missing; the run in {folder} is incomplete")
+        raise FileNotFoundError(f"{folder / name}: missing; restore it, or train the run again in a new folder")
     return content
 
 
@@ -129,7 +129,7 @@ def _read_lines(folder: epath.Path) -> list[dict[str, Any]]:
     try:
         return sinks.read(folder)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / sinks.METRICS}: not JSON lines ({error}); was it edited?") from None
+        raise ValueError(f"{folder / sinks.METRICS}: not JSON lines ({error}); restore it from a copy") from None
 
 
 def _columns(folder: epath.Path, lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:

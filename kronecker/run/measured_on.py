@@ -1,4 +1,4 @@
-"""The conditions of probes, to compare with the paper's: model, training, text, tokenizer, seeds, P."""
+"""The conditions of probes, to compare with the paper's: model, training, text, tokenizer, seeds, byte positions P."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -36,7 +36,7 @@ def to_json(result: Result) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Result:
-    """Returns the result of `to_json`'s content, with lists; raises ValueError for other keys or lengths of rows."""
+    """Returns the result that `to_json` wrote, with lists for tuples; raises ValueError for wrong keys or rows."""
     fields = {field.name for field in dataclasses.fields(Result)}
     if set(content) != fields:
         raise ValueError(f"a result has the keys {', '.join(sorted(fields))}; got {', '.join(sorted(content))}")

@@ -43,11 +43,11 @@ def read_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); the file is incomplete or was edited") from None
+        raise ValueError(f"{path}: not JSON ({error}): incomplete or edited; restore it or use a new folder") from None
 
 
 def completed(saved: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that a run has saved, with the keys that came later at their defaults."""
+    """Returns the config that a run has saved; newer keys, which it lacks, get their defaults."""
     for name, default in _LATER.items():
         group, _, last = name.rpartition(".")
         (saved.setdefault(group, {}) if group else saved).setdefault(last, default)

@@ -11,7 +11,7 @@ from etils import epath
 from kronecker.runtime import storage
 
 METRICS = "metrics.jsonl"
-HELD = "held"  # kind of a line for resumed runs only: updates that are not yet in a line of kind "train"
+HELD = "held"  # kind of a line that only a resumed run reads: updates after the last line of kind "train"
 
 
 class Sink(Protocol):

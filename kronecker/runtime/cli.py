@@ -19,8 +19,8 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it prints its traceback
     and exits with 1.
 
-    `main` has no argument or, if `positional`, the list of arguments that are not flags.  With `needs_config`, a script
-    that has the flag --config requires it.
+    `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
+    that defines the flag --config fails without it.
     """
     fault: Exception | None = None
     try:
@@ -47,7 +47,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it
         traceback.print_exc()
         code, fault = 1, error
-    distributed = sys.modules.get("kronecker.runtime.distributed")  # imported only by what trains
+    distributed = sys.modules.get("kronecker.runtime.distributed")  # not every script imports it
     if distributed and code not in (0, preemption.EXIT_CODE):
         distributed.leave(code, fault)
     sys.exit(code)
@@ -64,7 +64,7 @@ def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
 
 
 def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
-    """Loads --config before config_flags does, whose errors are whole tracebacks in one line."""
+    """Loads --config first, for short errors: those of config_flags are tracebacks in one line."""
     path = (FLAGS["config"].default_as_str or "").strip("'")  # `default` itself is a parsed config
     overrides = []
     for i, argument in enumerate(argv[1:], 1):

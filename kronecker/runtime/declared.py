@@ -41,9 +41,9 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata):
 
 
 def of(module: nn.Module, *args: Any) -> dict[str, Any]:
-    """Returns a `Declared` with a shape for each parameter; raises ValueError if one has none; `args`: of `init`."""
+    """Returns a `Declared` with a shape for each parameter of `init(*args)`; raises ValueError if one is undeclared."""
 
-    def boxed(*args):  # a new function each time: JAX caches the traces of one
+    def boxed(*args):  # a new function each time, as JAX would reuse the trace of an old one
         token = _asked.set(True)
         try:
             return module.init(jax.random.key(0), *args)["params"]

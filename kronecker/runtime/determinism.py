@@ -22,7 +22,7 @@ def compiler_options(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str,
     if mesh.size > 1:
         raise ValueError(
             f"train.deterministic works on one GPU only; this run has {mesh.size}, and NCCL does not fix the order in "
-            "which GPUs add; set it to False, or limit the run to one GPU with CUDA_VISIBLE_DEVICES=0"
+            "which GPUs add; set --config.train.deterministic=False, or use one GPU with CUDA_VISIBLE_DEVICES=0"
         )
     return {_OPTION: True}
 
@@ -34,12 +34,12 @@ def gather_gradient(config: ml_collections.ConfigDict) -> str:
 
 
 def line(config: ml_collections.ConfigDict, mesh: Mesh) -> str | None:
-    """Returns one line on what train.deterministic costs the run; None: nothing."""
+    """Returns a line that says how train.deterministic slows the run; None if it does not."""
     if not compiler_options(config, mesh):
         return None
     sort = ""
     if not arms.kind(config.embedding.kind).bag:
         width = config.embedding.rank or config.model.d_model
         values = config.train.batch // config.train.accumulate * config.train.sequence * width
-        sort = f"the table's gradient sorts {values:,} values, "
-    return f"deterministic, so slower: {sort}XLA's autotuning is off, and cuDNN uses deterministic kernels"
+        sort = f"each micro-batch sorts {values:,} values for the table's gradient, "
+    return f"train.deterministic slows steps: {sort}XLA's autotuning is off, and cuDNN uses deterministic kernels"

@@ -36,7 +36,7 @@ def make_mesh(config: ml_collections.ConfigDict | None = None, devices: Sequence
 
 
 def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
-    """Returns a mesh to evaluate a run on: its fsdp and tensor if they fit the devices; else rounding differs."""
+    """Returns a mesh to evaluate a run, with its fsdp and tensor if they fit; else losses round differently."""
     parts = config.mesh.fsdp, config.mesh.tensor
     if -1 in parts or jax.device_count() % (parts[0] * parts[1]):
         return make_mesh()
@@ -45,6 +45,6 @@ def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
 
 def mesh_of(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of these sizes along choices.MESH_AXES over `devices`; None: over all devices."""
-    # jax.make_mesh refuses an axis that is part of a network axis, such as 4 of 16 chips, on all chips but v5e.
+    # jax.make_mesh refuses a mesh axis along a part of a network axis, such as 4 of its 16 chips, except on v5e.
     laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(laid_out, choices.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))

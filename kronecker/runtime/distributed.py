@@ -1,7 +1,7 @@
 """Several processes that train one run: they connect through JAX's runtime.
 
-Each prints that it waits for the others, and then its index, host and devices.  If a process never starts, the others
-end after `distributed.timeout_seconds`; its log lacks the first line.  If one dies or fails, the others end after
+Each prints that it waits for the others, and then its index, host and devices.  If a process never starts, its log
+lacks both lines, and the others end after `distributed.timeout_seconds`.  If one dies or fails, the others end after
 `distributed.heartbeat_seconds`, and JAX's message on process 0 names it ("Task 1 heartbeat timeout").
 """
 
@@ -40,7 +40,7 @@ def start(config: ml_collections.ConfigDict) -> None:
         place = (
             "process {process_id} of {num_processes} at {coordinator_address}".format(**given) if given else "process"
         )
-        _say(f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for the others")
+        _say(f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for other processes")
         try:
             jax.distributed.initialize(
                 **given,
@@ -89,7 +89,7 @@ def processes_here() -> int:
 
 
 def told_by_all(number: int) -> list[int]:
-    """Returns the `number`, from 0 to 2^32 - 1, of each of the run's processes; all of them must call it."""
+    """Returns the `number` that each process of the run passes, from 0 to 2^32 - 1; all of them must call it."""
     if jax.process_count() == 1:
         return [number]
     return multihost_utils.process_allgather(np.uint32(number)).tolist()

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 def locked(file: pathlib.Path, wait: bool = True) -> Iterator[int | None]:
     """Holds the lock `file`, created with its folder if missing, and yields its file descriptor.
 
-    A child that inherits the descriptor holds the lock too, so that a sweep waits for a run that outlived a killed one.
+    A child that inherits the descriptor holds the lock too, so a new sweep waits for the runs of a killed sweep.
     Without `wait`, yields None at once if another process holds the lock.
     """
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nu
 
 def environment() -> dict[str, Any]:
     """Returns the content of env.json: versions, commit, devices, command, start time in UTC."""
-    import jax  # here, so that readers of records need not wait for it
+    import jax  # here, as it is slow to import, and readers of records do not need it
 
     return {
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
 
 
 def without_paths_outside(command: Sequence[str]) -> list[str]:
-    """Returns a command for published records: a path out of its working directory keeps its base name only."""
+    """Returns a command for published records: a path outside its working directory keeps its base name only."""
     return [re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word) for word in command]
 
 
@@ -57,7 +57,7 @@ def load() -> list[float]:
 
 def device_peak_bytes() -> int | None:
     """Returns this process's peak memory on the first device; None: the device does not report it."""
-    import jax  # here, as above
+    import jax  # slow, as above
 
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 

@@ -11,11 +11,11 @@ from etils import epath
 
 from kronecker.runtime import storage
 
-FOLDER = "profile"  # of a run's
+FOLDER = "profile"  # in the run's folder
 WARM_UP = 5  # a process's updates before the recorded ones: memory gets allocated, clocks rise
 STEP = "train"  # a step's name in the recording
 STREAMS, OPS = "Stream", "XLA Ops"  # prefixes of a device's lines: a GPU's kernels, a TPU's operations
-OPERATION = "hlo_op"  # set on an event of a CPU's threads that is a program's operation
+OPERATION = "hlo_op"  # an event's value with the program's operation; a CPU's other events lack it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,13 @@ def check(folder: epath.Path, steps: int) -> None:
     """Raises a ValueError if `steps` is not 0 and the folder is remote."""
     if steps and storage.is_remote(folder):
         raise ValueError(
-            f"log.profile_steps={steps} needs a local --workdir, got {folder}; choose a local one, or set it to 0"
+            f"log.profile_steps={steps} needs a local --workdir, got {folder}; give one, or set log.profile_steps=0"
         )
 
 
 @contextlib.contextmanager
 def recording(folder: epath.PathLike) -> Iterator[None]:
-    """Records this process's devices during the `with` block, which must wait for its own work."""
+    """Records this process's devices during the `with` block; wait for its results inside the block."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # tracing Python's calls slows the steps and fills the file
     jax.profiler.start_trace(str(folder), profiler_options=options)
@@ -62,10 +62,10 @@ def recorded(
     last: int,
     pause: Callable[[], contextlib.AbstractContextManager],
 ) -> Callable[..., Any]:
-    """Returns `update`, called once a step, with `steps` of its calls recorded: after WARM_UP, or the last ones.
+    """Returns `update`, called once a step, with `steps` calls recorded: those after WARM_UP calls, or the last ones.
 
-    `start` and `last` are the finished updates before the first call and after the last one; `pause` stops the training
-    clock while the recording starts and while it is written.
+    `start` updates are finished before the first call, and `last` after the last call; `pause` stops the training clock
+    while the recording starts and while it is written.
     """
     first = max(start, min(start + WARM_UP, last - steps))
     own = range(first, min(first + steps, last))
@@ -95,7 +95,7 @@ def costliest(folder: epath.PathLike, count: int = 10) -> list[Kernel]:
     """Returns the costliest kernels, by cost, of the newest recording below a folder."""
     files = sorted(epath.Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no profile found (plugins/profile/*/*.xplane.pb)")
+        raise FileNotFoundError(f"{folder}: no profile found (plugins/profile/*/*.xplane.pb); set log.profile_steps")
     nanoseconds, calls, operations = collections.Counter(), collections.Counter(), {}
     for name, operation, own in _kernels(jax.profiler.ProfileData.from_file(str(files[-1]))):
         nanoseconds[name] += own

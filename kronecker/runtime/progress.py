@@ -23,7 +23,7 @@ class ProgressLine:
     """
 
     def __init__(self, label: str, steps: int, start: int, shown: bool = True, plain_seconds: float = 10.0) -> None:
-        """`start` of `steps` were finished before; of several processes one shows its line (`shown`)."""
+        """`start` of the `steps` are finished already; only a process with `shown` prints."""
         self._label, self._steps, self._start = label, steps, start
         self._began = self._shown_at = time.perf_counter()
         screen = console.Console(stderr=True, highlight=False, markup=False)
@@ -44,7 +44,7 @@ class ProgressLine:
         return time.perf_counter() - self._shown_at > self._seconds
 
     def show(self, step: int, *words: str, left: float | None = None, always: bool = False) -> None:
-        """Shows that `step` updates are finished; `left`: seconds, None: at the pace since this line was made."""
+        """Shows that `step` updates are finished; `left`: seconds; None: estimated from the steps since `start`."""
         if not self._shows or not (self._live or always or self.is_due()):
             return
         self._shown_at = time.perf_counter()

@@ -88,7 +88,7 @@ def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
 
     `tree` holds arrays or shapes: parameters, or a state with parameters and optimizer state; `declarations` has a
     `declared.Declared` for each parameter.  Raises ValueError if RULES lacks an axis, or a parameter's axis is not
-    divisible by the part of the mesh that splits it.
+    divisible by the number of parts that the mesh splits it into.
     """
     by_path = {
         _path(keys): one
@@ -145,7 +145,7 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
     if sum(map(len, parts)) != batch_shards(mesh) or len({len(part) for part in parts}) != 1:
         raise ValueError(
             f"mesh {dict(mesh.shape)}: two hosts would share some rows of a batch, but not all; choose a mesh.tensor "
-            "that divides the devices of a host, or is a multiple of them"
+            "that divides the number of devices of a host, or is a multiple of it"
         )
     return parts.index(tuple(sorted(rows_of[jax.process_index()]))), len(parts)
 
@@ -187,10 +187,10 @@ def _spec(path: str, one: declared.Declared, mesh: Mesh) -> PartitionSpec:
     for name, size, axes in zip(one.axes, one.value.shape, spec, strict=True):
         parts = _parts(axes, mesh)
         if size % parts:
-            key = axes if isinstance(axes, str) else " and mesh.".join(axes)
+            key = axes if isinstance(axes, str) else " x mesh.".join(axes)
             raise ValueError(
-                f"{path}: its axis {name!r} has size {size:,}, which is not divisible by the {parts} parts of "
-                f"mesh.{key}; choose a divisor of {size:,}"
+                f"{path}: its axis {name!r} has size {size:,}, which is not divisible by mesh.{key}={parts}; "
+                f"set this to a divisor of {size:,}"
             )
     return spec
 

@@ -79,7 +79,7 @@ class Lines:
     """
 
     def __init__(self, path: epath.Path, lines: Iterable[str]) -> None:
-        """Replaces the file's content by `lines`."""
+        """Replaces the file's content with `lines`."""
         self._path, self._remote = path, is_remote(path)
         self._content = "".join(f"{line}\n" for line in lines)
         self._uploaded: str | None = None

@@ -75,7 +75,7 @@ def shielded() -> Iterator[None]:
 
 def _leave(received: list[int], requeue: signal.Handlers) -> None:
     environment = JobEnvironment()
-    if environment.global_rank:  # the first task acts for all; an error code of another could end it too early
+    if environment.global_rank:  # only the first task requeues; an error code of another could end it too early
         sys.exit(0)
     if LEAVE in received or _is_running(environment):
         requeue(LEAVE, None)  # submitit's own handler: counts time-outs, requeues the job and exits
@@ -90,5 +90,5 @@ def _is_running(environment: JobEnvironment) -> bool:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return done.stdout.strip() == "RUNNING"
-    print(f"squeue does not answer, so the job is not requeued: {done.stderr.strip()}", file=sys.stderr)
+    print(f"squeue failed, so the job is not requeued; start the sweep again: {done.stderr.strip()}", file=sys.stderr)
     return False

@@ -64,7 +64,7 @@ class _Children:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if error:  # such as a child that could not be started
+        if error:  # for example, a child could not be started
             for process in self._alive:
                 process.terminate()
             for process in self._alive:

@@ -83,7 +83,7 @@ def expand(
         raise ValueError(f"--config={config}: {path} has no sweep(); add, for example: {EXAMPLE}")
     settings = list(module.sweep() if seeds is None else module.sweep(seeds))
     if not settings:
-        raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no runs")
+        raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no run; add one")
     return _expand(config, settings, overrides)
 
 

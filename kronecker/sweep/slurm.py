@@ -114,7 +114,7 @@ def sort(planned: Sequence[planning.Planned], out: Path) -> Submission:
 
 
 def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
-    """Raises a ValueError if a run is a job that waits or runs; without squeue, jobs are unknown."""
+    """Raises a ValueError if a run is a job that waits or runs; checks nothing if squeue is not installed."""
     if shutil.which("squeue") and (active := _active(planned, _jobs(out))):
         raise ValueError(
             f"{out}: {active[0].name} is a SLURM job that waits or runs; use --launcher=slurm, or cancel the job first"
@@ -160,7 +160,7 @@ def _alive(jobs: Sequence[str]) -> set[str]:
         [_find("squeue"), "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise ValueError(f"squeue failed, so running jobs could be submitted twice: {done.stderr.strip()}")
+        raise ValueError(f"squeue failed, so it is unknown which jobs run; try again later: {done.stderr.strip()}")
     return set(done.stdout.split()) & set(jobs)
 
 

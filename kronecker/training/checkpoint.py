@@ -1,4 +1,4 @@
-"""Checkpoints through orbax: asynchronous, kept by count and step, and never restored into another run."""
+"""Checkpoints through orbax: saved asynchronously, old ones deleted, and never restored into another run."""
 
 import contextlib
 import hashlib
@@ -71,12 +71,13 @@ def restore(
 ) -> train_step.TrainState:
     """Returns the saved state, with the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.
 
-    `identity` is that of the current model and data; `step` None is the latest.  Raises ValueError if there is no such
-    checkpoint, or it has another identity.
+    `identity` is that of the current model and data; `step` None: the latest.  Raises ValueError if none has both.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():
-        raise ValueError(f"{manager.directory}: no checkpoint{'' if step is None else f' of step {step}'} here")
+        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        there = ", ".join(map(str, manager.all_steps())) or "none; train the run first"
+        raise ValueError(f"{manager.directory}: {wanted} here; saved steps: {there}")
     saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
     for name, value in identity.items():
         if saved.get(name) != value:
@@ -110,11 +111,15 @@ def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_colle
         found = Weights(manager.directory / str(step) / _STATE, step)
     for name in _OF_WEIGHTS:
         if saved.get(name) != identity[name]:
-            raise ValueError(f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}")
+            raise ValueError(
+                f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
+            )
     theirs = rundir.read_json(workdir / rundir.CONFIG)["embedding"]
     for key in ("norm", "rank"):  # with another norm, a projection induces another table
         if theirs.get(key) != config.embedding[key]:
-            raise ValueError(f"{named}: its embedding.{key} is {theirs.get(key)}, here {config.embedding[key]}")
+            raise ValueError(
+                f"{named}: its embedding.{key} is {theirs.get(key)}, here {config.embedding[key]}; make both equal"
+            )
     return found
 
 

@@ -54,13 +54,12 @@ def make_evaluator(
     batches: Batches,
     compile_with: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
 ) -> Callable[..., dict[str, float] | None]:
-    """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl, already compiled.
+    """Returns the compiled evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl.
 
     It calls `stop` before each batch, and returns None once that returns True.
-
     `config` is resolved, the bag of `arm` is on `mesh`, and `batches` are from `held_out` for the same config and
     mesh.  `abstract_params` are shapes, types and shardings, or the parameters.  `text_bytes_V` is the number of bytes
-    of each id's text, 0 for ids beyond its end.
+    of each id's text; ids beyond its length have no text.
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V

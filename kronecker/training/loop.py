@@ -199,7 +199,7 @@ class _Trainer:
                     break
                 tokens = sharding.to_devices(next(batches), self.mesh)
                 state, step_metrics = update(state, self.bag, tokens, weights)
-                log.catch_up(step)  # with earlier updates, while the device computes this one
+                log.catch_up(step)  # waits for earlier updates, while the device computes this one
                 if step % c.log.every == 0:
                     log.flush(step)
                 log.add(step_metrics)
@@ -219,8 +219,8 @@ class _Trainer:
         """Returns lines about the code, its product, train.deterministic and few held-out tokens; None: no line."""
         lines = []
         if self.arm.codes:
-            # A byte table counts ids with equal Kronecker codes; the other bags have other cells.
-            shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another id"
+            # `codec.summary` counts equal Kronecker codes; other kinds have other codes.
+            shared = f"{bags.sharing(self.arm.bag):,} ids share a code with another id"
             lines += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
             lines += [build.product_line(self.arm, self.config, self.mesh)]
         return [*lines, determinism.line(self.config, self.mesh), evaluation.few_tokens(self.prepared, self.config)]

@@ -11,7 +11,7 @@ from kronecker.runtime import progress
 LONG_STEP = 10.0  # seconds; a first step that is shorter is not measured: it also waits for the first batch
 MEASURED = 5.0  # seconds of steps before the estimate
 LONG_RUN = 86_400.0  # seconds; a run that takes longer gets advice
-BATCHES = 5  # of the first evaluation, before a long run is seen: it is up to three ahead of what is finished
+BATCHES = 5  # of the first evaluation until its speed is measured; up to three of them are not finished then
 UPDATE_PER_EVALUATION = 3  # time of a token's update over that of its evaluation, which has no backward pass
 
 
@@ -19,7 +19,7 @@ class Pace:
     """The time that a run still takes, in seconds."""
 
     def __init__(self, config: ml_collections.ConfigDict, start: int, seconds: float) -> None:
-        """`start` updates were finished after `seconds` of training when this process began."""
+        """This process begins after `start` updates, which took `seconds` of training."""
         self._config, self._start, self._from = config, start, (start, seconds)
         self._a_step: float | None = None
         self._printed = self._advised = False
@@ -45,10 +45,7 @@ class Pace:
         return None
 
     def watched(self, asked: Callable[[], bool], show: Callable[[str], None]) -> Callable[[], bool]:
-        """Returns `asked`, which is called before each batch of the first evaluation, for a run that has not begun.
-
-        It shows an estimate if the run takes days: its first step may be an hour away.
-        """
+        """Returns `asked` for the evaluation before the first step; it shows an estimate if the run takes days."""
         times: list[float] = []
         c = self._config
 

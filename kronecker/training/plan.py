@@ -118,7 +118,7 @@ def fewest_fsdp(
     """Returns the smallest mesh.fsdp with which parameters and optimizer fit a device, else the largest allowed one.
 
     `model` is the config's group, `vocab` is V, and `devices` are those that data and fsdp share.  `limit` is bytes of
-    a device; None if unknown: then no size is considered safe.  The result is above `above`, or None if none can be.
+    a device; None if unknown: then no size is considered safe.  The result exceeds `above`; None: no allowed size does.
     """
     params = 12 * model.layers * model.d_model**2 + 2 * vocab * model.d_model
     state = params * STATE_COPIES * (2 if model.param_dtype == "bfloat16" else 4)
@@ -150,7 +150,7 @@ def lines(
     there = _mb(limit) if limit else "an unknown limit"
     return [
         f"parameters: {params['total']:,} ({groups})",
-        f"memory of a device: {_mb(needed.total)} of {there} ({needed})",
+        f"memory needed per device: {_mb(needed.total)} of {there} ({needed})",
         f"a step: {tokens:,} tokens, {flops:.3g} FLOPs; {speed}".replace("e+", "e"),
     ]
 
@@ -195,7 +195,7 @@ def _compile(
 
 def _advice(keys: Iterable[tuple[str, object]]) -> str:
     settings = " ".join(f"--config.{key}={value}" for key, value in keys)
-    return f"it needs less with {settings}" if settings else "use a smaller model, or more or larger devices"
+    return f"to need less, add {settings}" if settings else "use a smaller model, or more or larger devices"
 
 
 def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
@@ -228,7 +228,7 @@ def _smaller(
 
 
 def _smaller_chunk(train: ml_collections.ConfigDict, sequences: int) -> Iterator[tuple[str, object]]:
-    """Yields train.loss_chunk if a device with `sequences` at a time can have fewer logits."""
+    """Yields a smaller train.loss_chunk, if there is one, for `sequences` at a time on a device."""
     tokens = sequences * train.sequence
     most = min(tokens, train.loss_chunk or tokens)
     if most > 1:

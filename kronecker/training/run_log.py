@@ -14,7 +14,7 @@ from kronecker.run import sinks
 from kronecker.runtime import progress, sharding
 from kronecker.training import pace, train_step
 
-PLAIN_SECONDS = 600.0  # in a file, the most between two lines of progress where evaluations are further apart
+PLAIN_SECONDS = 600.0  # in a file, the shortest time between two lines of progress; but each evaluation prints one
 
 Numbers = dict[str, float] | None
 
@@ -64,7 +64,7 @@ class Log:
             sink.sync()
 
     def has_validation(self, step: int) -> bool:
-        """Returns whether an earlier process of this run has already evaluated this step, this process's first."""
+        """Returns whether `step` is the first of this process, and an earlier process has evaluated it."""
         return step == self._validated
 
     def add(self, step_metrics: train_step.StepMetrics) -> None:
@@ -115,7 +115,7 @@ class Log:
             self._write({"kind": sinks.HELD, "step": step, "seconds": self.watch.seconds(), "values": values})
 
     def evaluate(self, step: int, evaluate: Callable[[Callable[[], bool]], Numbers], stop: Callable[[], bool]) -> bool:
-        """Writes a validation line, without training time; returns False if `stop` ended `evaluate(stop)`."""
+        """Writes a validation line, with the training clock stopped; returns False if `stop` ended `evaluate`."""
         self.flush(step)
         self._show(step, "evaluating")
         began = time.perf_counter()

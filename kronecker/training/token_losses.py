@@ -28,7 +28,7 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
     Its arrays: `nats` float32 (N,), -log p of each target; `inputs` and `targets` int32 (N,), the previous id and the
     target; `step` and `data_fingerprint`; and for each id, (V,): `train_count`, its occurrences in a sample of the
     training text; `bytes`, the number of its raw bytes; `special`; `after_space`, whether these start with a space;
-    `script`, an index into `scripts`; `code_group`, equal for ids that share all cells of this run's code, else -1.
+    `script`, an index into `scripts`; `code_group`, equal for ids with the same code in this run, else -1.
 
     Raises FileNotFoundError if there is no run; ValueError as `restore.open_run` does.
     """

@@ -1,6 +1,6 @@
 """One update and one evaluation as pure functions, and the initial state and the update on a mesh.
 
-Losses are weighted sums in float32, in an update with shares of the whole batch as weights; so micro-batches and
+Losses are weighted sums in float32.  The weights of an update sum to 1 over the whole batch, so micro-batches and
 devices may hold different numbers of tokens.
 
 Shapes: B batch, T time, A micro-batches, V vocabulary.
@@ -129,7 +129,7 @@ def make_train_step(
     def update(state, bag, tokens_BT1, weights_BT):
         declarations = declared.of(model, _AN_ID, bag)
         tx = optimizer.make_optimizer(config, declared.decays(declarations))
-        # Weights that sum to 1, as dividing the gradient in the end would be a pass over all parameters.
+        # Weights that sum to 1: dividing the gradient at the end would be one more pass over all parameters.
         loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         grad_norm = optax.tree.norm(grads)

@@ -188,7 +188,7 @@ def test_an_unknown_baseline_is_refused_with_the_arms_there_are(tmp_path: Path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "params.json").unlink(), r"params.json: missing; the run in .* is incomplete"),
+        (lambda run: (run / "params.json").unlink(), r"params.json: missing; restore it, or train the run again"),
         (lambda run: (run / "result.json").write_text("{"), r"result.json: not JSON"),
         (lambda run: (run / "metrics.jsonl").write_text("{]\n"), r"metrics.jsonl: not JSON lines"),
         (

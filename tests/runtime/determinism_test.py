@@ -65,5 +65,5 @@ def test_a_gradient_that_is_not_deterministic_is_refused():
 )
 def test_a_gpu_is_told_what_it_costs(own: dict[str, Any], sorts: bool):
     line = determinism.line(resolved(**own), gpus(1))
-    assert line.startswith("deterministic, so slower: ")
+    assert line.startswith("train.deterministic slows steps: ")
     assert ("sorts 512 values" in line) == sorts

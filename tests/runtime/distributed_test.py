@@ -96,7 +96,7 @@ def test_a_process_that_never_comes_is_not_waited_for(data: Path, tmp_path: Path
     assert time.monotonic() - began < 40
     assert first.returncode == -signal.SIGABRT
     assert re.search(
-        r"^process 0 of 2 at 127\.0\.0\.1:\d+ on .*: waiting up to 8 s for the others$", words, re.MULTILINE
+        r"^process 0 of 2 at 127\.0\.0\.1:\d+ on .*: waiting up to 8 s for other processes$", words, re.MULTILINE
     )
     assert "RegisterTask" in words  # JAX's own message
     assert not (tmp_path / "run").exists()

@@ -301,4 +301,4 @@ def test_squeue_is_asked_five_times_whether_a_job_goes_on(
         monkeypatch.setenv(name, value)
     assert job._is_running(submitit.JobEnvironment()) == goes_on
     assert asked.read_text().splitlines() == ["--noheader --jobs=7 --format=%T"] * 5
-    assert ("the job is not requeued: Socket timed out" in capfd.readouterr().err) == (failures == 5)
+    assert ("not requeued; start the sweep again: Socket timed out" in capfd.readouterr().err) == (failures == 5)

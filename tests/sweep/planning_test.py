@@ -132,7 +132,7 @@ def test_a_key_that_only_some_runs_of_an_arm_set_is_in_the_names_of_those(tmp_pa
         ("", r"mine.py has no sweep\(\); add, for example: def sweep\(seeds\)"),
         ("def sweep(seeds): yield {'seed': 0}", r"yields a run without 'embedding.arm'; write, for example"),
         ("def sweep(seeds): yield {'embedding.arm': 'kronecker'}", r"yields a run without 'seed'"),
-        ("def sweep(seeds): return []", r"sweep\(1\) of .*mine.py yields no runs"),
+        ("def sweep(seeds): return []", r"sweep\(1\) of .*mine.py yields no run; add one"),
         (
             "def sweep(seeds): yield from 2 * [{'embedding.arm': 'kronecker', 'seed': 0}]",
             r"yields kronecker-seed0 twice; make the two differ in a key",

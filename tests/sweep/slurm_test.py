@@ -197,5 +197,5 @@ def test_a_scheduler_that_does_not_answer_stops_a_second_submission(tmp_path: Pa
     conf.write_text(re.sub("SlurmctldPort=.*", "SlurmctldPort=1\nMessageTimeout=2", text))
     with monkeypatch.context() as context:
         context.setenv("SLURM_CONF", str(conf))
-        with pytest.raises(ValueError, match="squeue failed, so running jobs could be submitted twice"):
+        with pytest.raises(ValueError, match="squeue failed, so it is unknown which jobs run"):
             submit(run)

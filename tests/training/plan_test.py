@@ -42,7 +42,7 @@ def test_compile_only_says_what_the_run_takes_and_writes_no_run(data: Path, tmp_
     assert groups[0] == 4096 * 16
     assert groups[2] == 16 * 384
     assert total == sum(groups)
-    told = re.search(r"memory of a device: (\S+) MB of (\S+) MB \(arguments (\S+) MB, results (\S+) MB, temp", words)
+    told = re.search(r"per device: (\S+) MB of (\S+) MB \(arguments (\S+) MB, results (\S+) MB, temp", words)
     total, limit, arguments, _ = (int(text.replace(",", "")) for text in told.groups())
     assert 0 < arguments <= total < limit
     assert "a step: 128 tokens, " in words
@@ -61,12 +61,12 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
         assert f"--config.{key}" in line
     assert "mesh.fsdp" not in line
     two = refused(tmp_path / "run", data, OPTIONS | big | {"mesh.cpu_devices": 2, "train.accumulate": 2})
-    assert "it needs less with --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
+    assert "to need less, add --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
     many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**23}, "--compile_only")
     assert re.match(
         r"error: out of memory: the evaluation needs [\d,]{7,} MB \(arg.*, optimizer 1 MB\), a device has", many
     )
-    assert many.endswith("it needs less with --config.eval.batch=4194304 --config.train.loss_chunk=1024")
+    assert many.endswith("to need less, add --config.eval.batch=4194304 --config.train.loss_chunk=1024")
     assert not (tmp_path / "run").exists()
 
 
@@ -145,8 +145,8 @@ def test_what_is_advised_is_a_config_that_can_be():
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({"eval.batch": 12}, "it needs less with --config.eval.batch=4 --config.train.loss_chunk=128"),
-        ({"eval.batch": 4, "train.loss_chunk": 6}, "it needs less with --config.train.loss_chunk=3"),
+        ({"eval.batch": 12}, "to need less, add --config.eval.batch=4 --config.train.loss_chunk=128"),
+        ({"eval.batch": 4, "train.loss_chunk": 6}, "to need less, add --config.train.loss_chunk=3"),
         ({"eval.batch": 4, "train.loss_chunk": 1}, "use a smaller model, or more or larger devices"),
     ],
 )
