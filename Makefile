@@ -1,16 +1,31 @@
-# make pair     trains the demo's arms on real text and compares them     (SEEDS=3 for an interval; ARGS=--config.KEY=VALUE; resumes, skips finished runs)
-# make reproduce  writes one page with the paper's tables beside ours, from the runs of make pair
-# make test     runs every test; warnings are errors                     (ARGS="-k product" for some of them)
-# make check    for every edit, under two minutes: lint, types, and the tests that neither train nor compile much
-# make lint     runs ruff
-# make types    runs mypy on the public names and examples of their use
-# make docs     builds the documentation as a site in site/, which opens from the disk
-# make setup    makes .venv, which all targets use; skipped if it is up to date
-# make reference  adds the paper author's package with PyTorch, for comparisons; skipped when done
-# make accelerator  checks and measures a new GPU or TPU     (ARGS="--data=texts/*.jsonl.xz --minutes=8", or ARGS=--rehearse)
-# make tpu      adds the TPU compiler, for scripts/compile_for.py and its tests; skipped when done
-# make gpu      adds the GPU compiler, for the same; downloads 0.65 GB, mostly cuDNN; skipped when done
-# make sky      adds SkyPilot, in its own environment, for the tests of launch/; skipped when done
+# make pair         trains the demo's arms on real text and compares them; make
+#                   without a target does the same.  It resumes, and skips
+#                   finished runs.  SEEDS=3 adds intervals;
+#                   ARGS=--config.KEY=VALUE sets a key in every run
+# make reproduce    writes one page with the paper's tables beside ours, from
+#                   the runs of make pair
+# make test         runs every test; warnings are errors (ARGS="-k product" runs
+#                   some of them)
+# make check        for every edit, under two minutes: lint, types, and the
+#                   quick tests, which neither train nor compile much
+# make lint         runs ruff
+# make types        runs mypy on the public names and examples of their use
+# make quick        runs the quick tests
+# make docs         builds the documentation as a site in site/, which opens
+#                   from the disk
+# make setup        makes .venv, which all targets use; skipped if up to date
+# make reference    adds the paper author's package with PyTorch, for
+#                   comparisons; skipped when done
+# make accelerator  checks and measures a new GPU or TPU
+#                   (ARGS="--data=texts/*.jsonl.xz --minutes=8";
+#                   ARGS=--rehearse tries all of it on a CPU)
+# make tpu          adds the TPU compiler, for scripts/compile_for.py and its
+#                   tests; skipped when done
+# make gpu          adds the GPU compiler, for the same; downloads 0.65 GB,
+#                   mostly cuDNN; skipped when done
+# make sky          adds SkyPilot, in its own environment, for the tests of
+#                   launch/; skipped when done
+# make clean        removes .venv, site/ and build files
 
 SEEDS ?= 1
 RUNS ?= runs/demo

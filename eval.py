@@ -1,4 +1,4 @@
-r"""Evaluates a run's checkpoint on its held-out text, lets it write, or runs the paper's probes on it.
+r"""Evaluates a run's checkpoint on its held-out text, samples text from it, or runs the paper's probes on it.
 
   python eval.py --workdir=runs/demo/kronecker-seed0
   python eval.py --workdir=runs/demo/kronecker-seed0 --step=50
@@ -6,8 +6,9 @@ r"""Evaluates a run's checkpoint on its held-out text, lets it write, or runs th
       --temperature=0.7 --top_p=0.9 --seed=42
   python eval.py --workdir=runs/demo/kronecker-seed0 --probes=robustness,layered
 
-The loss covers every held-out token once; bits per byte divides by the bytes of the text that the tokens stand for.
-scripts/probe.py --help says which probes there are; it also takes a pair of runs, and writes what they say.
+The loss is over the same held-out tokens as in training (eval.sequences); bits per byte divides it by the bytes of
+their text.  scripts/probe.py --help lists the probes; that script also accepts a pair of runs, and writes results to
+files.
 """
 
 import codecs
@@ -18,20 +19,22 @@ from etils import epath
 from kronecker.runtime import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, as given to train.py.")
-_STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the latest if not given.", lower_bound=0)
-_PROMPT = flags.DEFINE_string("prompt", None, "Text to go on from, instead of a loss.")
-_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 100, "Tokens to write.", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "Of the softmax; 0 takes the most likely token.")
-_TOP_P = flags.DEFINE_float("top_p", 0.9, "Draw from the likeliest tokens that reach this probability; 1: from all.")
-_SEED = flags.DEFINE_integer("seed", 42, "Of the draws: one seed, one text.")
-_PROBES = flags.DEFINE_list("probes", [], "Names of probes to run instead, or all.")
+_STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.", lower_bound=0)
+_PROMPT = flags.DEFINE_string("prompt", None, "Text to continue; no loss is computed.")
+_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 100, "Number of tokens to sample.", lower_bound=1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "Softmax temperature; 0 always picks the most likely token.")
+_TOP_P = flags.DEFINE_float(
+    "top_p", 0.9, "Sample from the most likely tokens that together reach this probability; 1: from all."
+)
+_SEED = flags.DEFINE_integer("seed", 42, "Random seed of the sampling.")
+_PROBES = flags.DEFINE_list("probes", [], "Names of probes to run, or all; no loss is computed.")
 
 
 def main() -> None:
-    """Prints the loss, the prompt and what the model makes of it, or what the probes say."""
+    """Prints the loss, the prompt with its continuation, or the probes' results."""
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/demo/kronecker-seed0")
-    from kronecker.training import restore  # after the flags: --help and bad flags should not wait for JAX
+    from kronecker.training import restore  # here, so that --help and bad flags need not wait for JAX
 
     run = restore.open_run(_WORKDIR.value, _STEP.value)
     if _PROBES.value:
@@ -77,7 +80,7 @@ def _print_text(run) -> None:
         stop=run.tokenizer.eot_id,
     )
     print(_PROMPT.value, end="", flush=True)
-    utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be spread over tokens
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # one character may span several tokens
     for token in drawn:
         print(utf8.decode(run.tokenizer.token_bytes[token] or b""), end="", flush=True)
     print(utf8.decode(b"", final=True))

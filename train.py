@@ -1,19 +1,20 @@
-r"""Trains one model from a config file, or goes on where the same command was cut off.
+r"""Trains one model from a config file, or resumes a run that was interrupted.
 
   python train.py --config=configs/demo.py:arm=kronecker --workdir=runs/kronecker
   python train.py --config=configs/gpt2.py:size=124m,arm=table_untied --workdir=runs/table \
       --config.data.source='jsonl:/texts/*.jsonl.xz' --config.train.steps=1000
 
-Any key of kronecker/schema/keys.py can be set with --config.KEY=VALUE.  The folder --workdir then holds config.json,
-env.json, params.json, metrics.jsonl, checkpoints/ and, when the run is complete, result.json.
+--config.KEY=VALUE sets any key of kronecker/schema/keys.py.  The folder --workdir then holds config.json, env.json,
+params.json, metrics.jsonl, checkpoints/ and, once the run is complete, result.json.
 
-SIGTERM makes it save and leave with exit code 143 within checkpoint.grace_seconds; the same command resumes it.  On a
-CPU its losses are then those of an undisturbed run bit for bit; on a GPU, with train.deterministic alone.
+On SIGTERM it saves a checkpoint and exits with code 143 within checkpoint.grace_seconds; the same command resumes the
+run.  On a CPU a resumed run has the same losses as an uninterrupted one, bit for bit; on a GPU only if
+train.deterministic is set.
 
-Before the first step it says what the run takes, and refuses one for which a device has too little memory;
---compile_only stops there.
+Before the first step it prints parameters, memory and FLOPs, and refuses a run that needs more memory than a device
+has; --compile_only stops there.  After the first steps it prints how long the run takes.
 
-Several processes train one run when SLURM, Open MPI or Cloud TPU started them, or when each is told of the others:
+Several processes train one run if SLURM, Open MPI or Cloud TPU started them, or if each of them gets
 --config.distributed.coordinator=HOST:PORT --config.distributed.processes=N --config.distributed.index=I.
 """
 
@@ -25,19 +26,19 @@ from kronecker.schema import resolution
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
 _COMPILE_ONLY = flags.DEFINE_bool(
-    "compile_only", False, "Stop when step and evaluation are compiled and memory, FLOPs and parameters are told."
+    "compile_only", False, "Compile training step and evaluation, print parameters, memory and FLOPs, and stop."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: new, or one that this command left unfinished.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: a new one, or that of an unfinished run to resume.")
 
 
 def main() -> None:
-    """Runs the training and prints where it ended."""
+    """Trains, and prints the final validation loss."""
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
     config = resolution.resolve(_CONFIG.value)
     allocator.keep_freed()
     with preemption.Notice(config.checkpoint.grace_seconds) as notice:
-        import jax  # now: --help, bad flags and a config that cannot work should not wait for it
+        import jax  # here, so that --help, bad flags and bad configs need not wait for it
 
         from kronecker.training import loop
 

@@ -1,4 +1,4 @@
-"""GPT-2 with its own tokenizer: the paper's setting (section 6.6), at its size, smaller and larger ones.
+"""GPT-2 with its own tokenizer: the paper's setting (section 6.6), at 124m as in the paper, and at other sizes.
 
   python train.py --config=configs/gpt2.py:size=124m,arm=kronecker --config.data.source=fineweb-edu:sample-10BT \
       --config.data.shards=1 --workdir=runs/124m-kronecker

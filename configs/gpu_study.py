@@ -1,11 +1,11 @@
-"""The study on one GPU of H100 class: size tiny, bfloat16, GPT-2's vocabulary; and a plan for short sessions on it.
+"""The study on one H100-class GPU (size tiny, bfloat16, GPT-2's vocabulary), and a plan to train it in short calls.
 
 `sweep()` compares arms at one learning rate, which is not tuned, with 60M tokens of FineWeb-Edu per run and three
 seeds: table_untied, which the paper does not have, against kronecker; table_tied, the paper's baseline; kronecker_unit
 and table_std1, which swap the initial scales; random_code, which removes the spelling.
 
-Expected: the paper has no run of this size and no untied table.  Third parties, not checked here: with 50,000 ids or
-more an untied table is ahead of Kronecker, by 0.25 nats per token at 131,000 ids and 98M tokens.
+Expected: the paper has no run of this size and no untied table.  Reported by others, not checked here: with 50,000
+ids or more an untied table is better than Kronecker, by 0.25 nats per token at 131,000 ids and 98M tokens.
 
 Cost of three seeds, as --dry_run prints it for an assumed MFU of 40 %; a model this small may reach far less:
   18 runs x 60M tokens = 1.08B tokens, 2.09e17 FLOPs, 0.147 H100 hours
@@ -23,11 +23,11 @@ this field.  To add other learning rates of the input in the two main arms:
 (lr_mult).  Both are chosen by the last TRAINING loss, on a seed that no comparison uses.  Each call of
 `scripts/accelerator.py --parts=study` trains as many of its runs as the given minutes allow.  `PLAN` gives
 
-  stage       runs                                                                          tokens
-  rates       4 learning rates x {table_untied, kronecker, table_tied}                      360M
-  input_step  embedding.lr_mult of table_untied, table_std1, kronecker_unit and kronecker   300M
-  finals      3 arms as tuned, table_std1 and kronecker_unit, 5 seeds                       1.5B
-  controls    random_code, head_tail, factorized, as kronecker or table_untied, 2 seeds     360M
+  stage       runs                                                                                      tokens
+  rates       4 learning rates x {table_untied, kronecker, table_tied}                                  360M
+  input_step  embedding.lr_mult of table_untied, table_std1, kronecker_unit and kronecker               300M
+  finals      the 3 arms of rates, table_std1 and kronecker_unit, each at its best, 5 seeds             1.5B
+  controls    random_code, head_tail and factorized, at kronecker's or table_untied's rates, 2 seeds    360M
 
 Not included, because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and
 the key embedding.scale, which would separate the scale of an embedding from its effective learning rate.

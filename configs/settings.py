@@ -5,8 +5,8 @@
   gpu      configs/gpu_study.py               tiny on FineWeb-Edu, GPT-2's vocabulary, 60M tokens a run
   study    configs/study.py                   nano on English prose, a BPE of 8,192 ids: two CPU cores
 
-Seeds count from 0 in every ablation.  An unchanged arm, such as the table_untied of most ablations, has the same name
-in all of them that do not vary its keys, so ablations with the same --out train it once.
+Seeds count from 0 in every ablation.  Ablations with the same --out train an arm once if none of them varies its
+keys; in most this is true of table_untied.
 """
 
 import ml_collections

@@ -1,40 +1,60 @@
-r"""Checks and measures a new GPU or TPU in a few minutes: correctness, speed, and a first part of a study.
+r"""Checks and measures a new GPU or TPU in a few minutes: correctness, speed, and a
+first part of a study.
 
-  python scripts/accelerator.py --out=results/accelerator --data='texts/*.jsonl.xz' --minutes=8
-  python scripts/accelerator.py --out=results/accelerator --data='texts/*.jsonl.xz' --minutes=8 --parts=study
+  python scripts/accelerator.py --data='texts/*.jsonl.xz' --minutes=8 \
+      --out=results/accelerator
+  python scripts/accelerator.py --data='texts/*.jsonl.xz' --minutes=8 \
+      --out=results/accelerator --parts=study
   python scripts/accelerator.py --rehearse --out=runs/rehearsal
 
-Parts, each with a share of the minutes; time that a part does not use goes to the parts after it:
+Parts, each with a share of the minutes; time that a part does not use goes to
+the parts after it:
 
-  check    correctness: every implementation and gradient against dense codes in float64, attention, the loss in chunks,
-           training's self-check, 20 steps of every arm against the CPU, and whether a second run gives equal bits
-  encoder  time of the input side against a learned table: 8,192 to 65,536 tokens, width 768 and 2,048, 50,304 and
-           131,072 ids, 16 and 32 byte positions
+  check    correctness: every implementation and gradient against dense codes in
+           float64, attention, the loss in chunks, training's self-check, 20
+           steps of every arm against the CPU, and whether a second run gives
+           equal bits
+  encoder  time of the input side against a learned table: 8,192 to 65,536
+           tokens, width 768 and 2,048, 50,304 and 131,072 ids, 16 and 32 byte
+           positions
   step     time and memory of a training step of every arm at size 124m
-  mfu      training steps at 124m by batch, loss_chunk, scan_layers and remat: share of the device's peak FLOP/s (MFU),
-           and the ten costliest kernels
-  study    runs of configs/gpu_study.py: first learning rates, then input steps, then the final runs, seed by seed
+  mfu      training steps at 124m by batch, loss_chunk, scan_layers and remat:
+           share of the device's peak FLOP/s (MFU), and the ten costliest
+           kernels
+  study    runs of configs/gpu_study.py: first learning rates, then those of the
+           input, then the final runs, seed by seed
 
-Each result is written to OUT/DEVICE/PART/NAME.json as soon as it is ready.  The next call reuses results of the same
-kind of device, code (the content of its Python files) and versions, computes failed ones again, and so continues where
-the last one stopped.  Runs of the study are reused whatever the code, as in a sweep.  The command ends with tables, and
-writes them to OUT/DEVICE/report.html with figures.  Use another --out for another text.
+Each result is written to OUT/DEVICE/PART/NAME.json as soon as it is ready.  The
+next call reuses results of the same kind of device, code (the content of its
+Python files) and versions, computes failed ones again, and so continues where
+the last one stopped.  Runs of the study are reused even if the code has
+changed, as in a sweep.  The command ends with tables, and writes them to
+OUT/DEVICE/report.html with figures.  Use another --out for another text.
 
-No network is needed: --data names the text and --tokenizer the tokenizer.  A text shorter than a run of the study (30
-million tokens) is read several times.  SIGTERM and Ctrl-C stop the command; finished results are saved.  Exit code: 0;
-1 if a result is wrong or failed; 2 for a wrong command; 128 plus the signal's number if a signal ended it.
+No network is needed: --data names the text and --tokenizer the tokenizer.  A
+text shorter than a run of the study (30 million tokens) is read several times.
+SIGTERM and Ctrl-C stop the command; finished results are saved.  Exit code: 1
+if a result is wrong or failed, 2 for a wrong command, 128 plus the signal's
+number if a signal ended it, otherwise 0.
 
 How to read the tables.
-  error, allowed  Norm of the error over the norm of the exact result; for losses the largest difference in nats per
-                  token.  WRONG: error is above allowed.
-  second run      Whether the same steps gave equal bits or other bits when repeated.
-  AdamW / table's Time of forward + gradient + AdamW, over that of a learned table.
-  bandwidth used  Lower bound on memory traffic (inputs read once, outputs written once) over the time with AdamW, as a
-                  share of the bandwidth measured in the same rounds.
-  left            Results that are missing; "2+": more follow from these two.
+  error, allowed  Norm of the error over the norm of the exact result; for
+                  losses the largest difference in nats per token.  WRONG: error
+                  is above allowed.
+  second run      Whether the same steps gave equal bits or other bits when
+                  repeated.
+  AdamW / table's Time of forward + gradient + AdamW, over that of a learned
+                  table.
+  bandwidth used  Lower bound on memory traffic (inputs read once, outputs
+                  written once) over the time with AdamW, as a share of the
+                  bandwidth measured in the same rounds.
+  left            Results that are missing; 2+ means two, and others that depend
+                  on them.
 
---rehearse runs all parts at toy size on a CPU in two to five minutes; its times mean nothing.
-docs/accelerator.md explains the files, what to commit, and what to do about each verdict.
+--rehearse runs all parts at toy size on a CPU in two to five minutes; its times
+mean nothing.
+docs/accelerator.md explains the files, what to commit, and what to do about
+each verdict.
 """
 
 import re
@@ -56,7 +76,7 @@ _DATA = flags.DEFINE_string(
     "data", "stdlib", "Text: a file or pattern of JSON lines (*.jsonl, *.jsonl.xz), or a value of data.source."
 )
 _SPLIT_FIELD = flags.DEFINE_string(
-    "split_field", "", 'Field of the lines with "train" or "validation"; default: split by hash.'
+    "split_field", "", 'Field of a JSON line that says "train" or "validation"; default: split by hash.'
 )
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Tokenizer, as in a config; gpt2 needs no download.")
 _REHEARSE = flags.DEFINE_bool("rehearse", False, "Run all parts at toy size on a CPU.")

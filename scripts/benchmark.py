@@ -1,60 +1,84 @@
-r"""Times the input side of a model, or whole training steps, on token ids of real text.
+r"""Times the input side of a model, or whole training steps, on token ids of real
+text.
 
   python scripts/benchmark.py encoder
   python scripts/benchmark.py step --size=micro
   python scripts/benchmark.py train --sizes=micro,124m
   python scripts/benchmark.py runtime
 
-encoder  The input side alone: forward; forward and gradient; forward, gradient and AdamW update.  The contenders are
-         every implementation of the Kronecker product, flax.linen.Embed (table) and the paper author's package
-         (reference; `make reference` installs it).  A setting gives the tokens in a batch, width d, byte positions P
-         and tokenizer, and takes one to two minutes:
+encoder  The input side alone: forward; forward and gradient; forward, gradient
+         and AdamW update.  The contenders are every implementation of the
+         Kronecker product, flax.linen.Embed (table) and the paper author's
+         package (reference; `make reference` installs it).  A setting gives the
+         tokens in a batch, width d, byte positions P and tokenizer, and takes
+         one to two minutes:
 
            python scripts/benchmark.py encoder --setting=tokens=8192,d=768,P=16
-           python scripts/benchmark.py encoder --setting=tokens=65536,d=256,tokenizer=bpe:8192,only=bag+induced+table \
-               --data='jsonl:texts/*.jsonl.xz' --rounds=20
+           python scripts/benchmark.py encoder --rounds=20 \
+               --setting=tokens=65536,d=256,tokenizer=bpe:8192,only=bag+table \
+               --data='jsonl:texts/*.jsonl.xz'
 
-step     The training step of every arm of kronecker/schema/arms.py, at one size of configs/sizes.py:
+step     The training step of every arm of kronecker/schema/arms.py, at one size
+         of configs/sizes.py:
 
-           python scripts/benchmark.py step --size=124m --batch=16 --sequence=1024 --dtype=bfloat16
+           python scripts/benchmark.py step --size=124m --batch=16 \
+               --sequence=1024 --dtype=bfloat16
 
-         --implementations=A,B times each arm that has a code once with each implementation, and prints the size of its
-         buffers.  The cached codes of 131,072 ids at P = 32 take 4.3 GB in float32, 2.1 GB in bfloat16:
+         --implementations=A,B times each arm that has a code once with each
+         implementation, and prints the size of its buffers.  The cached codes
+         of 131,072 ids at P = 32 take 4.3 GB in float32, 2.1 GB in bfloat16:
 
-           python scripts/benchmark.py step --size=nano --arms=table_untied,kronecker --tokenizer=bpe:131072 \
-               --pos_dim=32 --implementations=auto,onthefly,cached --cache_limit_mb=5000
+           python scripts/benchmark.py step --size=nano --pos_dim=32 \
+               --arms=table_untied,kronecker --tokenizer=bpe:131072 \
+               --implementations=auto,onthefly,cached --cache_limit_mb=5000
 
-train    Tokens per second and MFU of train.py's training steps, by size.  MFU is the share of the device's peak FLOP/s;
-         it is "unknown" where kronecker/runtime/hardware.py has no peak.  --against adds the same GPT-2 in PyTorch
-         (`make reference` installs it), in float32 on CPU, from the same weights; its first losses must agree.  Each
-         contender then has its own process and its own copy of the model in memory.  torch is PyTorch with its
-         defaults.  torch_tuned adds AdamW's fused kernel and train.py's allocator settings.  torch_compiled adds
-         torch.compile to these, which needs a C++ compiler and compiles for one or two minutes:
+train    Tokens per second and MFU of train.py's training steps, by size.  MFU
+         is the share of the device's peak FLOP/s; it is "unknown" where
+         kronecker/runtime/hardware.py has no peak.  --against adds the same
+         GPT-2 in PyTorch (`make reference` installs it), in float32 on CPU,
+         from the same weights; the first losses of both must agree.  Each
+         contender then has its own process and its own copy of the model in
+         memory.  torch is PyTorch with its defaults.  torch_tuned adds AdamW's
+         fused kernel and train.py's allocator settings.  torch_compiled adds
+         torch.compile to these, which needs a C++ compiler and compiles for one
+         or two minutes:
 
-           python scripts/benchmark.py train --sizes=micro --against=torch,torch_tuned,torch_compiled
-           python scripts/benchmark.py train --sizes=124m --arms=table_untied --against=torch --rounds=6
+           python scripts/benchmark.py train --sizes=micro \
+               --against=torch,torch_tuned,torch_compiled
+           python scripts/benchmark.py train --sizes=124m --arms=table_untied \
+               --against=torch --rounds=6
 
-runtime  The paper's two implementations, all codes in memory (cached) or none (onthefly), our default (auto) and a
-         table: size of the buffers and time of a training step at size nano, with P = 32 and a vocabulary padded to
-         131,072 ids.  Takes three minutes.
+runtime  Size of the buffers and time of a training step at size nano, with
+         P = 32 and a vocabulary padded to 131,072 ids, of a table and of three
+         implementations: the paper's two, cached (all codes in memory) and
+         onthefly (none), and our default, auto.  Takes three minutes.
 
-encoder, step and train write every sample to a JSON file and a figure with the same name; runtime writes its table.
+encoder, step and train write every sample to a JSON file and a figure with the
+same name; runtime writes its table.
 
 How to read the tables.
-  ms         Median over rounds, with the 10 % and 90 % quantiles.  A round runs every contender once, in a new random
-             order, so other load on the machine affects all of them.
-  rounds     Number of rounds in which a contender was timed, for each of the three times; slow ones run in fewer.
-  A / B, A over B    Ratio in the same round: its median over rounds, and its quartiles.  A verdict's first number is
-             the ratio of the two medians.
-  share of the memory bandwidth   Lower bound on memory traffic (inputs read once, outputs written once) divided by the
-             time, relative to the bandwidth of a += 2 b on large arrays, which is timed in the same rounds.  It can
-             exceed 100 % where arrays fit into caches.
-  temporary  Memory that an update needs beside arguments and results, as the compiler reports it; for reference, how
-             much the process grows.
-  memory     What a training step needs: parameters, optimizer state, buffers, batch and temporary memory.
-  buffers    An arm's constant arrays, such as the bytes of each token or cached codes; part of memory.
-All contenders but torch use train.py's allocator settings (kronecker/runtime/allocator.py): with the default settings
-large buffers cost a page fault for each 4 kB.
+  ms         Median over rounds, with the 10 % and 90 % quantiles.  A round runs
+             every contender once, in a new random order, so other load on the
+             machine affects all of them.
+  rounds     Number of rounds in which a contender was timed.  Slow ones run in
+             fewer.  For encoder three numbers, one for each time.
+  A / B, A over B    Ratio in the same round: its median over rounds, and its
+             quartiles.  A verdict's first number is the ratio of the two
+             medians.
+  share of the memory bandwidth   Lower bound on memory traffic (inputs read
+             once, outputs written once) divided by the time, relative to the
+             bandwidth of a += 2 b on large arrays, which is timed in the same
+             rounds.  It can exceed 100 % where arrays fit into caches.
+  temporary  Memory that an update needs besides arguments and results, as the
+             compiler reports it.  For the contender reference: how much its
+             process grows.
+  memory     What a training step needs: parameters, optimizer state, buffers,
+             batch and temporary memory.
+  buffers    An arm's constant arrays, such as the bytes of each token or cached
+             codes; part of memory.
+All contenders but torch use train.py's allocator settings
+(kronecker/runtime/allocator.py): with the default settings large buffers cost a
+page fault for each 4 kB.
 """
 
 import json
@@ -85,11 +109,11 @@ _ROUNDS = flags.DEFINE_integer(
 _SECONDS = flags.DEFINE_float(
     "seconds",
     3.0,
-    "encoder: seconds to time one measure of a contender; slower ones run in fewer rounds, at least 5.",
+    "encoder: seconds for each time of a contender; slow contenders run in fewer rounds, at least 5.",
     0.0,
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file to write; default: runs/benchmark/COMMAND.json.")
-_SETTING = flags.DEFINE_multi_string("setting", [], "encoder: a problem to time, see above; default: nine of them.")
+_SETTING = flags.DEFINE_multi_string("setting", [], "encoder: a setting to time, see above; default: nine settings")
 _CACHE_LIMIT = flags.DEFINE_float("cache_limit_mb", 1024.0, "encoder, step: limit for cached codes, MB.", 0.0)
 _SIZE = flags.DEFINE_string("size", "micro", "step: size of the model, see configs/sizes.py.")
 _SIZES = flags.DEFINE_list("sizes", ["micro"], "train: sizes of the model, see configs/sizes.py.")

@@ -1,18 +1,18 @@
-"""Shows what a Kronecker code of P bytes holds of a tokenizer's vocabulary: which tokens fit, which share one code.
+"""Shows how a tokenizer's vocabulary fits into Kronecker codes of P bytes: which tokens fit, which share a code.
 
   python scripts/codec_report.py gpt2
   python scripts/codec_report.py gpt2 tiktoken:o200k_base.tiktoken tekken:tekken.json --pos_dim=16,32,64
   python scripts/codec_report.py sentencepiece:tokenizer.model --truncation=head_tail --json=report.json
-  python scripts/codec_report.py gpt2 --byte_source=decode        (what the paper author's package would see)
+  python scripts/codec_report.py gpt2 --byte_source=decode        (as in the paper author's package)
 
-Each argument is a tokenizer, in any form that --config.tokenizer takes but bpe:SIZE; what that trained is in the folder
-of prepared data, tokenizers:FOLDER/tokenizer.json.  Without an argument: gpt2.
+Each argument is a tokenizer in any form of --config.tokenizer except bpe:SIZE; a tokenizer trained by bpe:SIZE is in
+the folder of its prepared data, tokenizers:FOLDER/tokenizer.json.  Default: gpt2.
 
-How to read it: a token longer than P bytes is cut, and what the cut leaves of it may equal another token.  Tokens that
-share a code have one embedding; the model can tell them apart by their surroundings alone.  Choose P so that few do, in
-the scripts of your text; --truncation=head_tail tells long words apart by their endings.  All counts but those of the
-row "special tokens" are over ordinary tokens: those that have bytes and that text can encode to.  With several
-tokenizers their mean stands beside the paper's, which counts a token of exactly P bytes as cut, as this does not.
+A token longer than P bytes is cut, and may then equal another token.  Tokens that share a code have one embedding; the
+model can distinguish them only by their context.  Choose P so that few tokens share a code in the scripts of your text.
+--truncation=head_tail distinguishes long words by their endings.  Counts are over ordinary tokens, those that have
+bytes and can result from encoding text; only the row "special tokens" counts others.  For several tokenizers
+their mean is printed too, beside the paper's, whose code counts a token of exactly P bytes as cut.
 """
 
 import json
@@ -24,22 +24,24 @@ from absl import flags
 from kronecker.runtime import cli
 from kronecker.schema import choices
 
-_POS_DIM = flags.DEFINE_list("pos_dim", "16,32", "P, the byte positions kept of a token; several, with commas.")
+_POS_DIM = flags.DEFINE_list("pos_dim", "16,32", "P, the bytes kept of a token; several values with commas.")
 _TRUNCATION = flags.DEFINE_enum(
     "truncation",
     "head",
     choices.TRUNCATIONS,
-    "What stays of a longer token.  head: its first P bytes, cut between characters; head_raw: its first P bytes; "
-    "head_tail: its first and last P/2.",
+    "The bytes kept of a longer token.  head: the first P, cut between characters; head_raw: the first P; "
+    "head_tail: the first and last P/2.",
 )
 _BYTE_SOURCE = flags.DEFINE_enum(
     "byte_source",
     "raw",
     choices.BYTE_SOURCES,
-    "raw: the vocabulary's own bytes; decode: what decoding one id gives, as the author's package has it.",
+    "raw: the vocabulary's own bytes; decode: the result of decoding each id alone, as in the author's package.",
 )
-_EXAMPLES = flags.DEFINE_integer("examples", 5, "Groups of tokens with one code to name, for each P.", lower_bound=0)
-_JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 5, "Number of groups of tokens that share a code to print, for each P.", lower_bound=0
+)
+_JSON = flags.DEFINE_string("json", None, "Also write all numbers to this JSON file.")
 
 
 def main(specs: Sequence[str]) -> None:
@@ -52,7 +54,7 @@ def main(specs: Sequence[str]) -> None:
         for tokenizer in map(tokenization.load, dict.fromkeys(specs or ["gpt2"]))
         for pos_dim in _positions()
     ]
-    if _JSON.value:  # first: whoever reads the report may close the pipe
+    if _JSON.value:  # before printing, which ends early if the reader closes the pipe
         from kronecker.report.pages import write_text
 
         write_text(
@@ -63,7 +65,7 @@ def main(specs: Sequence[str]) -> None:
 
 def _positions() -> list[int]:
     if not _POS_DIM.value or not all(text.isdecimal() for text in _POS_DIM.value):
-        raise ValueError(f"--pos_dim={','.join(_POS_DIM.value)}: it takes whole numbers, e.g. 16,32")
+        raise ValueError(f"--pos_dim={','.join(_POS_DIM.value)}: give whole numbers, e.g. 16,32")
     return [int(text) for text in _POS_DIM.value]
 
 

@@ -4,14 +4,16 @@
   python scripts/compare.py runs/demo/table_untied-seed0 runs/demo/kronecker-seed0
   python scripts/compare.py runs/demo runs/more_seeds --baseline=table_tied --json=runs/demo/compare.json
 
-Each argument is a run's folder or a folder of runs; unfinished runs in the latter are named and left out, and so are
-seeds that not every arm has.  Runs that differ in more than the input embedding (data, tokenizer, steps, initial body
-or any other key of the config) are refused, and the difference is shown.  With --tuned they may differ in train.lr.
-A paired difference is the arm's final validation loss minus the baseline's, in nats per token: below zero, the arm is
-better.  ± is half the 95 % t interval of its mean over seeds, resolvable the difference that as many seeds with this
-spread would resolve four times in five, and "sooner" how many times fewer steps the arm needs for the baseline's final
-loss.  After scripts/token_losses.py, --json also holds losses by frequency, length and script, and what colliding codes
-cost.
+Each argument is a run's folder or a folder of runs.  Unfinished runs in a folder, and seeds that some arms lack, are
+left out and named.  Runs that differ in more than the input embedding (data, tokenizer, steps, initial body or any
+other key of the config) are refused, with the difference.  With --tuned they may differ in train.lr.
+
+paired diff.  the arm's final validation loss minus the baseline's, nats per token; below zero the arm is better
+± 95 %        half-width of the 95 % t interval of the mean difference over seeds
+resolvable    the true difference that as many seeds with this spread would resolve four times in five
+sooner ×      how many times fewer steps the arm needs to reach the baseline's final loss
+
+After scripts/token_losses.py, --json also has losses by frequency, length and script, and the cost of shared codes.
 """
 
 import json
@@ -24,10 +26,10 @@ from kronecker.runtime import cli
 from kronecker.schema.arms import BASELINE
 
 _TUNED = flags.DEFINE_bool(
-    "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
+    "tuned", False, "Allow arms to differ in train.lr if each was tuned over the same rates. Names then include it."
 )
-_BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that the others are compared with.")
-_JSON = flags.DEFINE_string("json", None, "Also write every number to this file.")
+_BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that all others are compared with.")
+_JSON = flags.DEFINE_string("json", None, "Also write all numbers to this JSON file.")
 
 
 def main(folders: Sequence[str]) -> None:
@@ -48,7 +50,7 @@ def main(folders: Sequence[str]) -> None:
     if _JSON.value:
         lacking = losses_by_token.missing(comparison)
         if lacking:
-            print(f"no losses by token: run scripts/token_losses.py for {', '.join(lacking)}", file=sys.stderr)
+            print(f"no losses by token in --json; run: scripts/token_losses.py {' '.join(lacking)}", file=sys.stderr)
         content = compare.to_json(comparison) | {
             "by_token": breakdown.to_json(breakdown.break_down(comparison, losses)),
             "collisions": collisions.to_json(damages),

@@ -1,82 +1,120 @@
-r"""Compiles our programs with the compiler of a GPU or TPU, on a machine without one, and prints memory and bounds.
+r"""Compiles our programs with the compiler of a GPU or TPU, on a machine without
+one, and prints their memory and lower bounds on their time.
 
   python scripts/compile_for.py encoder --target=h100
-  python scripts/compile_for.py encoder --target=v5e,v6e --implementations=auto --json=compiled.json
-  python scripts/compile_for.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied --target=h100
-  python scripts/compile_for.py train --config=configs/gpt2.py:size=1558m,arm=kronecker --target=v5e:16x16
-  python scripts/compile_for.py train --config=configs/gpt2.py:size=124m --arms=kronecker,table_untied \
-      --target=h100:8,v5p:4x4x4 --config.mesh.fsdp=4 --json=compiled.json
+  python scripts/compile_for.py encoder --target=v5e,v6e \
+      --implementations=auto --json=compiled.json
+  python scripts/compile_for.py train --config=configs/gpt2.py:size=124m \
+      --arms=kronecker,table_untied --target=h100
+  python scripts/compile_for.py train --target=v5e:16x16 \
+      --config=configs/gpt2.py:size=1558m,arm=kronecker
+  python scripts/compile_for.py train --config=configs/gpt2.py:size=124m \
+      --arms=kronecker,table_untied --target=h100:8,v5p:4x4x4 \
+      --config.mesh.fsdp=4 --json=compiled.json
 
-`make gpu` (JAX's CUDA plugin with cuDNN) and `make tpu` (libtpu) install the compilers.  Nothing is run, so the results
-are counts and lower bounds, not timings.  --target=A,B names devices: a100, b200, h100, h200; v5e, v5p, v6e.  For train
-it may name several at once: h100:8 for GPUs of one machine, and TPU slices such as v5e:4x4, v6e:16x16 or v5p:4x4x4.
---topology is the old name of --target.
+`make gpu` (JAX's CUDA plugin with cuDNN) and `make tpu` (libtpu) install the
+compilers.  Nothing is run, so the results are counts and lower bounds, not
+timings.  --target=A,B names devices: a100, b200, h100, h200; v5e, v5p, v6e.
+For train it may name several at once: h100:8 for GPUs of one machine, and TPU
+slices such as v5e:4x4, v6e:16x16 or v5p:4x4x4.  --topology is the old name of
+--target.
 
-encoder  The input side of a model on one device: every implementation of the product, prepared as for that device, and
-         a learned table, as separate programs: forward (on a GPU only); forward and gradient; these and the AdamW
-         update.  Parameters, embeddings and gradients are float32; --dtype is the type of matrix products' operands.
-         The table's lookup assumes that ids are in bounds, and so moves fewer bytes than flax.linen.Embed.  auto's
-         choice and the table are always compiled, because the verdicts compare them; --implementations adds others.
-         The exit code is 1 if a verdict is not met.
-train    The training step of a config, exactly as train.py compiles it, sharded by config.mesh over all devices: a
-         device's memory and communication, and a lower bound on the time.  --config and --config.KEY are as for
-         train.py; --arms=A,B compiles the config with each of these arms.  The exit code is 1 if a step does not fit
-         the device (a line names flags that need less memory), if the devices of a Kronecker arm send more than those
-         of table_untied, or if on one GPU its temporary memory exceeds table_untied's by more than 20 MB.
-         If the devices cannot split the config's batch, the config is adapted, except for keys that the command sets:
-         --sequences for each device, bfloat16, layers in a loop, mesh.fsdp as parameters and optimizer need it, and
-         model.remat if the blocks' activations would fill the memory.  A line names the changed keys; set them for
-         train.py too.  A slice of 256 chips compiles for one or two minutes.
+encoder  The input side of a model on one device: every implementation of the
+         product, prepared as for that device, and a learned table, as separate
+         programs: forward (on a GPU only); forward and gradient; these and the
+         AdamW update.  Parameters, embeddings and gradients are float32;
+         --dtype is the type of matrix products' operands.  The table's lookup
+         assumes that ids are in bounds, and so moves fewer bytes than
+         flax.linen.Embed.  auto's choice and the table are always compiled,
+         because the verdicts compare them; --implementations adds others.  The
+         exit code is 1 if a verdict is not met.
+train    The training step of a config, exactly as train.py compiles it, sharded
+         by config.mesh over all devices: a device's memory and communication,
+         and a lower bound on the time.  --config and --config.KEY are as for
+         train.py; --arms=A,B compiles the config with each of these arms.  The
+         exit code is 1 if a step does not fit the device (a line names flags
+         that need less memory), if the devices of a Kronecker arm send more
+         than those of table_untied, or if on one GPU its temporary memory
+         exceeds table_untied's by more than 20 MB.
+         If the devices cannot split the config's batch, the config is adapted,
+         except for keys that the command sets: --sequences for each device,
+         bfloat16, layers in a loop, mesh.fsdp as parameters and optimizer need
+         it, and model.remat if the blocks' activations would fill the memory.
+         A line names the changed keys; set them for train.py too.  A slice of
+         256 chips compiles for one or two minutes.
 
-On a GPU XLA times several kernels for each product and uses the fastest.  Without one it cannot, so each program is
-compiled in two forms: with Triton kernels, in XLA's default tiles, and with cuBLAS.  A real GPU chooses one of them for
-each product, and better tiles.  Memory that cuDNN allocates at run time is not counted.  JAX uses 75 % of a GPU's
-memory unless the environment variable XLA_PYTHON_CLIENT_MEM_FRACTION is set.
+On a GPU XLA times several kernels for each product and uses the fastest.
+Without one it cannot, so each program is compiled in two forms: with Triton
+kernels, in XLA's default tiles, and with cuBLAS.  A real GPU chooses one of
+them for each product, and better tiles.  Memory that cuDNN allocates at run
+time is not counted.  JAX uses 75 % of a GPU's memory unless the environment
+variable XLA_PYTHON_CLIENT_MEM_FRACTION is set.
 
 How to read encoder's tables.
-  GFLOP      On a TPU: the compiler's count, times the passes of the matrix units over a product to reach its precision
-             (1 in bfloat16; in float32 3 with a one-hot operand and 6 without).  On a GPU: all matrix products of the
-             compiled program, in all passes.
-  units      The hardware that computes the products: bf16 and tf32 are tensor cores, f32 is CUDA cores.
-  bytes      On a TPU: what all operations access, by the compiler's count.  It includes traffic inside the chip and the
-             full operand of a gather, so it exceeds the memory's traffic; compare it between programs only.  On a GPU:
-             the memory's traffic if the cache were empty before each kernel.  A gather reads its result's size, an
-             update in place reads and writes the rows that it changes, and an array that fits the L2 cache is counted
-             once.
-  cached     Further bytes, served by the L2 cache, where gathers and updates use a small array many times.  They are
-             counted as if every token had P bytes, and are not in the bound.
-  bound, limit    Lower bound on the time: the longer of GFLOP at the peaks (compute) and bytes at the bandwidth
-             (memory).  It leaves out atomic adds to the same address and kernel launches.
-  temporary  Memory besides arguments and results; total is all memory that the program needs at once.
-  dot, gather, ... custom call    Number of operations in the program, including those inside fusions; a kind that no
-             program has gets no column.
-  unknown    Not countable: a TPU's compiler counts a loop's body once, and on a GPU a loop may have unknown length.
+  GFLOP      On a TPU: the compiler's count, times the number of passes that a
+             matrix unit needs for a product: 1 in bfloat16; in float32 3 with a
+             one-hot operand and 6 without.  On a GPU: all matrix products of
+             the compiled program, in all passes.
+  units      The hardware that computes the products: bf16 and tf32 are tensor
+             cores, f32 is CUDA cores.
+  bytes      On a TPU: what all operations access, by the compiler's count.  It
+             includes traffic inside the chip and the full operand of a gather,
+             so it exceeds the memory's traffic; compare it between programs
+             only.  On a GPU: the memory's traffic if the cache were empty
+             before each kernel.  A gather reads its result's size, an update in
+             place reads and writes the rows that it changes, and an array that
+             fits the L2 cache is counted once.
+  cached     Further bytes, served by the L2 cache, where gathers and updates
+             use a small array many times.  They are counted as if every token
+             had P bytes, and are not in the bound.
+  bound, limit    Lower bound on the time: the longer of GFLOP at the peaks
+             (compute) and bytes at the bandwidth (memory).  It leaves out
+             atomic adds to the same address and kernel launches.
+  temporary  Memory besides arguments and results; total is all memory that the
+             program needs at once.
+  dot, gather, ... custom call    Number of operations in the program, including
+             those inside fusions; a kind that no program has gets no column.
+  unknown    Not countable: a TPU's compiler counts a loop's body once, and on a
+             GPU a loop may have unknown length.
 
-The verdicts are set for the default flags.  On a TPU one of them compares FLOPs with those of GPT-2's training step of
-124M with this width, vocabulary and number of tokens, in sequences of 1,024: by kronecker/model/accounting.py, in one
-pass, tokens * (6 (12 layers d^2 + d V) + 12 layers T d).
+The verdicts are meant for the default flags.  On a TPU one of them compares
+FLOPs with those of a training step of GPT-2 (12 layers, sequences of T = 1,024)
+with the same width, vocabulary and tokens.  kronecker/model/accounting.py
+counts these, with one pass for each product:
+tokens * (6 (12 layers d^2 + d V) + 12 layers T d).
 
 How to read train's tables.
-  arguments  Parameters, AdamW's moments, the arrays of the arm's code, the batch.  Aliased outputs use their memory.
-  total      Arguments, outputs that are not aliased, temporaries and the program itself.
-  cuDNN attention    Runs forward + backward.  It, custom calls and collectives count once per iteration of a loop.
+  arguments  Parameters, AdamW's moments, the arrays of the arm's code, the
+             batch.  Aliased outputs use their memory.
+  total      Arguments, outputs that are not aliased, temporaries and the
+             program itself.
+  cuDNN attention    Calls, forward + backward.  These, custom calls and
+             collectives are counted in every iteration of a loop.
   loops, scatters, gathers, sorts    Number in the program.
-  payload    Bytes of a device's full array: before a reduction, after a gather.
-  sent       Bytes that a device sends at least in a ring of n: 2 (n-1)/n of the payload for an all-reduce, (n-1)/n for
-             all-gather, reduce-scatter and all-to-all, all of it for a permute.
-  model      FLOPs of a device's share by kronecker/model/accounting.py, attention over the full T x T square, although
-             kernels may skip nearly half of it.
-  executed   FLOPs.  On a TPU: model, plus the second forward pass of model.remat.  On a GPU: those counted in the
-             compiled program, with the five products of attention's backward pass.
+  payload    Bytes of the full array on a device: an all-gather's result, any
+             other's operand.
+  sent       Bytes that a device sends at least in a ring of n: 2 (n-1)/n of the
+             payload for an all-reduce, (n-1)/n for all-gather, reduce-scatter
+             and all-to-all, all of it for a permute.
+  model      FLOPs of a device's share by kronecker/model/accounting.py,
+             attention over the full T x T square, although kernels may skip
+             nearly half of it.
+  executed   FLOPs.  On a TPU: model, plus the second forward pass of
+             model.remat.  On a GPU: those counted in the compiled program, with
+             the five products of attention's backward pass.
   compute    Time to execute these FLOPs at the peaks.
-  memory     On a TPU without loops: the time of the compiler's bytes at the memory's bandwidth.  Otherwise: the time to
-             read the arguments and write the outputs.
-  links      Time to send the sent bytes over all links of a device at once; a mesh may leave some idle.
-  uncached   On a GPU: the time of all bytes at the memory's bandwidth, if the cache were empty before each kernel.
-             This is an estimate, not a bound.
-  time at least    The longest of compute, memory and links (limit), as if they overlapped perfectly.  MFU and tokens
-             per second follow from it.
-Peaks are in kronecker/runtime/hardware.py, other numbers in kronecker/cross_compile/targets.py and gpus/.
+  memory     On a TPU without loops: the time of the compiler's bytes at the
+             memory's bandwidth.  Otherwise: the time to read the arguments and
+             write the outputs.
+  links      Time to send the sent bytes over all links of a device at once; a
+             mesh may leave some idle.
+  uncached   On a GPU: the time of all bytes at the memory's bandwidth, if the
+             cache were empty before each kernel.  This is an estimate, not a
+             bound.
+  time at least    The longest of compute, memory and links (limit), as if they
+             overlapped perfectly.  MFU and tokens per second follow from it.
+Peaks are in kronecker/runtime/hardware.py, other numbers in
+kronecker/cross_compile/targets.py and gpus/.
 """
 
 import json

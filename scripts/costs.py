@@ -1,9 +1,11 @@
-"""Prints the cost of sweeps, one line each: runs, tokens, training FLOPs, hours.
+r"""Prints the cost of sweeps, one line each: runs, tokens, training FLOPs, hours.
 
   python scripts/costs.py configs/ablations/*.py
-  python scripts/costs.py configs/ablations/pos_dim.py:setting=gpu configs/study.py --seeds=5
+  python scripts/costs.py configs/study.py \
+      configs/ablations/pos_dim.py:setting=gpu --seeds=5
 
-Give config files as for --config of scripts/sweep.py.  Without --seeds each sweep has its default number of seeds.
+Give config files as for --config of scripts/sweep.py.  Without --seeds each
+sweep has its default number of seeds.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,15 @@
-"""Counts what a corpus is made of, and writes it to results/corpora.json, which the table `corpora` is made from.
+r"""Counts what a corpus is made of, and writes it to results/corpora.json, which
+the table `corpora` is made from.
 
-  python scripts/describe_corpus.py --source='jsonl:texts/prose.jsonl.xz' --part_field=source --split_field=split
+  python scripts/describe_corpus.py --source='jsonl:texts/prose.jsonl.xz' \
+      --part_field=source --split_field=split
   python scripts/describe_corpus.py --source=stdlib
 
-A record of the same name in the file gets new counts and keeps what is written by hand: `results`, `prepared`, and the
-words of each part.  `text_sha256` is over the documents' texts in order, each ended by a zero byte, so it does not
-depend on how a file is compressed; `file_sha256` is that of a file, where the corpus is one.
+A record of the same name in the file gets new counts and keeps what is written
+by hand: `results`, `prepared`, and the `text`, `licence` and `get` of each
+part.  `text_sha256` is over the documents' texts in order, each ended by a zero
+byte, so it does not depend on how a file is compressed; `file_sha256` is that
+of the file, if the corpus is a single file.
 """
 
 import collections
@@ -27,8 +31,8 @@ _SOURCE = flags.DEFINE_string("source", None, "The corpus, as in data.source: se
 _PART = flags.DEFINE_string(
     "part_field", "", "The field of JSON lines that names a document's part; default: no parts."
 )
-_SPLIT = flags.DEFINE_string("split_field", "", "The field that names its split, as data.split_field.")
-_OUT = flags.DEFINE_string("out", str(ROOT / "results" / "corpora.json"), "The JSON file.")
+_SPLIT = flags.DEFINE_string("split_field", "", "The field that names a document's split, as data.split_field.")
+_OUT = flags.DEFINE_string("out", str(ROOT / "results" / "corpora.json"), "The JSON file to write.")
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""Writes the tables of the documents from the files of results/, between the markers that name them.
+"""Writes the tables of the documents from the files of results/, between the
+markers that name them.
 
   python scripts/docs_tables.py
   python scripts/docs_tables.py --check
   python scripts/docs_tables.py docs/performance.md
 
-A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; to add one, write the two lines and
-run the script.  Without arguments it reads README.md, results/README.md and docs/*.md.  --check writes nothing, prints
-what would change, and exits with 1 if anything would.
+A table stands between the lines `<!-- table: NAME -->` and
+`<!-- end of table -->`; to add one, write the two lines and run the script.
+Without arguments it reads README.md, results/README.md and docs/*.md.  --check
+writes nothing, prints what would change, and exits with 1 if anything would.
 """
 
 import collections
@@ -58,7 +60,7 @@ def main(files: Sequence[str]) -> int:
 
 
 def rewritten(text: str, file: Path) -> str:
-    """Returns a document with its tables as the results' files have them.
+    """Returns a document with its tables written anew from the result files.
 
     Raises ValueError if a table's name is unknown or its end is missing.
     """
@@ -201,7 +203,7 @@ def _signed(number: float) -> str:
 
 
 def encoder_cpu() -> str:
-    """Returns the times of the widest settings' table, automatic choice, written-out codes, and author's package."""
+    """Returns the times, in the widest settings, of a table, `auto`, `onthefly` and the author's package."""
     result = _read("benchmark/encoder-cpu.json")
     torch = ".".join(result["machine"]["versions"]["torch"].split(".")[:2])
     names = {"table": "`flax.linen.Embed`", "reference": f"the author's package, PyTorch {torch}"}
@@ -276,8 +278,8 @@ def data_cpu() -> str:
                 f"{one['read']['peak_bytes'] / 1e6:,.0f}",
             )
         )
-    preparing = ("M tokens", "preparing, s", "CPU time, s", "peak memory, MB")
-    reading = ("M tokens/s read", "from the disk", "peak memory, MB")
+    preparing = ("M tokens", "preparing, s", "preparing: CPU time, s", "preparing: peak memory, MB")
+    reading = ("reading, M tokens/s", "reading from the disk, M tokens/s", "reading: peak memory, MB")
     return _table((*preparing, "opening, ms", f"first batch of {result['batch']}, ms", *reading), rows, left=0)
 
 
@@ -306,19 +308,19 @@ def encoder_h100() -> str:
 
 
 def _of_forms(numbers: Sequence[float], form: str) -> str:
-    """Returns a number of each form of the products, once where they are the same; unknown loops have none."""
+    """Returns the number of each form of a program, one if they are equal; "unknown" if there is none."""
     from kronecker.cross_compile import input_tables
 
     return " / ".join(dict.fromkeys(format(number, form) for number in numbers)) or input_tables.NOT_COUNTED
 
 
 def train_tpu() -> str:
-    """Returns what a training step takes on slices of TPUs at least."""
+    """Returns the least memory and time of a training step on slices of TPUs."""
     return _steps("train-tpu-124m", "train-tpu-1558m")
 
 
 def train_h100() -> str:
-    """Returns what a training step takes on one H100 and on eight at least."""
+    """Returns the least memory and time of a training step on one H100 and on eight."""
     return _steps("train-h100-124m", "train-h100x8-124m")
 
 
@@ -378,7 +380,7 @@ def corpora() -> str:
 
 
 def corpora_of_results() -> str:
-    """Returns which results are from which corpus, with the sha256 of its file, or of its text where it has many."""
+    """Returns which results are from which corpus, with the sha256 of its one file or of its text."""
     rows = [
         (
             found["files"],

@@ -1,13 +1,13 @@
-"""Prints the geometry of input embeddings: of codes alone, of runs' tables, of published models, of a random table.
+"""Prints the geometry of input embeddings: codes alone, tables of runs, published models, and a random table.
 
   python scripts/geometry.py gpt2 tiktoken:cl100k_base.tiktoken
   python scripts/geometry.py gpt2 --runs=runs/demo/kronecker-seed0,runs/demo/table_untied-seed0
   python scripts/geometry.py gpt2 --tables=models/gpt2@gpt2,models/qwen3@tokenizers:models/qwen3/tokenizer.json
 
-Each argument is a tokenizer as in config.tokenizer, whose vocabulary's codes are measured without any model; a random
-table of the first one's size is always there.  --tables names checkpoints, a .safetensors file or a folder with one or
-with shards, each with its tokenizer behind an @; nothing but the embedding tensor is read.  Words are asked for without
-a space in front.  --json writes every table under documented keys (kronecker/run/result.py).
+Each argument is a tokenizer as in config.tokenizer; the codes of its vocabulary are measured without any model.  A
+random table of the first one's size is added.  --tables lists checkpoints with their tokenizers, CHECKPOINT@TOKENIZER.
+A checkpoint is a .safetensors file, or a folder with one or with its shards; only the embedding tensor is read.  Words
+have no space in front.  --json writes every table with the keys that kronecker/run/result.py documents.
 """
 
 import json
@@ -18,12 +18,14 @@ from absl import flags
 
 from kronecker.runtime import cli
 
-_RUNS = flags.DEFINE_list("runs", [], "Folders of runs whose input embedding is measured too.")
-_TABLES = flags.DEFINE_list("tables", [], "CHECKPOINT@TOKENIZER, for each published model to measure.")
-_TENSOR = flags.DEFINE_string("tensor", "", "The embedding tensor's name, where a checkpoint has an unusual one.")
-_POS_DIM = flags.DEFINE_integer("pos_dim", 32, "P of the codes; 32 is the paper's.", lower_bound=1)
-_K = flags.DEFINE_integer("k", 5, "Neighbours of a word.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "Also write the tables to this file.")
+_RUNS = flags.DEFINE_list("runs", [], "Folders of runs whose input embeddings are measured too.")
+_TABLES = flags.DEFINE_list("tables", [], "CHECKPOINT@TOKENIZER of each published model to measure.")
+_TENSOR = flags.DEFINE_string(
+    "tensor", "", "Name of the embedding tensor. Default: the first usual name that is found."
+)
+_POS_DIM = flags.DEFINE_integer("pos_dim", 32, "P of the codes; the paper has 32.", lower_bound=1)
+_K = flags.DEFINE_integer("k", 5, "Number of neighbours of a word.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "Also write the tables to this JSON file.")
 
 
 def main(specs: Sequence[str]) -> None:
@@ -34,7 +36,7 @@ def main(specs: Sequence[str]) -> None:
     from kronecker.run import result
 
     if not specs and not _RUNS.value and not _TABLES.value:
-        raise ValueError("nothing to measure; for example: python scripts/geometry.py gpt2")
+        raise ValueError("nothing to measure; give a tokenizer, --runs or --tables: python scripts/geometry.py gpt2")
     loaded = {spec: tokenization.load(spec) for spec in specs}
     found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, _POS_DIM.value) for tokenizer in loaded.values()]
     for path in _RUNS.value:

@@ -1,4 +1,5 @@
-"""Prints the number of parameters of every size and arm, by group, counted on the model itself.
+"""Prints the number of parameters of every size and arm, by group, counted on the
+model itself.
 
   python scripts/parameters.py
   python scripts/parameters.py --vocab_size=131072 --pos_dim=32

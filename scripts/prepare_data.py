@@ -1,61 +1,89 @@
-r"""Tokenises a corpus once, into a TFDS dataset of token ids with a manifest.  Training with the same config also
-prepares missing data; this script does it ahead of time and prints the counts of documents, bytes and tokens.
+r"""Tokenises a corpus once, into a TFDS dataset of token ids with a manifest.
+Training with the same config also prepares missing data; this script does it
+ahead of time and prints the counts of documents, bytes and tokens.
 
   python scripts/prepare_data.py --config=configs/demo.py
-  python scripts/prepare_data.py --config=configs/gpt2.py --config.data.source=fineweb-edu:sample-10BT
-  python scripts/prepare_data.py --config=configs/base.py --config.data.source=jsonl:a.jsonl.xz \
-      --config.tokenizer=bpe:8192
+  python scripts/prepare_data.py --config=configs/gpt2.py \
+      --config.data.source=fineweb-edu:sample-10BT
+  python scripts/prepare_data.py --config=configs/base.py \
+      --config.data.source=jsonl:a.jsonl.xz --config.tokenizer=bpe:8192
 
-Where the text comes from: --config.data.source=FORM  (quote globs, or the shell expands them)
+Where the text comes from: --config.data.source=FORM.  Quote globs, or the shell
+expands them.
 
-  stdlib             the source code of the Python standard library: no network, about 12 MB
-  prepared:FOLDER    a dataset that this script made before, on this machine or another; the text is not needed
+  stdlib             the source code of the Python standard library: no network,
+                     about 12 MB
+  prepared:FOLDER    a dataset that this script made before, on this machine or
+                     another; the text is not needed
                        --config.data.source=prepared:data/stdlib-gpt2-c6215305
-  text:GLOB          .txt files in UTF-8, or a folder of them; one document per file, split at line ends beyond 1 MB
+  text:GLOB          .txt files in UTF-8, or a folder of them; one document per
+                     file, split at line ends beyond 1 MB
                        --config.data.source='text:books/**/*.txt'
-  jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a folder; one document per line
-                       --config.data.source='jsonl:corpus/*.jsonl.zst' --config.data.text_field=content
+  jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a
+                     folder; one document per line
+                       --config.data.source='jsonl:corpus/*.jsonl.zst' \
+                       --config.data.text_field=content
   parquet:GLOB       parquet files, or a folder; one document per row
-                       --config.data.source='parquet:pages/*.parquet' --config.data.text_field=body
-  tfds:NAME          the train split of a TFDS dataset that is already prepared, or needs no TensorFlow to prepare
-                       --config.data.source=tfds:ag_news_subset --config.data.text_field=description
-  tfds:FOLDER        the same, from the folder of one version, which contains dataset_info.json
-                       --config.data.source=tfds:$HOME/tensorflow_datasets/my_text/1.0.0
-  fineweb-edu        FineWeb-Edu from the Hugging Face hub; its first data.shards files, of about 2 GB each
+                       --config.data.source='parquet:pages/*.parquet' \
+                       --config.data.text_field=body
+  tfds:NAME          the train split of a TFDS dataset that is already prepared,
+                     or needs no TensorFlow to prepare
+                       --config.data.source=tfds:ag_news_subset \
+                       --config.data.text_field=description
+  tfds:FOLDER        the same, from the folder of one version, which contains
+                     dataset_info.json
+                       --config.data.source=tfds:$HOME/my_datasets/text/1.0.0
+  fineweb-edu        FineWeb-Edu from the Hugging Face hub; its first
+                     data.shards files, of about 2 GB each
                        --config.data.source=fineweb-edu --config.data.shards=8
   fineweb-edu:SAMPLE its samples: sample-10BT, sample-100BT, sample-350BT
-                       --config.data.source=fineweb-edu:sample-10BT --config.data.shards=2
-                     Interrupted downloads resume, wait if the hub limits the rate, and are checked by sha256.
-                     The environment variable HF_TOKEN raises the hub's limits; HF_ENDPOINT sets a mirror.
+                       --config.data.source=fineweb-edu:sample-10BT \
+                       --config.data.shards=2
+                     A download resumes after an interruption, waits if the hub
+                     limits its rate, and is checked by sha256.  The environment
+                     variable HF_TOKEN raises the hub's limits; HF_ENDPOINT sets
+                     a mirror.
 
 How it is tokenised: --config.tokenizer=FORM
 
   gpt2                   GPT-2's 50,257 ids; needs no network
-  tiktoken:NAME          an encoding of tiktoken, downloaded once:  tiktoken:cl100k_base, tiktoken:o200k_base
-  tiktoken:PATH          a known rank file:  tiktoken:vocabularies/o200k_base.tiktoken
-  tiktoken:PATH@NAME     any other rank file; its text is split as NAME splits it:  tiktoken:mine.tiktoken@gpt2
+  tiktoken:NAME          an encoding of tiktoken, downloaded once:
+                         tiktoken:cl100k_base, tiktoken:o200k_base
+  tiktoken:PATH          a rank file of gpt2, cl100k_base, o200k_base or qwen:
+                         tiktoken:vocabularies/o200k_base.tiktoken
+  tiktoken:PATH@NAME     any other rank file; NAME decides how text is split:
+                         tiktoken:mine.tiktoken@gpt2
   tekken:PATH            Mistral's tekken.json:  tekken:mistral/tekken.json
-  tokenizers:PATH        a tokenizer.json of the tokenizers library:  tokenizers:llama/tokenizer.json
-  sentencepiece:PATH     a SentencePiece model with byte fallback:  sentencepiece:mistral/tokenizer.model
-  bpe:SIZE               a byte-level BPE of SIZE ids, trained on the first 64 MB of the training text:  bpe:8192
+  tokenizers:PATH        a tokenizer.json of the tokenizers library:
+                         tokenizers:llama/tokenizer.json
+  sentencepiece:PATH     a SentencePiece model with byte fallback:
+                         sentencepiece:mistral/tokenizer.model
+  bpe:SIZE               a byte-level BPE of SIZE ids, trained on the first 64
+                         MB of the training text:  bpe:8192
 
-What is held out for validation: 1 % of the documents, chosen by a hash of their text, so the same on every machine
-(--config.data.validation_fraction=0.005 sets another share); or the documents that a field of the data marks
+What is held out for validation: 1 % of the documents, chosen by a hash of their
+text, so the same on every machine (--config.data.validation_fraction=0.005 sets
+another share); or the documents that a field of the data marks
 (--config.data.split_field=split, with the values "train" and "validation").
 
-The result is a folder in data.folder, named after the source, the tokenizer and everything else that decides its
-content; the length of training sequences does not.  The same command, run again, resumes after the last finished
-shard, and returns at once if the dataset is complete.
+The result is a folder in data.folder, named after the source, the tokenizer and
+everything else that decides its content, which does not depend on the length of
+training sequences.  The same command, run again, resumes after the last
+finished shard, and returns at once if the dataset is complete.
 
-Large corpora: more text takes more time but not more memory; shards have 34M tokens.  To use several processes, start
-the same command in several terminals, or on several hosts with data.folder on a shared disk.  They divide the source's
-files (in segments of at least 268 MB), finish the segments of killed processes, and write the same bytes as a single
-process.  A file is never divided, so give a large corpus as several files.  For several hosts the disk must support
-flock, as NFS 4 does, and the text must have the same paths, sizes and times on all hosts.
+Large corpora: more text takes more time but not more memory; shards have 34M
+tokens.  To use several processes, start the same command in several terminals,
+or on several hosts with data.folder on a shared disk.  They divide the source's
+files (in segments of at least 268 MB), finish the segments of killed processes,
+and write the same bytes as a single process.  A file is never divided, so give
+a large corpus as several files.  For several hosts the disk must support flock,
+as NFS 4 does, and the text must have the same paths, sizes and times on all
+hosts.
 
-Checks: training reads the manifest and compares the sizes of the shards, in a time that does not depend on the number
-of tokens; a damaged record is found when it is read.  --verify reads every shard and compares its sha256; use it after
-copying a dataset:
+Checks: training reads the manifest and compares the sizes of the shards, in a
+time that does not depend on the number of tokens; a damaged record is found
+when it is read.  --verify reads every shard and compares its sha256; use it
+after copying a dataset:
   python scripts/prepare_data.py --verify --config=configs/gpt2.py \
       --config.data.source=prepared:data/stdlib-gpt2-c6215305
 """

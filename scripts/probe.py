@@ -1,16 +1,21 @@
-r"""Runs the paper's probes on the checkpoints of one run, or of a pair with paired statistics.
+r"""Runs the paper's probes on the checkpoint of one run, or on those of several with paired statistics.
 
   python scripts/probe.py runs/demo/kronecker-seed0
   python scripts/probe.py --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --probes=robustness,layered
   python scripts/probe.py --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --pairs=typos.json \
       --json=probes.json --page=probes.html
 
-Of several runs the last is compared with each of the others; --pair insists on two that compare.py would pair.  Probes:
-geometry (of the input embedding, beside the codes alone), layered (word families by depth), robustness (one typo in a
-prompt), generation (normal, misspelled and unseen words).  Intervals are over prompts: other seeds may differ by more.
---pairs names a JSON list of {category, clean, typo} to use instead of our 330 pairs, or a result file of the paper
-author's package.  --json also writes every table, the texts of the generation probe among them, under the keys that
-kronecker/run/result.py documents.  --page writes them as a page, and each table as CSV into a folder of its name.
+The last of several runs is compared with each of the others; --pair refuses runs that compare.py would not pair.
+Intervals are over prompts; other seeds may differ by more.
+
+geometry      of the input embedding, beside the codes alone
+layered       word families by depth
+robustness    one typo in a prompt
+generation    continuations of normal, misspelled and unseen words
+
+--pairs is a JSON list of {category, clean, typo} that replaces our 330 pairs, or robustness_results.json of the paper
+author's repository.  --json writes every table, and the texts of the generation probe, with the keys that
+kronecker/run/result.py documents.  --page writes a page, and each table as CSV into a folder of its name.
 """
 
 import json
@@ -21,11 +26,11 @@ from etils import epath
 
 from kronecker.runtime import cli
 
-_PROBES = flags.DEFINE_list("probes", ["all"], "Names of probes, or all.")
+_PROBES = flags.DEFINE_list("probes", ["all"], "Probes to run: geometry, layered, robustness, generation, or all.")
 _PAIRS = flags.DEFINE_string("pairs", None, "A JSON file with prompt pairs for the robustness probe.")
-_PAIR = flags.DEFINE_bool("pair", False, "Insist on two runs that are a pair.")
-_PAGE = flags.DEFINE_string("page", None, "Also write a page of the tables and figures.")
-_JSON = flags.DEFINE_string("json", None, "Also write every table to this file.")
+_PAIR = flags.DEFINE_bool("pair", False, "Require two runs that are a pair.")
+_PAGE = flags.DEFINE_string("page", None, "Also write the tables and figures to this .html page.")
+_JSON = flags.DEFINE_string("json", None, "Also write every table to this JSON file.")
 
 
 def main(folders: Sequence[str]) -> None:
@@ -35,7 +40,7 @@ def main(folders: Sequence[str]) -> None:
     from kronecker.run import result  # after the flags: --help should not wait for JAX
 
     if not folders:
-        raise ValueError("0 runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
+        raise ValueError("no runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
     if _PAGE.value:
         require_name(local(_PAGE.value, "--page"))
     if _PAIR.value:
@@ -44,7 +49,7 @@ def main(folders: Sequence[str]) -> None:
     on_runs.chosen(_PROBES.value)  # a misspelt name should not wait for the checkpoints
     found = on_runs.opened({epath.Path(folder).name: folder for folder in folders})
     if len(found) < len(folders):
-        raise ValueError(f"two of {', '.join(folders)} have one name; give runs in folders of different names")
+        raise ValueError(f"two of {', '.join(folders)} have the same name; give runs in folders with different names")
     results = on_runs.run(_PROBES.value, found, pairs)
     on_runs.show(results)
     if _JSON.value:
@@ -64,7 +69,7 @@ def _require_pair(folders: Sequence[str]) -> None:
     first, second = (finished_runs.read(folder) for folder in finished_runs.find(folders))
     if first.seed != second.seed:
         raise ValueError(
-            f"--pair: {folders[0]} has seed {first.seed}, {folders[1]} seed {second.seed}; a pair shares it"
+            f"--pair: {folders[0]} has seed {first.seed}, {folders[1]} has {second.seed}; give runs of one seed"
         )
     compare.compare([first, second], compare.names([first, second])[0])
 

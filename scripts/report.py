@@ -1,18 +1,19 @@
-r"""Writes one HTML page about finished runs: verdicts, conditions, curves, and the numbers of each figure as CSV.
+r"""Writes one HTML page on finished runs: verdicts, curves, conditions, and the numbers of each figure as CSV.
 
   python scripts/report.py runs/demo
   python scripts/report.py runs/demo runs/more_seeds --baseline=table_tied --out=runs/all.html --title="Six seeds"
   python scripts/report.py runs/demo --paper
   python scripts/report.py runs/study --paper --vocabularies=gpt2,tiktoken:o200k_base.tiktoken --out=runs/paper.html
 
-Each argument is a run's folder or a folder of runs, paired and checked as scripts/compare.py does.  The page needs no
-other file and no network; the CSV files go into a folder beside it (runs/demo/report for runs/demo/report.html).
+Each argument is a run's folder or a folder of runs, which are paired and checked as in scripts/compare.py.  The page
+needs no other file and no network.  The CSV files go into a folder beside it: runs/demo/report for
+runs/demo/report.html.
 
 --paper writes another page, paper.html: every table and figure of the paper that can be measured here, the paper's
-numbers beside ours.  It takes the runs of table_tied and kronecker, and of table_untied where it was trained; probes
-are run on their lowest common seed, and codes are measured of --vocabularies.  What it measures (some minutes; --parts
-leaves some out) is kept in the page's folder, and measured again when the runs, the vocabularies or the machine change,
-or with --again.
+numbers beside ours.  It needs runs of table_tied and kronecker, and uses runs of table_untied if there are any.  Probes
+run on the lowest common seed; codes are those of --vocabularies.  This takes some minutes; --parts measures less.  The
+results are kept in the page's folder, and measured again when the runs, the vocabularies, the code or the machine
+change, or with --again.
 """
 
 import os
@@ -26,28 +27,28 @@ from kronecker.runtime import cli
 from kronecker.schema.arms import BASELINE
 
 _TUNED = flags.DEFINE_bool(
-    "tuned", False, "Let arms differ in train.lr: each was tuned over the same rates. Its rate is then in its name."
+    "tuned", False, "Allow arms to differ in train.lr if each was tuned over the same rates. Names then include it."
 )
-_BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that the others are compared with.")
-_OUT = flags.DEFINE_string("out", None, "The page; default: report.html or paper.html in the first folder.")
-_TITLE = flags.DEFINE_string("title", None, "The page's title; default: from the name of its folder.")
+_BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that all others are compared with.")
+_OUT = flags.DEFINE_string("out", None, "The page's file. Default: report.html or paper.html in the first folder.")
+_TITLE = flags.DEFINE_string("title", None, "The page's title. Default: made from the name of its folder.")
 
 _PAPER = flags.DEFINE_bool("paper", False, "Write the page of the paper's tables beside ours instead.")
-_VOCABULARIES = flags.DEFINE_list("vocabularies", ["gpt2"], "paper: tokenizers whose codes are measured.")
-_PARTS = flags.DEFINE_list("parts", ["all"], "paper: of codes, parameters, probes and runtime, those to measure.")
-_AGAIN = flags.DEFINE_bool("again", False, "paper: measure anew what is there.")
+_VOCABULARIES = flags.DEFINE_list("vocabularies", ["gpt2"], "With --paper: tokenizers whose codes are measured.")
+_PARTS = flags.DEFINE_list("parts", ["all"], "With --paper: which of codes, parameters, probes and runtime to measure.")
+_AGAIN = flags.DEFINE_bool("again", False, "With --paper: measure again even if up to date.")
 _ONLY_PAPER, _ONLY_PAIRED = ("vocabularies", "parts", "again"), ("baseline", "tuned")
 
 BENCHMARK = epath.Path(__file__).with_name("benchmark.py")
 
 
 def main(folders: Sequence[str]) -> None:
-    """Writes the page and prints where it is."""
+    """Writes the page and prints its path."""
     if not folders:
         raise ValueError("no runs given; for example: python scripts/report.py runs/demo")
     for name in _ONLY_PAIRED if _PAPER.value else _ONLY_PAPER:
         if flags.FLAGS[name].present:
-            raise ValueError(f"--{name} does not go {'with' if _PAPER.value else 'without'} --paper")
+            raise ValueError(f"--{name} cannot be used with --paper" if _PAPER.value else f"--{name} needs --paper")
     write = _write_paper if _PAPER.value else _write_report
     print(f"report: {write(folders)}")
 

@@ -1,22 +1,22 @@
-r"""Runs a config's sweep(): skips what is finished, goes on with what was cut off.
+r"""Runs the runs of a config's sweep(): skips finished ones, resumes interrupted ones.
 
   python scripts/sweep.py --config=configs/demo.py --out=runs/demo
   python scripts/sweep.py --config=configs/demo.py --out=runs/demo --seeds=3 --dry_run
   python scripts/sweep.py --config=configs/demo.py --out=runs/two_layers --config.model.layers=2
 
---config.KEY=VALUE sets a key in every run, as in train.py; a key that sweep() sets itself is refused.  Each run gets
-the folder OUT/ARM-seedN, with the other keys that vary within an arm in between.  A failed run does not stop the
-others; the exit code is 0 if all are finished, 1 if one failed, 143 if one was stopped, 2 for bad input.  The same
-command resumes a sweep.  A sweep ends in a table of last training losses and final validation losses, in nats per
-token.  The cost that --dry_run shows is that of all runs, finished ones included.
+--config.KEY=VALUE sets a key in every run, as in train.py; a key that sweep() sets itself is refused.  Each run has
+the folder OUT/ARM-seedN; other keys that vary within an arm stand between ARM and seedN.  A failed run does not stop
+the others.  The exit code is 0 if all runs are finished, 1 if one failed, 143 if one was stopped, 2 for bad input.
+The same command resumes the sweep.  At the end it prints a table of the last training and validation losses, in nats
+per token.  --dry_run prints the cost of all runs, finished ones included, and the time that the unfinished ones take.
 
-Several at a time on this machine, each with its log in OUT/logs and an equal share of the GPUs:
+Several runs at a time on this machine, each with its log in OUT/logs and an equal share of the GPUs:
   python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=local --parallel=4
 
-As an array of SLURM jobs that are queued again after preemption and at their time limit (docs/gpus.md):
+As a SLURM job array, whose jobs are requeued after preemption and at their time limit (docs/gpus.md):
   python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=slurm \
       --slurm_partition=gpu --slurm_gpus_per_node=1 --slurm_cpus_per_task=8 --slurm_time=12:00:00
-It returns when they are submitted; --wait stays until the last one ends.  OUT must be on a disk that the nodes share.
+This returns once the jobs are submitted; --wait waits for the last one.  OUT must be on a disk that the nodes share.
 """
 
 import dataclasses
@@ -28,40 +28,40 @@ from ml_collections import config_flags
 from kronecker.runtime import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a function sweep(seeds).")
-_OUT = flags.DEFINE_string("out", None, "The folder that gets a folder for each run.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds sweep(seeds) is asked for.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs, their state, their commands and what they cost.")
+_OUT = flags.DEFINE_string("out", None, "The sweep's folder; each run gets a folder in it.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "The number of seeds, passed to sweep(seeds).")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs: state, command, cost and time.")
 _LAUNCHER = flags.DEFINE_enum(
-    "launcher", "local", ["local", "slurm"], "Where the runs go: this machine, or jobs of SLURM."
+    "launcher", "local", ["local", "slurm"], "Where to run: on this machine, or as SLURM jobs."
 )
-_PARALLEL = flags.DEFINE_integer("parallel", 1, "With --launcher=local: how many runs at a time.")
-_WAIT = flags.DEFINE_bool("wait", False, "With --launcher=slurm: stay until no job is left, and end in the table.")
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "With --launcher=local: the number of runs at a time.")
+_WAIT = flags.DEFINE_bool("wait", False, "With --launcher=slurm: wait for all jobs, then print the table.")
 flags.DEFINE_string("slurm_partition", "", "The partition; empty: the cluster's default (sinfo lists them).")
-flags.DEFINE_string("slurm_account", "", "What the time is charged to; empty: your default.")
+flags.DEFINE_string("slurm_account", "", "The account to charge; empty: your default.")
 flags.DEFINE_string(
-    "slurm_time", "4:00:00", "Limit of one stay: minutes, H:MM:SS or D-H:MM:SS; a run that needs more is queued again."
+    "slurm_time", "4:00:00", "A job's time limit: minutes, H:MM:SS or D-H:MM:SS; a longer run is requeued."
 )
-flags.DEFINE_integer("slurm_nodes", 1, "Nodes of one run.")
+flags.DEFINE_integer("slurm_nodes", 1, "Nodes of a run.")
 flags.DEFINE_integer(
-    "slurm_tasks_per_node", 0, "Processes of one run on a node; 0: one, or one a GPU where a run has several nodes."
+    "slurm_tasks_per_node", 0, "Processes of a run on each node; 0: one, or one per GPU if a run has several nodes."
 )
-flags.DEFINE_integer("slurm_gpus_per_node", 0, "GPUs of one run on a node.")
-flags.DEFINE_integer("slurm_cpus_per_task", 0, "Cores of one process; 0: the cluster's default, often one.")
-flags.DEFINE_float("slurm_mem", 0.0, "Gigabytes on a node; 0: the cluster's default.")
-flags.DEFINE_integer("slurm_array_parallelism", 16, "Runs at the same time, at most.")
-flags.DEFINE_integer("slurm_signal_delay", 120, "Seconds before the limit at which a run is told to save and leave.")
+flags.DEFINE_integer("slurm_gpus_per_node", 0, "GPUs of a run on each node.")
+flags.DEFINE_integer("slurm_cpus_per_task", 0, "CPU cores of a process; 0: the cluster's default, often one.")
+flags.DEFINE_float("slurm_mem", 0.0, "Memory of a run on each node in gigabytes; 0: the cluster's default.")
+flags.DEFINE_integer("slurm_array_parallelism", 16, "With --launcher=slurm: the most runs at a time.")
+flags.DEFINE_integer("slurm_signal_delay", 120, "Seconds before the time limit at which a run saves and exits.")
 flags.DEFINE_integer(
-    "slurm_max_timeouts", 100, "How often a run at its limit is queued again; preemptions do not count."
+    "slurm_max_timeouts", 100, "How often a run may be requeued at its time limit; preemptions do not count."
 )
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
 def main() -> int:
-    """Runs the sweep, or lists it; returns the exit code."""
+    """Runs or lists the sweep; returns the exit code."""
     from kronecker.sweep import (
         local,
-        planning,  # after the flags: --help should be quick
+        planning,  # here, so that --help is quick
         slurm,
     )
 
@@ -78,7 +78,9 @@ def main() -> int:
         print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
             print(slurm.describe(planned, out, resources), flush=True)
-        from kronecker.training import cost  # imports JAX, for which the list need not wait
+        at_once = _PARALLEL.value if _LAUNCHER.value == "local" else resources.array_parallelism
+        print(planning.describe_time(planned, at_once), flush=True)
+        from kronecker.training import cost  # imports JAX; the list need not wait for it
 
         resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
@@ -91,9 +93,9 @@ def main() -> int:
 def _check_launcher() -> None:
     given = [name for name in flags.FLAGS if name.startswith("slurm_") and flags.FLAGS[name].present]
     if _LAUNCHER.value == "local" and (given or _WAIT.value):
-        raise ValueError(f"--{given[0] if given else 'wait'} goes with --launcher=slurm, and the launcher is local")
+        raise ValueError(f"--{given[0] if given else 'wait'} needs --launcher=slurm; the launcher is local")
     if _LAUNCHER.value != "local" and flags.FLAGS["parallel"].present:
-        raise ValueError("--parallel goes with --launcher=local; jobs at a time are --slurm_array_parallelism")
+        raise ValueError("--parallel needs --launcher=local; for SLURM jobs set --slurm_array_parallelism")
 
 
 if __name__ == "__main__":

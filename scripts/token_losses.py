@@ -4,10 +4,9 @@
   python scripts/token_losses.py runs/demo/table_untied-seed0 runs/demo/kronecker-seed0
   python scripts/token_losses.py --again runs/demo
 
-Each argument is a run's folder or a folder of runs.  Every run gets token_losses.npz: each held-out token's loss, the
-tokens, and what is known of each id (frequency in the training text, bytes, script, shared code).  Runs whose
-file is of their end are skipped.  scripts/report.py then shows losses by frequency, length and script, and what
-colliding codes cost.
+Each argument is a run's folder or a folder of runs.  Every run gets token_losses.npz: each held-out token, its loss,
+and for each id its frequency in the training text, bytes, script and shared code.  Runs whose file is up to date are
+skipped.  scripts/report.py then shows losses by frequency, length and script, and the cost of shared codes.
 """
 
 import sys
@@ -17,11 +16,11 @@ from absl import flags
 
 from kronecker.runtime import cli
 
-_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose file is there and right.")
+_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose file is up to date.")
 
 
 def main(folders: Sequence[str]) -> None:
-    """Evaluates what is missing, and says what it found."""
+    """Evaluates runs without an up-to-date file, and prints their mean losses."""
     from kronecker.run import finished_runs  # after the flags: --help should not wait for JAX
     from kronecker.training import token_losses
 
@@ -35,7 +34,7 @@ def main(folders: Sequence[str]) -> None:
         print(f"[{number}/{len(due)}] {folder}", end="", file=sys.stderr, flush=True)
         arrays = token_losses.write(folder)
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
-    print(f"token losses: {len(due)} written, {len(found) - len(due)} there before")
+    print(f"token losses: {len(due)} written, {len(found) - len(due)} up to date")
 
 
 def _is_current(folder) -> bool:

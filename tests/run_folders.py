@@ -25,7 +25,7 @@ def write_run(
     config = config_files.load(f"{DEMO}:arm={arm},seed={seed}")
     config.update_from_flattened_dict({"train.steps": LINES * STEPS_A_LINE} | (overrides or {}))
     config = resolution.with_vocabulary(resolution.resolve(config), 8192)
-    params = PARAMS[arm] | {"body_init_sha256": f"{seed:064x}"}
+    params = PARAMS.get(arm, PARAMS["kronecker"]) | {"body_init_sha256": f"{seed:064x}"}
     train, validation = curves(arm, seed, final_loss)
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config.to_dict())

@@ -4,7 +4,7 @@ kronecker/schema/arms.py explains each arm; an arm that is added there runs too.
 
 Expected: the paper has two of them, table_tied and kronecker, 0.083 +- 0.007 nats apart at 124m (section 6.6).
 
-Cost of three seeds of one arm; all arms cost the same, and for all together --dry_run prints it:
+Cost of three seeds of one arm (all arms cost the same; --dry_run prints the sum):
   setting=paper  3 runs x 2.5B tokens = 7.5B tokens, 6.41e18 FLOPs, 4.5 H100 hours
   setting=gpu    3 runs x 60M tokens = 180M tokens, 3.49e16 FLOPs, 0.0245 H100 hours
   setting=study  3 runs x 1M tokens = 3M tokens, 3.54e13 FLOPs, under 0.01 H100 hours

@@ -1,8 +1,9 @@
 """The bytes of a code: those of the vocabulary (raw), or the decoded ones (decode), as in the author's package.
 
-Decoding turns every token that is a part of a character into U+FFFD.  Of GPT-2's ids 384 then share a code at P = 16,
-255 of them one single code; with raw bytes 44 do (`python scripts/codec_report.py gpt2 --byte_source=decode`).  Nearly
-all are parts of non-ASCII characters, so they are rare in English text.
+Decoding turns every token that is a part of a character into U+FFFD.  Then 384 of GPT-2's ids share a code with another
+at P = 16, and 255 of these have the same code; with raw bytes only 44 ids share one
+(`python scripts/codec_report.py gpt2 --byte_source=decode`).  Nearly all of the 384 are parts of non-ASCII characters,
+so they are rare in English text.
 
 Expected: the paper has no such ablation; if it used that package, its numbers belong to `decode`.
 

@@ -1,9 +1,9 @@
 """The cost of shared codes: kronecker at P = 6 and 4, compared with the study's arms at P = 16.
 
-Of the 8,192 ids of the study's BPE 1,799 share a code at P = 6 and 4,740 at P = 4; at P = 16 none do
+Of the study's 8,192 ids none shares a code with another at P = 16, but 1,799 do at P = 6 and 4,740 at P = 4
 (`python scripts/codec_report.py tokenizers:FOLDER/tokenizer.json --pos_dim=4,6,16`, with the folder of prepared data).
-The model cannot distinguish input ids that share a code, so the prediction of the token AFTER such an id gets worse;
-whether the predicted token shares its own code does not matter.
+The model cannot distinguish input ids that share a code, so its prediction of the token AFTER such an id gets worse.
+Its prediction of such an id does not, because the output head does not use codes.
 
 Expected: the paper has no such ablation.
 

@@ -5,8 +5,9 @@ they differ in both.  The other two combinations, z-norm at 0.02 and length norm
 length norm has no switch: the z-norm divides by the scale of the code, so a length norm before it changes nothing, and
 without both norms longer tokens would have larger embeddings.
 
-Expected: the paper has only the z-norm at 1.  Third parties, not checked here: one code with three normalisations ended
-at 4.753 (unit norm, std 0.016), 4.861 and 4.902 nats (z-norm, std 1), which differ more than codes do.
+Expected: the paper has only the z-norm at 1.  Reported by others, not checked here: one code ended at 4.753 nats
+with unit norm and std 0.016, at 4.902 with z-norm and std 1, and at 4.861 with a third normalisation.  These numbers
+differ more than those of different codes.
 
 Cost of three seeds, as --dry_run prints it:
   setting=paper  15 runs x 2.5B tokens = 37.5B tokens, 3.20e19 FLOPs, 22.5 H100 hours

@@ -7,8 +7,8 @@ Expected, from the paper's section 6.6, with 3 seeds, 2.5B tokens of FineWeb-Edu
   table_tied minus kronecker, final validation loss   0.083 +- 0.007 nats per token, 2.5 +- 0.2 %
   steps of kronecker to reach table_tied's loss       1.43 times fewer, about 3,230
   table_untied                                        not in the paper
-Its learning rate and schedule are unknown; the ones here are nanoGPT's.  Third parties, not checked here: in one
-follow-up, untying alone lowered the loss by 0.26 nats.
+Its learning rate and schedule are unknown; the ones here are nanoGPT's.  Reported by others,
+not checked here: untying alone lowered the loss by 0.26 nats.
 
 Cost of three seeds, as --dry_run prints it:
   9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours

@@ -2,10 +2,10 @@
 
 Tests whether the difference shrinks, stays or grows with the model: the V d parameters of a table are eight times
 those of nano's body, and 5 % of those of 1558m's.  Each size is a sweep of its own, because runs of two sizes are not
-pairs; it is the setting `paper` with another body.
+pairs.  Each is the setting `paper` with another size of model.
 
-Expected: the paper has 124m, where table_tied minus kronecker is 0.083 +- 0.007 nats (section 6.6); it lists larger
-sizes as open.
+Expected: the paper has 124m, where table_tied minus kronecker is 0.083 +- 0.007 nats (section 6.6); it calls larger
+sizes an open question.
 
 Cost of three seeds, as --dry_run prints it; a small model may reach far less than the assumed MFU:
   size=nano   9 runs x 2.5B tokens = 22.5B tokens, 1.01e18 FLOPs, 0.71 H100 hours

@@ -4,9 +4,9 @@ The published difference compares a tied table with an untied Kronecker input, w
 its head (38.6M at 124m).  table_untied minus table_tied is the effect of untying.  The head of kronecker_tied is the
 induced table, which the paper regards as impossible.
 
-Expected: of the four the paper has table_tied minus kronecker, 0.083 +- 0.007 nats (section 6.6).  Third parties, not
-checked here: untying a table lowered the loss by 0.26 nats; an untied table was ahead of Kronecker with a large
-vocabulary (4.559 against 4.813 nats at 131,000 ids and 98M tokens) and behind with a small one (4.225 against 4.127 at
+Expected: of the four the paper has table_tied minus kronecker, 0.083 +- 0.007 nats (section 6.6).  Reported by others,
+not checked here: untying a table lowered the loss by 0.26 nats; an untied table was better than Kronecker with a large
+vocabulary (4.559 against 4.813 nats at 131,000 ids and 98M tokens) and worse with a small one (4.225 against 4.127 at
 9,900 ids).
 
 Cost of three seeds, as --dry_run prints it:

@@ -93,7 +93,7 @@ def download(
     folder: pathlib.Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[pathlib.Path]:
-    """Downloads the missing ones of `files` into `folder` and returns the paths of all.
+    """Downloads those of `files` that `folder` lacks, and returns the paths of all.
 
     A partial file is NAME.part, which the next call resumes; it is renamed after its size and sha256 are checked.
 

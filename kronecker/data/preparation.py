@@ -73,7 +73,7 @@ def ensure_prepared(
     another folder.  For a remote data.folder the dataset is made on the local disk, uploaded, and read from the local
     copy.  Processes that need the same folder, on one machine or on several with a shared disk, share the segments and
     finish those of killed ones; all return when the dataset is complete.  It is then checked as in `open_folder`.  A
-    shard ends at `shard_tokens`; a segment ends with the file that brings it to `segment_bytes`, and ends its shard.
+    shard ends at `shard_tokens` or with its segment; a segment ends with the file that brings it to `segment_bytes`.
 
     Raises ValueError if source, fields or tokenizer do not fit, a split is empty, or a shard has changed its size;
     OSError if a file is missing or cannot be written, as on a full disk.
@@ -147,8 +147,8 @@ def open_folder(
         tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}") if bpe_size else tokenization.load(spec)
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
-            f"{folder} was prepared with tokenizer {stored['spec']}, but tokenizer is {spec}, which differs; "
-            f"set --config.tokenizer={stored['spec']}, or delete the folder if the tokenizer's file has changed"
+            f"{folder} was prepared with another tokenizer ({stored['spec']}) than the one given ({spec}); "
+            f"set --config.tokenizer={stored['spec']}, or delete the folder if the tokenizer's file was changed"
         )
     return prepared, tokenizer
 
@@ -201,11 +201,11 @@ def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
 
 
 def _finish(job: _Job, count: int) -> None:
-    """Makes a dataset of the finished segments, unless another process has done so, or has refused and deleted them."""
+    """Makes a dataset of the finished segments, unless another process has made it, or has deleted them as invalid."""
     if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
     parts = shards.all_parts(job.folder, count)
-    _check_splits(parts.values(), job.folder, job.config)
+    _check_splits(parts.values(), job.folder, job.config.data)
     shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)
 
 
@@ -287,13 +287,12 @@ def _joined(pieces: list[shards.Stream]) -> shards.Stream:
     return shards.Stream(np.concatenate(ids), sum(documents), sum(text_bytes))
 
 
-def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, data: ml_collections.ConfigDict) -> None:
     found = [part["splits"] for part in parts]
     count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
-    data = config.data
     more = "cut the text into more files: each is one document" if data.source.startswith("text:") else "add documents"
     if not count["train"]:
-        fault = f"has no training text: all of its {count['validation']} documents are held out; " + (
+        fault = f"has no training text, all of its {count['validation']} documents are held out; " + (
             f'set the field {data.split_field!r} of some to "train"'
             if data.split_field
             else f"lower data.validation_fraction (now {data.validation_fraction}) or {more}"

@@ -109,5 +109,5 @@ def _validation_batch(stream: Stream, block: range, rows: int, sequence: int) ->
 
 def _local_batch(batch: int, process_count: int) -> int:
     if batch % process_count:
-        raise ValueError(f"a batch of {batch} sequences is not divisible by {process_count} hosts; use a multiple")
+        raise ValueError(f"train.batch or eval.batch is {batch}; use multiples of {process_count}, the number of hosts")
     return batch // process_count

@@ -2,9 +2,9 @@
 
 A split's ids are stored in records of TOKENS_PER_RECORD ids, for any training sequence; the last record of a shard is
 padded with zeros, and the manifest has the number of real ids.  A part has at most one shard per split.  The file
-part-SEGMENT-N.json is written after them and marks them complete; segment-SEGMENT.json marks all parts of a segment
-complete.  `finish` renames the shards and writes the manifest last.  Files are written under a temporary name and
-renamed, so a final name means a complete file.
+part-SEGMENT-N.json is written after a part's shards and marks them complete; segment-SEGMENT.json marks all parts of a
+segment complete.  `finish` renames the shards and writes the manifest last.  Files are written under a temporary name
+and renamed, so a final name means a complete file.
 """
 
 import contextlib

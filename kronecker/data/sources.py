@@ -187,9 +187,9 @@ def _fetch_tfds(builder: Any, progress: Callable[[int, int], None]) -> None:
 
 def _open_fineweb_edu(subset: str, data: ml_collections.ConfigDict) -> Source:
     if subset not in FINEWEB_SUBSETS:
-        known = ", ".join(filter(None, FINEWEB_SUBSETS))
+        known = " or ".join(filter(None, FINEWEB_SUBSETS))
         raise ValueError(
-            f"data.source is {data.source!r}; allowed: fineweb-edu for all of it, or fineweb-edu: and one of {known}"
+            f"data.source is {data.source!r}; allowed: fineweb-edu (all of it) or fineweb-edu:NAME, NAME being {known}"
         )
     folder = pathlib.Path(data.folder).expanduser() / "downloads" / "fineweb-edu"
     listing = hub.pinned_listing(FINEWEB_EDU, FINEWEB_SUBSETS[subset], folder)

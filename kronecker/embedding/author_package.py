@@ -36,9 +36,9 @@ def projection_from_state_dict(state_dict: Mapping[str, Any], prefix: str = "", 
     if name not in state_dict:
         prefixes = [repr(key.removesuffix(WEIGHT)) for key in state_dict if key.endswith(WEIGHT)]
         few = ", ".join([*state_dict][:5]) or "none"
-        hint = f"pass prefix={' or '.join(prefixes)}" if prefixes else f"its {len(state_dict)} keys begin with: {few}"
+        hint = f"pass prefix={' or '.join(prefixes)}" if prefixes else f"pass one that has it; this one has {few}"
         raise ValueError(f"state_dict has no {name!r}, the weight of the package's layer; {hint}")
-    weight_dD = _floats(f"state_dict[{name!r}]", state_dict[name], "(d, 256 P), width by cells", 1, pos_dim)
+    weight_dD = _floats(f"state_dict[{name!r}]", state_dict[name], "(d, 256 P)", 1, pos_dim)
     return np.array(weight_dD.T, order="C")
 
 
@@ -58,7 +58,7 @@ def state_dict_from_projection(projection_Dd: Any, prefix: str = "", pos_dim: in
     Raises:
       ValueError: if numpy cannot read W or its shape is not (256 P, d).
     """
-    array_Dd = _floats("projection", projection_Dd, "(256 P, d), cells by width", 0, pos_dim)
+    array_Dd = _floats("projection", projection_Dd, "(256 P, d)", 0, pos_dim)
     return {prefix + WEIGHT: np.array(array_Dd.T, order="C")}
 
 
@@ -69,12 +69,12 @@ def _floats(what: str, value: Any, allowed: str, cells_axis: int, pos_dim: int) 
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{what}: numpy cannot read it ({reason}); pass value.detach().cpu().float()") from error
     if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{what} is {array.dtype} of shape {array.shape}; it must be floats of shape {allowed}")
+        raise ValueError(f"{what} is {array.dtype} of shape {array.shape}; pass floats of shape {allowed}")
     cells = array.shape[cells_axis]
     if not cells or cells % codec.CHAR_DIM or pos_dim not in (0, cells // codec.CHAR_DIM):
         wanted = f"256 P = {codec.CHAR_DIM * pos_dim:,} at pos_dim {pos_dim}" if pos_dim else "P at least 1"
         raise ValueError(
             f"{what} has shape {array.shape}; it must be {allowed}, {wanted}; transpose it if its axes are swapped, "
-            "otherwise pass the pos_dim of its training"
+            "otherwise pass the pos_dim that it was trained with"
         )
     return array.astype(np.promote_types(array.dtype, np.float32))

@@ -17,8 +17,8 @@ from kronecker.schema.choices import TRUNCATIONS
 
 Z_NORM_EPS = 1e-6  # added to the standard deviation, outside the root
 
-NO_BYTES = "the tokenizer has no bytes for it"
-EMPTY = "its byte string is empty"
+NO_BYTES = "the tokenizer gives none"
+EMPTY = "empty in the tokenizer"
 PADDING = "vocabulary padding"
 
 
@@ -99,7 +99,7 @@ def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:
     """Returns at most P (`pos_dim`) bytes of `token`; a token of P bytes or fewer is never changed.
 
     "head" keeps complete UTF-8 characters, as the paper does: it keeps P bytes, or up to 3 fewer.  If none of these
-    is valid UTF-8, it keeps the first P bytes; the reference empties such a token.  "head_raw" keeps the first P bytes.
+    is valid UTF-8, it keeps the first P bytes; the author's package keeps none.  "head_raw" keeps the first P bytes.
     "head_tail" keeps the first P - P//2 and the last P//2, so that long tokens differ if their ends do.
     """
     if truncation not in TRUNCATIONS:

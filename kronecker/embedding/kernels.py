@@ -149,7 +149,7 @@ sum_merged.defvjp(_sum_merged_forward, _sum_merged_backward)
 
 
 def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Array:
-    """Returns function(groups), without the second half if it has fillers only, as in most texts.
+    """Returns function(groups); skips the second half of the groups if all are fillers, as for most batches.
 
     Writing zeros for these fillers would take a tenth of the time of the input embedding.
     """
@@ -172,7 +172,7 @@ def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.A
 
 
 def _turns(lengths_S: jax.Array) -> jax.Array:
-    """Returns how many groups of SLOTS slots the first id of a tile has, which is the longest."""
+    """Returns how many steps of SLOTS slots the longest id of a tile needs; it is the first one."""
     return (lengths_S[0] + SLOTS - 1) // SLOTS
 
 
@@ -301,8 +301,8 @@ def _sum_tokens(
 def _hot_operand(
     bag: bags.Bag, ids_N: jax.Array, slots: int, part: int = 0, parts: int = 1
 ) -> tuple[jax.Array, str, tuple[int, ...]]:
-    """Returns the 0/1 operand of symbol range `part` of `parts`, the einsum letters of its axes after n, W's shape
-    without d.
+    """Returns the 0/1 operand of symbol range `part` of `parts`, the einsum letters of its axes after n, and the shape
+    of W without d.
     """
     used_NK = jnp.arange(slots) < _lengths(bag, ids_N)[:, None]
     symbols_NK = jnp.where(used_NK, jnp.asarray(bag.symbols)[ids_N][:, :slots].astype(jnp.float32), -1.0)

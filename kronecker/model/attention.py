@@ -1,14 +1,14 @@
-"""Causal self-attention over whole sequences, by the kernel that a platform has for it.
+"""Causal self-attention over whole sequences, with the platform's kernel.
 
 | kernel | what it is | on |
 |---|---|---|
 | xla | two products with a softmax between them, T x T weights in memory | everything |
 | cudnn | cuDNN's flash attention | GPU, bfloat16 and float16 |
-| splash | JAX's Pallas kernel, blocks of queries and keys that hold nothing to see are skipped | TPU |
+| splash | JAX's Pallas kernel, which skips fully masked blocks of queries and keys | TPU |
 
-At 124m's shapes, 16 x 1,024 tokens in bfloat16, the compiler for a v5e counts for forward and gradient 353 MB of
-temporaries and 1.5 GB moved under splash, 1,208 MB and 7.1 GB under xla: hence auto's choice on TPU.  Nothing has run
-there, nor on a GPU.
+At 124m's shapes, 16 x 1,024 tokens in bfloat16, the compiler for a v5e reports 353 MB of temporaries and 1.5 GB of
+traffic for forward and gradient with splash, 1,208 MB and 7.1 GB with xla: hence auto's choice on TPU.  Nothing has
+been run on a TPU or a GPU.
 
 Shapes: B batch, T time, H heads, h head width.
 """
@@ -21,28 +21,25 @@ from jax.sharding import Mesh, PartitionSpec
 from kronecker.runtime import sharding
 from kronecker.schema.choices import AUTO
 
-PLATFORM = {"cudnn": "gpu", "splash": "tpu"}  # of the kernels that have one
-MULTIPLE = {"xla": 1, "cudnn": 8, "splash": 128}  # of which T must be one; else XLA computes it
+PLATFORM = {"cudnn": "gpu", "splash": "tpu"}  # xla runs on all
+MULTIPLE = {"xla": 1, "cudnn": 8, "splash": 128}  # T must be a multiple of this, or XLA computes it
 HALF = ("bfloat16", "float16")
 LARGEST_BLOCK = 512  # of queries and of keys, for splash
 
 
 def resolve(asked: str, platform: str, dtype: str, head_width: int) -> str:
-    """Returns the kernel that acts where `asked` is model.attention, for q, k and v of a type and h.
-
-    Raises ValueError if the platform or the type has no such kernel.
-    """
+    """Returns the kernel for model.attention = `asked`; raises ValueError if platform, type or h do not allow it."""
     for_cudnn = dtype in HALF and head_width % 8 == 0 and head_width <= 128
     if asked == AUTO:
         if platform == "gpu":
             return "cudnn" if for_cudnn else "xla"
         return "splash" if platform == "tpu" else "xla"
     if PLATFORM.get(asked, platform) != platform:
-        raise ValueError(f"model.attention is {asked!r}, which runs on {PLATFORM[asked]} alone; here: auto, xla")
+        raise ValueError(f"model.attention is {asked!r}, which runs on {PLATFORM[asked]} only; choose auto or xla")
     if asked == "cudnn" and not for_cudnn:
         raise ValueError(
-            f"model.attention is 'cudnn', which takes {' or '.join(HALF)} and a head width of 8, 16, ... 128; got "
-            f"model.dtype {dtype} and a head width of {head_width}; change these, or choose auto or xla"
+            f"model.attention is 'cudnn', which needs {' or '.join(HALF)} and a head width of 8, 16, ... 128; got "
+            f"model.dtype {dtype} and head width {head_width}; change these, or choose auto or xla"
         )
     return asked
 
@@ -55,12 +52,10 @@ def causal(
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(h)) v, (B, T, H, h), where no token sees a later one.
+    """Returns softmax(q k^T / sqrt(h)) v, (B, T, H, h), with a causal mask.
 
-    Args:
-      kernel: as `resolve` gives it; at a T or B that it cannot take, such as the init's single token, XLA does it.
-      mesh: that splits batch and heads; None: one device.
-      interpret: whether to run splash without a TPU, slowly.
+    `kernel` is from `resolve`; XLA replaces it for shapes that it does not support, such as the init's single token.
+    `mesh` splits batch and heads; None: one device.  `interpret` runs splash without a TPU, slowly.
     """
     batch, time, heads, _ = q_BTHh.shape
     if time % MULTIPLE[kernel]:
@@ -75,7 +70,7 @@ def causal(
 
 
 def _splash(q_BTHh, k_BTHh, v_BTHh, mesh, interpret):
-    from jax.experimental.pallas.ops.tpu import splash_attention  # a slow import that only TPUs need
+    from jax.experimental.pallas.ops.tpu import splash_attention  # slow to import
 
     time, h = q_BTHh.shape[1], q_BTHh.shape[-1]
     block = math.gcd(time, LARGEST_BLOCK)

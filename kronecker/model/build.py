@@ -1,4 +1,4 @@
-"""From a config with its vocabulary to the model of its arm and the bag that the arm's code is."""
+"""Builds an arm's model and bag from a config with its vocabulary."""
 
 import dataclasses
 import pkgutil
@@ -20,20 +20,16 @@ class Arm:
     """An arm ready to train."""
 
     model: transformer.Transformer  # the decoder around the arm's input embedding
-    bag: bags.Bag | None  # what `model` takes as its second argument, prepared for its implementation; None for a table
+    bag: bags.Bag | None  # `model`'s second argument, prepared for its implementation; None for a table
     codes: codec.ByteTable | None  # the vocabulary's bytes behind `bag`; None for a table
 
 
 def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None], mesh: Mesh | None = None) -> Arm:
-    """Returns the arm that a resolved config, its vocabulary filled in, describes.
+    """Returns the arm of a resolved config with its vocabulary.
 
-    Args:
-      token_bytes: of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
-      mesh: of the devices that it will run on, there or not; None: one of JAX's own.
-
-    Raises:
-      ValueError: if there is no such kind, the implementation asked for would keep more memory than
-        embedding.cache_limit_mb, or the platform does not have the attention asked for.
+    `token_bytes` of each id are from `Tokenizer.bytes_from` with embedding.byte_source.  The devices of `mesh` may be
+    simulated; None: JAX's default device.  Raises ValueError for an unknown kind, an implementation that needs more
+    memory than embedding.cache_limit_mb, or an attention that the platform lacks.
     """
     platform = sharding.platform(mesh)
     c, shape, kind = config.embedding, transformer.Shape.of(config.model, platform), arms.kind(config.embedding.kind)
@@ -46,8 +42,8 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
         bag = implementations.prepare(
             bag, c.implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient
         )
-        std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of an initial embedding
-        # the logits of a tied head then start at a learned table's
+        std = c.init_std * (bag.rows**0.5 if c.norm == "z" else 1.0)  # of the initial embeddings
+        # a tied head's initial logits then have the std of a learned table's
         known |= {"rows": bag.rows, "logit_scale": transformer.INIT_STD / std if shape.tie_head else 0.0}
     embed = pkgutil.resolve_name(kind.module)(
         features=shape.d_model,
@@ -60,22 +56,18 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
-    """Returns the bag of embedding.kind `kind`, not yet prepared for an implementation.
-
-    Raises:
-      ValueError: if there is no such kind, or its bag has not the rows that `schema.arms` says.
-    """
+    """Returns the bag of embedding.kind `kind`, not prepared; raises ValueError if its row count is not `code_dim`."""
     known = arms.kind(kind)
     bag = pkgutil.resolve_name(known.bag)(codes, norm)
     if bag.rows != (rows := known.code_dim(codes.pos_dim)):
-        raise ValueError(f"{known.bag} gives a bag of {bag.rows:,} rows, but kind {kind} has code_dim {rows:,}")
+        raise ValueError(f"{known.bag} gives {bag.rows:,} rows, but kind {kind} has code_dim {rows:,}; make both equal")
     return bag
 
 
 def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
-    """Returns the same model with its input embedding as a table, E = K W, built once: what inference looks up.
+    """Returns the model with its input embedding as a table, E = K W, computed once for inference.
 
-    An arm that is no bag alone stays as it is, and so does an induced table that is the head too.
+    Arms that are not a single bag stay as they are, as do tied ones.
     """
     embed = arm.model.embed
     if not isinstance(embed, linen.BagEmbed) or arm.model.shape.tie_head:
@@ -88,21 +80,21 @@ def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
 
 
 def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:
-    """Returns one line that says how the product of a bag arm is computed, and why."""
+    """Returns a line with the implementation of a bag arm's embedding, and the reason for it."""
     why = "as configured"
     if config.embedding.implementation == choices.AUTO:
         tokens = tokens_a_device(config, mesh)
-        why = f"auto on {sharding.platform(mesh)}, {tokens:,} tokens a device, vocabulary {arm.bag.vocab:,}"
-    line = f"product: {implementations.describe(arm.bag)} ({why}), checked against the dense code"
+        why = f"auto on {sharding.platform(mesh)}, {tokens:,} tokens per device, vocabulary {arm.bag.vocab:,}"
+    line = f"embedding.implementation: {implementations.describe(arm.bag)} ({why}), checked against the dense code"
     if arm.bag.implementation == "bag" and arm.bag.platform == "gpu":
-        # From the compiled program of 16,384 tokens of real text at d = 768: nothing of it was timed.
+        # From the compiled program of 16,384 tokens of real text at d = 768, not from a measurement.
         line += (
-            "; bag on a GPU launches hundreds of small kernels, an estimated 10 to 20 ms a step: gather is one kernel"
+            "; on a GPU, bag launches hundreds of small kernels, an estimated 10 to 20 ms per step; gather launches one"
         )
     return line
 
 
 def tokens_a_device(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> int:
-    """Returns how many tokens a device embeds at a time in training: a micro-batch's share."""
+    """Returns the number of tokens that a device embeds at a time in training: its part of a micro-batch."""
     parts = sharding.batch_shards(mesh) if mesh is not None else 1
     return config.train.batch * config.train.sequence // config.train.accumulate // parts

@@ -1,7 +1,7 @@
-"""The output head and the loss behind it, with the logits of no more tokens in memory than asked for.
+"""The output head and its loss, with the logits of a limited number of tokens in memory.
 
-The gradient is taken with the loss, chunk by chunk: a chunk's logits become its loss and its gradients and are gone, so
-they are neither kept for the backward pass nor computed again.
+The gradient is computed with the loss, chunk by chunk, so that a chunk's logits are neither stored for the backward
+pass nor computed again.
 
 Shapes: B batch, T time, t time of a chunk, V padded vocabulary, d model width.
 """
@@ -18,15 +18,15 @@ from kronecker.runtime import sharding
 
 
 class Head(struct.PyTreeNode):
-    """What turns the last hidden states into logits.
+    """The matrix that turns the last hidden states into logits.
 
-    A tied head is a transposed input table.  With the vocabulary as its last axis for all heads, the gradient of the
-    logits is laid out alike for both products that take it; otherwise the CPU's compiler would make a transposed copy.
+    A tied head is a transposed input table.  The vocabulary is the last axis of all heads, as otherwise the CPU's
+    compiler would make a transposed copy of the logits' gradient.
     """
 
     matrix: jax.Array  # (d, V)
-    vocab_size: int = struct.field(pytree_node=False)  # ids that exist; the logits of those beyond it are masked
-    dtype: str = struct.field(pytree_node=False)  # in which it multiplies; sums are float32
+    vocab_size: int = struct.field(pytree_node=False)  # the logits of ids beyond it are masked
+    dtype: str = struct.field(pytree_node=False)  # of the products; sums are float32
 
     def logits(self, x_BTd: jax.Array) -> jax.Array:
         """Returns float32 logits (B, T, V) of hidden states; those of padded vocabulary entries are -inf."""
@@ -39,10 +39,10 @@ class Head(struct.PyTreeNode):
     def loss_and_gradients(
         self, x_BTd: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[jax.Array, "Head", jax.Array]:
-        """Returns the weighted sum of -log p in nats, and its gradients to this head and to `x_BTd`, all float32."""
+        """Returns the weighted sum of -log p in nats, and its gradients with respect to head and `x_BTd`, float32."""
         logits_BTV = self.logits(x_BTd)
         nats_BT, top_BT, sum_BT = _nats(logits_BTV, targets_BT)
-        # softmax minus one-hot, in one pass: the derivative of a gather would be a scatter into zeros
+        # softmax minus one-hot, in one pass: the derivative of a gather would be a scatter
         hot_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
         p_BTV = jnp.exp(logits_BTV - top_BT[..., None]) * (weights_BT / sum_BT)[..., None]
         grad_BTV = p_BTV - jnp.where(hot_BTV, weights_BT[..., None], 0.0)
@@ -60,7 +60,7 @@ def token_nats(
 ) -> jax.Array:
     """Returns -log p of each target, float32 (B, T), from the model's last hidden states.
 
-    `chunk` is the tokens of one device whose logits are in memory at a time, 0 for all; `mesh` splits the batch.
+    `chunk`: at most so many tokens of a device have logits in memory at a time, 0: all; `mesh` splits the batch.
     """
 
     def nats(x_BTd, targets_BT):
@@ -75,14 +75,9 @@ def token_nats(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def nats_sum(
-    head: Head,
-    x_BTd: jax.Array,
-    targets_BT: jax.Array,
-    weights_BT: jax.Array,
-    chunk: int = 0,
-    mesh: Mesh | None = None,
+    head: Head, x_BTd: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int = 0, mesh: Mesh | None = None
 ) -> jax.Array:
-    """Returns the weighted sum of `token_nats`; differentiable once, in `head` and in `x_BTd`."""
+    """Returns the weighted sum of `token_nats`; differentiable once, in `head` and `x_BTd`."""
     return (token_nats(head, x_BTd, targets_BT, chunk, mesh) * weights_BT).sum()
 
 
@@ -93,7 +88,7 @@ def _nats_sum_forward(head, x_BTd, targets_BT, weights_BT, chunk, mesh):
     else:
         whole, split = PartitionSpec(), PartitionSpec(sharding.batch_axes(mesh))
         sums = functools.partial(_sums_of_chunks, chunks=chunks, axes=sharding.batch_axes(mesh))
-        if mesh is not None:  # left to the compiler, each chunk would be summed over all devices, not each device's sum
+        if mesh is not None:  # the compiler alone would sum each chunk over all devices, not each device's sum
             sums = jax.shard_map(
                 sums,
                 mesh=mesh,
@@ -128,7 +123,7 @@ def _sums_of_chunks(head, x_BTd, targets_BT, weights_BT, chunks, axes):
 
 
 def _nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns -log p of the targets, the greatest logit, and the sum of exp(logit - greatest), each (B, T)."""
+    """Returns -log p of the targets, the largest logit, and the sum of exp(logit - largest), each (B, T)."""
     top_BT = logits_BTV.max(axis=-1)
     sum_BT = jnp.exp(logits_BTV - top_BT[..., None]).sum(axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
@@ -136,14 +131,14 @@ def _nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _chunks(shape: tuple[int, int], chunk: int, mesh: Mesh | None) -> int:
-    """Returns into how many parts of the time axis (B, T) targets fall: no row then leaves its device."""
+    """Returns the number of chunks of the time axis, along which no row leaves its device."""
     batch, time = shape
     devices = math.prod(mesh.shape[axis] for axis in sharding.batch_axes(mesh))
     return -(-time // max(1, chunk * devices // batch)) if chunk else 1
 
 
 def _split(x_BT: jax.Array, chunks: int) -> jax.Array:
-    """Returns (chunks, B, t, ...), the end of the last chunk filled with zeros."""
+    """Returns (chunks, B, t, ...), with zeros at the end of the last chunk."""
     time = x_BT.shape[1]
     length = -(-time // chunks)
     x_BT = jnp.pad(x_BT, ((0, 0), (0, chunks * length - time)) + ((0, 0),) * (x_BT.ndim - 2))

@@ -1,4 +1,4 @@
-"""Text from a model: temperature and nucleus sampling, one seed one text.
+"""Text from a model by temperature and nucleus sampling; the seed determines the text.
 
 Shapes: T time, V vocabulary.
 """
@@ -15,20 +15,17 @@ from kronecker.embedding import bags
 from kronecker.model import build, transformer
 
 SHORTEST_WINDOW = 32
-WIDEST = 64.0  # nats below the likeliest id at which none matters any more, whatever the vocabulary
-HALVINGS = 40  # of that range, to below the distance of two float32
+WIDEST = 64.0  # nats below the most likely id beyond which ids are negligible
+HALVINGS = 40  # of that range in the bisection, down to float32's resolution
 
 
 class Sampler:
-    """Draws texts from one model, which it compiles once for all of them.
+    """Samples texts from one model, which it compiles once.
 
-    Keys and values of a text so far are cached, so that each id drawn costs one position.  Positions are learned and
-    absolute: beyond the model's context the oldest ids are forgotten, every other id moves, and nothing cached holds.
-    From there on, or without a cache, each id costs a window, which is padded to a power of two so that a text of any
-    length compiles a handful of programs.
-
-    The two ways add the same numbers in another order.  In float32 they draw one text, unless two ids are as likely as
-    each other to its last digits; where the model computes in bfloat16, texts may part.
+    With a cache of keys and values, each token computes one position.  Past the context length positions shift, so the
+    cache is invalid and each token recomputes a window, as without a cache; windows are padded to a power of two so
+    that few programs are compiled.  Cached and uncached sampling agree in float32 up to ties; in bfloat16 they may
+    differ.
     """
 
     def __init__(self, arm: build.Arm, params: dict[str, Any], cache: bool = True) -> None:
@@ -47,20 +44,17 @@ class Sampler:
         seed: int = 42,
         stop: int | None = None,
     ) -> Iterator[int]:
-        """Returns an iterator of up to `new_tokens` ids that follow `prompt`, each as it is drawn.
+        """Returns an iterator of up to `new_tokens` ids that follow `prompt`.
 
-        Args:
-          temperature: of the softmax; 0 takes the most likely id.
-          top_p: only the most likely ids that together reach this probability can be drawn; 1: all.
-          stop: the id after which to stop, which is not yielded.
-
-        Raises:
-          ValueError: if the prompt is empty or an option is out of range.
+        `temperature` 0 picks the most likely id; only the most likely ids that together reach probability `top_p` are
+        sampled; `stop` ends the text and is not yielded.  Raises ValueError for an empty prompt or bad options.
         """
         if not len(prompt):
             raise ValueError("the prompt is empty; give at least one token")
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise ValueError(f"temperature is {temperature} (at least 0) and top_p is {top_p} (in (0, 1])")
+        if temperature < 0:
+            raise ValueError(f"temperature is {temperature}; it must be at least 0")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
         return self._sample(list(prompt), new_tokens, temperature, top_p, seed, stop)
 
     def _sample(
@@ -88,14 +82,13 @@ class Sampler:
 def sample(
     arm: build.Arm, params: dict[str, Any], prompt: Sequence[int], *, cache: bool = True, **options: Any
 ) -> Iterator[int]:
-    """Returns what `Sampler(arm, params, cache).sample(prompt, **options)` does: for a single text."""
+    """Returns `Sampler(arm, params, cache).sample(prompt, **options)`, for a single text."""
     return Sampler(arm, params, cache).sample(prompt, **options)
 
 
 def _after_whole(
     model: transformer.Transformer, params: dict[str, Any], bag: bags.Bag | None, window_T: jax.Array, length: jax.Array
 ) -> jax.Array:
-    """Returns the logits (V,) after the first `length` ids of a window."""
     return model.apply({"params": params}, window_T[None], bag)[0, length - 1]
 
 
@@ -108,10 +101,8 @@ def _after_part(
     start: jax.Array,
     length: jax.Array,
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Returns the logits (V,) after `length` more ids from position `start` on, and the cache with these in it.
-
-    What the padding behind them leaves in the cache is not seen before it is overwritten.
-    """
+    """Returns the logits (V,) after `length` more ids from position `start`, and the updated cache."""
+    # The padding's entries in the cache are overwritten before they are used.
     logits_BTV, cache = model.apply({"params": params} | cache, window_T[None], bag, start=start, mutable=["cache"])
     return logits_BTV[0, length - 1], cache
 
@@ -126,10 +117,7 @@ def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float)
 
 
 def _least_of_nucleus(log_p_V: jax.Array, top_p: float) -> jax.Array:
-    """Returns the log probability of the least likely id that is kept: those above it do not reach `top_p` yet.
-
-    By bisection, as sorting a vocabulary takes ten times as long.  Ids of one probability are kept or left together.
-    """
+    """Returns the log probability of the least likely id in the nucleus, by bisection: a sort is ten times slower."""
     p_V = jnp.exp(log_p_V)
 
     def above(bound: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
-"""GPT-2's decoder as nanoGPT trains it: pre-LayerNorm, learned positions, tanh GELU, scaled residual init.
+"""GPT-2's decoder as in nanoGPT: pre-LayerNorm, learned positions, tanh GELU, scaled residual init.
 
-Every parameter outside `embed` has the same name, shape and initial value whatever the input embedding is: Linen keys
-the init RNG by module path, so two arms with one seed start from one body.
+Names, shapes and initial values of all parameters outside `embed` do not depend on the input embedding: Linen derives
+the init RNG from the module path, so two arms with one seed start from one body.
 
-A text can also be fed in parts: the collection "cache" then holds the keys and values of what came before.
+A text can also be fed in parts: the collection "cache" then holds the keys and values of the earlier parts.
 
 Shapes: B batch, T time, C context, V padded vocabulary, d model width, H heads, h head width, N layers.
 """
@@ -28,10 +28,7 @@ LAYER_NORM_EPS = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a decoder is made of; the fields are the keys of config.model, documented in kronecker/schema/keys.py.
-
-    `attention` is the kernel that acts: `of` resolves "auto".
-    """
+    """The decoder's sizes and options: keys of config.model (kronecker/schema/keys.py), with `attention` resolved."""
 
     layers: int
     heads: int
@@ -50,10 +47,7 @@ class Shape:
 
     @classmethod
     def of(cls, model: ml_collections.ConfigDict, platform: str | None = None) -> Self:
-        """Returns the shape that the group `model` of a config with its vocabulary describes; platform None: JAX's own.
-
-        Raises ValueError if the platform does not have the attention that it asks for.
-        """
+        """Returns the shape of a config's `model`; raises ValueError if the platform lacks its attention."""
         values = {field.name: model[field.name] for field in dataclasses.fields(cls)}
         width = model.d_model // model.heads
         acts = attention.resolve(model.attention, platform or jax.default_backend(), model.dtype, width)
@@ -62,15 +56,7 @@ class Shape:
     def linear(
         self, name: str, features: int | tuple[int, ...], std: float, axes: tuple[str, ...], bias_axes: tuple[str, ...]
     ) -> nn.DenseGeneral:
-        """Returns a linear layer of the model's types with a N(0, std^2) kernel.
-
-        Args:
-          name: of the layer.
-          features: of its output, one for each axis of the bias.
-          std: of the kernel's entries.
-          axes: logical names of the kernel's axes; those before the features are the input's.
-          bias_axes: of the bias.
-        """
+        """Returns a linear layer with a N(0, std^2) kernel; `axes` (input's first) and `bias_axes` are logical axes."""
         return nn.DenseGeneral(
             features,
             axis=tuple(range(len(bias_axes) - len(axes), 0)),
@@ -108,7 +94,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> jax.Array:
-        """Returns the attention's output, (B, T, d); `start` as the decoder's."""
+        """Returns the attention's output, (B, T, d); `start` as in the decoder."""
         s = self.shape
         qkv_axes, heads = ("qkv", "head", "head_width"), (3, s.heads, s.d_model // s.heads)
         qkv_BT3Hh = s.linear("qkv", heads, INIT_STD, ("width", *qkv_axes), qkv_axes)(x_BTd)
@@ -123,7 +109,7 @@ class Attention(nn.Module):
         return s.linear("out", s.d_model, s.residual_std, ("head", "head_width", "width"), ("feature",))(y_BTHh)
 
     def _remember(self, name: str, new_BTHh: jax.Array, start: jax.Array) -> jax.Array:
-        """Returns what the cache holds, (B, C, H, h), with `new_BTHh` written into it from position `start` on."""
+        """Returns the cache, (B, C, H, h), with `new_BTHh` written to it from position `start`."""
         batch, _, *size = new_BTHh.shape
         kept = self.variable("cache", name, jnp.zeros, (batch, self.shape.context, *size), new_BTHh.dtype)
         kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new_BTHh, start, axis=1)
@@ -139,7 +125,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTd: jax.Array, start: jax.Array | None = None) -> tuple[jax.Array, None]:
-        """Returns the residual stream after the block, and nothing else: the carry of a scan over layers."""
+        """Returns the residual stream after the block, as the carry of a scan over layers."""
         s = self.shape
         dropout = nn.Dropout(s.dropout, deterministic=not self.train)
         x_BTd += dropout(Attention(s, self.mesh, name="attention")(s.norm("attention_norm")(x_BTd), start))
@@ -154,9 +140,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The decoder around an input embedding."""
 
-    shape: Shape  # sizes and options
-    # of the arm: embed(ids (B, T), bag) -> (B, T, d), and where the head is tied, embed.output(bag) -> (table (V, d),
-    # scale of the logits)
+    shape: Shape
+    # embed(ids (B, T), bag) -> (B, T, d); for a tied head also embed.output(bag) -> (table (V, d), scale of the logits)
     embed: nn.Module
     mesh: Mesh | None = None  # that splits the batch; None: one device
 
@@ -172,26 +157,25 @@ class Transformer(nn.Module):
         """Returns float32 logits (B, T, V); those of padded vocabulary entries are -inf.
 
         Args:
-          bag: the arm's bag, an argument so that it is never compiled into the program; None for a table.
-          train: whether dropout is on, which needs an RNG named "dropout".
-          start: None: `ids_BT` are whole texts.  Else their part from this position on, up to the context at most:
-            "cache", a mutable collection that the first part makes, holds what came before, and the part is added.
-          apart: whether to return, instead of the logits, what makes them: the last hidden states (B, T, d),
-            times the scale of a tied head, and the head.
+          bag: the arm's bag, an argument so that it is not a constant of the compiled program; None for a table.
+          train: whether dropout is on; it needs an RNG named "dropout".
+          start: None: `ids_BT` are whole texts.  Else the part of the texts from this position; the mutable collection
+            "cache", which the first part creates, holds the earlier parts.
+          apart: whether to return the last hidden states (B, T, d), times the scale of a tied head, and the head.
         """
         s = self.shape
         normal = nn.initializers.normal(INIT_STD)
         positions = declared.matrix(normal, "time", "width")
         positions_Cd = self.param("positions", positions, (s.context, s.d_model), s.param_dtype)
-        # The residual stream is float32 under every compute type: bfloat16 is 50 times coarser around an embedding of
-        # std 1 than around one of .02, which would handicap one arm of a pair.
+        # The residual stream is always float32: bfloat16 is 50 times coarser around an embedding of std 1 than around
+        # one of 0.02, a disadvantage for one arm of a pair.
         time = ids_BT.shape[1]
         at_Td = positions_Cd[:time] if start is None else jax.lax.dynamic_slice_in_dim(positions_Cd, start, time)
         x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + at_Td.astype(jnp.float32)
         x_BTd = sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh)
         x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
         block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
-        # One stacked layout, looped or unrolled: a checkpoint does not depend on how its layers were compiled.
+        # One stacked layout, looped or unrolled, so that a checkpoint does not depend on how its layers were compiled.
         blocks = nn.scan(
             block,
             variable_axes={"params": 0, "cache": 0},
@@ -205,7 +189,7 @@ class Transformer(nn.Module):
         x_BTd = s.norm("final_norm")(x_BTd)
         if s.tie_head:
             table_Vd, scale = self.embed.output(bag)
-            matrix_dV, x_BTd = table_Vd.T, scale * x_BTd  # not the logits, which are V / d times as many
+            matrix_dV, x_BTd = table_Vd.T, scale * x_BTd  # cheaper than scaling the logits, V / d times as many
         else:
             head = declared.matrix(normal, "width", "vocab")
             matrix_dV = self.param("head", head, (s.d_model, s.padded_vocab), s.param_dtype)

@@ -1,14 +1,21 @@
-"""The paper's headline numbers, each beside what was measured here."""
+"""The paper's headline numbers, each beside what was measured here, and whether the two agree."""
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
-from kronecker.paper import training_claims
+from kronecker.paper import results, training_claims
+from kronecker.probes import robustness
 from kronecker.run import result
 from kronecker.runtime.printing import Table
 
 Results = Mapping[str, result.Result]
 Row = Mapping[str, result.Cell]
+Interval = tuple[float, float]
+
+AGREES, OPPOSITE, NOT_COMPARABLE, NOT_RESOLVED = "agrees", "opposite", "not comparable", "not resolved"
+NOT_MEASURED, NO_SUCH_RUN = "not measured", "no such run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +28,78 @@ class Headline:
     result: str  # name of the result that holds ours, also the anchor on the page
     # rows of that result, by column -> our value; None where the rows do not hold it
     here: Callable[[Sequence[Row]], str | None]
+    # results -> the 95 % interval of ours, above zero where it has the paper's direction; None where ours has no
+    # interval.  Without an `effect` the number has no direction: it is compared by its digits.
+    effect: Callable[[Results], Interval | None] | None = None
+    resolved: bool = True  # whether the paper's own outputs resolve the direction
+    exact: bool = False  # whether the number is computed from what `claim` names, without other conditions
+
+
+def verdict(headline: Headline, found: Results) -> str:
+    """Returns whether ours agrees with the paper's number; empty if ours was not measured.
+
+    A direction is compared under any conditions.  It agrees or is opposite where the 95 % interval of ours excludes
+    zero, and is not resolved where it does not, or where the paper's own outputs do not resolve it.  A number without a
+    direction is compared under the paper's conditions only: it agrees if it has the same digits.
+    """
+    ours = _here(headline, found)
+    if ours is None:
+        return ""
+    if headline.effect:
+        interval = headline.effect(found)
+        if not headline.resolved or interval is None or interval[0] <= 0 <= interval[1]:
+            return NOT_RESOLVED
+        return AGREES if interval[0] > 0 else OPPOSITE
+    if headline.paper == NO_SUCH_RUN or (result.differences(found[headline.result]) and not headline.exact):
+        return NOT_COMPARABLE
+    return AGREES if ours == headline.paper else OPPOSITE
 
 
 def table(found: Results) -> Table:
-    """Returns the paper's numbers and ours; what was not measured says so."""
-    rows = []
-    for headline in HEADLINES:
-        ours = None
-        if headline.result in found:
-            held = found[headline.result]
-            ours = headline.here([dict(zip(held.columns, row, strict=True)) for row in held.rows])
-        rows.append((headline.claim, headline.source, headline.paper, ours or "not measured"))
-    headers = ("quantity", "section", "paper", "here")
-    return Table(headers, tuple(rows), ("quantity", "section"))
+    """Returns the paper's numbers, ours and whether they agree; what was not measured says so."""
+    rows = [
+        (one.claim, one.paper, _here(one, found) or NOT_MEASURED, verdict(one, found), one.source) for one in HEADLINES
+    ]
+    headers = ("quantity", "paper", "here", "verdict", "section")
+    return Table(headers, tuple(rows), ("quantity", "verdict", "section"))
+
+
+def summary(found: Results) -> list[str]:
+    """Returns three sentences: how many numbers agree, what training gave, and how far the conditions are apart."""
+    counts = collections.Counter(verdict(one, found) for one in HEADLINES)
+    measured = sum(counts.values()) - counts[""]
+    trained = found["training"]
+    rows = [dict(zip(trained.columns, row, strict=True)) for row in trained.rows]
+    arms = [
+        (arm, _named(rows, {"quantity": training_claims.GAP.format(arm)})) for arm in ("tied table", "untied table")
+    ]
+    gaps = [_gap(row, arm) for arm, row in arms if row]
+    return [
+        f"Of the {measured} numbers below that were measured here, {counts[AGREES]} agree with the paper, "
+        f"{counts[OPPOSITE]} are opposite, {counts[NOT_RESOLVED]} are not resolved and {counts[NOT_COMPARABLE]} are "
+        "not comparable.",
+        f"In these runs kronecker's final validation loss is {' and '.join(gaps)}.",
+        results.statement(trained, "These runs do not have the paper's "),
+    ]
+
+
+_ASIDE = {"tied table": "paper: 0.083 ± 0.007 lower", "untied table": "not in the paper"}
+
+
+def _gap(row: Row, arm: str) -> str:
+    half = "" if row["± 95 %"] is None else f" ± {row['± 95 %']:.3f}"
+    aside = ("" if str(row["remark"]).startswith("kronecker") else "not resolved; ") + _ASIDE[arm]
+    than = f"{'lower' if row['value'] > 0 else 'higher'} than the {arm}'s ({aside})"
+    return f"{abs(row['value']):.3f}{half} nats/token {than}"
+
+
+def _here(headline: Headline, found: Results) -> str | None:
+    held = found.get(headline.result)
+    return headline.here([dict(zip(held.columns, row, strict=True)) for row in held.rows]) if held else None
 
 
 def _named(rows: Sequence[Row], wanted: Row) -> Row | None:
-    """Returns the first row with the wanted cells; text need only begin so, as the names of runs end in their seed."""
+    """Returns the first row with the wanted cells; a text matches by its beginning: names of runs end in their seed."""
     return next((row for row in rows if all(_is(row.get(key), cell) for key, cell in wanted.items())), None)
 
 
@@ -57,7 +119,7 @@ def _cell(column: str, digits: int, wanted: Row) -> Callable[[Sequence[Row]], st
 
 
 def _both(column: str, digits: int, first: Row, second: Row) -> Callable[[Sequence[Row]], str | None]:
-    """Returns a reader of one column in two rows: a / b."""
+    """Returns a function that reads one column of two rows as a / b."""
 
     def read(rows: Sequence[Row]) -> str | None:
         cells = [_cell(column, digits, wanted)(rows) for wanted in (first, second)]
@@ -68,9 +130,7 @@ def _both(column: str, digits: int, first: Row, second: Row) -> Callable[[Sequen
 
 def _codes_mean(rows: Sequence[Row]) -> str | None:
     means = [row["mean"] for row in rows if str(row["embedding"]).startswith("codec")]
-    return (
-        f"{sum(means) / len(means):.3f} ({len(means)} vocabular{'y' if len(means) == 1 else 'ies'})" if means else None
-    )
+    return f"{sum(means) / len(means):.3f}" if means else None
 
 
 def _unseen(rows: Sequence[Row]) -> str | None:
@@ -92,6 +152,43 @@ def _training(quantity: str, digits: int) -> Callable[[Sequence[Row]], str | Non
     return read
 
 
+def _trained(quantity: str, zero: float = 0.0) -> Callable[[Results], Interval | None]:
+    """Returns a function that reads a row's interval in `training`, minus `zero`, the value of no effect."""
+
+    def read(found: Results) -> Interval | None:
+        row = next(row for row in found["training"].rows if row[0] == quantity)
+        value, half = row[1:3]
+        return None if value is None or half is None else (value - half - zero, value + half - zero)
+
+    return read
+
+
+def _sooner(found: Results) -> Interval | None:
+    """Returns the interval of SOONER, minus 1; it is symmetric in the logarithm, and `training` has half its width."""
+    row = next(row for row in found["training"].rows if row[0] == training_claims.SOONER)
+    value, half = row[1:3]
+    return None if value is None or half is None else tuple(math.hypot(value, half) + end - 1 for end in (-half, half))
+
+
+def _ahead(found: Results) -> Interval:
+    """Counts have no interval: the direction is resolved if kronecker is ahead at all evaluations or at none."""
+    ahead, of = next((row[1], row[3]) for row in found["training"].rows if row[0] == training_claims.CELLS)
+    return (-1.0 if f"of {ahead:,}" != of else 1.0, 1.0 if ahead else -1.0)
+
+
+def _over_prompts(metric: str) -> Callable[[Results], Interval | None]:
+    """Returns a function that reads the interval of kronecker minus the tied table over prompts."""
+
+    def read(found: Results) -> Interval | None:
+        for name, one in found.items():
+            if name.startswith("robustness_paired") and one.columns[1].startswith(training_claims.TABLE):
+                row = next(row for row in one.rows if row[0] == metric)
+                return row[4], row[5]
+        return None
+
+    return read
+
+
 def _flagged(rows: Sequence[Row]) -> str | None:
     of_arms = [_named(rows, {"arm": arm, "condition": "misspelled"}) for arm in (training_claims.TABLE, _KRONECKER)]
     return None if None in of_arms else " / ".join(f"{row['flagged']} of {row['prompts']}" for row in of_arms)
@@ -108,7 +205,7 @@ def _over_cached(rows: Sequence[Row]) -> str | None:
     return row and "{over cached, %:.1f} ({its low:.1f} to {its high:.1f})".format_map(row)
 
 
-_KRONECKER = f"{training_claims.KRONECKER}-"  # of a run's name; kronecker_unit is another arm
+_KRONECKER = f"{training_claims.KRONECKER}-"  # how a run's name begins; without the hyphen kronecker_unit would match
 _TABLE = {"arm": training_claims.TABLE}
 _CODE = {"arm": _KRONECKER}
 
@@ -118,96 +215,75 @@ def _layered(space: str) -> Callable[[Sequence[Row]], str | None]:
     return _both("root", 3, first, second)
 
 
+_GAPS = [training_claims.GAP.format(f"{table} table") for table in ("tied", "untied")]
+_STABLE, _KL, _COSINE, _ = robustness.LABELS.values()
 HEADLINES = (
-    Headline("tokens that fit whole at P = 16 / 32 / 64, %", "Table 3", "98.64 / 99.86 / 99.97", "coverage", _fit),
-    Headline("loose morph@5 of codes", "6.1", ".923", "loose", _codes_mean),
-    Headline("the same of a random table", "6.1", "1.00", "loose", _cell("mean", 3, {"embedding": "random"})),
-    Headline("unseen words near a part of theirs", "6.5", "78 of 120", "unseen", _unseen),
     Headline(
-        "tied table minus kronecker, validation loss, nats/token",
-        "6.6",
-        ".083 ± .007",
-        "training",
-        _training(training_claims.GAP.format("tied table"), 3),
+        *("tied table minus kronecker, validation loss, nats/token", "6.6", "0.083 ± 0.007", "training"),
+        *(_training(_GAPS[0], 3), _trained(_GAPS[0])),
     ),
     Headline(
-        "untied table minus kronecker, likewise",
-        "",
-        "no such run",
-        "training",
-        _training(training_claims.GAP.format("untied table"), 3),
+        "untied table minus kronecker, validation loss, nats/token", "", NO_SUCH_RUN, "training", _training(_GAPS[1], 3)
     ),
     Headline(
-        "times fewer steps to the tied table's final loss",
-        "6.6",
-        "1.43",
-        "training",
-        _training(training_claims.SOONER, 2),
+        *("times fewer steps to the tied table's final loss", "6.6", "1.43", "training"),
+        *(_training(training_claims.SOONER, 2), _sooner),
     ),
     Headline(
-        "evaluations at which kronecker is ahead", "6.6", "18 of 18", "training", _training(training_claims.CELLS, 0)
+        *("evaluations at which kronecker is ahead", "6.6", "18 of 18", "training"),
+        *(_training(training_claims.CELLS, 0), _ahead),
     ),
     Headline(
-        "std of the table, end over start", "6.6", "about 1.3", "training", _training(training_claims.DRIFT_TABLE, 2)
+        *("std of the table, end over start", "6.6", "about 1.3", "training"),
+        *(_training(training_claims.DRIFT_TABLE, 2), _trained(training_claims.DRIFT_TABLE, zero=1)),
     ),
     Headline(
-        "std of the projection, likewise",
-        "6.6",
-        "about 1.0",
-        "training",
+        *("std of the projection, end over start", "6.6", "about 1.0", "training"),
         _training(training_claims.DRIFT_PROJECTION, 2),
     ),
+    Headline("tokens that fit whole at P = 16 / 32 / 64, %", "Table 3", "98.64 / 99.86 / 99.97", "coverage", _fit),
+    Headline("loose morph@5 of codes", "6.1", "0.923", "loose", _codes_mean),
     Headline(
-        "relatives by root near a word, input, table / kronecker", "6.8", ".302 / .244", "layered", _layered("E_raw")
+        *("loose morph@5 of a random table", "6.1", "1.00", "loose"),
+        _cell("mean", 2, {"embedding": "random"}),
+        exact=True,
     ),
-    Headline("the same after block 1", "6.8", ".169 / .258", "layered", _layered("L1")),
+    Headline("unseen words that contain a near token, or are part of one", "6.5", "78 of 120", "unseen", _unseen),
     Headline(
-        "input parameters saved, GPT-2 small, P = 16, %",
-        "6.9",
-        "91.85",
-        "parameters",
-        _cell("input saved, %", 2, {"model": "GPT-2 small", "P": 16}),
+        *("neighbours with the root, E_raw, table / kronecker", "6.8", "0.302 / 0.244", "layered"),
+        _layered("E_raw"),
     ),
+    Headline("neighbours with the root, L1, table / kronecker", "6.8", "0.169 / 0.258", "layered", _layered("L1")),
     Headline(
-        "the same, V = 131,072, d = 4,096, P = 32, %",
-        "6.9",
-        "93.75",
-        "parameters",
-        _cell("input saved, %", 2, {"model": "the paper's frontier size", "P": 32}),
-    ),
-    Headline(
-        "top-1 unmoved by a typo, share, table / kronecker",
-        "6.11",
-        ".473 / .555",
-        "robustness",
-        _both("top-1 stable, share", 3, _TABLE, _CODE),
+        *("input parameters saved, GPT-2 small, P = 16, %", "6.9", "91.85", "parameters"),
+        *(_cell("input saved, %", 2, {"model": "GPT-2 small", "P": 16}), None, True, True),
     ),
     Headline(
-        "KL(clean || typo), nats, table / kronecker",
-        "6.11",
-        ".859 / .794",
-        "robustness",
-        _both("KL(clean || typo), nats", 3, _TABLE, _CODE),
+        *("input parameters saved, V = 131,072, d = 4,096, P = 32, %", "6.9", "93.75", "parameters"),
+        *(_cell("input saved, %", 2, {"model": "the paper's frontier size", "P": 32}), None, True, True),
     ),
     Headline(
-        "texts in circles after misspelled prompts, table / kronecker",
-        "6.12",
-        "2 of 20 / 5 of 20",
-        "generation",
+        *("cosine of hidden states, prompt and typo, table / kronecker", "6.11", "0.857 / 0.879", "robustness"),
+        *(_both(_COSINE, 3, _TABLE, _CODE), _over_prompts(_COSINE)),
+    ),
+    Headline(
+        *("top-1 unchanged by a typo, share, table / kronecker", "6.11", "0.473 / 0.555", "robustness"),
+        *(_both(_STABLE, 3, _TABLE, _CODE), _over_prompts(_STABLE), False),
+    ),
+    Headline(  # in the paper's own outputs the interval of the mean difference includes zero
+        *("KL(clean || typo), nats, table / kronecker", "6.11", "0.859 / 0.794", "robustness"),
+        *(_both(_KL, 3, _TABLE, _CODE), _over_prompts(_KL), False),
+    ),
+    Headline(
+        *("repetitive texts after misspelled prompts, table / kronecker", "6.12", "2 of 20 / 5 of 20", "generation"),
         _flagged,
     ),
     Headline(
-        "memory kept to write codes on the fly, V = 131,072, P = 32, MB",
-        "4",
-        "4.46",
-        "runtime",
-        _cell("buffers, MB", 2, {"input": "onthefly"}),
+        *("memory kept to compute codes on the fly, V = 131,072, P = 32, MB", "4", "4.46", "runtime"),
+        *(_cell("buffers, MB", 2, {"input": "onthefly"}), None, True, True),
     ),
     Headline(
-        "step with codes on the fly over cached ones, %, and its quartiles",
-        "4",
-        "0.01 to 0.24",
-        "runtime",
+        *("extra step time of codes on the fly over cached codes, %, and quartiles", "4", "0.01 to 0.24", "runtime"),
         _over_cached,
     ),
 )

@@ -21,78 +21,70 @@ class Section:
     """A part of the page."""
 
     title: str  # with the paper's section
-    about: str  # what is asked, in a sentence or two
-    parts: tuple[str, ...]  # which parts' results it may hold
+    about: str  # its question, in a sentence or two
+    parts: tuple[str, ...]  # the parts whose results it may hold
     names: tuple[str, ...]  # beginnings of the results' names, in order
     figures: tuple[str, ...] = ()  # names of its figures, in order
 
 
 SECTIONS = (
     Section(
-        "What a code holds of a vocabulary (Table 3)",
-        "A token longer than P bytes is cut, and tokens that become equal share one embedding.",
-        (CODES,),
-        ("coverage",),
+        "Training (6.6)",
+        "The paper trains a table that is tied to the head, and a Kronecker input with a head of its own. It has no "
+        "untied table; here one is added if it was trained.",
+        *((TRAINING,), ("training",), training_claims.FIGURES),
+    ),
+    Section(
+        "Tokens that fit into a code (Table 3)",
+        "A token longer than P bytes is cut. Tokens that are equal after the cut share one embedding.",
+        *((CODES,), ("coverage",)),
     ),
     Section(
         "Geometry of codes, without a model (6.1 to 6.5)",
-        "Which tokens lie near each other by their bytes alone, and what the same metrics give for a random table.",
-        (CODES,),
-        GEOMETRY,
-    ),
-    Section(
-        "Training (6.6)",
-        "The paper trains a table that is tied to the head and a Kronecker input with a head of its own. An untied "
-        "table, which it lacks, stands beside them where it was trained.",
-        (TRAINING,),
-        ("training",),
-        training_claims.FIGURES,
+        "Which tokens are near each other by their bytes alone, and what the same metrics give for a random table.",
+        *((CODES,), GEOMETRY),
     ),
     Section(
         "Word families by depth (6.8)",
-        "Each token alone at position 0: which share of a word's nearest tokens are its relatives, in the input "
-        "embedding and after each of the first blocks.",
-        (PROBES,),
-        ("layered",),
-        ("families_by_depth",),
+        "The share of a word's nearest tokens that are its relatives, in the input embedding and after each of the "
+        "first blocks. Each token is fed alone, at position 0.",
+        *((PROBES,), ("layered",), ("families_by_depth",)),
     ),
     Section(
         "Geometry of the trained inputs",
-        "The same metrics as above on the input embeddings of the runs. The paper measures public models instead, "
-        "whose weights this page does not fetch; scripts/geometry.py reads them from a folder.",
-        (PROBES,),
-        tuple(name for name in GEOMETRY if name != BYTE_PAIRS),  # which need no run
+        "The same metrics on the input embeddings of these runs. The paper measures public models instead. This page "
+        "does not download their weights; scripts/geometry.py reads them from a folder.",
+        *((PROBES,), tuple(name for name in GEOMETRY if name != BYTE_PAIRS)),  # BYTE_PAIRS does not depend on a run
     ),
     Section(
         "Parameters (6.9)",
-        "What the projection saves of the input, and what the model has then gained or lost with its head.",
-        (PARAMETERS,),
-        ("parameters",),
+        "How many input parameters the projection saves, and how many input and head have together.",
+        *((PARAMETERS,), ("parameters",)),
     ),
     Section(
         "One typo in a prompt (6.11)",
-        "How far a misspelling moves what the model predicts next.",
-        (PROBES,),
-        ("robustness",),
-        ("typos_by_category",),
+        "How much a misspelling changes the prediction of the next token.",
+        *((PROBES,), ("robustness",), ("typos_by_category",)),
     ),
     Section(
-        "Writing on from words never seen (6.12)",
-        "Normal and misspelled prompts, a new word in tokens, and the same word forced into one position as bytes.",
-        (PROBES,),
-        ("generation",),
+        "Continuations of unseen words (6.12)",
+        "Prompts with normal words, misspelled words, a made-up word as tokens (novel), and as one position (forced).",
+        *((PROBES,), ("generation",)),
     ),
     Section(
-        "The cost of writing codes on the fly (section 4)",
-        "Memory that the input keeps beside its parameters, and time of a whole training step.",
-        (RUNTIME,),
-        ("runtime",),
+        "The cost of computing codes on the fly (section 4)",
+        "Memory that the input needs besides its parameters, and the time of a training step. bag: sums of projection "
+        "rows; onthefly: codes computed in each step and multiplied; cached: stored codes, multiplied.",
+        *((RUNTIME,), ("runtime",)),
     ),
 )
 NOT_HERE = (
-    "Geometry of the six public models (6.1 to 6.4): their weights must be fetched; scripts/geometry.py --tables "
-    "measures them from a local folder.",
-    "The paper's own checkpoints, prompts and word lists: not published.",
+    "Geometry of the six public models (6.1 to 6.4): their weights must be downloaded first; then scripts/geometry.py "
+    "--tables measures them.",
+    "The paper's checkpoints: not published.",
+    "The paper's prompts, probe words, strict lists, word pairs and unseen words: published in its author's "
+    "repository, github.com/theschoolofai/kronecker-embeddings. The probes here use others, so their numbers are not "
+    "comparable.",
     "The self-entropy regulariser (3.4): its formula is not published.",
 )
 
@@ -112,12 +104,14 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     content = [result.to_json(one) for one in everything]
     pages.write_text(numbers / "results.json", json.dumps(content, indent=1) + "\n")
     trained = found[TRAINING][0]
+    by_name = {one.name: one for one in everything}
     made = pages.render(
         "paper.html",
         title=title,
         numbers=numbers.name,
         runs={"Runs here": _runs(trained.conditions), "The paper's": _runs(trained.paper_conditions)},
-        headlines=headlines.table({one.name: one for one in everything}),
+        summary=headlines.summary(by_name),
+        headlines=headlines.table(by_name),
         sections=[_section(section, found, drawn) for section in SECTIONS],
         not_here=NOT_HERE,
     )
@@ -125,7 +119,7 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
 
 
 def _apart(found: Mapping[str, Sequence[result.Result]]) -> dict[str, list[result.Result]]:
-    """Tells the geometry of runs by name from that of codes alone, whether or not the latter is there."""
+    """Renames the geometry results of runs, because the results of codes alone have the same names."""
     return {
         part: [
             dataclasses.replace(one, name=f"{one.name}_{part}") if _is_of_runs(part, one) else one for one in of_part

@@ -1,7 +1,7 @@
-"""What of the paper can be measured here, in parts: each a file of results, measured once and kept while it is current.
+"""The parts of the paper that can be measured here.  Each is a file of results, measured again only if outdated.
 
-A part's file holds {"made_of": what it was measured on, "results": [...]}, the results as `run.result` documents
-them.  It is current while `made_of` is what it would be measured on now; a part that is not is measured again.
+A part's file holds {"made_of": what it was measured on, "results": [...]}, the results as `run.result` documents them.
+It is outdated once `made_of` differs from what it would be measured on now.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Part:
     """Results that are measured together."""
 
     name: str  # stem of their file
-    what: str  # what is measured, for the one who waits
+    what: str  # what is measured, for progress lines
     made_of: Mapping[str, Any]  # what they depend on, ready for JSON
     measure: Callable[[], list[result.Result]]  # measures them
 
@@ -44,39 +44,30 @@ def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: 
     Args:
       probed: runs of one seed; the last is compared with each of the others.
       specs: tokenizers, as config.tokenizer names them, whose codes are measured without any model.
-      benchmark: the command that times codes on the fly and writes its result to the file of its --out=FILE; a process
-        of its own, as it wants one device and the runs may have been trained on several simulated ones.
+      benchmark: the command that times codes on the fly and writes its result to --out=FILE.  It is a process of its
+        own, because it needs one device and the runs may have been trained on several simulated ones.
     """
     loaded = vocabularies.load(specs)
     losses = {
         str(run.folder): [run.result[key] for key in ("step", "validation_loss", "data_fingerprint")] for run in probed
     }
+    names = [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded]
+    code = {"code": _digest("probes")}
+    machine_here = {"jax": metadata.version("jax"), "processor": machine.processor(), "cores": os.cpu_count()}
     return [
         Part(
-            CODES,
-            f"codes of {', '.join(tokenizer.name for tokenizer in loaded)}",
-            {
-                "code": _digest("probes"),
-                "vocabularies": [[tokenizer.name, tokenizer.fingerprint] for tokenizer in loaded],
-            },
+            *(CODES, f"codes of {', '.join(name for name, _ in names)}", code | {"vocabularies": names}),
             lambda: vocabularies.codes(loaded, CODES_POS_DIM),
         ),
-        Part(PARAMETERS, "parameters of published models", {"code": _digest("probes")}, lambda: [parameters.measure()]),
+        Part(PARAMETERS, "parameters of published models", code, lambda: [parameters.measure()]),
         Part(
-            PROBES,
-            f"probes of {', '.join(run.folder.name for run in probed)}",
+            *(PROBES, f"probes of {', '.join(run.folder.name for run in probed)}"),
             {"code": _digest("probes", "assets"), "runs": losses},
             lambda: _probes(probed),
         ),
         Part(
-            RUNTIME,
-            "training steps with codes kept, codes written on the fly, and a table",
-            {
-                "code": _digest("benchmark"),
-                "jax": metadata.version("jax"),
-                "processor": machine.processor(),
-                "cores": os.cpu_count(),
-            },
+            *(RUNTIME, "training steps with cached codes, codes computed on the fly, and a table"),
+            {"code": _digest("benchmark")} | machine_here,
             lambda: _timed(benchmark),
         ),
     ]
@@ -90,12 +81,12 @@ def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
     by_name = {part.name: part for part in known}
     unknown = [name for name in names if name not in (*by_name, ALL)]
     if unknown or not names:
-        raise ValueError(f"--parts={','.join(names)}: known: {ALL}, {', '.join(by_name)}")
+        raise ValueError(f"--parts={','.join(names)}: allowed: {ALL}, {', '.join(by_name)}")
     return list(known) if ALL in names else [part for part in known if part.name in names]
 
 
 def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
-    """Returns part -> its results, from its file in `folder` where that is current and `again` does not forbid it.
+    """Returns part -> its results: from its file in `folder` if that is up to date and not `again`, else measured.
 
     Raises ValueError if a file is damaged.
     """
@@ -104,7 +95,7 @@ def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[s
     for number, part in enumerate(wanted, 1):
         file = folder / f"{part.name}.json"
         kept = None if again else _kept(file, part)
-        state = "there before" if kept else "measuring"
+        state = "up to date" if kept else "measuring"
         print(f"[{number}/{len(wanted)}] {part.what}: {state}", file=sys.stderr, flush=True)
         if kept is None:
             kept = part.measure()
@@ -115,7 +106,7 @@ def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[s
 
 
 def _digest(*folders: str) -> str:
-    """Returns a fingerprint of what stands in folders of this package: code that measures, and what it asks."""
+    """Returns a fingerprint of folders of this package: the code that measures, and its prompts."""
     files = sorted(file for name in folders for file in (ROOT / name).iterdir() if file.suffix in (".py", ".json"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -130,7 +121,7 @@ def _kept(file: Path, part: Part) -> list[result.Result] | None:
         return [result.from_json(one) for one in content["results"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file}: not what this version writes ({error}); delete it, it will be measured again"
+            f"{file}: damaged, or written by another version ({error}); delete it and it will be measured again"
         ) from None
 
 
@@ -144,5 +135,8 @@ def _timed(benchmark: Sequence[str]) -> list[result.Result]:
         file = Path(folder) / "runtime.json"
         done = subprocess.run([*benchmark, f"--out={file}"], stdout=subprocess.DEVNULL)  # its table is on the page
         if done.returncode:
-            raise ValueError(f"{' '.join(benchmark)} ended with exit code {done.returncode}; --parts can leave it out")
+            raise ValueError(
+                f"{' '.join(benchmark)} ended with exit code {done.returncode}; to leave it out, give other --parts: "
+                f"{CODES},{PARAMETERS},{PROBES}"
+            )
         return [result.from_json(one) for one in json.loads(file.read_text(encoding="utf-8"))]

@@ -10,7 +10,7 @@ from kronecker.report import figures, plot
 from kronecker.run import result
 
 SHARES = ("loose", "root", "strict")
-PAPER_ARMS = {"table": "table_tied", "Kronecker": "kronecker"}  # whose colours the paper's points have
+PAPER_ARMS = {"table": "table_tied", "Kronecker": "kronecker"}  # the paper's arm -> ours with the same colour
 PANEL = (2.55, 2.5)  # inches
 
 
@@ -52,9 +52,9 @@ def _layered(one: result.Result) -> figures.Figure:
     return figures.Figure(
         "families_by_depth",
         "Relatives among the ten nearest tokens, by depth",
-        "Shares over all probe words: neighbours that are no other spelling of the word (loose), that contain the "
-        "family's root (root), that are on the family's list (strict). Open diamonds: the paper's, of a model with 12 "
-        "layers trained on 2.5B tokens.",
+        "Shares of neighbours, mean over all probe words: those that are not spellings of the word itself (loose), "
+        "contain the family's root (root), are on the family's list (strict). Open diamonds: the paper's model, 12 "
+        "layers and 2.5B training tokens.",
         plot.svg(paper),
         (tuple(one.columns), *(tuple(map(str, row)) for row in (*one.rows, *one.paper))),
         wide=True,
@@ -89,8 +89,8 @@ def _robustness(one: result.Result) -> figures.Figure:
         "typos_by_category",
         "What a typo changes, by category of prompts",
         f"Dots: mean difference {b} minus {a} over the prompts of a category; bars: its 95 % bootstrap interval over "
-        "prompts, which says nothing of other seeds. Less movement is a higher share and cosine, a lower divergence "
-        "and drop.",
+        "prompts, which does not cover other seeds. A typo changes less where share and cosine are higher, and where "
+        "KL and drop are lower.",
         plot.svg(paper),
         (tuple(one.columns), *(tuple(map(str, row)) for row in one.rows)),
         wide=True,

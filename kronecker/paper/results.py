@@ -1,4 +1,4 @@
-"""Results of probes as parts of a page: the table with the paper's rows, what differs, the conditions, the notes."""
+"""Results of probes as parts of a page: the table with the paper's rows, the conditions, the notes."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ LONG = 24  # rows beyond which a table is folded away
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A result and what a page says beside it: its rows and conditions as tables, in plain words what differs."""
+    """A result, its rows and conditions as tables, and a statement of which conditions differ."""
 
     result: result.Result
     table: Table
@@ -35,7 +35,7 @@ def shown(found: Iterable[result.Result]) -> list[Shown]:
 
 
 def conditions(one: result.Result) -> Table:
-    """Returns what ours and the paper's rows were measured on, one condition a row; those that differ are marked."""
+    """Returns the conditions of our rows and the paper's, one a row; those that differ are marked."""
     differing = result.differences(one)
     rows = []
     for key in dict.fromkeys([*one.conditions, *one.paper_conditions]):
@@ -44,15 +44,15 @@ def conditions(one: result.Result) -> Table:
     return Table(("condition", "here", "in the paper", ""), tuple(rows), ("condition", "here", "in the paper", ""))
 
 
-def statement(one: result.Result) -> str:
-    """Returns in plain words whether our rows and the paper's were measured alike."""
+def statement(one: result.Result, begin: str = "Not the paper's ") -> str:
+    """Returns which conditions of our rows are not the paper's; `begin` is how the sentence begins."""
     if not one.paper:
         return NONE
     differing = result.differences(one)
     known = [key for key, (_, there) in differing.items() if there]
     unknown = [key for key, (_, there) in differing.items() if not there]
-    told = [f"Not the paper's {_listed(known)}: compare directions, not digits." if known else ""]
-    told.append(f"The paper does not say its {_listed(unknown)}." if unknown else "")
+    told = [f"{begin}{_listed(known)}: compare directions, not digits." if known else ""]
+    told.append(f"The paper does not state its {_listed(unknown)}." if unknown else "")
     return " ".join(filter(None, told)) or SAME
 
 
@@ -62,7 +62,7 @@ def write_numbers(folder: Path, found: Iterable[result.Result]) -> None:
 
 
 def numbers(one: result.Result) -> str:
-    """Returns the rows as CSV, the paper's last, told apart by the first column."""
+    """Returns the rows as CSV, the paper's last; the first column says whose a row is."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("from", *one.columns))

@@ -1,6 +1,7 @@
-"""What the paper says of training (section 6.6), computed from runs: gap, speed, lead, drift of the input's scale."""
+"""The paper's numbers on training (section 6.6), computed from runs: gap, speed, lead, drift of the input's scale."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from kronecker.report import compare, figures, intervals
 from kronecker.run import finished_runs, measured_on, result
@@ -24,26 +25,26 @@ PAPER_CONDITIONS = measured_on.PAPER | {"seeds": "3", "learning rate": "not publ
 
 
 def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
-    """Returns the paper's comparison: `table_tied` against `kronecker`, and `table_untied` where it was trained.
+    """Returns the paper's comparison, `table_tied` against `kronecker`, and `table_untied` if it was trained.
 
-    Raises ValueError if one of the two is not there, or the runs are no pairs.
+    Raises ValueError if one of the paper's two is missing, or the runs are not pairs.
     """
     arms = {run.arm for run in found}
     missing = [arm for arm in (TABLE, KRONECKER) if arm not in arms]
     if missing:
         raise ValueError(
-            f"the paper compares {TABLE} with {KRONECKER}, and there is no finished run of {' or of '.join(missing)}; "
+            f"the paper compares {TABLE} with {KRONECKER}, but there is no finished run of {' or of '.join(missing)}; "
             f"train it first, for example: make pair"
         )
     chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
     versions = [name for name in compare.names(chosen) if name not in (TABLE, KRONECKER, UNTIED)]
     if versions:
-        raise ValueError(f"there are several versions of one arm: {', '.join(versions)}; give the runs of one of each")
+        raise ValueError(f"there are several versions of one arm: {', '.join(versions)}; give runs of one version each")
     return compare.compare(chosen, TABLE)
 
 
 def probed(comparison: compare.Comparison) -> list[finished_runs.Run]:
-    """Returns the runs of the lowest seed that probes are run on, `kronecker` last."""
+    """Returns the runs for the probes: those of the lowest seed, `kronecker` last."""
     arms = sorted(comparison.arms, key=lambda arm: arm.name == KRONECKER)
     return [arm.runs[0] for arm in arms]
 
@@ -59,7 +60,7 @@ def measure(comparison: compare.Comparison) -> result.Result:
     rows = [
         _gap(TABLE, _minus(table, kronecker)),
         (RELATIVE, *_mean(_relative(table, kronecker)), ""),
-        (SOONER, kronecker.reach_factor, None, "" if kronecker.reach_factor else "the evaluations do not show it"),
+        _sooner(kronecker),
         _cells(comparison),
         (DRIFT_TABLE, *_mean(_drift(table)), ""),
         (DRIFT_PROJECTION, *_mean(_drift(kronecker)), ""),
@@ -79,9 +80,9 @@ def measure(comparison: compare.Comparison) -> result.Result:
         rows=rows,
         paper=PAPER,
         notes=(
-            "Above zero in the first rows, kronecker is ahead. The paper's table is tied to the head and its kronecker "
-            "arm is not, so that arm has a head's parameters more; the row of the untied table, which the paper does "
-            "not have, compares at equal heads.",
+            "Where a difference is above zero, kronecker has the lower loss. The paper's table is tied to the head; "
+            "its kronecker arm has a head of its own, so more parameters. The untied table, which the paper does not "
+            "have, has a head of its own too.",
             "One seed has no interval." if len(table.runs) == 1 else "Intervals are over seeds.",
         ),
         paper_conditions=PAPER_CONDITIONS,
@@ -90,7 +91,11 @@ def measure(comparison: compare.Comparison) -> result.Result:
 
 def _minus(one: compare.Arm, other: compare.Arm) -> intervals.Difference:
     losses = [[run.result["validation_loss"] for run in arm.runs] for arm in (one, other)]
-    return intervals.Difference(tuple(run.seed for run in one.runs), tuple(a - b for a, b in zip(*losses, strict=True)))
+    return _over_seeds(one, (a - b for a, b in zip(*losses, strict=True)))
+
+
+def _over_seeds(arm: compare.Arm, values: Iterable[float]) -> intervals.Difference:
+    return intervals.Difference(tuple(run.seed for run in arm.runs), tuple(values))
 
 
 def _gap(arm: str, difference: intervals.Difference) -> tuple[result.Cell, ...]:
@@ -100,22 +105,28 @@ def _gap(arm: str, difference: intervals.Difference) -> tuple[result.Cell, ...]:
 
 
 def _relative(table: compare.Arm, kronecker: compare.Arm) -> intervals.Difference:
-    gap = _minus(table, kronecker)
     losses = [run.result["validation_loss"] for run in table.runs]
-    return intervals.Difference(gap.seeds, tuple(100 * a / b for a, b in zip(gap.values, losses, strict=True)))
+    return _over_seeds(table, (100 * a / b for a, b in zip(_minus(table, kronecker).values, losses, strict=True)))
+
+
+def _sooner(kronecker: compare.Arm) -> tuple[result.Cell, ...]:
+    """Returns the geometric mean over seeds, and half the width of its interval: exp of the logarithms' t interval."""
+    mean = kronecker.reach_factor
+    if mean is None:
+        return (SOONER, None, None, "the evaluations do not show it")
+    half = _over_seeds(kronecker, (math.log(one.factor) for one in kronecker.reaches)).half
+    return (SOONER, mean, None if half is None else mean * math.sinh(half), "")
 
 
 def _cells(comparison: compare.Comparison) -> tuple[result.Cell, ...]:
     panel = next(panel for panel in figures.PANELS if panel.name == "validation_difference")
     curve = next(curve for curve in figures.curves(comparison, panel) if curve.arm == KRONECKER)
-    after_the_start = curve.values[:, curve.tokens > 0]  # before step 0 nothing has been learned
+    after_the_start = curve.values[:, curve.tokens > 0]  # the evaluation at step 0 is before training
     return (CELLS, int((after_the_start < 0).sum()), None, f"of {after_the_start.size:,}")
 
 
 def _drift(arm: compare.Arm) -> intervals.Difference:
-    return intervals.Difference(
-        tuple(run.seed for run in arm.runs), tuple(float(run.train["embedding_std"][-1]) for run in arm.runs)
-    )
+    return _over_seeds(arm, (float(run.train["embedding_std"][-1]) for run in arm.runs))
 
 
 def _mean(of_seeds: intervals.Difference) -> tuple[float, float | None]:

@@ -1,4 +1,4 @@
-"""What is wrong with a continuation, and prompts with places for a word, a misspelling or an unseen string (6.12)."""
+"""Whether a continuation repeats itself, and prompts with slots for words, misspellings or unseen strings (6.12)."""
 
 import dataclasses
 import json
@@ -10,14 +10,14 @@ from kronecker.probes import typos
 
 TEMPLATES = pathlib.Path(__file__).parents[1] / "assets" / "generation.json"
 SLOT = "{}"
-FEWEST = 3  # occurrences of what counts as repeated
+FEWEST = 3  # occurrences of an n-gram that counts as repeated
 
 
 def degenerate(ids: Sequence[int]) -> bool:
-    """Returns whether a continuation goes in circles.
+    """Returns whether a continuation repeats itself.
 
-    It does if some n-gram of ids, of any n, occurs FEWEST times or more without overlap and so covers more than half of
-    the continuation.  The paper flags degenerate repetition and does not give its rule; this one is ours.
+    It does if an n-gram of ids, of any n, occurs FEWEST times or more without overlap and so covers more than half of
+    the continuation.  The paper flags degenerate repetition without giving its rule; this rule is ours.
     """
     for n in range(1, len(ids) // FEWEST + 1):
         count: dict[tuple[int, ...], int] = {}
@@ -49,7 +49,7 @@ class Template:
         if not slots or {len(self.words), len(self.novel)} != {slots}:
             raise ValueError(
                 f"{self.text!r} has {slots} slots {SLOT}, {len(self.words)} words and {len(self.novel)} novel strings; "
-                "give one of each for each slot"
+                "give one word and one novel string for each slot"
             )
 
     def filled(self, strings: Sequence[str]) -> str:
@@ -57,7 +57,7 @@ class Template:
         return "".join(part + string for part, string in zip(parts, [*strings, ""], strict=True))
 
     def misspelled(self, seed: int) -> tuple[str, ...]:
-        """Returns the words with a typo each, operators by turns.
+        """Returns the words with a typo each, from the operators in turn.
 
         Raises ValueError if a word is too short for any typo.
         """
@@ -69,14 +69,14 @@ class Template:
             found = (typos.misspell_word(word, operator, seed, self.text) for operator in in_turn)
             made.append(next(filter(None, found), ""))
             if not made[-1]:
-                raise ValueError(f"{self.text!r}: {word!r} has no typo; give a longer word")
+                raise ValueError(f"{self.text!r}: no operator can misspell {word!r}; give a longer word")
         return tuple(made)
 
     def around(self, tokenizer: tokenization.Tokenizer) -> tuple[list[list[int]], list[bytes]]:
         """Returns the ids of the text before, between and after the slots, and the novel strings as bytes.
 
-        A space before a slot belongs to the string, as it belongs to a token.  The parts are encoded one by one, so a
-        tokenizer that puts a space in front of every text puts one behind every slot.
+        A space before a slot becomes part of the string, as it is part of a token.  The parts are encoded one by one,
+        so a tokenizer that adds a space before every text adds one after every slot.
         """
         *before, last = self.text.split(SLOT)
         strings = [
@@ -88,6 +88,6 @@ class Template:
 
 
 def templates() -> list[Template]:
-    """Returns our 20 prompts; the paper's are not published with it."""
+    """Returns our 20 prompts; the paper's are in its author's repository."""
     listed = json.loads(TEMPLATES.read_text(encoding="utf-8"))
     return [Template(entry["text"], tuple(entry["words"]), tuple(entry["novel"])) for entry in listed]

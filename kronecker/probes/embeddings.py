@@ -1,6 +1,6 @@
-"""Input-embedding matrices of other models: out of a safetensors checkpoint, or drawn at random.
+"""Input-embedding matrices of other models: from a safetensors checkpoint, or drawn at random.
 
-Of a checkpoint only the embedding tensor is read, through a memory map, whatever else the files hold.
+Only the embedding tensor of a checkpoint is read, through a memory map.
 
 Shapes: V vocabulary, d width.
 """
@@ -15,15 +15,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-# Where the decoders that people publish keep their input embedding, the usual name first.
+# Names of the input embedding in published decoders, the most usual first.
 TENSOR_NAMES = (
-    "model.embed_tokens.weight",
-    "language_model.model.embed_tokens.weight",
-    "model.language_model.embed_tokens.weight",
-    "transformer.wte.weight",
-    "wte.weight",
-    "gpt_neox.embed_in.weight",
-    "embed_tokens.weight",
+    *("model.embed_tokens.weight", "language_model.model.embed_tokens.weight"),
+    *("model.language_model.embed_tokens.weight", "transformer.wte.weight", "wte.weight"),
+    *("gpt_neox.embed_in.weight", "embed_tokens.weight"),
 )
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -40,7 +36,7 @@ class Embedding:
 
 
 def gaussian(vocab: int, width: int, seed: int = 0) -> Embedding:
-    """Returns a table of independent standard normal numbers: what every metric is to be held against."""
+    """Returns a table of independent standard normal numbers: the reference of every metric."""
     matrix = np.random.default_rng(seed).standard_normal((vocab, width), dtype=np.float32)
     return Embedding("random", matrix, f"N(0, 1), seed {seed}")
 
@@ -78,7 +74,7 @@ def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> Embeddin
         begin, entry = locate(read, name, str(file))
     dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
     if file.stat().st_size < begin + math.prod(shape) * np.dtype(dtype).itemsize:
-        raise ValueError(f"{file} is cut short; download it again")
+        raise ValueError(f"{file} is incomplete; download it again")
     matrix = np.memmap(file, dtype, "r", begin, shape)
     return Embedding(path.name, matrix, f"{path}: {entry['name']}")
 
@@ -91,17 +87,17 @@ def locate(read: Callable[[int, int], bytes], tensor: str, source: str) -> tuple
     """
     size = int.from_bytes(read(0, 8), "little")
     if not 0 < size <= LARGEST_HEADER:
-        raise ValueError(f"{source} is not a safetensors file: its header would have {size:,} bytes")
+        raise ValueError(f"{source} is no .safetensors file (header of {size:,} bytes); give one, or its folder")
     try:
         header = json.loads(read(8, 8 + size))
     except ValueError as error:
-        raise ValueError(f"{source} is not a whole safetensors file: {error}") from None
+        raise ValueError(f"{source}: damaged header ({error}); download it again") from None
     name = _choose(tensor, header, source)
     entry = header[name]
     if entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:
         raise ValueError(
             f"{source}: {name} is {entry['dtype']} of shape {entry['shape']}; "
-            f"an embedding is a matrix of {', '.join(DTYPES)}"
+            f"an embedding is a matrix of {', '.join(DTYPES)}; name another tensor with --tensor"
         )
     return 8 + size + entry["data_offsets"][0], {**entry, "name": name}
 

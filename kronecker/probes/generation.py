@@ -1,10 +1,10 @@
-"""How models go on from words, misspellings and strings that they have never seen: the paper's section 6.12.
+"""How models continue prompts with words, misspellings and unseen strings: the paper's section 6.12.
 
 normal        a word in each slot of a prompt
 misspelled    the word with a typo
-novel         a string that is no word, in tokens, as any text
-forced        the same string as one position: an arm with a code embeds its bytes.  A table cannot; it is given the
-              string in tokens, which is `novel` again
+novel         a string that is no word, as tokens
+forced        the same string as one position, whose bytes an arm with a code embeds.  A table cannot embed them and is
+              given the tokens, so its `forced` is its `novel`
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ PAPER = (
     ("Kronecker", MISSPELLED, AS_TOKENS, 20, 5, None, None),
 )
 PAPER_CONDITIONS = measured_on.PAPER | {
-    "prompts": "20, up to 30 new tokens, T = 0.7, top-p 0.9",
+    "prompts": "20 others, up to 30 new tokens, T = 0.7, top-p 0.9",
     "seed of the draws": "42",
     "seeds": "1",
 }
@@ -42,13 +42,13 @@ class Text:
     prompt: str  # as text
     continuation: str  # as text, U+FFFD for what is not UTF-8
     tokens: int  # of the continuation
-    degenerate: bool  # whether it goes in circles
+    degenerate: bool  # whether it repeats itself
     echo: bool  # whether a string from the prompt's slots occurs in it
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a run wrote."""
+    """The continuations of one run."""
 
     name: str  # arm and seed
     conditions: dict[str, str]  # what it was measured on
@@ -72,8 +72,8 @@ def measure(
     """Returns a run's continuations of every prompt under every condition; the settings are the paper's.
 
     A prompt begins with the end-of-text id, as a document does in training, and a continuation ends before one.  Prompt
-    i draws from `seed` + i under every condition, `typo_seed` draws the misspellings.  Other options are `Sampler`'s;
-    texts are the same with and without its cache.
+    i has the seed `seed` + i under every condition; `typo_seed` is that of the misspellings.  Other options are
+    `Sampler`'s; texts are the same with and without its cache.
 
     Raises ValueError if there are no prompts, or an option is out of range.
     """
@@ -89,26 +89,12 @@ def measure(
     sampler = sampling.Sampler(arm, run.params, cache)
 
     def write(place: int, condition: str, prompt: str, strings: Sequence[bytes], ids: Sequence[int]) -> Text:
-        drawn = list(
-            sampler.sample(
-                [tokenizer.eot_id, *ids],
-                new_tokens=new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed + place,
-                stop=tokenizer.eot_id,
-            )
-        )
+        options = {"new_tokens": new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed + place}
+        drawn = list(sampler.sample([tokenizer.eot_id, *ids], stop=tokenizer.eot_id, **options))
         continuation = tokenizer.decode(drawn)
-        return Text(
-            condition,
-            AS_BYTES if condition == FORCED else AS_TOKENS,
-            prompt,
-            continuation.decode(errors="replace"),
-            len(drawn),
-            continuations.degenerate(drawn),
-            continuations.echoes(continuation, strings),
-        )
+        given = (condition, AS_BYTES if condition == FORCED else AS_TOKENS, prompt)
+        judged = (continuations.degenerate(drawn), continuations.echoes(continuation, strings))
+        return Text(*given, continuation.decode(errors="replace"), len(drawn), *judged)
 
     texts = []
     in_slots = {
@@ -154,36 +140,22 @@ def describe(*runs: Measured) -> list[Result]:
             ]
     heads = ("arm", "condition", "string given as", "prompts", "flagged", "echoed", "mean tokens")
     notes = [
-        f"flagged: an n-gram of ids occurs {continuations.FEWEST} times or more and covers more than half of the text "
-        "(our rule: the paper gives none); echoed: the string of a slot occurs in the text.",
-        "The paper's prompts and its rule for a flag are not published.",
+        f"flagged: an n-gram of ids occurs {continuations.FEWEST} times or more and covers more than half of the text; "
+        "echoed: the text contains the string of a slot.",
+        "The paper's prompts are in its author's repository, its rule for a flag is not. Ours are other prompts and "
+        "another rule, so the counts are not comparable with the paper's.",
     ]
     tables = [run.name for run in runs if run.of(FORCED)[0].given == AS_TOKENS]
     if tables:
         notes.append(
-            f"{', '.join(tables)}: a table cannot embed a byte string, so `forced` is its plain prompt, `novel`."
+            f"{', '.join(tables)}: a table cannot embed a byte string, so its `forced` is the same as its `novel`."
         )
     conditions = _conditions(runs)
+    title = "Continuations that repeat themselves, and those that use the prompt's word again"
+    texts_heads = ("arm", "condition", "prompt", "continuation", "flagged")
     return [
-        Result(
-            "generation",
-            "Continuations in circles, and those that use the prompt's word again",
-            SOURCE,
-            conditions,
-            heads,
-            rows,
-            PAPER,
-            notes,
-            PAPER_CONDITIONS,
-        ),
-        Result(
-            "generation_texts",
-            "The continuations",
-            SOURCE,
-            conditions,
-            ("arm", "condition", "prompt", "continuation", "flagged"),
-            listed,
-        ),
+        Result("generation", title, SOURCE, conditions, heads, rows, PAPER, notes, PAPER_CONDITIONS),
+        Result("generation_texts", "The continuations", SOURCE, conditions, texts_heads, listed),
     ]
 
 
@@ -193,14 +165,17 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
     Raises ValueError if they were given other prompts.
     """
     if [text.prompt for text in a.of(NOVEL)] != [text.prompt for text in b.of(NOVEL)]:
-        raise ValueError(f"{a.name} and {b.name} were given other prompts; measure both on the same ones")
+        raise ValueError(f"{a.name} and {b.name} were given different prompts; measure both on the same prompts")
     rows = []
     for label, field in (("flagged, share", "degenerate"), ("echoed, share", "echo")):
         for condition in CONDITIONS:
             of_a, of_b = (np.array([getattr(text, field) for text in run.of(condition)]) for run in (a, b))
             rows.append((label, condition, *dataclasses.astuple(paired.compare(of_a, of_b, seed))))
     columns = ("", "condition", a.name, b.name, "difference", "95 % low", "high", "test", "p")
-    note = f"{b.name} minus {a.name}, prompt by prompt, one text a prompt: other draws and other seeds differ."
+    note = (
+        f"{b.name} minus {a.name}, prompt by prompt, one text a prompt. The interval covers neither other samples nor "
+        "other seeds."
+    )
     title = f"Continuations of {b.name} against {a.name}"
     return [Result("generation_paired", title, SOURCE, _conditions((a, b)), columns, rows, (), (note,))]
 

@@ -1,7 +1,7 @@
 """The geometry of an input embedding before any context: the paper's sections 6.1 to 6.5.
 
-Every function takes arrays, so that it applies to any model's table, to a random one, and to the codes themselves.
-None of these numbers says how well a model works: a random table has the best loose morph@k there is, 1.
+Every function takes arrays, so it applies to any model's table, to a random table, and to the codes themselves.  None
+of these numbers shows how well a model works: a random table has the best possible loose morph@k, 1.
 
 Shapes: V vocabulary, d width, k neighbours.
 """
@@ -14,17 +14,17 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 UNRELATED_DISTANCE = 0.7  # edit distance over the longer word's length from which two words count as unrelated
-RELATED_DISTANCE = 2  # edits at most between two words of one stem
-STEM = 4  # characters at least that two words of one stem have in common at their beginning
-PAIRS = 20_000  # random pairs whose mean cosine is known to about .002
+RELATED_DISTANCE = 2  # the most edits between two words of one stem
+STEM = 4  # first characters that two words of one stem have in common
+PAIRS = 20_000  # random pairs; the error of their mean cosine is about 0.002
 PAIR_KINDS = ("same canonical", "one stem", "unrelated")
 
 
 def loose(neighbour_forms: Sequence[str], form: str) -> float:
     """Returns the share of neighbours whose canonical form is not the probe's; NaN of none.
 
-    Loose morph@k of section 6.1.  It measures escape from a word's own spellings and nothing more: random neighbours
-    score 1.
+    Loose morph@k of section 6.1.  It measures only how many neighbours are not spellings of the word itself: random
+    neighbours score 1.
     """
     return float(np.mean([other != form for other in neighbour_forms])) if len(neighbour_forms) else float("nan")
 
@@ -37,7 +37,7 @@ def family_means(scores: Mapping[str, float], families: Mapping[str, Sequence[st
 
 @dataclasses.dataclass(frozen=True)
 class Anisotropy:
-    """How far a cloud of vectors is from being centred."""
+    """How far vectors are from being centred at zero."""
 
     mean_cosine: float  # of pairs of two different random ids
     mean_norm: float  # length of the mean vector
@@ -71,11 +71,12 @@ def random_pairs(count: int, pairs: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns PAIR_KINDS -> pairs of ids, int64 (n, 2), n at most `pairs`: section 6.4's buckets by edit distance.
+    """Returns kind -> pairs of ids, int64 (n, 2), n at most `pairs`: section 6.4's buckets by edit distance.
 
     Same canonical: two ids of one canonical form.  One stem: different forms that begin with the same STEM characters
-    and are RELATED_DISTANCE edits apart at most.  Unrelated: UNRELATED_DISTANCE of the longer one's length apart at
-    least.  Only forms of letters, STEM or longer, take part.  The paper does not say how it drew its pairs.
+    and are at most RELATED_DISTANCE edits apart.  Unrelated: their edit distance is at least UNRELATED_DISTANCE times
+    the length of the longer one.  Only forms of STEM letters or more are used.  The paper has other pairs, 41 of chosen
+    words, in its author's repository.
     """
     rng = np.random.default_rng(seed)
     of_form: dict[str, list[int]] = {}
@@ -141,7 +142,7 @@ def stability(neighbour_forms: Mapping[str, Mapping[str, Collection[str]]]) -> f
 
 
 def holds_part(probe: str, neighbour_forms: Sequence[str]) -> bool:
-    """Returns whether a neighbour is part of the probe or the probe of it: section 6.5's test of unseen words."""
+    """Returns whether a neighbour contains the probe or is contained in it: section 6.5's test of unseen words."""
     return any(form and (form in probe or probe in form) for form in neighbour_forms)
 
 

@@ -1,7 +1,7 @@
-"""Where in a model words of one family meet: the paper's section 6.8, Table 10.
+"""At which depth of a model words of one family are near each other: the paper's section 6.8, Table 10.
 
-Each token of the vocabulary is fed alone, at position 0, and its vector is taken before the first block and after
-blocks.  A probe word's query is its first token; neighbours are sought among the whole vocabulary, mean-centred.
+Each token of the vocabulary is fed alone, at position 0, and its vector is read before the first block and after
+blocks.  A probe word's query is its first token; its neighbours are those of the whole vocabulary, mean-centred.
 
 Shapes: V vocabulary, d model width, k neighbours.
 """
@@ -34,19 +34,28 @@ PAPER = {
 }
 ALL_FAMILIES = "all"
 SOURCE = "6.8, Table 10"
-ASKED = {"words": "48 in six families", "neighbours": "whole vocabulary, mean-centred cosine"}
+ASKED = {
+    "words": "48 in six families; strict lists: the family's 8 words",
+    "neighbours": "whole vocabulary, mean-centred cosine",
+}
 NOTES = (
-    "Words are asked for without a space in front. Loose is higher the fewer spellings of the word itself are near, "
-    "root and strict the more relatives. The paper's words beyond its roots are not known; the lists are ours.",
+    "E_raw: input embedding; E_post: with position 0 added; L0, L1: after the first and second block. Words have no "
+    "space in front. Loose: share of neighbours that are not spellings of the word; root, strict: that are relatives.",
+    "The paper's words and strict lists are in its author's repository. Here the roots are the paper's, the words and "
+    "lists are ours, so root and strict are not comparable with the paper's.",
 )
-PAPER_CONDITIONS = measured_on.PAPER | ASKED | {"seeds": "1"}
+PAPER_CONDITIONS = (
+    measured_on.PAPER
+    | ASKED
+    | {"words": "48 in six families, others; strict lists: 11, 11, 12, 20, 18 and 12 words", "seeds": "1"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Of one probe word in one space: shares of its k nearest neighbours."""
+    """Shares of the k nearest neighbours of one probe word in one space."""
 
-    loose: float  # whose canonical form is another than the probe's
+    loose: float  # whose canonical form is not the probe's
     root: float  # whose canonical form contains the family's root
     strict: float  # whose canonical form is in the family's list
 
@@ -99,14 +108,14 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def spaces(arm: build.Arm, params: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, vectors float32 (V, d)) of the real vocabulary: E_raw, E_post (with position 0 added), L0, L1, ...
+    """Yields (name, vectors float32 (V, d)) without padding ids: E_raw, E_post (with position 0 added), L0, L1, ...
 
-    `layers` are the blocks whose outputs are wanted, from 0; raises ValueError if there is no such block.
+    `layers` are the blocks whose outputs are yielded, from 0; raises ValueError if there is no such block.
     """
     shape = arm.model.shape
     missing = [layer for layer in layers if not 0 <= layer < shape.layers]
     if missing:
-        raise ValueError(f"--layers={missing[0]}: the model has blocks 0 to {shape.layers - 1}")
+        raise ValueError(f"layers has {missing[0]}; allowed: 0 to {shape.layers - 1}, the model's blocks")
     vectors = _batched(jax.jit(lambda ids: _embed(arm, params, ids)), np.arange(shape.vocab_size))
     yield E_RAW, vectors
     vectors = vectors + np.asarray(params["positions"][0], np.float32)
@@ -132,10 +141,10 @@ def _batched(function: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1), k: int = 10) -> list[result.Result]:
-    """Returns Table 10 for runs by name, whole and by family: of all probe words, and of those that are one token of a
-    run's.
+    """Returns Table 10 for runs by name, over all words and by family: of all probe words, and of those that are one
+    token in a run's vocabulary.
 
-    `layers` are the blocks whose outputs are looked at, `k` is the neighbours of a word.
+    `layers` are the blocks whose outputs are measured, `k` is the number of neighbours of a word.
     """
     rows: dict[bool, list[tuple[result.Cell, ...]]] = {False: [], True: []}
     of_runs = [measured_on.of_run(dotted.flat(run.config), run.step) for run in found.values()]
@@ -160,20 +169,13 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
     }
     results = []
     for single, of_kind in rows.items():
-        suffix, which = ("_single", "words of one token alone") if single else ("", "a word by its first token")
+        suffix, which = ("_single", "only words of one token") if single else ("", "each word by its first token")
         title = f"Families among the {k} nearest tokens, by depth, {which}"
         whole = [row for row in of_kind if row[2] == ALL_FAMILIES]
         paper = [] if single else [(arm, space, ALL_FAMILIES, 48, *shares) for (arm, space), shares in PAPER.items()]
+        of_paper = {"paper": paper, "paper_conditions": PAPER_CONDITIONS}
         results += [
-            result.Result(
-                name=f"layered{suffix}",
-                title=title,
-                rows=whole,
-                paper=paper,
-                paper_conditions=PAPER_CONDITIONS,
-                notes=NOTES,
-                **told,
-            ),
+            result.Result(name=f"layered{suffix}", title=title, rows=whole, notes=NOTES, **of_paper, **told),
             result.Result(name=f"layered{suffix}_families", title=f"{title}, by family", rows=of_kind, **told),
         ]
     return results

@@ -1,7 +1,7 @@
 """Nearest neighbours over a whole vocabulary, exact, in blocks: of rows of a matrix, or of codes never written out.
 
-Cosines that agree to CLOSE are ties, and a tie goes to the lower id: the order of additions in a matrix product must
-not decide who is a neighbour.  The cosine with a zero vector is 0.
+Cosines that agree to CLOSE are ties, and the lower id wins a tie, so the result does not depend on the order of
+additions in a matrix product.  The cosine with a zero vector is 0.
 
 Shapes: Q queries, V vocabulary, d width, P byte positions, k neighbours.
 """
@@ -27,18 +27,17 @@ class Neighbours:
 
 
 class Space(Protocol):
-    """Vectors of a vocabulary's V ids, in whatever form gives their cosines with some queries."""
+    """Vectors of a vocabulary's V ids, in any form that gives their cosines with some queries."""
 
     @property
     def vocab(self) -> int: ...
 
     def cosines(self, start: int, stop: int) -> np.ndarray:
         """Returns the cosines of every query with the ids start to stop, (Q, stop - start)."""
-        ...
 
 
 class Rows:
-    """Queries against the rows of a matrix, raw or with `mean_d`, the vocabulary's, taken from both.
+    """Queries against the rows of a matrix; the vocabulary's mean, `mean_d`, is subtracted from both if given.
 
     The matrix is of any float type and may be memory-mapped: it is read block by block.
     """
@@ -87,7 +86,7 @@ class Codes:
 def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> Neighbours:
     """Returns the k nearest ids of each query of `space`, the highest cosine first.
 
-    `exclude` is the ids that do not count, of each query, such as its own; empty: none.
+    `exclude` has for each query the ids that do not count, such as its own; empty: none.
     """
     ids = scores = None
     for start in range(0, space.vocab, BLOCK):

@@ -1,4 +1,4 @@
-"""Every probe of checkpoints by its name: of one run, or of a run against one or several baselines.
+"""The probes by name, on the checkpoints of one run, or of a run and one or several baselines.
 
 The last run is compared with each of the others, prompt by prompt.
 """
@@ -16,7 +16,7 @@ from kronecker.training import restore
 
 Runs = Mapping[str, restore.Restored]
 ALL = "all"
-TEXTS = "generation_texts"  # every text that was written: for a file, not for the eye
+TEXTS = "generation_texts"  # every continuation: written to files, not printed
 
 
 def opened(folders: Mapping[str, epath.PathLike]) -> dict[str, restore.Restored]:
@@ -25,7 +25,7 @@ def opened(folders: Mapping[str, epath.PathLike]) -> dict[str, restore.Restored]
 
 
 def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:
-    """Returns what the named probes, or "all", say; of several runs the last is compared with each of the others.
+    """Returns the results of the named probes, or of "all"; the last of several runs is compared with each other one.
 
     `pairs` are the prompts of the robustness probe.  Raises ValueError if there is no such probe.
     """
@@ -33,15 +33,15 @@ def run(names: Sequence[str], found: Runs, pairs: Sequence[prompts.Pair]) -> lis
 
 
 def show(results: Sequence[result.Result]) -> None:
-    """Prints the results, all but the texts."""
+    """Prints all results but the texts."""
     result.show([one for one in results if one.name != TEXTS])
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """Returns the probes that are meant by `names`, each once; raises ValueError if there is no such probe."""
+    """Returns the names of the chosen probes, each once; raises ValueError if there is no such probe."""
     unknown = [name for name in names if name not in (ALL, *PROBES)]
     if unknown or not names:
-        raise ValueError(f"--probes={','.join(names)}: known: {ALL}, {', '.join(PROBES)}")
+        raise ValueError(f"--probes={','.join(names)}: allowed: {ALL}, {', '.join(PROBES)}")
     return list(PROBES) if ALL in names else list(dict.fromkeys(names))
 
 
@@ -81,7 +81,7 @@ def _generation(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Resul
 def _against_each(
     measured: Sequence[Any], compare: Callable[[Any, Any], Sequence[result.Result]]
 ) -> Iterator[result.Result]:
-    """Yields the last one's comparison with each of the others; with several, their names tell which."""
+    """Yields the last one's comparison with each of the others; if there are several, names include the baseline."""
     *baselines, last = measured
     for baseline in baselines:
         for one in compare(baseline, last):

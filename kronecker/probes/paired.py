@@ -1,7 +1,7 @@
-"""What two arms' outcomes on the same items show: exact McNemar, Wilcoxon's signed ranks, a bootstrap interval.
+"""Paired statistics of two arms on the same items: exact McNemar, Wilcoxon's signed ranks, a bootstrap interval.
 
-Arms are compared item by item, B minus A, because items differ far more than arms do.  Items are all the chance there
-is in these: an interval says nothing about other seeds of the same arms.
+Arms are compared item by item, B minus A, because items differ far more than arms do.  Only items are sampled: an
+interval does not cover other seeds of the same arms.
 
 Shapes: N items.
 """
@@ -19,33 +19,23 @@ BLOCK = 2**22  # numbers drawn at a time
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One quantity of two arms on the same items.
+    """One quantity of two arms on the same items."""
 
-    Attributes:
-      a: mean of the first arm.
-      b: mean of the second.
-      difference: mean of B - A.
-      low: of the 95 % bootstrap interval of the difference; NaN of one item.
-      high: likewise.
-      test: what `p` is of.
-      p: two-sided.
-    """
-
-    a: float
-    b: float
-    difference: float
-    low: float
+    a: float  # mean of the first arm
+    b: float  # mean of the second
+    difference: float  # mean of B - A
+    low: float  # of the 95 % bootstrap interval of the difference; NaN of one item
     high: float
-    test: str
-    p: float
+    test: str  # the name of the test that gave `p`
+    p: float  # two-sided
 
 
 def compare(a_N: np.ndarray, b_N: np.ndarray, seed: int) -> Comparison:
-    """Returns how B differs from A: by McNemar's test where both are bool, by Wilcoxon's else.
+    """Returns how B differs from A: by McNemar's test if both are bool, else by Wilcoxon's.
 
     Args:
-      a_N: an outcome of each item under the first arm, finite.
-      b_N: under the second.
+      a_N: the finite outcome of each item under the first arm.
+      b_N: the same under the second.
       seed: of the bootstrap.
 
     Raises:
@@ -71,7 +61,7 @@ def compare(a_N: np.ndarray, b_N: np.ndarray, seed: int) -> Comparison:
 def mcnemar(a_N: np.ndarray, b_N: np.ndarray) -> float:
     """Returns the exact two-sided p of McNemar's test of two bool outcomes; 1 where no item tells the arms apart.
 
-    Of the items on which the arms differ, each is A's with probability 1/2 if the arms are equal.
+    If the arms are equal, each item on which they differ is A's with probability 1/2.
     """
     only_a, only_b = int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
     total = only_a + only_b
@@ -81,8 +71,8 @@ def mcnemar(a_N: np.ndarray, b_N: np.ndarray) -> float:
 def wilcoxon(difference_N: np.ndarray) -> float:
     """Returns the two-sided p of Wilcoxon's signed-rank test, zero differences left out; 1 where all are zero.
 
-    It asks whether differences are symmetric about zero, not whether their mean is zero: it can differ with an interval
-    of the mean where a few large differences point against many small ones.
+    It tests whether differences are symmetric about zero, not whether their mean is zero.  It can disagree with an
+    interval of the mean if a few large differences have the other sign than many small ones.
     """
     nonzero = difference_N[difference_N != 0]
     return float(stats.wilcoxon(nonzero).pvalue) if len(nonzero) else 1.0

@@ -1,4 +1,4 @@
-"""What a Kronecker input saves of published models' parameters, and what not: the paper's section 6.9, Table 11.
+"""How many parameters a Kronecker input saves in published models: the paper's section 6.9, Table 11.
 
 Shapes: V vocabulary, d model width, D = 256 P code dimension.
 """
@@ -35,7 +35,7 @@ PUBLISHED = (
     Model("the paper's frontier size", 131_072, 4096, tied=False),
 )
 COLUMNS = ("model", "V", "d", "tied", "P", "table", "projection", "input saved, %", "head", "both", "change of both")
-# The paper's rows count the input alone, the second one in millions: 536.9 and 33.55.
+# The paper's rows count the input alone; the second row is given in millions: 536.9 and 33.55.
 PAPER = (
     ("GPT-2 small", 50_257, 768, None, 16, 38_597_376, 3_145_728, "91.85", None, None, None),
     ("the paper's frontier size", 131_072, 4096, None, 32, 536_900_000, 33_550_000, "93.75", None, None, None),
@@ -47,7 +47,7 @@ class Account:
     """Parameters of one model with a table and with a projection."""
 
     table: int  # V d, what a table holds
-    projection: int  # D d, what takes its place
+    projection: int  # D d, what replaces it
     ends_before: int  # input and head with the table; tied, they are one
     ends_after: int  # input and head with the projection; the head is then V d of its own
 
@@ -58,7 +58,7 @@ class Account:
 
     @property
     def change(self) -> int:
-        """What input and head have more (or less, below zero) with the projection."""
+        """The parameters that input and head gain with the projection; below zero they lose some."""
         return self.ends_after - self.ends_before
 
 
@@ -79,9 +79,9 @@ def measure(models: Sequence[Model] = PUBLISHED, pos_dims: Sequence[int] = (16, 
         rows=[_row(model, pos_dim) for model in models for pos_dim in pos_dims],
         paper=PAPER,
         notes=(
-            "The share saved is of the input alone. Where the table was tied to the head, the head stays and the model "
-            "grows by the projection. The body is the same in both and left out. The paper gives its larger size in "
-            "millions.",
+            "The share saved is of the input alone; both: input and head. Where the table is tied to the head, the "
+            "head stays, so the model grows by the projection. The body is not counted. The paper gives its larger "
+            "size in millions.",
         ),
         paper_conditions={"count": "by formula"},
     )

@@ -1,8 +1,8 @@
 """Pairs of a prompt and its misspelling: our own set, and any other from a JSON file.
 
-The paper has 11 categories of 10 and does not name them; the names and the prompts here are ours, 11 categories of 30.
-Only the clean prompts are stored.  Their typos are a function of prompt, operator and seed, so that another seed gives
-another set: how much a result owes to the draw of the typos can then be measured.
+The paper's 110 pairs, 11 categories of 10, are in its author's repository.  These are ours, 11 categories of 30.
+Only the clean prompts are stored.  Their typos are a function of prompt, operator and seed.  Another seed gives other
+typos, which shows how much a result depends on them.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Pair:
     category: str  # of the prompt
     clean: str  # the prompt
     typo: str  # the same with a typo
-    operator: str = ""  # which made the typo; empty where that is not known
+    operator: str = ""  # of the typo; empty if not known
 
 
 def clean_prompts() -> dict[str, list[str]]:
@@ -34,7 +34,7 @@ def clean_prompts() -> dict[str, list[str]]:
 
 
 def pairs(seed: int = 0) -> list[Pair]:
-    """Returns our 330 pairs; prompt i of a category has operator i modulo 5, so that each is as frequent in each."""
+    """Returns our 330 pairs; prompt i of a category has operator i modulo 5: each operator 6 times in a category."""
     operators = list(typos.OPERATORS)
     return [
         Pair(category, clean, typos.misspell(clean, operator, seed), operator)
@@ -46,7 +46,8 @@ def pairs(seed: int = 0) -> list[Pair]:
 def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     """Returns the pairs of a JSON file: a list of {category, clean, typo}, or an object with it under `prompt_pairs`.
 
-    The second is how the reference's result files hold theirs.  A string `operator` is read too, other keys are not.
+    The second form is that of the result files in the author's repository.  A string `operator` is read too; other keys
+    are ignored.
 
     Raises FileNotFoundError if there is no such file; ValueError if it holds something else, or a pair of two equal
     prompts.
@@ -55,16 +56,19 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON ({error}); give a JSON file of prompt pairs") from None
     if isinstance(listed, dict):
         listed = listed.get(LISTED)
     if not isinstance(listed, list) or not listed:
-        raise ValueError(f"{path}: no prompt pairs; it must hold a list of {{{', '.join(FIELDS)}}}, or one at {LISTED}")
+        raise ValueError(
+            f"{path}: no prompt pairs; the file must be a list of {{{', '.join(FIELDS)}}}, or an object with one under "
+            f"{LISTED!r}"
+        )
     return [_pair(entry, f"{path}: pair {i}") for i, entry in enumerate(listed)]
 
 
 def groups(of: Sequence[Pair], field: str) -> dict[str, list[int]]:
-    """Returns each value of `field`, in order of first appearance, -> the places of its pairs; an empty one is none."""
+    """Returns value of `field` -> the indices of its pairs, in order of first appearance, without the empty value."""
     found: dict[str, list[int]] = {}
     for place, pair in enumerate(of):
         if getattr(pair, field):
@@ -76,7 +80,7 @@ def _pair(entry: Any, where: str) -> Pair:
     values = [entry.get(field) if isinstance(entry, dict) else None for field in FIELDS]
     wrong = [field for field, value in zip(FIELDS, values, strict=True) if not isinstance(value, str) or not value]
     if wrong:
-        raise ValueError(f"{where} has no text as {' and '.join(wrong)}; it must be {{{', '.join(FIELDS)}}}")
+        raise ValueError(f"{where}: {' and '.join(wrong)} must be non-empty text; a pair is {{{', '.join(FIELDS)}}}")
     category, clean, typo = values
     if clean == typo:
         raise ValueError(f"{where} has the same text twice, {clean!r}; the typo must differ from the clean prompt")

@@ -1,4 +1,4 @@
-"""How far two predictions lie apart: the four metrics of the paper's section 6.11, of two prompts' last positions.
+"""How much two predictions differ: the four metrics of the paper's section 6.11, at two prompts' last positions.
 
 Shapes: V vocabulary (padded), d model width.
 """
@@ -12,10 +12,10 @@ METRICS = ("stable", "kl", "cosine", "drop")
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-    """What a typo does at the last position."""
+    """What a typo changes at the last position."""
 
-    stable: bool  # whether the most likely id stays the same; of equally likely ones, the lowest counts
-    kl: float  # KL(clean || typo) over the vocabulary, nats; infinite where the typo rules out what was possible
+    stable: bool  # whether the most likely id stays the same; the lowest of equally likely ids counts
+    kl: float  # KL(clean || typo) over the vocabulary, nats; infinite if the typo makes a possible id impossible
     cosine: float  # of the two final hidden states, after the final norm; 0 with a zero vector
     drop: float  # log p(clean top-1 | clean) - log p(same id | typo), nats
 
@@ -43,7 +43,7 @@ def log_softmax(logits_V: np.ndarray) -> np.ndarray:
     """
     logits_V = np.asarray(logits_V, np.float64)
     if not np.isfinite(logits_V.max()):  # the maximum of anything with a NaN is NaN
-        raise ValueError("logits are NaN, +inf or all -inf: the model's parameters are not finite, so its run diverged")
+        raise ValueError("logits are NaN, +inf or all -inf, so the run diverged; give a run whose losses are finite")
     shifted_V = logits_V - logits_V.max()
     return shifted_V - np.log(np.exp(shifted_V).sum())
 

@@ -1,7 +1,7 @@
 """What geometry is measured on: the rows of a learned table, or the codes of a vocabulary without any model.
 
-Both answer the same questions, so that one probe serves both.  A word is asked for as it stands, without a space in
-front: a table answers with the mean of its tokens' rows, a code with the word's own bytes, as the paper does (6.1).
+Both have the same methods, so one probe serves both.  A word has no space in front.  Its query is the mean of its
+tokens' rows in a table, and the code of its own bytes among codes, as in the paper (6.1).
 
 Shapes: V vocabulary, d width, N pairs, k neighbours.
 """
@@ -23,37 +23,33 @@ class Subject(Protocol):
     forms: np.ndarray  # canonical form of each id, (V,)
 
     def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
-        """Returns the k nearest ids of each word, ids that are the word itself left out."""
-        ...
+        """Returns the k nearest ids of each word, without the ids of the word itself."""
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
         """Returns the raw cosine of each pair of ids, (N,)."""
-        ...
 
     def anisotropy(self) -> geometry.Anisotropy:
         """Returns how far the vectors are from being centred."""
-        ...
 
 
 class Table:
     """A learned (or random) embedding table and its tokenizer."""
 
     def __init__(self, name: str, matrix_Vd: np.ndarray, tokenizer: tokenization.Tokenizer) -> None:
-        """Takes the matrix and its tokenizer; rows beyond the vocabulary are padding and left out.
+        """Rows beyond the tokenizer's vocabulary are padding and are ignored.
 
         Raises ValueError if the tokenizer has more ids than the matrix has rows.
         """
         if tokenizer.vocab_size > len(matrix_Vd):
             raise ValueError(
-                f"{name}: {len(matrix_Vd):,} rows, but {tokenizer.spec} has {tokenizer.vocab_size:,} ids; "
-                "give the tokenizer that the model was made with"
+                f"{name} has {len(matrix_Vd):,} rows, but {tokenizer.spec} has {tokenizer.vocab_size:,} ids; "
+                "give the tokenizer that the model was trained with"
             )
         self.name, self._tokenizer = name, tokenizer
         self._matrix = matrix_Vd[: tokenizer.vocab_size]
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
     def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
-        """Returns the k nearest ids of each word, the tokens of the word itself left out."""
         tokens = [ids.tolist() for ids in self._tokenizer.encode_batch(list(asked))]
         queries = np.stack([np.asarray(self._matrix[ids], np.float32).mean(axis=0) for ids in tokens])
         return neighbours.nearest(neighbours.Rows(self._matrix, queries), k, exclude=tokens)
@@ -69,7 +65,7 @@ RANDOM = "random"
 
 
 def random(tokenizer: tokenization.Tokenizer, width: int = 768) -> Table:
-    """Returns a random table for a tokenizer's vocabulary: what every metric gives for nothing."""
+    """Returns a random table for a tokenizer's vocabulary: the reference of every metric."""
     return Table(RANDOM, embeddings.gaussian(tokenizer.vocab_size, width).matrix, tokenizer)
 
 
@@ -83,7 +79,6 @@ class Codec:
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
     def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
-        """Returns the k nearest ids of each word, ids of the word's own bytes left out."""
         queries = [word.encode() for word in asked]
         own = [self._ids_of(query) for query in queries]
         return neighbours.nearest(neighbours.Codes(self._table, queries), k, exclude=own)

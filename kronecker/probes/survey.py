@@ -8,14 +8,14 @@ import numpy as np
 from kronecker.probes import geometry, subjects, words
 from kronecker.run import result
 
-# Words that no vocabulary has as a token, ours; the paper's are not known.
+# Words that no vocabulary has as a token.  They are ours; the paper's 20 are in its author's repository.
 UNSEEN = (
     *("blorption", "quantumize", "snarkify", "zorbnation", "recomputability", "flimflammer", "gigaparsing"),
     *("tokenizationist", "hyperbuildings", "microactor", "wugology", "encodeful", "prenationalized", "runnability"),
     *("glimmerstation", "metacoder", "unmagnetic", "brightfulness", "postactional", "decoderish"),
 )
 UNSEEN_K = 3
-# Section 6.5's pairs: neighbours by bytes that are none by meaning, and relatives that a shift or a case sets apart.
+# Section 6.5's pairs: unrelated words with similar bytes, and related words whose bytes are shifted or upper case.
 BYTE_PAIRS = {
     ("compute", "commute"): 0.857,
     ("run", "rune"): 0.866,
@@ -36,15 +36,15 @@ _WORDS = tuple(itertools.chain.from_iterable(words.GEOMETRY_FAMILIES.values()))
 def survey(
     found: Sequence[subjects.Subject], conditions: Mapping[str, str], k: int = 5, pairs: int = 2_000
 ) -> list[result.Result]:
-    """Returns the tables of sections 6.1 to 6.5 for each subject; a random table says what a metric gives for nothing.
+    """Returns the tables of sections 6.1 to 6.5 for each subject; a random table is the reference of every metric.
 
     Args:
-      conditions: of all, e.g. P; `embeddings`, where they say more than their names.
+      conditions: of all subjects, e.g. P; `embeddings` replaces the list of their names.
       k: neighbours of a word.
-      pairs: of ids a kind, for the cosines by edit distance.
+      pairs: pairs of ids of each kind, for the cosines by edit distance.
     """
     forms = {one.name: _neighbour_forms(one, k) for one in found}
-    conditions = {"embeddings": ", ".join(forms)} | dict(conditions)
+    conditions = {"embeddings": "; ".join(forms)} | dict(conditions)
     return [
         _loose(forms, conditions, k),
         _anisotropy(found, conditions),
@@ -76,9 +76,9 @@ def _loose(forms: Mapping[str, Mapping[str, Sequence[str]]], conditions: Mapping
         rows=rows,
         paper=[("trained, six models", *none, 0.54), ("codec, six vocabularies", *none, 0.923), ("random", *none, 1.0)],
         notes=(
-            "It measures escape from a word's own spellings alone: a random table scores 1, so a high score is no sign "
-            "of morphology.",
-            "Words are asked for without a space in front.",
+            "This is the share of neighbours that are not spellings of the word itself. A random table scores 1, so a "
+            "high score does not show morphology.",
+            "Words have no space in front.",
         ),
         paper_conditions=PAPER_CONDITIONS,
     )
@@ -110,12 +110,15 @@ def _by_edit_distance(found: Sequence[subjects.Subject], conditions: Mapping[str
         name="edit_distance",
         title="Mean cosine of pairs of ids, by how their spellings are related",
         source="6.4",
-        conditions=conditions,
+        conditions=conditions | {"pairs": f"of the vocabulary, {pairs:,} a kind at most"},
         columns=("embedding", *geometry.PAIR_KINDS, *(f"pairs: {kind}" for kind in geometry.PAIR_KINDS)),
         rows=rows,
         paper=[("trained", 0.553, 0.382, 0.152, *none), ("codec", 0.657, 0.743, 0.430, *none)],
-        notes=("How the paper drew its pairs is not known; geometry.pairs_by_spelling says how these were.",),
-        paper_conditions=PAPER_CONDITIONS,
+        notes=(
+            "The paper's pairs are in its author's repository: 41 of chosen words. Ours are drawn from the vocabulary, "
+            "by edit distance, so the cosines are not comparable with the paper's.",
+        ),
+        paper_conditions=PAPER_CONDITIONS | {"pairs": "41 of chosen words"},
     )
 
 
@@ -141,7 +144,7 @@ def _byte_pairs() -> result.Result:
     cosines = {(a, b): geometry.code_cosine(a.encode(), b.encode()) for a, b in BYTE_PAIRS}
     return result.Result(
         name="byte_pairs",
-        title="Cosine of two words' codes: false neighbours, and relatives that a shift or a case sets apart",
+        title="Cosine of two words' codes: unrelated words with similar bytes, and related words",
         source="6.5",
         conditions={"code": "before z-norm, without a space in front"},
         columns=("word", "and", "cosine"),
@@ -149,8 +152,8 @@ def _byte_pairs() -> result.Result:
         paper=[(a, b, cosine) for (a, b), cosine in BYTE_PAIRS.items()],
         paper_conditions={"code": "before z-norm, without a space in front"},
         notes=(
-            "The paper's zeros are after z-norm, about -.001. decode and encode have four bytes of six at the same "
-            "places, so its zero for them is not the cosine of their codes.",
+            "The paper's zeros are after z-norm, about -0.001. decode and encode have four of six bytes at the same "
+            "places, so the paper's zero for them is not the cosine of their codes.",
         ),
     )
 
@@ -164,15 +167,15 @@ def _unseen(found: Sequence[subjects.Subject], conditions: Mapping[str, str]) ->
         rows.append((one.name, sum(held), len(held), f"{UNSEEN[0]}: {', '.join(near[0])}"))
     return result.Result(
         name="unseen",
-        title=f"Unseen words of which one of the {UNSEEN_K} nearest ids holds a part, or is one",
+        title=f"Unseen words that contain one of their {UNSEEN_K} nearest tokens, or are contained in one",
         source="6.5",
-        conditions=conditions,
+        conditions=conditions | {"unseen words": f"{len(UNSEEN)}"},
         columns=("embedding", "words", "of", "for example"),
         rows=rows,
         paper=[("codec, six vocabularies", 78, 120, "")],
         notes=(
-            "A table has no row for such a word: its query is the mean of the word's tokens. The paper's words are not "
-            "known; ours are 20.",
+            "A table has no row for such a word: its query is the mean of the word's tokens.",
+            "The paper's 20 words are in its author's repository; ours are 20 others, so counts are not comparable.",
         ),
-        paper_conditions=PAPER_CONDITIONS,
+        paper_conditions=PAPER_CONDITIONS | {"unseen words": "20 others"},
     )

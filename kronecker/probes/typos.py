@@ -6,12 +6,11 @@
     neighbour   a letter becomes a key beside its own         mistake -> misrake
     vowel       a vowel becomes another vowel                 mistake -> misteke
 
-The word that is hit is the prompt's longest one, the first of equals: it is seldom a function word, so that its meaning
-matters to what follows.  The last word of a prompt is never hit: both prompts then end in the same letters, and what
-differs at the last position has come through the context.  Words under SHORTEST letters are never hit: one typo makes
-another word of many of them.  A word's first and last letters stay: misspellings rarely concern the first, and the last
-makes other forms of the word.  What comes out may still be a word, as it is of about one prompt in two hundred of ours:
-there is no word list here.
+The typo is in the prompt's longest word, the first of equals: it is seldom a function word, so its meaning matters to
+what follows.  The last word of a prompt never has a typo: both prompts then end in the same letters, and a difference
+at the last position comes from the context.  Words under SHORTEST letters have none: one typo turns many of them into
+other words.  A word's first and last letters stay: misspellings rarely concern the first, and the last makes other
+forms of the word.  No word list is checked: in about one of our prompts in two hundred the result is another word.
 """
 
 import hashlib
@@ -51,19 +50,15 @@ def vowel(word: str) -> list[str]:
 
 
 OPERATORS: dict[str, Callable[[str], list[str]]] = {
-    "transpose": transpose,
-    "drop": drop,
-    "double": double,
-    "neighbour": neighbour,
-    "vowel": vowel,
+    operator.__name__: operator for operator in (transpose, drop, double, neighbour, vowel)
 }
 
 
 def misspell(prompt: str, operator: str, seed: int) -> str:
-    """Returns `prompt` with one typo; one of its operator's, drawn by a hash of the three arguments.
+    """Returns `prompt` with one typo of `operator`, drawn by a hash of the three arguments.
 
-    Another seed draws another typo in the same word. Raises ValueError if there is no such operator, or no word that it
-    can hit.
+    Another seed gives another typo in the same word.  Raises ValueError if there is no such operator, or no word that
+    it can misspell.
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator is {operator!r}; allowed: {', '.join(OPERATORS)}")
@@ -73,8 +68,8 @@ def misspell(prompt: str, operator: str, seed: int) -> str:
         if typo:
             return prompt[: match.start()] + typo + prompt[match.end() :]
     raise ValueError(
-        f"{operator} finds nothing to misspell in {prompt!r}; "
-        f"before its last word a prompt needs one of at least {SHORTEST} letters"
+        f"{operator} can misspell no word of {prompt!r}; "
+        f"before its last word a prompt needs a word of at least {SHORTEST} letters"
     )
 
 

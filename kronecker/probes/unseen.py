@@ -1,7 +1,7 @@
-"""Byte strings that are no tokens, embedded by an arm whose input is a code: the paper's forced OOV (section 6.12).
+"""Byte strings that are not tokens, embedded by an arm whose input is a code: the paper's forced OOV (section 6.12).
 
-The strings become ids behind the padded vocabulary, with a row in the arm's bag as it makes one of any token.
-Parameters stay as they are and so does the head: such an id can stand in a prompt and is never drawn.
+The strings become ids after the padded vocabulary, with codes in the arm's bag like those of tokens.  Parameters and
+head do not change: such an id can be in a prompt and is never sampled.
 
 Shapes: V vocabulary (padded), N strings.
 """
@@ -49,9 +49,9 @@ def extend(
 ) -> tuple[build.Arm, list[int]]:
     """Returns the arm with `strings`, not empty, as further ids, and these ids.
 
-    A string is cut to P bytes as a token is; one that is a token's gets that token's very vector.  The exception is
-    random_code, which draws from the id: there a string gets a random code of its length, and nothing of its spelling.
-    `token_bytes` is of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
+    A string is cut to P bytes as a token is; a token's bytes get that token's vector.  The exception is random_code,
+    whose codes depend on the id: there a string gets a random code of its length.  `token_bytes` has the bytes of each
+    id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
 
     Raises ValueError if the arm is a table, a string is empty, or it would change the code of a token.
     """
@@ -66,8 +66,8 @@ def extend(
     own = (arm.bag.symbols, arm.bag.lengths)
     if not all(np.array_equal(new[:padded], old) for new, old in zip((bag.symbols, bag.lengths), own, strict=True)):
         raise ValueError(
-            f"arm {c.arm} would give tokens other codes beside {[s for s in strings if len(s) == 1]}: "
-            "it shares all codes of one byte out; give strings of two bytes or more"
+            f"adding {[s for s in strings if len(s) == 1]} would change codes of tokens in arm {c.arm}, because all "
+            "256 codes of one byte are taken; give strings of two bytes or more"
         )
     extended = dataclasses.replace(arm, bag=bag, codes=codes)
     if arm.model.shape.tie_head:

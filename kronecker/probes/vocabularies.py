@@ -1,4 +1,4 @@
-"""What share of vocabularies a code holds whole: the paper's Table 3."""
+"""The share of vocabularies that fits into a code: the paper's Table 3."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,12 @@ from kronecker.run import result
 
 POS_DIMS = tuple(vocabulary_coverage.PAPER_COVERAGE)
 COLLIDING = (16, 32)
-COLUMNS = (
-    "vocabulary",
-    "ordinary tokens",
-    *(f"fit, P = {pos_dim}, %" for pos_dim in POS_DIMS),
-    *(f"share a code, P = {pos_dim}" for pos_dim in COLLIDING),
-)
+COLUMNS = ("vocabulary", "ordinary tokens", *(f"fit, P = {pos_dim}, %" for pos_dim in POS_DIMS))
+COLUMNS += tuple(f"share a code, P = {pos_dim}" for pos_dim in COLLIDING)
 
 
 def load(specs: Sequence[str]) -> list[tokenization.Tokenizer]:
-    """Returns the tokenizers of --vocabularies; raises ValueError if there are none, or one stands twice."""
+    """Returns the tokenizers of --vocabularies; raises ValueError if there are none, or one is given twice."""
     loaded = [tokenization.load(spec) for spec in specs]
     if not loaded or len({tokenizer.name for tokenizer in loaded}) < len(loaded):
         raise ValueError(f"--vocabularies={','.join(specs)}: give at least one tokenizer, and each once, e.g. gpt2")
@@ -27,13 +23,13 @@ def load(specs: Sequence[str]) -> list[tokenization.Tokenizer]:
 
 
 def codes(vocabularies: Sequence[tokenization.Tokenizer], pos_dim: int) -> list[result.Result]:
-    """Returns what the codes of vocabularies hold, and their geometry at P = `pos_dim` beside random vectors'."""
+    """Returns the coverage of the codes of vocabularies, and their geometry at `pos_dim` beside a random table's."""
     found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, pos_dim) for tokenizer in vocabularies]
     return [measure(vocabularies), *survey.survey([*found, subjects.random(vocabularies[0])], {"P": str(pos_dim)})]
 
 
 def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:
-    """Returns a row a vocabulary, their mean, and the mean by the count of the author's package.
+    """Returns a row for each vocabulary, their mean, and the mean as the author's package counts.
 
     Raises ValueError if there is no vocabulary.
     """
@@ -45,7 +41,7 @@ def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:
     none = (None,) * len(COLLIDING)
     return result.Result(
         name="coverage",
-        title="Tokens whose bytes fit into a code whole",
+        title="Tokens whose bytes all fit into a code",
         source="Table 3",
         conditions={"vocabularies": ", ".join(tokenizer.name for tokenizer in vocabularies)},
         columns=COLUMNS,
@@ -57,7 +53,7 @@ def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:
         paper=[("mean", None, *(100 * share for share in vocabulary_coverage.PAPER_COVERAGE.values()), *none)],
         notes=(
             "Counted over tokens that have bytes and are not special. The author's package counts a token of exactly P "
-            "bytes as cut; the last of our rows does too. Tokens that share a code have one embedding.",
+            "bytes as cut, and so does the last of our rows. Tokens that share a code have one embedding.",
         ),
         paper_conditions={"vocabularies": "Llama 3.2, Qwen3, Gemma 3, DeepSeek V3, GPT-OSS, SmolLM2"},
     )

@@ -1,7 +1,7 @@
-"""What a code holds of a vocabulary, by script: which tokens fit whole, which are cut, which share one code.
+"""How a vocabulary fits into a code, by script: which tokens fit, which are cut, which share one code.
 
-Counts are over ordinary tokens, those that have bytes and are not special; special
-tokens have a row of their own.  A token's script is Unicode's, of its first letter that has one.
+Counts are over ordinary tokens, those that have bytes and are not special; special tokens have a row of their own.  A
+token's script is Unicode's, of its first letter that has one.
 """
 
 import collections
@@ -17,7 +17,7 @@ from kronecker.runtime import printing
 from kronecker.runtime.printing import Table
 from kronecker.tokenization import writing_systems
 
-# Mean share of six vocabularies that fits whole, by P (the paper's Table 3).
+# Mean share of six vocabularies that fits, by P (the paper's Table 3).
 PAPER_COVERAGE = {16: 0.9864, 32: 0.9986, 64: 0.9997}
 
 SPECIAL = "special tokens"
@@ -37,16 +37,16 @@ class Count:
 
     @property
     def coverage(self) -> float:
-        """The share of tokens that fit whole; nan of no token."""
+        """The share of tokens that fit; NaN of no token."""
         return 1 - self.truncated / self.tokens if self.tokens else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What the code of one tokenizer holds at one P."""
+    """How one tokenizer's vocabulary fits into a code at one P."""
 
     tokenizer: str
-    spec: str  # what it was loaded from
+    spec: str  # the specification that it was loaded from
     pos_dim: int  # P
     truncation: str  # the policy, one of choices.TRUNCATIONS
     byte_source: str  # one of choices.BYTE_SOURCES
@@ -67,10 +67,10 @@ def cover(
     byte_source: str = "raw",
     examples: int = 5,
 ) -> Coverage:
-    """Returns what the code of `tokenizer` holds, and names up to `examples` groups of colliding tokens.
+    """Returns how the vocabulary of `tokenizer` fits into a code, with up to `examples` groups of colliding tokens.
 
-    `truncation` is of choices.TRUNCATIONS, `byte_source` of choices.BYTE_SOURCES. Raises ValueError if P is not
-    positive or a name is not known.
+    `truncation` is of choices.TRUNCATIONS, `byte_source` of choices.BYTE_SOURCES.  Raises ValueError if P is not
+    positive or a name is not allowed.
     """
     token_bytes = tokenizer.bytes_from(byte_source)
     codes = codec.byte_table(token_bytes, pos_dim, truncation=truncation)
@@ -82,23 +82,13 @@ def cover(
     colliding[[i for group in groups for i in group]] = True
 
     def count(chosen: np.ndarray) -> Count:
-        return Count(
-            tokens=int(chosen.sum()),
-            bytes=int(sizes[chosen].sum()),
-            longest=int(sizes[chosen].max(initial=0)),
-            truncated=int(truncated[chosen].sum()),
-            colliding=int(colliding[chosen].sum()),
-        )
+        counts = (chosen.sum(), sizes[chosen].sum(), sizes[chosen].max(initial=0))
+        return Count(*map(int, (*counts, truncated[chosen].sum(), colliding[chosen].sum())))
 
     rows = {name: count(names == name) for name in sorted(set(names.tolist()) - {""})}
     in_order = sorted(rows, key=lambda name: (name == SPECIAL, -rows[name].tokens))
     return Coverage(
-        tokenizer=tokenizer.name,
-        spec=tokenizer.spec,
-        pos_dim=pos_dim,
-        truncation=truncation,
-        byte_source=byte_source,
-        ids=tokenizer.vocab_size,
+        *(tokenizer.name, tokenizer.spec, pos_dim, truncation, byte_source, tokenizer.vocab_size),
         without_bytes={reason: len(ids) for reason, ids in codes.without_bytes.items()},
         not_utf8=rows[writing_systems.NOT_UTF8].tokens if writing_systems.NOT_UTF8 in rows else 0,
         ordinary=count((names != "") & (names != SPECIAL)),
@@ -112,7 +102,7 @@ def cover(
 
 
 def mean_coverage(coverages: Sequence[Coverage]) -> dict[int, float]:
-    """Returns P -> the mean share of ordinary tokens that fit whole, each tokenizer counting once."""
+    """Returns P -> the mean over tokenizers of the share of ordinary tokens that fit."""
     shares: dict[int, list[float]] = collections.defaultdict(list)
     for found in coverages:
         shares[found.pos_dim].append(found.ordinary.coverage)
@@ -120,26 +110,15 @@ def mean_coverage(coverages: Sequence[Coverage]) -> dict[int, float]:
 
 
 def to_json(coverages: Sequence[Coverage]) -> dict[str, Any]:
-    """Returns all that the coverages hold for json.dumps, with shares; bytes that are not UTF-8 as \\xNN."""
+    """Returns the coverages for json.dumps, with shares; bytes that are not UTF-8 as \\xNN."""
     return {
-        "reports": [
-            dataclasses.asdict(found)
-            | {
-                "ordinary": _count_to_json(found.ordinary),
-                "by_script": {name: _count_to_json(count) for name, count in found.by_script.items()},
-                "examples": [
-                    [{"id": i, "text": raw.decode(errors="backslashreplace")} for i, raw in group]
-                    for group in found.examples
-                ],
-            }
-            for found in coverages
-        ],
+        "reports": [dataclasses.asdict(found) | _to_json(found) for found in coverages],
         "mean_coverage": mean_coverage(coverages),
     }
 
 
 def show(coverages: Sequence[Coverage], file: TextIO | None = None) -> None:
-    """Prints one table over all, then each tokenizer by script with its examples."""
+    """Prints one table of all, then one by script for each tokenizer, with its examples."""
     of_tokenizer: dict[str, list[Coverage]] = collections.defaultdict(list)
     for found in coverages:
         of_tokenizer[found.spec].append(found)
@@ -162,7 +141,7 @@ def _row_of(tokenizer: tokenization.Tokenizer, token_id: int) -> str:
 def _scripts_in_turn(
     groups: Sequence[tuple[int, ...]], names: np.ndarray, rows: Mapping[str, Count]
 ) -> list[tuple[int, ...]]:
-    """Sorts groups: one of each script, the most colliding scripts first, then a second of each, and so on."""
+    """Sorts groups: the first of each script, most colliding scripts first, then the second of each, and so on."""
     seen: collections.Counter[str] = collections.Counter()
     keys = {}
     for group in groups:  # by their lowest ids: byte pair encoding learns frequent tokens first
@@ -172,42 +151,30 @@ def _scripts_in_turn(
     return sorted(groups, key=keys.__getitem__)
 
 
+def _to_json(found: Coverage) -> dict[str, Any]:
+    texts = [[(i, raw.decode(errors="backslashreplace")) for i, raw in group] for group in found.examples]
+    return {
+        "ordinary": _count_to_json(found.ordinary),
+        "by_script": {name: _count_to_json(count) for name, count in found.by_script.items()},
+        "examples": [[{"id": i, "text": text} for i, text in group] for group in texts],
+    }
+
+
 def _count_to_json(count: Count) -> dict[str, Any]:
     return dataclasses.asdict(count) | {"coverage": count.coverage if count.tokens else None}
 
 
 def _overview(coverages: Sequence[Coverage]) -> Table:
-    headers = (
-        "tokenizer",
-        "ids",
-        "special",
-        "without\nbytes",
-        "not\nUTF-8",
-        "longest\nbytes",
-        "P",
-        "fit\nwhole",
-        "cut",
-        "share\na code",
-        "groups",
-    )
+    ids = ("tokenizer", "ids", "special", "without\nbytes", "not\nUTF-8", "longest\nbytes")
+    headers = (*ids, "P", "fit", "cut", "share\na code", "groups")
     rows = []
     for found in coverages:
-        special = found.by_script.get(SPECIAL)
-        rows.append(
-            (
-                found.tokenizer,
-                f"{found.ids:,}",
-                f"{special.tokens if special else 0:,}",
-                f"{sum(found.without_bytes.values()):,}",
-                f"{found.not_utf8:,}",
-                f"{found.ordinary.longest:,}",
-                str(found.pos_dim),
-                _percent(found.ordinary),
-                f"{found.ordinary.truncated:,}",
-                f"{found.ordinary.colliding:,}",
-                f"{found.groups:,}",
-            )
-        )
+        special, ordinary = found.by_script.get(SPECIAL), found.ordinary
+        without = sum(found.without_bytes.values())
+        ids = (found.ids, special.tokens if special else 0, without, found.not_utf8, ordinary.longest)
+        code = (ordinary.truncated, ordinary.colliding, found.groups)
+        numbers = (*(f"{n:,}" for n in ids), str(found.pos_dim), _percent(ordinary), *(f"{n:,}" for n in code))
+        rows.append((found.tokenizer, *numbers))
     return Table(headers, rows, ("tokenizer",))
 
 
@@ -227,11 +194,11 @@ def _means(coverages: Sequence[Coverage]) -> list[str]:
     for pos_dim, share in mean_coverage(coverages).items():
         paper = f" (the paper's six: {_share(PAPER_COVERAGE[pos_dim])})" if pos_dim in PAPER_COVERAGE else ""
         means.append(f"{_share(share)} at P = {pos_dim}{paper}")
-    return ["fit whole, mean of the tokenizers: " + ", ".join(means)]
+    return ["fit, mean of the tokenizers: " + ", ".join(means)]
 
 
 def _by_script(coverages: Sequence[Coverage]) -> Table:
-    per_pos_dim = [f"P={found.pos_dim}\n{what}" for found in coverages for what in ("fit whole", "cut", "share a code")]
+    per_pos_dim = [f"P={found.pos_dim}\n{what}" for found in coverages for what in ("fit", "cut", "share a code")]
     scripts = [(name, *_cells([found.by_script[name] for found in coverages])) for name in coverages[0].by_script]
     total = ("all ordinary tokens", *_cells([found.ordinary for found in coverages]))
     headers = ("script", "tokens", "mean\nbytes", "longest\nbytes", *per_pos_dim)

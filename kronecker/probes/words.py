@@ -1,6 +1,7 @@
 """Words and tokens as the probes compare them: canonical forms and the families of probe words.
 
-The first families (section 6.1) are the paper's; of the layered probe's it gives the roots, and the lists are ours.
+The first families (section 6.1) are the paper's.  Of the layered probe the roots are the paper's and the words ours;
+the paper's words and lists are in its author's repository.
 """
 
 import unicodedata
@@ -16,7 +17,7 @@ GEOMETRY_FAMILIES = {
     "tion": ("nation", "station", "action", "rotation", "creation"),
 }
 
-# Section 6.8: six families of eight.  A neighbour has the root where its canonical form contains it.
+# Section 6.8: six families of eight.  A neighbour has the root if its canonical form contains it.
 LAYERED_ROOTS = {"run": "run", "compute": "comput", "nation": "nation", "code": "cod", "act": "act", "build": "build"}
 LAYERED_FAMILIES = {
     "run": ("run", "runs", "running", "runner", "runners", "ran", "rerun", "outrun"),
@@ -33,7 +34,7 @@ LAYERED_FAMILIES = {
 
 
 def canonical(token: bytes) -> str:
-    """Returns a token in lower case without white space and punctuation at its ends; what is not UTF-8 as U+FFFD."""
+    """Returns a token in lower case, without white space and punctuation at its ends; U+FFFD for what is not UTF-8."""
     text = token.decode(errors="replace").replace("\u2581", " ").lower()
     return text.strip("".join({c for c in text if c.isspace() or unicodedata.category(c)[0] in "PC"}))
 

@@ -1,1 +1,1 @@
-"""From the files that runs wrote to a verdict: read them (runs), pair them (compare), show them (the rest)."""
+"""Comparison of finished runs: token losses, paired differences and their intervals, tables, figures and pages."""

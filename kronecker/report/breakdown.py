@@ -1,6 +1,6 @@
 """Where an arm wins and loses: paired differences over groups of held-out tokens.
 
-The groups are of the token that is predicted, or of the one before it, the last that the input embedding saw.  A
+Tokens are grouped by the predicted token, or by the token before it, the last one that the input embedding encodes.  A
 group's difference is the mean over its tokens of the arm's loss minus the baseline's, one value a seed.
 
 Shapes: N held-out predictions, V vocabulary, G groups.
@@ -14,7 +14,7 @@ import numpy as np
 
 from kronecker.report import compare, intervals, losses_by_token
 
-LEAST_TOKENS = 200  # a smaller group says more about its tokens than about an arm
+LEAST_TOKENS = 200  # groups with fewer held-out tokens are left out: their differences depend on single tokens
 DECILES = 10
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 33)  # the first length of each group, in bytes
 SPECIAL = "special"
@@ -46,7 +46,7 @@ def break_down(
 
 
 def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
-    """Returns everything that the breakdowns hold, for a file; losses in nats per token."""
+    """Returns the breakdowns for a file; losses in nats per token."""
     return {
         made.name: {
             "groups": made.groups,
@@ -62,7 +62,7 @@ def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Grouping:
-    """A way to group held-out tokens; name, title, caption and axis as in Breakdown."""
+    """How held-out tokens are grouped; name, title, caption and axis as in Breakdown."""
 
     name: str
     title: str
@@ -81,7 +81,7 @@ class Grouping:
 def by_frequency(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
     """Returns ten groups of ids, each about a tenth of the training text's tokens; the most frequent ids are first.
 
-    An id belongs where the middle of its own share lies, so no id is split and one id may fill more than a decile.
+    With ids laid end to end by their counts, an id is in the decile of its midpoint.  No id is split between deciles.
     """
     count_V = facts["train_count"]
     order = np.argsort(-count_V, kind="stable")
@@ -110,31 +110,21 @@ def by_script(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray
 
 
 _FREQUENCY = (
-    "Ids sorted by their number in the training text, most frequent first, and cut into ten groups that hold about a "
-    "tenth of it each; an id with more than that stays whole and leaves a neighbouring group emptier or empty."
+    "Ids are sorted by frequency in the training text and cut into ten groups with about a tenth of its tokens each. "
+    "No id is split, so an id with more than a tenth leaves a neighbouring group smaller or empty."
 )
-_TARGET, _INPUT = "Of the token that is predicted.", "Of the token before the predicted one: the embedding's own part."
-GROUPINGS = (
-    Grouping(
-        "target_frequency",
-        "By frequency of the predicted token",
-        f"{_TARGET} {_FREQUENCY}",
-        "frequency decile (1: most frequent)",
-        "targets",
-        by_frequency,
-    ),
-    Grouping(
-        "input_frequency",
-        "By frequency of the input token",
-        f"{_INPUT} {_FREQUENCY}",
-        "frequency decile (1: most frequent)",
-        "inputs",
-        by_frequency,
-    ),
-    Grouping("target_length", "By length of the predicted token", _TARGET, "bytes", "targets", by_length),
-    Grouping("input_length", "By length of the input token", _INPUT, "bytes", "inputs", by_length),
-    Grouping("target_script", "By script of the predicted token", _TARGET, "script", "targets", by_script),
-    Grouping("input_script", "By script of the input token", _INPUT, "script", "inputs", by_script),
+_TARGET = "Groups by the token that is predicted."
+_INPUT = "Groups by the token before the predicted one: the last token that the input embedding encodes."
+_DECILE = "frequency decile (1: most frequent)"
+_WHOSE = (("target", "predicted", _TARGET), ("input", "input", _INPUT))
+_WHAT = (
+    *(("frequency", _DECILE, f" {_FREQUENCY}", by_frequency), ("length", "bytes", "", by_length)),
+    ("script", "script", "", by_script),
+)
+GROUPINGS = tuple(
+    Grouping(f"{which}_{what}", f"By {what} of the {whose} token", about + more, axis, f"{which}s", of_ids)
+    for what, axis, more, of_ids in _WHAT
+    for which, whose, about in _WHOSE
 )
 
 
@@ -161,12 +151,6 @@ def _over_groups(
         for arm in comparison.others
     }
     return Breakdown(
-        grouping.name,
-        grouping.title,
-        grouping.caption,
-        grouping.axis,
-        tuple(names[i] for i in shown),
-        tuple(tokens_G[shown].tolist()),
-        tuple(baseline.mean(axis=0).tolist()),
-        differences,
+        *(grouping.name, grouping.title, grouping.caption, grouping.axis, tuple(names[i] for i in shown)),
+        *(tuple(tokens_G[shown].tolist()), tuple(baseline.mean(axis=0).tolist()), differences),
     )

@@ -7,8 +7,8 @@ import matplotlib as mpl
 from kronecker.report import breakdown, compare, figures, plot
 
 CAPTION = (
-    " Dots: paired difference to {baseline}, mean over seeds; bars: its 95 % t interval, of each group on its own. "
-    "Left of the line the arm is ahead. Groups of fewer than {least} held-out tokens are left out."
+    " Dots: paired difference to {baseline}, mean over seeds; bars: its 95 % t interval in each group. Left of the "
+    "line the arm is ahead. Groups of fewer than {least} held-out tokens are left out."
 )
 
 
@@ -21,23 +21,30 @@ def _draw(comparison: compare.Comparison, made: breakdown.Breakdown) -> figures.
     style = plot.styles([arm.name for arm in comparison.arms])
     baseline = comparison.baseline.name
     paper, panels = plot.panels(list(made.differences), made.groups)
+    ranges = {baseline: (0.0, 0.0)}
+    for arm, differences in made.differences.items():
+        lows, highs = zip(*(one.interval or (one.mean, one.mean) for one in differences), strict=True)
+        ranges[arm] = min(lows), max(highs)
+    left_out = plot.beyond(ranges, baseline)
+    low, high = figures.limits([ends for arm, ends in ranges.items() if arm not in left_out])
+    panels[0].set_xlim(low, high)
     for ax, (arm, differences) in zip(panels, made.differences.items(), strict=True):
         ax.axvline(0, color=style[baseline][0], linewidth=1)
         colour = style[arm][0]
         for row, difference in enumerate(differences):
             if difference.interval:
                 ax.plot(difference.interval, (row, row), color=colour, linewidth=2, solid_capstyle="butt")
-            ax.plot(difference.mean, row, "o", color=colour, markersize=4.5, gid=f"{arm} {made.groups[row]}")
+            at = min(max(difference.mean, low), high)
+            mark = "o" if at == difference.mean else ">" if at == high else "<"
+            gid = f"{arm} {made.groups[row]}"
+            ax.plot(at, row, mark, color=colour, markersize=4.5, clip_on=False, zorder=3, gid=gid)
     panels[0].set_ylabel(made.axis)
     paper.supxlabel(f"loss minus {baseline}'s (nats/token)", fontsize=10.5)
-    return figures.Figure(
-        made.name,
-        made.title,
-        made.caption + CAPTION.format(baseline=baseline, least=breakdown.LEAST_TOKENS),
-        plot.svg(paper),
-        _numbers(made),
-        wide=True,
+    caption = (
+        made.caption + CAPTION.format(baseline=baseline, least=breakdown.LEAST_TOKENS) + plot.told_beyond(left_out)
     )
+    caption += " Triangles: dots outside the axis." if left_out else ""
+    return figures.Figure(made.name, made.title, caption, plot.svg(paper), _numbers(made), wide=True)
 
 
 def _numbers(made: breakdown.Breakdown) -> tuple[tuple[str, ...], ...]:

@@ -1,13 +1,13 @@
-"""What it costs that two ids share a code: the loss on the token after such an input, against matched inputs.
+"""The cost of shared codes: the loss on the token after an input that shares its code, against matched inputs.
 
-An arm's difference to the baseline, which tells all ids apart, is taken at every held-out token.  Its mean after inputs
-that share their code is compared with its mean after inputs whose code is their own, within strata of equal length in
-bytes, script, order of magnitude (base 2) of their number in the training text, and whether they begin with a space.
-The strata are weighted by their number of collided inputs; those without enough of either kind are left out.
+Each held-out token has a difference: the arm's loss minus that of the baseline, whose ids have a row each.  Its mean
+after inputs that share their code is compared with its mean after inputs with a code of their own, within strata of
+equal length in bytes, script, frequency in the training text (power of two), and whether they begin with a space.  The
+strata are weighted by their number of inputs that share a code; strata with too few of one kind are left out.
 
-Seeds share their ids, so an interval over seeds alone would call any quirk of the few ids that collide a damage.  The
-placebo says how large such quirks are: the same estimate after the label "shares its code" was dealt out anew, at
-random, among the ids of each stratum.
+All seeds have the same ids, so an interval over seeds alone would count any peculiarity of the few colliding ids as
+damage.  The placebo, a permutation test, measures that part: it shuffles the label "shares its code" among the ids of
+each stratum, PLACEBOS times.
 
 Shapes: N held-out predictions, V vocabulary, S strata, n seeds.
 """
@@ -33,22 +33,22 @@ class Damage:
     tokens: int  # held-out tokens after such an id
     share: float  # `tokens` over all held-out tokens
     matched: float  # share of `tokens` that lie in strata with controls
-    # extra nats on the token after a collided input, arm against baseline, collided against matched inputs, one value a
-    # seed; None where no stratum has enough of both
+    # the arm's loss minus the baseline's, nats, on the token after a collided input, minus the same after matched
+    # inputs; one value a seed; None where no stratum has enough of both
     difference: intervals.Difference | None
-    placebo: float | None  # what 95 % of the placebos' means stay below, in size; None likewise
+    placebo: float | None  # 95 % of the placebos' means have a smaller absolute value; None if `difference` is
 
     @property
     def spread(self) -> float | None:
-        """The damage, of next tokens alone, over all held-out tokens: nats per token.
+        """The damage to next tokens, spread over all held-out tokens: nats per token.
 
-        Inputs without a match are taken to be like the others.
+        Inputs without a match count as if they were like the others.
         """
         return self.difference and self.difference.mean * self.share
 
     @property
     def verdict(self) -> str:
-        """The difference's, where the mean is beyond the placebos too; else `not resolved`, or `no match`."""
+        """The difference's verdict where its mean also exceeds the placebo; else `not resolved`, or `no match`."""
         if self.difference is None:
             return "no match"
         beyond = abs(self.difference.mean) > self.placebo
@@ -66,7 +66,7 @@ def damage(
 
 
 def to_json(damages: Sequence[Damage]) -> dict[str, Any]:
-    """Returns arm -> everything that is known of its collisions, for a file."""
+    """Returns arm -> its damage, for a file."""
     return {
         found.arm: {
             "ids": found.ids,
@@ -96,22 +96,16 @@ def _damage(
     )
     estimate = of_input.excess(collided_V)
     tokens = int(of_input.counts[collided_V].sum())
-    return Damage(
-        arm=arm.name,
-        ids=int(collided_V.sum()),
-        tokens=tokens,
-        share=tokens / len(inputs_N),
-        matched=of_input.matched(collided_V),
-        difference=None
-        if estimate is None
-        else intervals.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist())),
-        placebo=None if estimate is None else _placebo(of_input, collided_V),
-    )
+    counted = (arm.name, int(collided_V.sum()), tokens, tokens / len(inputs_N), of_input.matched(collided_V))
+    if estimate is None:
+        return Damage(*counted, None, None)
+    difference = intervals.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist()))
+    return Damage(*counted, difference, _placebo(of_input, collided_V))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Inputs:
-    """Of each id as an input: how often (V,), the sums of differences after it (n, V), and its stratum (V,)."""
+    """For each id as an input: its count (V,), the sums of differences after it (n, V), and its stratum (V,)."""
 
     counts: np.ndarray
     sums: np.ndarray
@@ -143,7 +137,7 @@ class _Inputs:
 
 
 def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
-    """Deals the label out anew among the ids of each stratum that occur as inputs, PLACEBOS times."""
+    """Shuffles the label among the ids of each stratum that occur as inputs, PLACEBOS times."""
     seen = np.flatnonzero(of_input.counts)
     among = _Inputs(of_input.counts[seen], of_input.sums[:, seen].mean(axis=0)[None], of_input.strata[seen])
     label, stratum = collided_V[seen], among.strata
@@ -151,9 +145,9 @@ def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
     rng = np.random.default_rng(0)
     means = []
     for _ in range(PLACEBOS):
-        dealt = np.empty_like(label)
-        dealt[np.lexsort((rng.random(len(stratum)), stratum))] = label[by_stratum]
-        excess = among.excess(dealt)
+        shuffled = np.empty_like(label)
+        shuffled[np.lexsort((rng.random(len(stratum)), stratum))] = label[by_stratum]
+        excess = among.excess(shuffled)
         if excess is not None:
             means.append(abs(excess[0]))
     return float(np.quantile(means, intervals.CONFIDENCE)) if means else None

@@ -1,8 +1,8 @@
 """Pairs of runs and what they resolve.
 
 Two runs are a pair when they differ in the input embedding alone: same seed, hence the same body and the same batches
-in the same order.  The difference within a pair is free of the noise its two runs share, so a mean of such differences
-resolves far less than two means of losses would.
+in the same order.  The noise that the two runs share cancels in their difference, so paired differences resolve much
+smaller effects than separate means of losses do.
 """
 
 import collections
@@ -19,9 +19,9 @@ BASELINE = arms.BASELINE
 
 RunKey = tuple[str, int]  # an arm's name within a comparison, and a seed
 
-# What a pair is there to compare.
+# The keys whose effect a pair measures.
 COMPARED = ("embedding.", "model.tie_head")
-# What may be compared beside that where each arm was tuned on its own, over the same values.
+# Keys that may differ too where each arm was tuned on its own, over the same values.
 TUNED = ("train.lr",)
 # Keys that two runs of a pair may set differently.
 FREE_IN_A_PAIR = keys.having(keys.INPUT, keys.ROUNDING, keys.NOTHING)
@@ -61,7 +61,7 @@ class Comparison:
 
     baseline: Arm
     others: tuple[Arm, ...]  # the other arms, lowest mean difference first; all arms hold runs of the same seeds
-    left_out: tuple[int, ...]  # seeds, rising, that only some arms have runs of
+    left_out: tuple[int, ...]  # seeds, rising, that some arms have no run of
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -105,7 +105,7 @@ def names(found: Sequence[finished_runs.Run], tuned: bool = False) -> list[str]:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Returns everything that compare knows, for a file; losses in nats per token."""
+    """Returns the comparison for a file; losses in nats per token."""
     return {
         "baseline": comparison.baseline.name,
         "confidence": intervals.CONFIDENCE,
@@ -122,11 +122,8 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     return {
         "seeds": [run.seed for run in arm.runs],
         "runs": [str(run.folder) for run in arm.runs],
-        "validation_loss": per_seed("validation_loss"),
-        "validation_bits_per_byte": per_seed("validation_bits_per_byte"),
-        "tokens_per_second": per_seed("tokens_per_second"),
-        "peak_memory_bytes": per_seed("peak_memory_bytes"),
-        "clip_share": per_seed("clip_share"),
+        **{key: per_seed(key) for key in ("validation_loss", "validation_bits_per_byte")},
+        **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
         "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
         "difference": arm.difference and intervals.to_json(arm.difference),
         "reach": {
@@ -156,13 +153,13 @@ def _by_name_and_seed(
 
 
 def settings(run: finished_runs.Run, compared: Sequence[str] = COMPARED) -> dict[str, str]:
-    """Returns what a pair is there to compare, by the last part of each key.
+    """Returns the settings that a pair compares, by the last part of each key.
 
-    A projection's derived scale is told as `derived`: each P has its own, which says nothing beside P.
+    An initial std that follows from P is given as `derived`.
     """
     values = {k: v for k, v in run.config.items() if _within(k, compared) and k not in FREE_IN_A_PAIR}
     told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
-    kind = arms.KINDS.get(run.config["embedding.kind"])  # none: of an arm that is no longer here
+    kind = arms.KINDS.get(run.config["embedding.kind"])  # None for an old run of an arm that was removed
     if kind and kind.bag and run.config["embedding.init_std"] == arms.derived_init_std(run.config):
         told["init_std"] = "derived"
     return told

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, and a folder of CSV files with the numbers of its figures."""
+"""The report: one self-contained page, and a folder of CSV files with the numbers of its figures."""
 
 import collections
 import shlex
@@ -23,7 +23,7 @@ from kronecker.schema import arms
 def write(comparison: compare.Comparison, page: Path, title: str) -> None:
     """Writes the page, and each figure as SVG with its numbers as CSV into a folder of the page's name beside it.
 
-    The page is written last and by rename: a page that stands has all its numbers.  Raises ValueError if `page` does
+    The page is written last and by rename, so a page that exists has all its numbers.  Raises ValueError if `page` does
     not end in .html, or token losses are of another checkpoint than the results.
     """
     pages.require_name(page)
@@ -59,7 +59,7 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
 
 
 def _arms(comparison: compare.Comparison) -> dict[str, str]:
-    """Returns the line of each arm; one that is no longer here has none."""
+    """Returns the description of each arm that is in `arms.ARMS`."""
     names = dict.fromkeys(arm.runs[0].arm for arm in comparison.arms)
     return {name: arms.ARMS[name].line for name in names if name in arms.ARMS}
 
@@ -68,22 +68,25 @@ def _limits(comparison: compare.Comparison) -> list[str]:
     first = comparison.baseline.runs[0]
     multipliers = {run.config["embedding.lr_mult"] for run in comparison.runs}
     rates = sorted({run.config["train.lr"] for run in comparison.runs})
-    shared = f"all share one peak learning rate, {rates[0]:g}, "
-    several = f"peak learning rates are {', '.join(f'{rate:g}' for rate in rates)} and no others, "
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    rate = (
+        f"the peak learning rates are {listed} only" if len(rates) > 1 else f"all have the peak learning rate {listed}"
+    )
     told = [
-        f"Nothing about larger models, longer training or other text: this is {measured_on.model(first.config)}, "
-        f"{tables.count(first.result['tokens'])} training tokens of {first.config['data.source']}.",
-        f"Nothing about each arm at its best: {several if len(rates) > 1 else shared}"
-        + ("times a multiplier for the input; " if len(multipliers) > 1 else "")
-        + "which may suit one arm better than another.",
+        "These runs show nothing about larger models, longer training or other text: they have "
+        f"{measured_on.model(first.config)}, and {tables.count(first.result['tokens'])} training tokens of "
+        f"{first.config['data.source']}.",
+        f"They do not compare each arm at its best: {rate}"
+        + (", times a multiplier for the input" if len(multipliers) > 1 else "")
+        + ", which may suit one arm better than another.",
     ]
     resolved = [arm for arm in comparison.others if arm.difference.verdict != intervals.NOT_RESOLVED]
     if len(resolved) > 1:
-        told.append("Not that all verdicts hold at once: each 95 % interval misses one time in twenty on its own.")
+        told.append("Some verdicts may be wrong: one 95 % interval in twenty misses the true difference.")
     totals = {run.params["total"] for run in comparison.runs}
     if len(totals) > 1:
         told.append(
-            "Not which part of a difference is due to parameter counts: the arms' totals differ, see the table."
+            "The runs do not show which part of a difference is due to parameter counts: totals differ (see Costs)."
         )
     return told
 
@@ -99,7 +102,7 @@ def _conditions(comparison: compare.Comparison) -> dict[str, str]:
         "Data": f"{c['data.source']}; fingerprint {data}",
         "Tokenizer": f"{c['tokenizer']}, {c['model.vocab_size']:,} ids; fingerprint {tokenizer}",
         "Training": f"{tables.count(result['tokens'])} tokens: {result['step']:,} steps of {batch}",
-        "Learning rate": f"{rates} at its peak, {c['train.warmup_steps']:,} steps of warm-up, then a cosine",
+        "Learning rate": f"peak {rates}; {c['train.warmup_steps']:,} steps of warm-up, then cosine decay",
         "Seeds": _each(", ".join(str(run.seed) for run in arm.runs) for arm in comparison.arms),
         "Device": _each(_devices(run) for run in comparison.runs),
         "Versions": _each(_versions(run) for run in comparison.runs),
@@ -118,5 +121,5 @@ def _versions(run: finished_runs.Run) -> str:
 
 
 def _each(texts: Iterable[str]) -> str:
-    """Returns the different texts; conditions that differ between runs should stand out."""
+    """Returns each different text once, so that conditions that differ between runs stand out."""
     return " | ".join(dict.fromkeys(texts))

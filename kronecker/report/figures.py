@@ -1,7 +1,7 @@
 """The report's figures of whole runs: verdicts, curves over training, speed.
 
-A figure is a picture for the page and the numbers that it draws for a CSV file beside it.  An arm has one colour and
-one line style in every figure.  A curve is the mean over seeds, its band reaches from the lowest seed to the highest.
+A figure is a picture for the page and its numbers for a CSV file beside it.  An arm has one colour and one line style
+in every figure.  A curve is the mean over seeds; its band goes from the lowest seed to the highest.
 """
 
 import csv
@@ -35,62 +35,38 @@ class Panel:
     percent: bool = False  # the number is a share
 
 
-_ZOOM = "The vertical axis covers the last three quarters of training; what came before lies above it."
+_ZOOM = "The vertical axis covers the last three quarters of training; earlier values lie above it."
 _PAIRED = (
     "Each run minus the {baseline} run with the same seed, at the same step. Below zero the arm is ahead. "
     "The vertical axis covers the last nine tenths of training."
 )
-_SMOOTHED = " A running mean over a twentieth of the logged lines."
+_SMOOTHED = " Curves are running means over a twentieth of the logged lines."
+_LOSS, _UNIT = "loss", "nats/token"
 PANELS = (
-    Panel("validation_loss", "Validation loss", _ZOOM, "nats/token", "validation", "loss", zoom_from=0.25),
+    Panel("validation_loss", "Validation loss", _ZOOM, _UNIT, "validation", _LOSS, zoom_from=0.25),
     Panel(
-        "validation_difference",
-        "Validation loss, paired difference",
-        _PAIRED,
-        "nats/token",
-        "validation",
-        "loss",
-        paired=True,
-        zoom_from=0.1,
+        *("validation_difference", "Validation loss, paired difference", _PAIRED, _UNIT, "validation", _LOSS),
+        **{"paired": True, "zoom_from": 0.1},
     ),
     Panel(
-        "training_loss",
-        "Training loss",
-        _ZOOM + _SMOOTHED,
-        "nats/token",
-        "train",
-        "loss",
-        smoothing=0.05,
-        zoom_from=0.25,
+        *("training_loss", "Training loss", _ZOOM + _SMOOTHED, _UNIT, "train", _LOSS),
+        **{"smoothing": 0.05, "zoom_from": 0.25},
     ),
     Panel(
-        "training_difference",
-        "Training loss, paired difference",
-        _PAIRED + _SMOOTHED,
-        "nats/token",
-        "train",
-        "loss",
-        paired=True,
-        smoothing=0.05,
-        zoom_from=0.1,
+        *("training_difference", "Training loss, paired difference", _PAIRED + _SMOOTHED, _UNIT, "train", _LOSS),
+        **{"paired": True, "smoothing": 0.05, "zoom_from": 0.1},
     ),
     Panel(
-        "embedding_std",
-        "Norm drift of the input embedding",
+        *("embedding_std", "Norm drift of the input embedding"),
         "Standard deviation of the table or the projection, in units of its initial standard deviation. "
-        "A scale that drifts changes how far one step of the optimizer moves the embedding.",
-        "times its initial value",
-        "train",
-        "embedding_std",
+        "As it grows, one optimizer step changes the embedding by a smaller fraction.",
+        *("times its initial value", "train", "embedding_std"),
     ),
     Panel(
-        "clip_share",
-        "Clipped steps",
-        "Share of all steps so far whose gradient norm was cut. An arm that is clipped more learns at a lower rate "
-        "than its schedule says.",
-        "share of steps",
-        "train",
-        "clip_share",
+        *("clip_share", "Clipped steps"),
+        "Share of all steps so far whose gradient was clipped, that is scaled down to the largest allowed norm. "
+        "Clipping lowers the weight of a step in Adam's averages.",
+        *("share of steps", "train", "clip_share"),
         percent=True,
     ),
 )
@@ -105,7 +81,7 @@ class Figure:
     caption: str  # how to read it
     svg: str  # the picture, a whole SVG document
     numbers: tuple[tuple[str, ...], ...]  # the table that it draws, header first
-    wide: bool = False  # wants the page's whole width
+    wide: bool = False  # needs the page's whole width
 
     @property
     def csv(self) -> str:
@@ -125,7 +101,7 @@ class Curve:
 
 
 def draw(comparison: compare.Comparison) -> list[Figure]:
-    """Returns what training came to: the verdicts, then curves over training, which go in twos."""
+    """Returns the figure of the verdicts, then those of curves over training."""
     with mpl.rc_context(plot.LOOK):
         figures = [_draw_verdicts(comparison), *(_draw_panel(comparison, panel) for panel in PANELS)]
     return [drawn for drawn in figures if drawn]
@@ -138,7 +114,7 @@ def draw_speed(comparison: compare.Comparison) -> Figure:
 
 
 def curves(comparison: compare.Comparison, panel: Panel) -> list[Curve]:
-    """Returns what `panel` draws, one curve an arm, at the steps that all of the arm's runs (or pairs) logged."""
+    """Returns the curves of `panel`, one an arm, at the steps that all of the arm's runs (or pairs) logged."""
     partners = {run.seed: run for run in comparison.baseline.runs}
     drawn = []
     for arm in comparison.others if panel.paired else comparison.arms:
@@ -170,36 +146,42 @@ def _draw_panel(comparison: compare.Comparison, panel: Panel) -> Figure | None:
     style = plot.styles([arm.name for arm in comparison.arms])
     end = max(curve.tokens[-1] for curve in drawn)
     scale, unit = next((scale, unit) for scale, unit in TOKEN_UNITS if end >= scale or scale == 1)
-    longest = max(len(arm.name) for arm in comparison.arms)
+    baseline = comparison.baseline.name
+    labels = {curve.arm: curve.values[:, -1].mean() for curve in drawn} | ({baseline: 0.0} if panel.paired else {})
+    ranges = {curve.arm: _range(curve, panel) for curve in drawn} | ({baseline: (0.0, 0.0)} if panel.paired else {})
+    left_out = plot.beyond(ranges, baseline)
+    edges = limits([ends for name, ends in ranges.items() if name not in left_out])
+    longest = max(len(plot.end_label(name, value, edges)) for name, value in labels.items())
     paper, ax = plot.sheet(plot.HEIGHT, left=0.85, right=plot.LETTER * longest + 0.35)
-    labels = {}
     for curve in drawn:
         colour, line = style[curve.arm]
         x, mean = curve.tokens / scale, curve.values.mean(axis=0)
         ax.plot(x, mean, color=colour, linestyle=line, gid=curve.arm)
-        ax.plot(x[-1], mean[-1], "o", color=colour, markersize=4, clip_on=False, zorder=3)
+        if edges[0] <= mean[-1] <= edges[1]:
+            ax.plot(x[-1], mean[-1], "o", color=colour, markersize=4, clip_on=False, zorder=3)
         if len(curve.seeds) > 1:
             ax.fill_between(x, curve.values.min(axis=0), curve.values.max(axis=0), color=colour, alpha=0.15, lw=0)
-        labels[curve.arm] = mean[-1]
     if panel.paired:
-        name = comparison.baseline.name
-        ax.axhline(0, color=style[name][0], linestyle=style[name][1], linewidth=1)
-        labels[name] = 0.0
+        ax.axhline(0, color=style[baseline][0], linestyle=style[baseline][1], linewidth=1)
     ax.set_xlim(0, end / scale)
-    ax.set_ylim(_limits(drawn, panel))
+    ax.set_ylim(edges)
     ax.set_xlabel(f"training tokens ({unit})")
     ax.set_ylabel(panel.unit)
     if panel.percent:
         ax.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
     plot.label_ends(ax, labels, {name: style[name][0] for name in labels})
-    caption = panel.caption.format(baseline=comparison.baseline.name)
+    caption = panel.caption.format(baseline=baseline) + plot.told_beyond(left_out)
     return Figure(panel.name, panel.title, caption, plot.svg(paper), _curve_numbers(drawn))
 
 
-def _limits(drawn: Sequence[Curve], panel: Panel) -> tuple[float, float]:
-    shown = [curve.values[:, curve.tokens >= panel.zoom_from * curve.tokens[-1]].ravel() for curve in drawn]
-    values = np.concatenate([*shown, [0.0] if panel.paired else []])
-    low, high = np.nanmin(values), np.nanmax(values)
+def _range(curve: Curve, panel: Panel) -> tuple[float, float]:
+    shown = curve.values[:, curve.tokens >= panel.zoom_from * curve.tokens[-1]]
+    return float(np.nanmin(shown)), float(np.nanmax(shown))
+
+
+def limits(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Returns the limits of an axis that holds the ranges, with a margin."""
+    low, high = np.min(ranges), np.max(ranges)
     margin = 0.06 * (high - low) or 0.05 * max(abs(high), 0.1)
     return low - margin, high + margin
 
@@ -210,30 +192,36 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
     baseline = comparison.baseline.name
     style = plot.styles([arm.name for arm in comparison.arms])
     paper, ax = plot.rows([arm.name for arm in comparison.others], top=0.35)
+    ranges = {arm.name: arm.difference.extent for arm in comparison.others}
+    left_out = plot.beyond(ranges | {baseline: (0.0, 0.0)}, baseline)
     numbers = []
     for row, arm in enumerate(comparison.others):
         difference, colour = arm.difference, style[arm.name][0]
         interval = difference.interval or ()
-        if interval:
-            ax.plot(interval, (row, row), color=colour, linewidth=2.4, solid_capstyle="butt")
-        ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
-        ax.plot(difference.mean, row, "D", color=colour, markersize=6.5, gid=arm.name)
         ends = tuple(f"{end:.6g}" for end in interval) or ("", "")
         seeds = zip(difference.seeds, difference.values, strict=True)
         numbers += [(arm.name, str(seed), f"{value:.6g}", "", "", "") for seed, value in seeds]
         numbers.append((arm.name, "mean", f"{difference.mean:.6g}", *ends, difference.verdict))
+        if arm.name in left_out:
+            plot.point_beyond(ax, difference.mean, row, colour, arm.name)
+            continue
+        if interval:
+            ax.plot(interval, (row, row), color=colour, linewidth=2.4, solid_capstyle="butt")
+        ax.plot(difference.values, [row - 0.24] * len(difference.values), "o", color=colour, mfc="white", markersize=5)
+        ax.plot(difference.mean, row, "D", color=colour, markersize=6.5, gid=arm.name)
     ax.axvline(0, color=style[baseline][0], linewidth=1.2)
-    for side, text in ((-1, "← better"), (1, "worse →")):
-        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        ax.annotate(text, (0, 1), (6 * side, 3), **at, horizontalalignment="right" if side < 0 else "left")
+    for side, text, align in ((0, "← better", "left"), (1, "worse →", "right")):  # not at zero: it may lack room
+        at = {"xycoords": "axes fraction", "textcoords": "offset points", "horizontalalignment": align}
+        ax.annotate(text, (side, 1), (0, 3), **at)
     ax.margins(x=0.12)
     label = f"final validation loss minus {baseline}'s (nats/token)"
-    ax.set_xlabel(label, loc="right")  # centred below axes beside long names it would go over the figure's edge
+    ax.set_xlabel(label, loc="right")  # centred, it would be cut off where the names of arms are long
     return Figure(
         "paired_differences",
         "Final paired differences",
-        "Circles: one seed each, above their mean (diamond). Bars: 95 % t intervals of the mean; "
-        f"a bar that crosses the line leaves open whether the arm beats {baseline}. One seed has no bar.",
+        "Circles: one seed each, above their mean (diamond). Bars: 95 % t intervals of the mean; where a bar crosses "
+        f"the line, it is not resolved whether the arm beats {baseline}. One seed has no bar."
+        + plot.told_beyond(left_out),
         plot.svg(paper),
         (("arm", "seed", "difference", "interval_low", "interval_high", "verdict"), *numbers),
     )
@@ -249,19 +237,11 @@ def _draw_speed(comparison: compare.Comparison) -> Figure:
     ax.margins(x=0.16)
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("training tokens a second")
-    numbers = [
-        (arm.name, str(run.seed), f"{run.result['tokens_per_second']:.6g}")
-        for arm in comparison.arms
-        for run in arm.runs
-    ]
-    caption = "The median over each run's logged lines, averaged over seeds. Runs that share a machine slow each other."
-    return Figure(
-        "tokens_per_second",
-        "Training speed",
-        caption,
-        plot.svg(paper),
-        (("arm", "seed", "tokens_per_second"), *numbers),
-    )
+    runs = [(arm.name, run) for arm in comparison.arms for run in arm.runs]
+    numbers = [(name, str(run.seed), f"{run.result['tokens_per_second']:.6g}") for name, run in runs]
+    caption = "The median over each run's logged lines, averaged over seeds. Runs on one machine slow each other down."
+    header = ("arm", "seed", "tokens_per_second")
+    return Figure("tokens_per_second", "Training speed", caption, plot.svg(paper), (header, *numbers))
 
 
 def _curve_numbers(drawn: Sequence[Curve]) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""What a handful of paired differences resolves: their mean, its t interval, a verdict, and what n seeds can see."""
+"""What a few paired differences resolve: their mean, its t interval, a verdict, and what n seeds could resolve."""
 
 import dataclasses
 import math
@@ -36,6 +36,12 @@ class Difference:
         return None if self.half is None else (self.mean - self.half, self.mean + self.half)
 
     @property
+    def extent(self) -> tuple[float, float]:
+        """The lowest and the highest of the values and the interval's ends."""
+        everything = (*self.values, *(self.interval or ()))
+        return min(everything), max(everything)
+
+    @property
     def verdict(self) -> str:
         """`better` or `worse` where the interval excludes zero, else `not resolved`."""
         if self.half is None or abs(self.mean) <= self.half:
@@ -60,7 +66,7 @@ class Difference:
 
 
 def to_json(difference: Difference) -> dict[str, Any]:
-    """Returns everything that a difference says, for a file; nats per token."""
+    """Returns the difference for a file; nats per token."""
     return {
         "seeds": difference.seeds,
         "per_seed": difference.values,
@@ -72,4 +78,4 @@ def to_json(difference: Difference) -> dict[str, Any]:
 
 
 def _t_quantile(degrees: int) -> float:
-    return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))  # scipy.stats.t.ppf, without its second of import
+    return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))  # as scipy.stats.t.ppf, which takes a second to import

@@ -1,4 +1,4 @@
-"""Token losses of finished runs, as scripts/token_losses.py left them; read only where they are of the run's end.
+"""Token losses of finished runs, from scripts/token_losses.py; refused unless they belong to the end of the run.
 
 Shapes: N held-out predictions, V vocabulary.
 """
@@ -13,7 +13,7 @@ from kronecker.run import finished_runs, rundir
 
 TokenLosses = Mapping[str, np.ndarray]
 
-# The evaluation at a run's end and token_losses.py add the same numbers in another order, perhaps on another device.
+# The evaluation at a run's end and token_losses.py add the same numbers in different orders, perhaps on other devices.
 CLOSE = 2e-3  # nats per token
 SHARED = ("inputs", "targets")
 
@@ -21,13 +21,13 @@ SHARED = ("inputs", "targets")
 def read(run: finished_runs.Run) -> TokenLosses | None:
     """Returns the arrays of a run's token_losses.npz (`training.token_losses` says which), or None if it has none.
 
-    Raises ValueError if they are damaged, of another checkpoint or other data than the run's result, or of another run
-    that stood in this folder: their mean over the tokens of the final evaluation must be its loss.
+    Raises ValueError if they are damaged, or belong to another checkpoint, other data or an earlier run in this folder:
+    their mean over the tokens of the final evaluation must be its loss.
     """
     file = run.folder / rundir.TOKEN_LOSSES
     if not file.exists():
         return None
-    again = f"write it again: python scripts/token_losses.py --again {run.folder}"
+    again = f"rewrite it: python scripts/token_losses.py --again {run.folder}"
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
             losses = {name: arrays[name] for name in arrays.files}
@@ -37,11 +37,11 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file}: damaged ({error}); {again}") from error
     if of_run != (run.result["step"], run.result["data_fingerprint"]):
-        raise ValueError(f"{file}: of another checkpoint or other data than {rundir.RESULT}; {again}")
+        raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {again}")
     if not abs(mean - run.result["validation_loss"]) <= CLOSE:
         raise ValueError(
-            f"{file}: {mean:.4f} nats/token on the tokens whose loss is {run.result['validation_loss']:.4f} in "
-            f"{rundir.RESULT}, so it is of another run; {again}"
+            f"{file}: has {mean:.4f} nats/token where {rundir.RESULT} has {run.result['validation_loss']:.4f}, so it "
+            f"belongs to another run; {again}"
         )
     return losses
 
@@ -49,7 +49,7 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
 def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
     """Returns (arm, seed) -> token losses of every run of a comparison; empty if one of them has none.
 
-    What all runs have in common is kept once.  Raises ValueError as `read` does, or if two runs predicted other tokens.
+    Arrays that all runs share are kept once.  Raises ValueError as `read` does, or if two runs predicted other tokens.
     """
     found: dict[compare.RunKey, TokenLosses] = {}
     if missing(comparison):
@@ -60,7 +60,8 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
             losses = read(run)
             first = first or losses
             if not all(np.array_equal(losses[name], first[name]) for name in SHARED):
-                raise ValueError(f"{run.folder / rundir.TOKEN_LOSSES}: of other tokens than the other runs'")
+                files = [one.folder / rundir.TOKEN_LOSSES for one in (comparison.runs[0], run)]
+                raise ValueError(f"{files[0]} and {files[1]} have different held-out tokens; leave one run out")
             found[arm.name, run.seed] = dict(losses) | {name: first[name] for name in SHARED}
     return found
 

@@ -1,4 +1,4 @@
-"""Pages and the files beside them.  A page is one file that needs no other: its look and its figures are in it."""
+"""Pages and the files beside them.  A page is one file that contains its style and its figures."""
 
 import base64
 import os
@@ -12,29 +12,29 @@ import jinja2
 from kronecker.report import figures, plot
 from kronecker.runtime import storage
 
-LEAST_LETTERS = 10  # CSS px, of text in a figure
+LEAST_LETTERS = 9.2  # CSS px, of text in a figure: a usual figure then fits a phone of 400 px
 
 
 def local(path: str, flag: str) -> Path:
-    """Returns the path of a file that is to be written, which `flag` names; a remote one raises a ValueError."""
+    """Returns the path of a file to be written; raises ValueError if it is remote.  `flag` is where it was given."""
     if storage.is_remote(path):
-        raise ValueError(f"{path}: pages and numbers are written to a disk; name a local file with {flag}")
+        raise ValueError(f"{path}: pages and numbers are written to a local disk; name a local file with {flag}")
     return Path(path)
 
 
 def render(template: str, **values: Any) -> str:
-    """Returns the page that a template of assets/pages makes of values; whatever they say is text, not HTML."""
+    """Returns a template of assets/pages filled with values, which are escaped: text, not HTML."""
     return _TEMPLATES.get_template(template).render(values)
 
 
 def require_name(page: Path) -> None:
-    """Raises a ValueError if `page` does not end in .html: for callers with work to do before they write it."""
+    """Raises ValueError if `page` does not end in .html: for callers with long work before they write it."""
     if page.suffix != ".html":
         raise ValueError(f"--out={page}: a page ends in .html; write --out={page.with_suffix('.html')}")
 
 
 def folder_of(page: Path) -> Path:
-    """Returns the folder for what goes with a page, made if it is not there: its own name without the ending.
+    """Returns the folder for the files of a page, its name without the ending; makes it if needed.
 
     Raises ValueError if `page` does not end in .html.
     """
@@ -52,25 +52,21 @@ def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a file by rename, so that it is whole or not there."""
+    """Writes a file by rename, so that it is never incomplete."""
     with storage.renamed(file, f".{os.getpid()}") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def _least_width(svg: str) -> str:
-    """Returns the CSS px below which a figure's text is too small to read; on a narrower screen it scrolls."""
+    """Returns the CSS px below which a figure's text is too small to read; a narrower screen scrolls it."""
     points = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', svg).group(1))
     return f"{LEAST_LETTERS / plot.LOOK['font.size'] * points:.0f}"
 
 
 def _typeset(text: str) -> str:
-    """Returns `text` with true minus signs, and percent signs that stay with their number."""
+    """Returns `text` with true minus signs and no line break before percent signs."""
     signed = re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text)
     return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", signed)
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 _TEMPLATES = jinja2.Environment(
@@ -80,4 +76,8 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {"typeset": _typeset, "base64": _base64, "least_width": _least_width}
+_TEMPLATES.filters |= {
+    "typeset": _typeset,
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "least_width": _least_width,
+}

@@ -1,7 +1,8 @@
-"""How the report draws: one colour and line style an arm, labels at line ends, and a look that prints."""
+"""How figures are drawn: one colour and line style an arm, labels at line ends, and a style fit for print."""
 
 import io
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,15 +13,8 @@ from kronecker.schema import arms
 # Okabe and Ito's palette, distinct for the colour-blind, without its yellow, which is lost on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
 BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
-COLOURS = {
-    "black": BLACK,
-    "blue": BLUE,
-    "vermilion": VERMILION,
-    "green": GREEN,
-    "purple": PURPLE,
-    "orange": ORANGE,
-    "sky": SKY,
-}
+COLOURS = {"black": BLACK, "blue": BLUE, "vermilion": VERMILION, "green": GREEN, "purple": PURPLE}
+COLOURS |= {"orange": ORANGE, "sky": SKY}
 DASHES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.2, 1.5)), "dashdot": (0, (6, 1.5, 1.2, 1.5))}
 STYLES = {name: (COLOURS[arm.colour], DASHES[arm.dash]) for name, arm in arms.ARMS.items()}
 # For arms that are not named there.
@@ -31,14 +25,14 @@ LEAST_WIDTH = 2.6  # inches, of axes beside long names
 PANEL_WIDTH, GROUP_HEIGHT, PANELS_WIDTH = 1.95, 0.24, 9.75  # inches, of figures with a panel an arm
 LETTER = 0.088  # inches, the mean width of a letter
 LABEL_GAP = 0.07  # of the axes' height, between two labels
+FAR, LEAST_KEPT = 2, 4  # see `beyond`
+LABEL_PAD = 4  # pixels around the label of a tick
+MOST_TICKS = 5  # of a horizontal axis, where their labels do not collide
 LOOK = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
+    **{"axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.grid": True, "axes.axisbelow": True, "axes.formatter.useoffset": False},
     "text.parse_math": False,  # a name may hold a dollar sign
     "grid.color": "#e3e3e3",
     "lines.linewidth": 1.8,
@@ -48,9 +42,9 @@ LOOK = {
 
 
 def styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
-    """Returns the (colour, line style) of each arm; no two of up to two dozen look alike.
+    """Returns the (colour, line style) of each arm; up to two dozen are all different.
 
-    A version of an arm, whose name goes on with its settings, has the arm's colour where a line style of it is free.
+    A version of an arm (its name and its settings) has the arm's colour if a line style of that colour is free.
     """
     given = {name: STYLES[name] for name in names if name in STYLES}
     for name in names:
@@ -65,11 +59,11 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
     """Returns the positions nearest to `wanted` (least squares) that keep its order and stand `gap` apart.
 
-    All lie in [0, 1] if that has room for them, else they begin at 0.
+    All lie in [0, 1] if they fit, else they begin at 0.
     """
     highest = max(0.0, 1 - gap * (len(wanted) - 1))
     order = np.argsort(wanted, kind="stable")
-    blocks: list[list[float]] = []  # neighbours that touch share one shift, the mean of what each would like
+    blocks: list[list[float]] = []  # isotonic regression: labels that would overlap form a block with one mean shift
     for rank, index in enumerate(order):
         blocks.append([wanted[index] - rank * gap])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
@@ -81,31 +75,69 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
+def beyond(ranges: Mapping[str, tuple[float, float]], baseline: str) -> dict[str, tuple[float, float]]:
+    """Returns the arms that an axis leaves out, with their ranges.
+
+    `ranges` is arm -> lowest and highest value.  An arm is left out if it extends beyond the range of the other arms by
+    more than FAR times the length of that range.  The baseline and at least LEAST_KEPT arms stay.
+    """
+    middle = statistics.median(sum(ends) / 2 for ends in ranges.values())
+    farthest = sorted(ranges, key=lambda name: -max(abs(end - middle) for end in ranges[name]))
+    for count in range(1, len(farthest) - LEAST_KEPT + 1):
+        kept = [ranges[name] for name in farthest[count:]]
+        low, high = min(ends[0] for ends in kept), max(ends[1] for ends in kept)
+        left_out = {name: ranges[name] for name in farthest[:count]}
+        over = [max(low - ends[0], ends[1] - high) for ends in left_out.values()]
+        if min(over) > FAR * (high - low) and baseline not in left_out:
+            return left_out
+    return {}
+
+
+def told_beyond(left_out: Mapping[str, tuple[float, float]]) -> str:
+    """Returns the sentence of a caption on the arms that an axis leaves out; empty if there are none."""
+    told = [f"{name} ({_number(low)} to {_number(high)})" for name, (low, high) in left_out.items()]
+    return f" The axis does not show all values of {', '.join(told)}." if told else ""
+
+
+def point_beyond(ax: axes.Axes, value: float, row: int, colour: str, name: str) -> None:
+    """Writes a value outside the horizontal axis at the end of its row, with an arrow towards it.
+
+    The axis contains zero.
+    """
+    right = value > 0
+    text, align = (f"{_number(value)} →", "right") if right else (f"← {_number(value)}", "left")
+    at = {"xycoords": ("axes fraction", "data"), "horizontalalignment": align, "verticalalignment": "center"}
+    ax.annotate(text, (float(right), row), **at, color=ink(colour), gid=name)
+
+
+def end_label(name: str, value: float, limits: tuple[float, float]) -> str:
+    """Returns a line's name; with an arrow and its last value where that lies outside the axis."""
+    low, high = limits
+    if low <= value <= high:
+        return name
+    return f"{name} {'↑' if value > high else '↓'} {_number(value)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
 def label_ends(ax: axes.Axes, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
     """Writes each line's name to the right of the axes, level with its last value where there is room.
 
     The limits of `ax` are final; `ends` are last values by name, `colours` those of the lines.
     """
     low, high = ax.get_ylim()
-    wanted = [(value - low) / (high - low) for value in ends.values()]
-    for (name, value), place in zip(ends.items(), spread(wanted, LABEL_GAP), strict=True):
+    seen = {name: min(max(value, low), high) for name, value in ends.items()}
+    wanted = [(value - low) / (high - low) for value in seen.values()]
+    for (name, value), place in zip(seen.items(), spread(wanted, LABEL_GAP), strict=True):
+        line = {"arrowstyle": "-", "color": colours[name], "linewidth": 0.8}
         ax.annotate(
-            name,
-            xy=(1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(1.07, place),
-            textcoords="axes fraction",
-            color=ink(colours[name]),
-            verticalalignment="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colours[name],
-                "linewidth": 0.8,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 4,
-            },
+            end_label(name, ends[name], (low, high)),
+            **{"xy": (1, value), "xycoords": ("axes fraction", "data")},
+            **{"xytext": (1.07, place), "textcoords": "axes fraction", "verticalalignment": "center"},
+            **{"color": ink(colours[name]), "annotation_clip": False},
+            arrowprops=line | {"relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4},
         )
 
 
@@ -133,7 +165,6 @@ def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.A
     paper, ax = sheet(ROW_HEIGHT * len(names) + 0.6 + top, left, right=0.25, top=top)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(5))
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -141,7 +172,7 @@ def rows(names: Sequence[str], top: float = 0.12) -> tuple[figure.Figure, axes.A
 
 
 def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, list[axes.Axes]]:
-    """Returns an empty figure with one panel a name, its title: the groups as rows, the horizontal axis shared.
+    """Returns an empty figure with a panel for each name; groups are rows, and panels share the horizontal axis.
 
     The first group is at the top; row i is centred on y = i.
     """
@@ -164,7 +195,6 @@ def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, 
         ax.set_title(name, fontsize=10.5, loc="left")
         ax.set_yticks(range(len(groups)), groups)
         ax.set_ylim(len(groups) - 0.4, -0.6)
-        ax.xaxis.set_major_locator(ticker.MaxNLocator(3))
         ax.tick_params(axis="y", length=0)
         ax.tick_params(axis="x", labelbottom=True)
     return paper, list(drawn)
@@ -172,6 +202,28 @@ def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, 
 
 def svg(paper: figure.Figure) -> str:
     """Returns the figure as an SVG document; equal figures give equal text."""
+    _thin_ticks(paper)
     text = io.StringIO()
     paper.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
+
+
+def _thin_ticks(paper: figure.Figure) -> None:
+    """Reduces the ticks of the horizontal axes to MOST_TICKS, or to fewer where their labels overlap."""
+    free = [ax.xaxis for ax in paper.axes if not isinstance(ax.xaxis.get_major_locator(), ticker.FixedLocator)]
+    for ticks in range(MOST_TICKS, 0, -1):
+        for axis in free:
+            axis.set_major_locator(ticker.MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+        if not _collide(paper):
+            return
+
+
+def _collide(paper: figure.Figure) -> bool:
+    paper.draw_without_rendering()
+    boxes = [
+        label.get_window_extent().padded(LABEL_PAD)
+        for ax in paper.axes
+        for label in ax.get_xticklabels()
+        if label.get_text()
+    ]
+    return any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

@@ -1,8 +1,8 @@
 """How much sooner one run of a pair reaches the other's final loss (the paper's 1.43 times fewer steps, section 6.6).
 
-Between two evaluations the validation loss is taken as linear; curves are convex, so the point is somewhat late.  Both
-runs follow one schedule made for the whole length, so the loss on the way is that of a learning rate not yet lowered: a
-run planned to be shorter would end lower, and the factor is not the compute that would be saved.
+The validation loss is interpolated linearly between two evaluations; curves are convex, so the point is somewhat late.
+At an intermediate step the learning rate is not yet at its final value.  A run planned for fewer steps would reach a
+lower loss there, so the factor is not the compute that would be saved.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from kronecker.run import finished_runs
 
-COARSEST = 1 / 4  # of a run between two evaluations; a crossing inside a wider gap is not known well enough
+COARSEST = 1 / 4  # of a run between two evaluations; interpolation over a wider gap is too imprecise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Reach:
     arm_ahead: bool  # whether the arm, not the baseline, is the better one
     tokens: float  # training tokens that the better one had seen by then
     steps: float  # its finished updates by then, interpolated too
-    # the whole run over that point, where the arm is ahead; that point over the whole run, where it is behind; so above
-    # 1 the arm needs fewer steps than the baseline, and 1.43 times fewer is 1.43
+    # all steps of a run over `steps` where the arm is ahead, else `steps` over all steps: above 1 the arm needs fewer
+    # steps than the baseline
     factor: float
 
 
 def reach(run: finished_runs.Run, partner: finished_runs.Run) -> Reach | None:
     """Returns when the better of an arm's run and the baseline's run of the same seed reached the other's final loss.
 
-    That is where its validation loss falls below for good.  None where the evaluations do not show it: when they are
-    further apart there than COARSEST of the run, or the first one is below already.
+    That is where its validation loss falls below it for good.  None if the evaluations do not show it: they are further
+    apart there than COARSEST of the run, or the first one is below already.
     """
     own, other = run.validation["loss"], partner.validation["loss"]
     if not len(own) or not len(other):

@@ -1,4 +1,4 @@
-"""The tables of verdicts and costs, and the sentences that go with them, for the terminal and the page."""
+"""The tables of verdicts and costs, and their sentences, for the terminal and the page."""
 
 import math
 from collections.abc import Sequence
@@ -13,29 +13,15 @@ PARAMETER_GROUPS = ("input", "body", "head", "total")
 
 
 def verdicts(comparison: compare.Comparison) -> Table:
-    """Returns who won by how much, and what these seeds could have seen."""
-    headers = (
-        "arm",
-        "nats/\ntoken",
-        "bits/\nbyte",
-        "paired\ndiff.",
-        "± 95 %",
-        "resolv-\nable",
-        "sooner\n×",
-        "verdict",
-    )
+    """Returns each arm's loss, paired difference, interval and verdict."""
+    headers = ("arm", "nats/\ntoken", "bits/\nbyte", "paired\ndiff.", "± 95 %", "resolv-\nable", "sooner\n×", "verdict")
     return Table(headers, tuple(_verdict_row(arm) for arm in comparison.arms), ("arm", "verdict"))
 
 
 def costs(comparison: compare.Comparison) -> Table:
     """Returns what each arm costs: parameters by group, speed, memory, clipped steps."""
-    headers = (
-        "arm",
-        *(f"{group}\nparams" for group in PARAMETER_GROUPS),
-        "tokens\n/s",
-        "peak\nmemory",
-        "clipped\nsteps",
-    )
+    params = (f"{group}\nparams" for group in PARAMETER_GROUPS)
+    headers = ("arm", *params, "tokens\n/s", "peak\nmemory", "clipped\nsteps")
     return Table(headers, tuple(_cost_row(arm) for arm in comparison.arms), ("arm",))
 
 
@@ -47,7 +33,7 @@ def reaches(comparison: compare.Comparison) -> Table:
 
 
 def settings(comparison: compare.Comparison) -> Table:
-    """Returns what the arms set differently of what a pair is there to compare."""
+    """Returns the settings in which the arms differ, of those that a pair compares."""
     told = [compare.settings(arm.runs[0], (*compare.COMPARED, *compare.TUNED)) for arm in comparison.arms]
     keys = [key for key in finished_runs.varying(told) if key != "arm"]
     rows = [(arm.name, *(own[key] for key in keys)) for arm, own in zip(comparison.arms, told, strict=True)]
@@ -56,29 +42,20 @@ def settings(comparison: compare.Comparison) -> Table:
 
 def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
     """Returns what ids that share a code cost each arm that has some."""
-    headers = (
-        "arm",
-        "ids sharing\na code",
-        "share of\ninputs",
-        "matched",
-        "damage\nnats",
-        "± 95 %",
-        "placebo\n95 %",
-        "over all\ntokens",
-        "verdict",
-    )
+    inputs = ("arm", "ids sharing\na code", "share of\ninputs", "matched")
+    headers = (*inputs, "damage\nnats", "± 95 %", "placebo\n95 %", "over all\ntokens", "verdict")
     return Table(headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
 
 
 def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO | None = None) -> None:
-    """Prints the tables and what they say in words."""
+    """Prints the tables and their sentences."""
     made = (verdicts(comparison), costs(comparison), reaches(comparison), collision_costs(damages))
     apart = (part for told in made if told.rows for part in (told, ""))
     printing.show(*apart, *sentences(comparison), file=file, wrap=True)
 
 
 def sentences(comparison: compare.Comparison) -> list[str]:
-    """Returns the verdicts in plain words, one sentence an arm, and what the seeds leave open."""
+    """Returns the verdicts in words, one sentence an arm, and which seeds are missing."""
     told = [_sentence(arm, comparison.baseline.name) for arm in comparison.others]
     if any(arm.difference.half is None for arm in comparison.others):
         told.append("One seed has no interval, so nothing is resolved: train at least three (--seeds=3 of sweep.py).")
@@ -154,10 +131,9 @@ def _sentence(arm: compare.Arm, baseline: str) -> str:
     if difference.half is None:
         return f"{arm.name}: not resolved; its one seed ended {gap}."
     low, high = difference.interval
-    per_seed = ", ".join(
-        f"{seed}: {signed(value)}" for seed, value in zip(difference.seeds, difference.values, strict=True)
-    )
-    interval = f"95 % interval {signed(low)} to {signed(high)}; per seed {per_seed}"
+    by_seed = zip(difference.seeds, difference.values, strict=True)
+    seeds = ", ".join(f"seed {seed}: {signed(value)}" for seed, value in by_seed)
+    interval = f"95 % interval {signed(low)} to {signed(high)}; {seeds}"
     if difference.verdict == intervals.NOT_RESOLVED:
-        return f"{arm.name}: not resolved; on average {gap}, but the interval holds zero ({interval})."
+        return f"{arm.name}: not resolved; on average {gap}, but the interval includes zero ({interval})."
     return f"{arm.name}: {difference.verdict}, on average {gap} ({interval})."

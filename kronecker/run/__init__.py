@@ -1,1 +1,1 @@
-"""What a run's folder holds; everything downstream reads this alone."""
+"""The content of a run's folder; everything after training reads only this."""

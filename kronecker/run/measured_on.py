@@ -1,4 +1,4 @@
-"""What probes were run on, in words that stand beside the paper's: model, training, text, tokenizer, seeds, P."""
+"""The conditions of probes, to compare with the paper's: model, training, text, tokenizer, seeds, byte positions P."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ PAPER = {
 
 
 def of_run(config: Mapping[str, Any], steps: int) -> dict[str, str]:
-    """Returns the conditions of a run, which is one seed, after `steps` updates; `config` is resolved and flat."""
+    """Returns the conditions of one run after `steps` updates; `config` is resolved and flat."""
     tokens = config["train.batch"] * config["train.sequence"]
     return {
         "model": model(config),
@@ -27,13 +27,12 @@ def of_run(config: Mapping[str, Any], steps: int) -> dict[str, str]:
 
 
 def model(config: Mapping[str, Any]) -> str:
-    """Returns the body's shape in words."""
     layers, width, heads = (config[f"model.{key}"] for key in ("layers", "d_model", "heads"))
     return f"{layers} layers of width {width} with {heads} heads"
 
 
 def merged(of_runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Returns the conditions of several runs: one text where they agree, else each different text once."""
+    """Returns the conditions of several runs, with each different value once."""
     found: dict[str, dict[str, None]] = {}
     for one in of_runs:
         for key, text in one.items():

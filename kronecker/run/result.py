@@ -1,4 +1,4 @@
-"""What a probe says: one table with its conditions, and what the paper says beside it.  One schema for all probes."""
+"""A probe's result: a table with its conditions, and the paper's rows.  One schema for all probes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,15 @@ Cell = str | int | float | None
 class Result:
     """A table."""
 
-    name: str  # stem of files, and the key by which others find it
-    title: str  # what it says, with its unit
-    source: str  # where the paper has it, e.g. "6.8, Table 10"; empty: the paper does not have it
-    conditions: Mapping[str, str]  # what it was measured on: model, training, seeds, tokenizer, ...
-    columns: Sequence[str]  # of the rows, the first ones say what a row is of
-    rows: Sequence[Sequence[Cell]]  # what was measured; None where a cell does not apply
-    paper: Sequence[Sequence[Cell]] = ()  # the paper's rows, same columns; empty where it gives none
-    notes: Sequence[str] = ()  # what the numbers do not show
-    # what the paper's rows were measured on, under the keys of `conditions` where there is one; `differences` compares
-    # the two
+    name: str  # stem of its files, and its key
+    title: str  # with the unit
+    source: str  # its place in the paper, e.g. "6.8, Table 10"; empty: not in the paper
+    conditions: Mapping[str, str]  # of the measurement: model, training, seeds, tokenizer, ...
+    columns: Sequence[str]  # the first ones identify a row
+    rows: Sequence[Sequence[Cell]]  # measured here; None where a cell does not apply
+    paper: Sequence[Sequence[Cell]] = ()  # the paper's rows, same columns
+    notes: Sequence[str] = ()  # limits of the numbers
+    # of the paper's rows, with the keys of `conditions`; `differences` compares the two
     paper_conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -33,15 +32,11 @@ class Result:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Returns the result for a file; every probe's file has these keys."""
     return dataclasses.asdict(result)
 
 
 def from_json(content: Mapping[str, Any]) -> Result:
-    """Returns the result that `to_json` gave; lists stay lists.
-
-    Raises ValueError if it has other keys, or a row of another length.
-    """
+    """Returns the result that `to_json` wrote, with lists for tuples; raises ValueError for wrong keys or rows."""
     fields = {field.name for field in dataclasses.fields(Result)}
     if set(content) != fields:
         raise ValueError(f"a result has the keys {', '.join(sorted(fields))}; got {', '.join(sorted(content))}")
@@ -49,14 +44,14 @@ def from_json(content: Mapping[str, Any]) -> Result:
 
 
 def differences(result: Result) -> dict[str, tuple[str, str]]:
-    """Returns condition -> (here, in the paper) where the two are not the same; a side that does not say is empty."""
+    """Returns condition -> (here, in the paper) where they differ; an unknown value is empty."""
     keys = [*result.paper_conditions, *(key for key in result.conditions if key not in result.paper_conditions)]
     both = {key: (result.conditions.get(key, ""), result.paper_conditions.get(key, "")) for key in keys}
     return {key: (here, there) for key, (here, there) in both.items() if here != there} if result.paper else {}
 
 
 def text(cell: Cell) -> str:
-    """Returns a cell as people read it: three significant digits or more, thousands apart, nothing for None."""
+    """Returns a cell as text: three significant digits or more, thousands separated, empty for None."""
     if cell is None:
         return ""
     if isinstance(cell, int):
@@ -67,7 +62,7 @@ def text(cell: Cell) -> str:
 
 
 def table(result: Result) -> Table:
-    """Returns the rows as text, the paper's last; columns of text are aligned left."""
+    """Returns the rows as text, the paper's last."""
     rows = (*result.rows, *result.paper)
     left = tuple(
         header for i, header in enumerate(result.columns) if not any(isinstance(row[i], int | float) for row in rows)
@@ -76,7 +71,6 @@ def table(result: Result) -> Table:
 
 
 def show(results: Sequence[Result], file: TextIO | None = None) -> None:
-    """Prints results one below the other, ours and then the paper's rows."""
     for one in results:
         source = f"  (paper: {one.source})" if one.source else ""
         conditions = (f"  {name}: {value}" for name, value in one.conditions.items())

@@ -1,17 +1,16 @@
-"""A run's directory: the names of its files, how they are written, and what makes a folder another run's.
+"""A run's folder: the names of its files, how they are written, and how a folder of another run is recognised.
 
     config.json     the resolved config            params.json    parameters by group, hash of the initial body
-    env.json        versions, commit, devices      metrics.jsonl  one object a line
+    env.json        versions, commit, devices      metrics.jsonl  one object per line
     checkpoints/    orbax                          result.json    written last: the run is complete
 
-and token_losses.npz, which token_losses.py adds to a complete run, and profile/ where log.profile_steps asks for it.
-Everything downstream reads these files alone.
+and token_losses.npz, which token_losses.py adds to a complete run, and profile/ if log.profile_steps is set.
 """
 
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path  # noqa: TID251  of the lock, which a bucket has not
+from pathlib import Path  # noqa: TID251  for the lock, which is always local
 from typing import Any
 
 import ml_collections
@@ -25,30 +24,30 @@ TOKEN_LOSSES = "token_losses.npz"
 CHECKPOINTS = "checkpoints"
 COMMITTED = "commit_success.txt"  # orbax's name
 
-# Keys that a resumed run may have otherwise.
+# Keys that may change when a run resumes.
 FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
 _LATER = {name: key.default for name, key in keys.KEYS.items() if key.later}
 
 
 def write_json(path: epath.Path, content: Any) -> None:
-    """Writes a JSON file, which is then whole or not there."""
+    """Writes a JSON file, completely or not at all."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with storage.writing(path) as file:
         file.write(text.encode())
 
 
 def read_json(path: epath.Path) -> Any:
-    """Returns the content of a JSON file, or None if there is none; a damaged one raises a ValueError that names it."""
+    """Returns the content of a JSON file, or None if there is none; raises ValueError if it is damaged."""
     if not path.exists():
         return None
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); the file was cut or edited") from None
+        raise ValueError(f"{path}: not JSON ({error}): incomplete or edited; restore it or use a new folder") from None
 
 
 def completed(saved: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that a run has saved, with the keys that came later at their defaults."""
+    """Returns the config that a run has saved; newer keys, which it lacks, get their defaults."""
     for name, default in _LATER.items():
         group, _, last = name.rpartition(".")
         (saved.setdefault(group, {}) if group else saved).setdefault(last, default)
@@ -56,7 +55,7 @@ def completed(saved: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns the part of a config that decides a run's numbers, dotted key -> value."""
+    """Returns the part of a config that determines a run's numbers, dotted key -> value."""
     return {
         key: value
         for key, value in dotted.flat(config).items()
@@ -66,7 +65,7 @@ def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
-    """Holds the run's folder against other processes of this machine; a second one waits and then finds it finished."""
+    """Locks the run's folder; a second process of this machine waits, and then finds the run finished."""
     if storage.is_remote(workdir):  # object stores have no locks
         yield
         return
@@ -75,9 +74,9 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 
 
 def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError that names the differing keys if `workdir` holds a run of another config.
+    """Raises a ValueError with the differing keys if `workdir` holds a run of another config.
 
-    A run with neither a checkpoint nor a result has nothing to lose, and may be started anew with any config.
+    A run without checkpoint and result has nothing to lose, and may start again with any config.
     """
     saved = read_json(workdir / CONFIG)
     if saved is None:
@@ -99,9 +98,9 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
 
 
 def has_checkpoint(workdir: epath.Path) -> bool:
-    """Returns whether there is a whole checkpoint.
+    """Returns whether there is a complete checkpoint.
 
-    On a disk orbax gives its folder a bare number last.  A bucket cannot rename one: there it adds COMMITTED last.
+    On a disk orbax renames its folder to a number last; in a bucket, which cannot rename, it adds COMMITTED last.
     """
     folder = workdir / CHECKPOINTS
     steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard and W&B where the config asks for them."""
+"""Outputs of a run's metrics: metrics.jsonl always, TensorBoard and W&B if the config enables them."""
 
 import hashlib
 import importlib.util
@@ -11,27 +11,24 @@ from etils import epath
 from kronecker.runtime import storage
 
 METRICS = "metrics.jsonl"
-HELD = "held"  # the kind of a line that only a resumed run reads: updates that are in no line of kind "train" yet
+HELD = "held"  # kind of a line that only a resumed run reads: updates after the last line of kind "train"
 
 
 class Sink(Protocol):
-    """Something that takes one line of metrics."""
+    """An output for lines of metrics, each with "kind" and "step"."""
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Takes a line; it has "kind" and "step"."""
+    def write(self, line: dict[str, Any]) -> None: ...
 
     def sync(self) -> None:
-        """Returns when what was taken outlives this process: a checkpoint of the same step is about to be written."""
+        """Returns once the lines would survive the end of this process; called before a checkpoint is saved."""
 
-    def close(self) -> None:
-        """Flushes."""
+    def close(self) -> None: ...
 
 
 class JsonLines:
-    """metrics.jsonl, one object a line.
+    """metrics.jsonl, one object per line, in the order of steps.
 
-    Steps in it are unique and rise: lines from beyond the checkpoint that a run resumes at are dropped, since the
-    resumed run writes them again.
+    Lines after the checkpoint that a run resumes from are dropped, as the resumed run writes them again.
     """
 
     def __init__(self, workdir: epath.Path, resume_step: int) -> None:
@@ -42,7 +39,6 @@ class JsonLines:
         self._lines.write(json.dumps(line))
 
     def sync(self) -> None:
-        """Writes what an object store does not have yet."""
         self._lines.sync()
 
     def close(self) -> None:
@@ -50,7 +46,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files in the run's folder, through tensorboardX."""
+    """Event files in the run's folder, by tensorboardX, with every number of a line as KIND/NAME."""
 
     def __init__(self, workdir: epath.Path, resume_step: int) -> None:
         import tensorboardX
@@ -58,7 +54,6 @@ class TensorBoard:
         self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Writes every number of the line as KIND/NAME."""
         for name, value in _numbers(line).items():
             self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 
@@ -70,7 +65,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run of the configured project; `pip install wandb` first."""
+    """A W&B run of the configured project, with every number of a line as KIND/NAME."""
 
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
         import wandb
@@ -81,25 +76,23 @@ class WeightsAndBiases:
         )
 
     def write(self, line: dict[str, Any]) -> None:
-        """Writes every number of the line as KIND/NAME."""
         named = {f"{line['kind']}/{name}": value for name, value in _numbers(line).items()}
         self._run.log(named, step=line["step"])
 
     def sync(self) -> None:
-        """Does nothing: W&B keeps its own copy of a run."""
+        """Does nothing: W&B keeps its own copy."""
 
     def close(self) -> None:
         self._run.finish()
 
 
 def check_sinks(config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError if the config asks for a sink whose library is not installed."""
     if config.log.wandb and not importlib.util.find_spec("wandb"):
-        raise ValueError("log.wandb is set but wandb is missing; pip install wandb, or leave it empty")
+        raise ValueError("log.wandb is set, but wandb is not installed; pip install wandb, or set log.wandb to empty")
 
 
 def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_step: int) -> list[Sink]:
-    """Returns the sinks that the config asks for; `resume_step` is 0 for a new run."""
+    """Returns the sinks that the config enables; `resume_step` is 0 for a new run."""
     sinks: list[Sink] = [JsonLines(workdir, resume_step)]
     if config.log.tensorboard:
         sinks.append(TensorBoard(workdir, resume_step))
@@ -109,7 +102,7 @@ def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_st
 
 
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
+    """Returns the lines of a run's metrics.jsonl, without an incomplete last line."""
     path = workdir / METRICS
     if not path.exists():
         return []

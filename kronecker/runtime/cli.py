@@ -1,4 +1,4 @@
-"""How every script of the project starts, and how it fails: one line with the culprit and the remedy, exit code 2."""
+"""How every script starts, and fails: bad input ends in one line with its cause and its fix, and exit code 2."""
 
 import sys
 import traceback
@@ -13,14 +13,14 @@ FLAGS = flags.FLAGS
 
 
 def run(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
-    """Parses the flags, runs `main` and exits with what it returns (None: 0).
+    """Parses the flags, runs `main` and exits with the code that it returns (None: 0).
 
-    Bad input is a ValueError or an OSError and ends in one line on stderr and exit code 2; a loss that is not finite
-    ends in 1, an interrupt in 130, SIGTERM while training in 143.  Anything else is a fault of ours: it keeps its
-    traceback, and ends in 1.
+    Bad input is a ValueError or an OSError: one line on stderr and exit code 2.  A loss that is not finite exits with
+    1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it prints its traceback
+    and exits with 1.
 
-    `main` takes nothing or, if `positional`, the list of arguments that are not flags.  With `needs_config`, --config
-    must be given where the script has it.
+    `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
+    that defines the flag --config fails without it.
     """
     fault: Exception | None = None
     try:
@@ -30,7 +30,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         else:
             rest = _parse(sys.argv, needs_config)
             if rest and not positional:
-                raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --, see --help")
+                raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --; --help lists them")
             code = (main(rest) if positional else main()) or 0
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -42,19 +42,19 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         print(words, file=sys.stderr)
         code = preemption.EXIT_CODE
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from where it was", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         code = 130
-    except Exception as error:  # noqa: BLE001  its traceback is printed; what is not ours may be one of several's end
+    except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it
         traceback.print_exc()
         code, fault = 1, error
-    distributed = sys.modules.get("kronecker.runtime.distributed")  # there only where something trains
+    distributed = sys.modules.get("kronecker.runtime.distributed")  # not every script imports it
     if distributed and code not in (0, preemption.EXIT_CODE):
         distributed.leave(code, fault)
     sys.exit(code)
 
 
 def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
-    logging.set_verbosity(logging.FATAL)  # libraries log an error with its traceback and then raise it all the same
+    logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
     if "config" in FLAGS:
         _check_config_flags(argv, needs_config)
     try:
@@ -64,7 +64,7 @@ def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
 
 
 def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
-    """Loads what --config names before config_flags does, whose own errors are tracebacks folded into a line."""
+    """Loads --config first, for short errors: those of config_flags are tracebacks in one line."""
     path = (FLAGS["config"].default_as_str or "").strip("'")  # `default` itself is a parsed config
     overrides = []
     for i, argument in enumerate(argv[1:], 1):

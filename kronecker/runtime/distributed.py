@@ -1,7 +1,7 @@
-"""Several processes that train one run: how they find each other, through JAX's own runtime.
+"""Several processes that train one run: they connect through JAX's runtime.
 
-Each says that it waits for the others, and then who and where it is.  One that never comes ends the others after
-`distributed.timeout_seconds`; it is the one whose log lacks the first line.  One that dies or fails ends them after
+Each prints that it waits for the others, and then its index, host and devices.  If a process never starts, its log
+lacks both lines, and the others end after `distributed.timeout_seconds`.  If one dies or fails, the others end after
 `distributed.heartbeat_seconds`, and JAX's message on process 0 names it ("Task 1 heartbeat timeout").
 """
 
@@ -18,46 +18,48 @@ from jax.experimental import multihost_utils
 
 from kronecker.runtime import allocator
 
-# What SLURM and Open MPI, and Cloud TPU, tell each process of how many there are.  JAX reads the rest itself.
+# Where SLURM, Open MPI and Cloud TPU tell a process how many there are.  JAX reads the rest itself.
 _SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
-# What stands in for distributed.coordinator, processes and index, if those are not set.
+# Replace distributed.coordinator, processes and index where these are not set.
 COORDINATOR, PROCESSES, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def start(config: ml_collections.ConfigDict) -> None:
-    """Joins the processes of this run, if there are several; before anything else asks JAX for its devices.
+    """Connects the processes of this run, if there are several; call it before anything uses JAX's devices.
 
-    Raises ValueError if coordinator, processes and index do not fit together, distributed.enabled is on and nothing
-    says where the others are, or it is off and there are several processes.  If the others are not there in time, JAX
-    ends the process with a message and SIGABRT.
+    Raises ValueError if coordinator, processes and index do not fit together, if distributed.enabled is on and no other
+    process can be found, or if it is off and there are several.  If the others do not connect in time, JAX ends this
+    process with a message and SIGABRT.
     """
-    told = explicit(config.distributed, os.environ) if config.distributed.enabled != "off" else {}
+    given = explicit(config.distributed, os.environ) if config.distributed.enabled != "off" else {}
     if config.distributed.enabled == "on" or (
-        config.distributed.enabled == "auto" and (told or _one_of_several(os.environ))
+        config.distributed.enabled == "auto" and (given or _one_of_several(os.environ))
     ):
         seconds = config.distributed.timeout_seconds
-        place = "process {process_id} of {num_processes} at {coordinator_address}".format(**told) if told else "process"
-        _say(f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for the others")
+        place = (
+            "process {process_id} of {num_processes} at {coordinator_address}".format(**given) if given else "process"
+        )
+        _say(f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for other processes")
         try:
             jax.distributed.initialize(
-                **told,
-                # In a SLURM job, JAX would also give each process one GPU; with an explicit place, it gets all.
-                cluster_detection_method="deactivate" if told else None,
+                **given,
+                # In a SLURM job JAX gives each process one GPU; with an explicit index a process has all of them.
+                cluster_detection_method="deactivate" if given else None,
                 initialization_timeout=seconds,
                 heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
                 shutdown_timeout_seconds=seconds,
             )
         except ValueError as error:  # JAX found no cluster
             raise ValueError(
-                "distributed.enabled is on, and nothing says where the other processes are: no SLURM, Open MPI or "
-                f"Cloud TPU is here ({error}); set distributed.coordinator, processes and index, or {COORDINATOR}, "
-                f"{PROCESSES} and {INDEX}, or leave distributed.enabled at auto"
+                "distributed.enabled is on, but the other processes cannot be found: no SLURM, Open MPI or Cloud TPU "
+                f"started this one ({error}); set distributed.coordinator, processes and index, or {COORDINATOR}, "
+                f"{PROCESSES} and {INDEX}, or set distributed.enabled to auto"
             ) from error
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
-            f"this is one of {jax.process_count()} processes of a TPU slice, and distributed.enabled is "
-            f"{config.distributed.enabled}; set --config.distributed.enabled=on on each of them"
+            f"this is one of {jax.process_count()} processes of a TPU slice, but distributed.enabled is "
+            f"{config.distributed.enabled}; start each of them with --config.distributed.enabled=on"
         )
     if jax.distributed.is_initialized():
         _say(
@@ -67,7 +69,7 @@ def start(config: ml_collections.ConfigDict) -> None:
 
 
 def leave(code: int, fault: BaseException | None = None) -> None:
-    """Ends this process with `code` at once if it is one of several that fails on its own account; else returns.
+    """Ends this process with `code` at once if it is one of several and failed alone; else returns.
 
     JAX normally waits for its peers at exit.  If this process failed alone, it exits at once so that peers see a
     missing heartbeat.  A JaxRuntimeError usually means that a peer died, so there is no early exit for it, except on
@@ -81,40 +83,39 @@ def leave(code: int, fault: BaseException | None = None) -> None:
 
 
 def processes_here() -> int:
-    """Returns how many of the run's processes are on this machine; collective over them."""
+    """Returns how many of the run's processes are on this machine; all of them must call it."""
     own = zlib.crc32(socket.gethostname().encode())
     return told_by_all(own).count(own)
 
 
 def told_by_all(number: int) -> list[int]:
-    """Returns the number, from 0 up to 2^32 - 1, that each of the run's processes gives here; collective over them."""
+    """Returns the `number` that each process of the run passes, from 0 to 2^32 - 1; all of them must call it."""
     if jax.process_count() == 1:
         return [number]
     return multihost_utils.process_allgather(np.uint32(number)).tolist()
 
 
 def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -> dict[str, str | int]:
-    """Returns what config or environment say of coordinator, processes and index, as JAX's arguments; {}: nothing.
+    """Returns coordinator, processes and index as arguments of JAX, from config or environment; {}: none is set.
 
-    `group` is the config's `distributed`.  Raises ValueError if some of the three are missing, or are no numbers, or
-    the index is not one of the processes.
+    `group` is the config's `distributed`.  Raises ValueError if some of the three are missing or malformed.
     """
     coordinator = group.coordinator or environment.get(COORDINATOR, "")
     processes = group.processes or _number(environment, PROCESSES, 0)
     index = group.index if group.index >= 0 else _number(environment, INDEX, -1)
-    told = f"distributed.coordinator={coordinator!r}, processes={processes}, index={index}"
+    given = f"distributed.coordinator={coordinator!r}, processes={processes}, index={index}"
     if not coordinator and not processes and index < 0:
         return {}
     if not coordinator or not processes or index < 0:
         raise ValueError(
-            f"{told}: they go together; give each process HOST:PORT of the first one, how many there are, and its own "
-            f"number from 0, by these keys or by {COORDINATOR}, {PROCESSES} and {INDEX}"
+            f"{given}: set all three or none; give each process HOST:PORT of the first one, the number of processes, "
+            f"and its own index from 0, by these keys or by {COORDINATOR}, {PROCESSES} and {INDEX}"
         )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise ValueError(f"{told}: the coordinator is HOST:PORT, for example 10.0.0.1:8476")
+        raise ValueError(f"{given}: the coordinator must be HOST:PORT, for example 10.0.0.1:8476")
     if index >= processes:
-        raise ValueError(f"{told}: the index of {processes} processes is one of 0 to {processes - 1}")
+        raise ValueError(f"{given}: the index must be from 0 to {processes - 1}")
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": index}
 
 
@@ -123,12 +124,11 @@ def _say(line: str) -> None:
 
 
 def _one_of_several(environment: Mapping[str, str]) -> bool:
-    """Returns whether a cluster says that it started this process as one of several."""
     return any(_number(environment, size, 1) > 1 for size in _SIZES) or "," in environment.get(_TPU_HOSTS, "")
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
     text = environment.get(variable, "")
     if text and not text.isdecimal():
-        raise ValueError(f"{variable} is {text!r}; it must be a whole number from 0 up")
+        raise ValueError(f"{variable} is {text!r}; it must be a whole number, 0 or above")
     return int(text) if text else default

@@ -1,11 +1,11 @@
-"""What a device can do: its peak speed, and the most memory that was held on it."""
+"""A device's peak speed, and the most memory that was used on it."""
 
 import resource
 import sys
 
 import jax
 
-# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; a device that is not here has no MFU.
+# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; other devices have no MFU.
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
     "NVIDIA B200": 2250e12,
@@ -14,19 +14,19 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,  # how JAX calls a v5p
+    "TPU v5": 459e12,  # JAX's name of a v5p
     "TPU v6 lite": 918e12,
 }
 MFU = 0.4  # an assumption, not a measurement; small models stay below it
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bf16 FLOP/s of one device of this kind, as JAX names it, or None where they are not known."""
+    """Returns the dense bf16 FLOP/s of one device of this kind, as JAX names it; None: unknown."""
     return PEAK_FLOPS.get(max((name for name in PEAK_FLOPS if device_kind.startswith(name)), key=len, default=""))
 
 
 def peak_memory_bytes() -> int:
-    """Returns the most memory held so far: of the first device where it says, else of this process."""
+    """Returns the peak memory of the first device if it reports it, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return stats.get("peak_bytes_in_use") or resident * (1 if sys.platform == "darwin" else 1024)

@@ -1,7 +1,7 @@
-"""Processes on one folder: a lock that one of them holds at a time.
+"""Locks on folders, which one process holds at a time.
 
-A lock goes with the process that holds it, however that ends.  They are flock's: they work on local disks, and between
-hosts on NFS from version 4 on and on other shared disks that pass flock on; object stores have none.
+They are flock's: a lock ends with its process, however that ends.  They work on local disks, and between hosts on NFS 4
+or later and other shared disks that support flock; object stores have none.
 """
 
 import contextlib
@@ -10,16 +10,16 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
-LOCK = ".lock"  # of a folder that one process works on: a run, a sweep
+LOCK = ".lock"  # in the folder of a run or a sweep
 _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def locked(file: pathlib.Path, wait: bool = True) -> Iterator[int | None]:
-    """Holds the lock `file`, made with its folder if need be, and yields its file descriptor.
+    """Holds the lock `file`, created with its folder if missing, and yields its file descriptor.
 
-    A child that inherits the descriptor holds the lock too: a run that outlives a killed sweep is waited for.  Without
-    `wait`, None comes at once if another process has the lock.
+    A child that inherits the descriptor holds the lock too, so a new sweep waits for the runs of a killed sweep.
+    Without `wait`, yields None at once if another process holds the lock.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lock:
@@ -29,6 +29,6 @@ def locked(file: pathlib.Path, wait: bool = True) -> Iterator[int | None]:
             if not wait:
                 yield None
                 return
-            _log.warning("%s: another process, or a run that one left behind, is at work here; waiting for it", file)
+            _log.warning("%s: another process, or a run that it started, is using this folder; waiting for it", file)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()

@@ -1,4 +1,4 @@
-"""On what a process runs, for records: versions, commit, devices, command, processor."""
+"""What a process runs on, for records: versions, commit, devices, command, processor."""
 
 import datetime
 import importlib.metadata
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-AUTHOR_PACKAGE = ("kronecker-embeddings", "torch")  # what benchmarks compare with, where it is installed
+AUTHOR_PACKAGE = ("kronecker-embeddings", "torch")  # benchmarks compare with it, where installed
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
 
 
 def environment() -> dict[str, Any]:
-    """Returns what env.json says: versions, commit, devices, command, start time in UTC."""
-    import jax  # a reader of records should not wait for it
+    """Returns the content of env.json: versions, commit, devices, command, start time in UTC."""
+    import jax  # here, as it is slow to import, and readers of records do not need it
 
     return {
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -32,10 +32,7 @@ def environment() -> dict[str, Any]:
 
 
 def without_paths_outside(command: Sequence[str]) -> list[str]:
-    """Returns a command for a record that others read.
-
-    Of a path that leads out of the folder it was run in, the base name alone is left.
-    """
+    """Returns a command for published records: a path outside its working directory keeps its base name only."""
     return [re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word) for word in command]
 
 
@@ -59,14 +56,14 @@ def load() -> list[float]:
 
 
 def device_peak_bytes() -> int | None:
-    """Returns the most memory of the first device that this process held; None where the device does not say."""
-    import jax  # likewise
+    """Returns this process's peak memory on the first device; None: the device does not report it."""
+    import jax  # slow, as above
 
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def line(found: dict[str, Any]) -> str:
-    """Returns the line under a benchmark that says what it ran on."""
+    """Returns the line below a benchmark about its machine and versions."""
     devices = ", ".join(found["devices"]) if found["platform"] != "cpu" else found["processor"]
     named = ("jax", "jaxlib", "flax", "optax", *AUTHOR_PACKAGE)
     versions = ", ".join(f"{name} {found['versions'][name] or 'not installed'}" for name in named)

@@ -1,11 +1,9 @@
-"""Being told to leave: SIGTERM becomes a complete checkpoint and exit code 143, within a time of grace.
+"""Preemption: SIGTERM becomes a complete checkpoint and exit code 143, within a grace period.
 
-A process alone takes the signal itself.  Before training begins there is nothing to save, and it leaves at once, even
-out of a compilation; from then on whoever trains asks `asked()` at moments at which a state is whole, and saves.  A
-thread ends the process when the grace is over, saved or not, and even if it only waits for the others to leave.
-
-Several processes are told by JAX, whose runtime takes the signal of any of them, tells the others, and lets all of them
-stop at the same call of `asked()`.  A second signal changes nothing.
+The training loop polls `asked()` between steps, when the state can be saved.  Before training starts there is nothing
+to save, and SIGTERM ends the process at once, even in a compilation.  A thread ends it after the grace period, saved or
+not.  With several processes, JAX's runtime passes the signal of any of them to all, and `asked()` returns True at the
+same call in each.  A second signal changes nothing.
 """
 
 import os
@@ -19,23 +17,23 @@ from typing import Self
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-class Preempted(Exception):  # noqa: N818  no error: the run goes on later
-    """The run was told to leave and has done so; the text says what is saved."""
+class Preempted(Exception):  # noqa: N818  not an error: the run resumes later
+    """The run was preempted and has stopped; the text says what is saved."""
 
 
 class Notice:
-    """Says whether this process has been told to leave; a context, entered by the main thread as early as possible."""
+    """Whether this process has been preempted; a context that the main thread enters as early as possible."""
 
     def __init__(self, grace_seconds: float) -> None:
-        """`grace_seconds` are from the signal (of several processes: from their agreement to stop) to the end."""
+        """`grace_seconds` begin with the signal or, with several processes, when they agree to stop."""
         self._grace = grace_seconds
-        self._told = threading.Event()
+        self._received = threading.Event()
         self._training = False
         self._calls = 0
 
     def __enter__(self) -> Self:
-        # Python runs a handler between two bytecodes, which a long compilation or a step keeps from coming; what C
-        # writes into this socket wakes the thread at once.
+        # Python runs a handler between two bytecodes only, so a compilation or a step delays it; this socket, which C
+        # code writes to, wakes the thread at once.
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(self._writer.fileno())
@@ -45,27 +43,24 @@ class Notice:
     def __exit__(self, *_: object) -> None:
         handler, wakeup = self._before
         signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if self._told.is_set() else handler or signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if self._received.is_set() else handler or signal.SIG_DFL)
         self._writer.close()  # and the thread ends
 
     def asked(self) -> bool:
-        """Returns whether to save and leave; from the first call on there is something to save.
-
-        Of several processes all call it equally often, and all get True at the same call.
-        """
+        """Returns whether to save and exit; all processes call it equally often, once there is a state to save."""
         self._training = True
-        if self._told.is_set():
+        if self._received.is_set():
             return True
-        import jax  # here, so that this module can listen before JAX is there
+        import jax  # here, so that this module listens before JAX is loaded
 
         if jax.distributed.is_initialized():
             from jax.experimental import multihost_utils
 
             self._calls += 1
             if multihost_utils.reached_preemption_sync_point(self._calls):
-                self._told.set()
+                self._received.set()
                 threading.Thread(target=self._end_in_time, name="grace", daemon=True).start()
-        return self._told.is_set()
+        return self._received.is_set()
 
     def _listen(self) -> None:
         while signals := self._reader.recv(64):
@@ -74,15 +69,15 @@ class Notice:
         else:
             return
         if not self._training:
-            _end("told to leave before training began: nothing to save; the same command starts again")
-        self._told.set()
+            _end("received SIGTERM before training started: nothing to save; run the same command again")
+        self._received.set()
         self._end_in_time()
 
     def _end_in_time(self) -> None:
         time.sleep(self._grace)
         _end(
-            f"told to leave, and still here {self._grace:g} s later (checkpoint.grace_seconds); the same command goes "
-            "on from the newest checkpoint that is whole"
+            f"received SIGTERM and did not stop within checkpoint.grace_seconds={self._grace:g}; exiting now; the same "
+            "command resumes from the newest complete checkpoint"
         )
 
 

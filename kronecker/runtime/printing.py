@@ -1,52 +1,75 @@
-"""Tables of text and how they are printed, the same for every script."""
+"""Tables of text, and their output on terminals and in files."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from rich import box, console, measure
 from rich import table as rich_table
 
-NARROWEST = 100  # characters; a pipe has no width
+NARROWEST = 100  # characters, where there is no terminal
 WIDEST = 1000
+_UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of text."""
 
-    headers: tuple[str, ...]  # of its columns; a line break where one may be wanted
-    rows: Sequence[Sequence[str]]  # one sequence a row, whose last cells may be missing; an empty one is a blank line
-    left: tuple[str, ...]  # headers whose columns are aligned left; all others hold numbers
-    quoted: int = 0  # how many of the last rows are the paper's
+    headers: tuple[str, ...]  # of its columns; may have line breaks
+    rows: Sequence[Sequence[str]]  # a row may lack its last cells; an empty one is a blank line
+    left: tuple[str, ...]  # headers of the columns that are aligned left; all others hold numbers
+    quoted: int = 0  # the number of last rows that are the paper's
 
 
 def show(*parts: Table | str, file: TextIO | None = None, wrap: bool = False) -> None:
-    """Prints tables and texts one below the other; plain text where `file`, by default stdout, is not a terminal.
+    """Prints tables and texts to `file`, by default stdout; plain text if that is not a terminal.
 
-    A table that is wider than the terminal is not cut.  `wrap` breaks long texts between words, at the width of the
-    terminal or of the widest table so far.
+    A table that is wider than the terminal is printed as a list: below each row's first cell the others, with their
+    headers.  `wrap` breaks long texts between words, at the width of the terminal or of the widest table so far.
     """
     screen = console.Console(file=file, highlight=False, markup=False)
     if not screen.is_terminal:
         screen.width = NARROWEST
     for part in parts:
         shown = _grid(part) if isinstance(part, Table) else part
-        if shown is not part:  # on a narrow terminal a wrapped row still says more than a cut one
+        if shown is not part:
             natural = measure.Measurement.get(screen, screen.options.update(max_width=WIDEST), shown).maximum
-            screen.width = max(screen.width, natural)
+            if screen.is_terminal and natural > screen.width:
+                shown = _list(part, screen.width)
+            else:
+                screen.width = max(screen.width, natural)
         screen.print(shown, soft_wrap=not wrap)
 
 
-def _grid(told: Table) -> rich_table.Table:
+def fill(parts: Iterable[str], between: str, width: int) -> str:
+    """Returns the parts on lines of at most `width` characters, with no part broken that fits into a line."""
+    line = between.join(part.replace(" ", _UNBROKEN) for part in parts)
+    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, width, **options).replace(_UNBROKEN, " ")
+
+
+def _list(table: Table, width: int) -> str:
+    headers = [re.sub(r"-\n|(?<=/)\n|\n(?=/)", "", header).replace("\n", " ") for header in table.headers]
+    lines = []
+    for i, (first, *others) in enumerate(row or [""] for row in table.rows):
+        cells = (f"{header} {cell}".strip() for header, cell in zip(headers[1:], others, strict=False) if cell)
+        quoted = "paper: " if i >= len(table.rows) - table.quoted else ""
+        lines += [f"{quoted}{first}", *filter(None, [fill(("", *cells), "  ", width)])]
+    return "\n".join(lines)
+
+
+def _grid(table: Table) -> rich_table.Table:
     grid = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for header in told.headers:
-        justify = "left" if header in told.left else "right"
+    for header in table.headers:
+        justify = "left" if header in table.left else "right"
         grid.add_column(header, justify=justify, vertical="bottom", no_wrap=True)
-    ours = len(told.rows) - told.quoted
-    for row in told.rows[:ours]:
+    ours = len(table.rows) - table.quoted
+    for row in table.rows[:ours]:
         grid.add_row(*row)
-    for i, (first, *others) in enumerate(told.rows[ours:]):
+    for i, (first, *others) in enumerate(table.rows[ours:]):
         if i == 0:
             grid.add_section()
         grid.add_row(f"paper: {first}", *others)

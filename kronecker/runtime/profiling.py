@@ -1,4 +1,4 @@
-"""What the device did in a few training steps: a recording for XProf or TensorBoard, and its costliest kernels."""
+"""A profile of a few training steps, for XProf or TensorBoard, and its costliest kernels."""
 
 import collections
 import contextlib
@@ -11,11 +11,11 @@ from etils import epath
 
 from kronecker.runtime import storage
 
-FOLDER = "profile"  # of a run's
-WARM_UP = 5  # updates of a process that come before those that are recorded: memory is found, clocks are up
-STEP = "train"  # the name that a step has in the recording
-STREAMS, OPS = "Stream", "XLA Ops"  # how lines of a device begin: a GPU's hold its kernels, a TPU's its operations
-OPERATION = "hlo_op"  # what an event of a CPU's threads has if it is a program's operation
+FOLDER = "profile"  # in the run's folder
+WARM_UP = 5  # a process's updates before the recorded ones: memory gets allocated, clocks rise
+STEP = "train"  # a step's name in the recording
+STREAMS, OPS = "Stream", "XLA Ops"  # prefixes of a device's lines: a GPU's kernels, a TPU's operations
+OPERATION = "hlo_op"  # an event's value with the program's operation; a CPU's other events lack it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +23,25 @@ class Kernel:
     """A kernel, or an operation where a program has no kernels."""
 
     name: str  # as the device's profiler gives it
-    operation: str  # of the program, in one of its calls; "": not known
-    calls: int  # how often it ran
-    seconds: float  # in all, without what ran inside it
+    operation: str  # of the program, in one of the calls; "": unknown
+    calls: int
+    seconds: float  # of all calls, without kernels that ran inside it
     share: float  # of the seconds of all kernels
 
 
 def check(folder: epath.Path, steps: int) -> None:
-    """Raises a ValueError if `steps` are to be recorded into a folder that is no disk's."""
+    """Raises a ValueError if `steps` is not 0 and the folder is remote."""
     if steps and storage.is_remote(folder):
         raise ValueError(
-            f"log.profile_steps is {steps}, which needs a --workdir on a disk, got {folder}; choose one, or set it to 0"
+            f"log.profile_steps={steps} needs a local --workdir, got {folder}; give one, or set log.profile_steps=0"
         )
 
 
 @contextlib.contextmanager
 def recording(folder: epath.PathLike) -> Iterator[None]:
-    """Records what this process's devices do inside the `with` block; the block waits for its own work."""
+    """Records this process's devices during the `with` block; wait for its results inside the block."""
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # a line for each call of Python slows the steps and fills the file
+    options.python_tracer_level = 0  # tracing Python's calls slows the steps and fills the file
     jax.profiler.start_trace(str(folder), profiler_options=options)
     try:
         yield
@@ -50,7 +50,7 @@ def recording(folder: epath.PathLike) -> Iterator[None]:
 
 
 def step(number: int) -> contextlib.AbstractContextManager:
-    """Returns a context that names what is dispatched in it as one step of training."""
+    """Returns a context that marks what is dispatched in it as a training step."""
     return jax.profiler.StepTraceAnnotation(STEP, step_num=number)
 
 
@@ -62,10 +62,10 @@ def recorded(
     last: int,
     pause: Callable[[], contextlib.AbstractContextManager],
 ) -> Callable[..., Any]:
-    """Returns `update`, which records `steps` of its calls after WARM_UP ones, or as late as there are so many.
+    """Returns `update`, called once a step, with `steps` calls recorded: those after WARM_UP calls, or the last ones.
 
-    It is called once a step; with 0 `steps` it records none.  `start` and `last` are finished updates before its first
-    call and after the last one; `pause` stops the clock of training while the recording begins and while it is written.
+    `start` updates are finished before the first call, and `last` after the last call; `pause` stops the training clock
+    while the recording starts and while it is written.
     """
     first = max(start, min(start + WARM_UP, last - steps))
     own = range(first, min(first + steps, last))
@@ -92,13 +92,10 @@ def recorded(
 
 
 def costliest(folder: epath.PathLike, count: int = 10) -> list[Kernel]:
-    """Returns the kernels of the newest recording below a folder that took most time, the costliest first.
-
-    Raises FileNotFoundError if there is no recording.
-    """
+    """Returns the costliest kernels, by cost, of the newest recording below a folder."""
     files = sorted(epath.Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no recording of a profile (plugins/profile/*/*.xplane.pb) here")
+        raise FileNotFoundError(f"{folder}: no profile found (plugins/profile/*/*.xplane.pb); set log.profile_steps")
     nanoseconds, calls, operations = collections.Counter(), collections.Counter(), {}
     for name, operation, own in _kernels(jax.profiler.ProfileData.from_file(str(files[-1]))):
         nanoseconds[name] += own
@@ -113,7 +110,7 @@ def costliest(folder: epath.PathLike, count: int = 10) -> list[Kernel]:
 
 
 def _kernels(data: jax.profiler.ProfileData) -> Iterator[tuple[str, str, float]]:
-    """Yields name, operation and own nanoseconds of each kernel: of the devices, or of a CPU's threads without any."""
+    """Yields name, operation and own nanoseconds of each kernel of the devices; without devices, of a CPU's threads."""
     devices = [plane for plane in data.planes if plane.name.startswith("/device:")]
     lines = [line for plane in devices for line in plane.lines if line.name.startswith((STREAMS, OPS))]
     threads = lines or [line for plane in data.planes for line in plane.lines]
@@ -124,8 +121,8 @@ def _kernels(data: jax.profiler.ProfileData) -> Iterator[tuple[str, str, float]]
 
 
 def _own_times(events: list[tuple[float, float, str, dict[str, Any]]]) -> Iterator[tuple[str, str, float]]:
-    """Yields each event of one line less the events inside it: a loop's body is not the loop's own time."""
-    inside: list[list[Any]] = []  # end, name, operation, own nanoseconds of the events that are open, outermost first
+    """Yields each event of one line without the time of the events inside it."""
+    inside: list[list[Any]] = []  # end, name, operation, own nanoseconds of open events, outermost first
     for start, duration, name, stats in events:
         while inside and inside[-1][0] <= start:
             yield tuple(inside.pop()[1:])

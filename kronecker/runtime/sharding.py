@@ -1,7 +1,7 @@
-"""Where arrays live: one mesh of devices, logical names for the axes of arrays, and one table that joins the two.
+"""Layouts of arrays: a mesh of devices, logical names for arrays' axes, and one table from these to the mesh's axes.
 
-The mesh has three axes.  `data` and `fsdp` split the batch; `fsdp` also splits the parameters along the model's width
-and the optimizer's state with them; `tensor` splits heads, the hidden layer and the vocabulary.
+The mesh has three axes.  `data` and `fsdp` split the batch; `fsdp` also splits parameters and optimizer state along the
+model's width; `tensor` splits heads, the hidden layer and the vocabulary.
 """
 
 import itertools
@@ -16,9 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kronecker.runtime import declared
 
-BATCH_AXES = ("data", "fsdp")  # of the mesh, that split the batch
+BATCH_AXES = ("data", "fsdp")  # the mesh axes that split the batch
 
-# Logical axis of an array -> axes of the mesh that split it; None: every device holds all of it.
+# Logical axis of an array -> mesh axes that split it; None: every device holds all of it.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
     "width": "fsdp",  # of parameters
@@ -26,7 +26,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "head": "tensor",
     "hidden": "tensor",
     "stream": None,  # the width of activations
-    "feature": None,  # of vectors along the width, which are too small to be worth a message
+    "feature": None,  # of vectors along the width, too small to be worth communication
     "time": None,
     "layer": None,
     "qkv": None,
@@ -37,51 +37,45 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def platform(mesh: Mesh | None) -> str:
-    """Returns "cpu", "gpu" or "tpu": that of the devices of `mesh`, which need not be there; None: of JAX's own."""
+    """Returns "cpu", "gpu" or "tpu": the platform of `mesh`, whose devices may be simulated; None: JAX's default."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of codes and scalars."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_axes(mesh: Mesh | None) -> tuple[str, ...]:
-    """Returns the axes of `mesh` that split the batch; none without a mesh."""
     return () if mesh is None else BATCH_AXES
 
 
 def head_axes(mesh: Mesh | None) -> tuple[str, ...]:
-    """Returns the axes of `mesh` that split the heads of attention; none without a mesh."""
     return () if mesh is None else (RULES["head"],)
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Returns into how many parts `mesh` splits a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def spec_of(names: Sequence[str], path: str) -> PartitionSpec:
-    """Returns the axes of the mesh that split an array of these logical axes, one name for each.
+    """Returns the mesh axes that split an array with the logical axes `names`; `path` is the array's, for errors.
 
-    `path` is the array's, for messages.  Raises ValueError if RULES has no such name, or two axes of the array would be
-    split over one axis of the mesh.
+    Raises ValueError if RULES lacks a name, or splits two of the axes over one mesh axis.
     """
     unknown = [name for name in names if name not in RULES]
     if unknown:
-        raise ValueError(f"{path}: sharding.RULES has no logical axis {unknown[0]!r}; it has {', '.join(RULES)}")
+        raise ValueError(f"{path}: sharding.RULES has no logical axis {unknown[0]!r}; allowed: {', '.join(RULES)}")
     spec = [RULES[name] for name in names]
     used = [axis for axes in spec for axis in ((axes,) if isinstance(axes, str) else axes or ())]
     twice = next((axis for axis in used if used.count(axis) > 1), None)
     if twice:
         raise ValueError(
-            f"{path}: sharding.RULES splits two of its axes ({', '.join(names)}) over the mesh's {twice!r}; "
-            "let them differ, or one be None"
+            f"{path}: sharding.RULES splits two of its axes ({', '.join(names)}) over the mesh axis {twice!r}; "
+            "choose another mesh axis for one of them, or None"
         )
     return PartitionSpec(*spec)
 
@@ -89,12 +83,12 @@ def spec_of(names: Sequence[str], path: str) -> PartitionSpec:
 def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
     """Returns the shapes and types of a state's arrays, each with its sharding on `mesh`.
 
-    An array whose path ends with that of a parameter belongs to it.  It is split as the parameter is where it has the
-    same shape, as moments have, or lacks some of its axes, as factored moments do.  All other arrays are replicated.
+    An array whose path ends with a parameter's path is split like the parameter, if it has the same shape (moments) or
+    lacks some of its axes (factored moments).  All other arrays are replicated.
 
-    `tree` is of arrays or their shapes: parameters, or a state that holds them and the optimizer's; `declarations` has
-    a `declared.Declared` for each parameter.  Raises ValueError if RULES has no such axis, or a parameter's axis does
-    not divide by the part of the mesh that splits it.
+    `tree` holds arrays or shapes: parameters, or a state with parameters and optimizer state; `declarations` has a
+    `declared.Declared` for each parameter.  Raises ValueError if RULES lacks an axis, or a parameter's axis is not
+    divisible by the number of parts that the mesh splits it into.
     """
     by_path = {
         _path(keys): one
@@ -111,10 +105,7 @@ def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
 
 
 def constrain(x: jax.Array, names: Sequence[str], mesh: Mesh | None) -> jax.Array:
-    """Returns `x`, laid out by the logical names of its axes; as it is without a mesh, or where that cannot split it.
-
-    Initialisation and sampling run the model on a batch of one, which no mesh splits.
-    """
+    """Returns `x`, laid out by its axes' logical names; unchanged if `mesh` cannot split it, such as a batch of one."""
     if mesh is None or mesh.size == 1:
         return x
     spec = spec_of(names, "activations")
@@ -124,28 +115,28 @@ def constrain(x: jax.Array, names: Sequence[str], mesh: Mesh | None) -> jax.Arra
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Returns `tree`, equal on every host, as arrays on every device; float64 becomes float32 unless x64 is on."""
+    """Returns `tree`, equal on all hosts, as arrays on every device; float64 becomes float32 unless x64 is on."""
     return jax.device_put(jax.tree.map(jnp.asarray, tree), replicated(mesh))
 
 
 def abstract_replica(tree: Any, mesh: Mesh) -> Any:
-    """Returns the shapes, types and shardings of what `replicate` returns, for devices that need not be there."""
+    """Returns the shapes, types and shardings of `replicate`'s result; the devices may be simulated."""
     shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
 
 
 def gathered(x: jax.Array) -> np.ndarray:
-    """Returns the whole of an array on this host; collective over hosts where devices share it."""
+    """Returns a full array on this host; all hosts must call it if they share the array."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
         x = jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
     return jax.device_get(x)
 
 
 def host_share(mesh: Mesh) -> tuple[int, int]:
-    """Returns (index, count): this host feeds part `index` of the `count` equal parts of each batch.
+    """Returns (index, count): this host loads part `index` of the `count` equal parts of each batch.
 
-    Hosts whose devices differ along `tensor` alone feed the same part.  Raises ValueError if two hosts share a part of
-    their rows only.
+    Hosts whose devices differ along `tensor` only load the same part.  Raises ValueError if two hosts share some of
+    their rows, but not all.
     """
     rows_of: dict[int, set[int]] = {}
     for device, (rows,) in split_batch(mesh).devices_indices_map((batch_shards(mesh),)).items():
@@ -153,14 +144,14 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
     parts = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
     if sum(map(len, parts)) != batch_shards(mesh) or len({len(part) for part in parts}) != 1:
         raise ValueError(
-            f"mesh {dict(mesh.shape)}: hosts would share parts of a batch only; "
-            "let mesh.tensor divide the devices of a host, or be a multiple of them"
+            f"mesh {dict(mesh.shape)}: two hosts would share some rows of a batch, but not all; choose a mesh.tensor "
+            "that divides the number of devices of a host, or is a multiple of it"
         )
     return parts.index(tuple(sorted(rows_of[jax.process_index()]))), len(parts)
 
 
 def of_first_host(value: bool) -> bool:
-    """Returns what the first host calls this with; collective over hosts."""
+    """Returns the first host's value; all hosts must call it."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
@@ -170,8 +161,8 @@ def wait_for_hosts(name: str) -> None:
 
 
 def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Returns the global array of which `local` holds this host's share of the rows, as `host_share` says."""
-    with jax.transfer_guard_host_to_device("allow"):  # JAX takes it for an implicit transfer where hosts are several
+    """Returns the global array of which `local` is this host's part of the rows, see `host_share`."""
+    with jax.transfer_guard_host_to_device("allow"):  # with several hosts JAX considers it an implicit transfer
         return jax.make_array_from_process_local_data(split_batch(mesh), local)
 
 
@@ -181,10 +172,7 @@ def _owner(path: str, parameters: Iterable[str]) -> str | None:
 
 
 def _part(shape: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
-    """Returns how an array is split that has some axes of another one, in their order, of which `spec` is.
-
-    Replicated where sizes do not tell which axes these are.
-    """
+    """Returns the spec of an array with some of the axes of shape `whole`; replicated if sizes are ambiguous."""
     kept = [axes for axes in itertools.combinations(range(len(whole)), len(shape)) if _take(whole, axes) == shape]
     found = {_take(spec, axes) for axes in kept}
     return PartitionSpec(*found.pop()) if len(found) == 1 else PartitionSpec()
@@ -199,10 +187,10 @@ def _spec(path: str, one: declared.Declared, mesh: Mesh) -> PartitionSpec:
     for name, size, axes in zip(one.axes, one.value.shape, spec, strict=True):
         parts = _parts(axes, mesh)
         if size % parts:
-            key = axes if isinstance(axes, str) else " and mesh.".join(axes)
+            key = axes if isinstance(axes, str) else " x mesh.".join(axes)
             raise ValueError(
-                f"{path}: its axis {name!r} has {size:,} entries, not divisible by the {parts} parts of mesh.{key}; "
-                f"choose a divisor of {size:,}"
+                f"{path}: its axis {name!r} has size {size:,}, which is not divisible by mesh.{key}={parts}; "
+                f"set this to a divisor of {size:,}"
             )
     return spec
 

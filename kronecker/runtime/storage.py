@@ -1,8 +1,8 @@
-"""Paths that may be on a disk or in Google Cloud Storage (gs://), and the ways to write there.
+"""Paths on a disk or in Google Cloud Storage (gs://), and how to write there.
 
-In an object store a file appears whole, under its final name, or not at all.  There is no rename (that is a copy), no
-lock and no append: a client asked to append replaces what is there.  So nothing outside this module appends or renames
-where a path may be remote, and no such path is given to `pathlib` or `open`, which take local ones.
+An object store creates a file complete, under its final name, or not at all.  It cannot rename (that is a copy), lock
+or append: an append replaces the file.  So only this module appends or renames where a path may be remote, and such
+paths never go to `pathlib` or `open`.
 """
 
 import contextlib
@@ -22,36 +22,33 @@ Local = TypeVar("Local")  # an epath.Path or a pathlib.Path
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Returns whether a path has a scheme, as gs://bucket/runs has."""
     return "://" in str(path)
 
 
 def open_path(path: epath.PathLike, name: str = "path") -> epath.Path:
-    """Returns a path that can be read and written: local, or gs://BUCKET/...
-
-    `name` is that of the flag or key it is from, for messages.  Raises ValueError if its scheme is not known, or the
-    package for it is missing.
-    """
+    """Returns a local or gs:// path; raises ValueError with `name`, its flag or key, if it cannot be opened."""
     scheme, separator, rest = str(path).partition("://")
     if separator and (scheme not in CLIENTS or not rest):
-        raise ValueError(f"{name}={path}: this cannot be opened; allowed: a local path, or gs://BUCKET/FOLDER")
+        raise ValueError(f"{name}={path}: unknown kind of path; allowed: a local path, or gs://BUCKET/FOLDER")
     if separator and not importlib.util.find_spec(CLIENTS[scheme]):
-        raise ValueError(f'{name}={path}: {scheme}:// needs {CLIENTS[scheme]}; pip install --editable ".[gcs]"')
-    if separator:  # other processes write there too, so a listing is not kept
+        raise ValueError(
+            f'{name}={path}: {scheme}:// needs the package {CLIENTS[scheme]}; pip install --editable ".[gcs]"'
+        )
+    if separator:  # other processes write there too, so listings are not cached
         fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(path)
 
 
 def absolute(path: epath.Path) -> epath.Path:
-    """Returns the path from the root; a remote one is that already, and resolving it would make it a local one."""
+    """Returns the absolute path; a remote one is absolute already, and resolving it would make it local."""
     return path if is_remote(path) else path.resolve()
 
 
 @contextlib.contextmanager
 def writing(path: epath.Path) -> Iterator[BinaryIO]:
-    """Yields a file to write to; what was written takes the name `path`, whole, if nothing failed."""
+    """Yields a file to write to; it is renamed to `path` once it is complete and nothing failed."""
     if is_remote(path):
-        content = io.BytesIO()  # an object whose writer fails half-way would be finished as it is
+        content = io.BytesIO()  # closing a writer after a failure would create an incomplete object
         yield content
         path.write_bytes(content.getvalue())
         return
@@ -61,10 +58,10 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def renamed(path: Local, writer: str = "") -> Iterator[Local]:
-    """Yields a temporary name beside a local file; what is written there takes the name `path` if nothing failed.
+    """Yields a temporary name beside a local path, which is renamed to the path if nothing failed.
 
-    The name is the same each time, so that nothing is left of a process that was killed here; where no lock keeps
-    others away, `writer` sets theirs apart, and the last one to finish wins, whole.
+    The name is always the same, so that a killed process leaves no other files behind; without a lock, `writer`
+    separates the names of several processes, and the last one to finish wins.
     """
     temporary = path.with_name(f"{path.name}{writer}.tmp")
     try:
@@ -77,19 +74,18 @@ def renamed(path: Local, writer: str = "") -> Iterator[Local]:
 class Lines:
     """A text file that grows by lines.
 
-    On a disk each line reaches the operating system at once.  In an object store the file is written again as a whole,
-    every SECONDS_BETWEEN_UPLOADS at most, and by `sync` and `close`: a process that is killed loses the lines since.
+    On a disk each line reaches the operating system at once.  To an object store the whole file is uploaded again, at
+    most every SECONDS_BETWEEN_UPLOADS, and by `sync` and `close`: a killed process loses later lines.
     """
 
     def __init__(self, path: epath.Path, lines: Iterable[str]) -> None:
-        """Begins with `lines`, in the place of what the file held."""
+        """Replaces the file's content with `lines`."""
         self._path, self._remote = path, is_remote(path)
         self._content = "".join(f"{line}\n" for line in lines)
         self._uploaded: str | None = None
         self._upload() if self._remote else self._begin()
 
     def write(self, line: str) -> None:
-        """Adds a line, given without its end."""
         if not self._remote:
             self._file.write(f"{line}\n")
             self._file.flush()
@@ -99,7 +95,7 @@ class Lines:
             self._upload()
 
     def sync(self) -> None:
-        """Returns when every line is where it will be found after this process is gone."""
+        """Returns once all lines would survive the end of this process."""
         if self._remote and self._uploaded != self._content:
             self._upload()
 

@@ -29,7 +29,7 @@ class Kind:
     name: str
     # the Flax module: built with features, init_std, dtype, param_dtype and what `takes` names; called as (ids, bag)
     module: str = "kronecker.embedding.linen:BagEmbed"
-    takes: tuple[str, ...] = ("rows", "logit_scale", "mesh")  # or "vocab", "rank"; the first two need a bag
+    takes: tuple[str, ...] = ("rows", "logit_scale", "mesh")  # also "vocab", "rank"; rows, logit_scale need a bag
     bag: str = ""  # the function (codec.ByteTable, norm) -> bags.Bag that makes its code; empty: no code
     code_dim: Callable[[int], int] = byte_grid  # P -> D, the number of rows of its bag
     init_std: float = 0.0  # initial std of its matrix where embedding.init_std is 0; 0: 1/sqrt(D)
@@ -84,7 +84,7 @@ _ARMS = (
     ),
     Arm(
         *("factorized", FACTORIZED, "purple", "solid"),
-        "a low-rank table, U (V, r) Q (r, d), with as many parameters as the projection: tests the effect of low rank",
+        "a low-rank table, U (V, r) Q (r, d), with as many parameters as kronecker: tests the effect of low rank",
     ),
     Arm(
         *("kronecker", KRONECKER, "blue", "solid"),
@@ -151,7 +151,7 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
     if values["embedding.rank"] and "rank" not in known.takes:
         yield f"embedding.rank is {values['embedding.rank']} but embedding.kind={name} has no rank; set it to 0"
     advice = "write :arm=NAME after the config file, or set embedding.arm to a new name"
-    # A label without a record is free, unless it names a kind or a head that differs from the config's.
+    # A label that is no arm is allowed, unless it names another kind or head than the config's.
     names_a_kind = label.startswith(tuple(KINDS)) and not label.startswith(name)
     if ARMS[label].kind is not known if label in ARMS else names_a_kind:
         yield f"embedding.arm is {label!r} but embedding.kind is {name!r}; {advice}"

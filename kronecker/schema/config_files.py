@@ -12,7 +12,7 @@ import ml_collections
 
 
 def load_module(path: str) -> types.ModuleType:
-    """Returns the config module at `path`, its siblings importable as `configs.NAME`.
+    """Returns the config module at `path`, which can import the files beside it as `configs.NAME`.
 
     Raises ValueError if there is no such file or it is not a config module.
     """

@@ -72,7 +72,7 @@ _TYPES: dict[type, tuple[str, flags.ArgumentParser]] = {
 
 
 def _example(default: Any, text: str) -> str:
-    """Returns the whole number that `text` stands for, as 1000 for 1e3, if the key is one; otherwise the default."""
+    """Returns the whole number that `text` stands for (1000 for 1e3) if the default is one; otherwise the default."""
     if type(default) is int:
         with contextlib.suppress(ValueError, OverflowError):
             if (number := float(text)).is_integer():

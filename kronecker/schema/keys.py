@@ -85,7 +85,7 @@ class Key:
     effect: Effect
     allowed: Bound | tuple[str, ...] | None = None  # None: every value of its type
     unit: str = ""  # of a number
-    later: bool = False  # True if some checkpoints are older than the key: at its default, it is not in their identity
+    later: bool = False  # True if checkpoints may be older than the key: they resume while it has its default
 
 
 KEYS: dict[str, Key] = {}

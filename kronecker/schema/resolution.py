@@ -88,7 +88,7 @@ def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
             f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} = {micro} sequences, {split}; "
             f"set train.batch to a multiple of {c.train.accumulate * parts}"
         )
-    if c.eval.batch % parts and c.eval.batch != micro:  # if equal, the first fault names it
+    if c.eval.batch % parts and c.eval.batch != micro:  # if equal, one fault is enough
         yield f"eval.batch is {c.eval.batch} sequences, {split}; set it to a multiple of {parts}"
 
 
@@ -106,7 +106,7 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
         if c.mesh[axis] > 0 and size % c.mesh[axis]:
             yield f"mesh.{axis} is {c.mesh[axis]}, which does not divide {key} {size}; choose a divisor"
     if t.accumulate > 0 and t.batch % t.accumulate:
-        yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}; choose a divisor"
+        yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}; make it a multiple"
     yield from arms.faults(dotted.flat(c))
     if t.steps and t.warmup_steps >= t.steps:
         yield f"train.warmup_steps is {t.warmup_steps} but must be below train.steps {t.steps}; lower it"
@@ -117,7 +117,7 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
         )
     kind, _, size = c.tokenizer.partition(":")
     if kind == "bpe" and size and not (size.isdecimal() and int(size) > arms.CHAR_DIM):
-        yield f"tokenizer is {c.tokenizer!r}; write bpe:SIZE with SIZE at least {arms.CHAR_DIM + 1}, as bpe:8192"
+        yield f"tokenizer is {c.tokenizer!r}; write bpe:SIZE with SIZE at least {arms.CHAR_DIM + 1}, e.g. bpe:8192"
     kind = c.data.source.partition(":")[0]
     if c.data.split_field and kind in ("stdlib", "text"):
         yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"

@@ -1,1 +1,1 @@
-"""Many runs: their plan, their cost, and what launches them."""
+"""Many runs: their plan and their launchers."""

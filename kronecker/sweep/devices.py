@@ -1,4 +1,4 @@
-"""Which devices each of several processes on one machine gets.  JAX stays out of it: it would take the GPUs itself."""
+"""Splits a machine's GPUs among several processes, without JAX, which would allocate the GPUs itself."""
 
 import dataclasses
 import os
@@ -13,16 +13,12 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 class Share:
     """The devices of one of several processes."""
 
-    env: Mapping[str, str]  # environment variables that give it these and no others
-    words: str  # the same for a reader; empty: nothing is split
+    env: Mapping[str, str]  # the environment variables that restrict it to them
+    words: str  # the same as text; empty: nothing is split
 
 
 def split(parallel: int) -> list[Share]:
-    """Returns the share of each of `parallel` processes: as many GPUs each, or nothing of its own where there are none.
-
-    Raises ValueError if the number of GPUs does not divide by `parallel`; OSError if nvidia-smi is there and cannot be
-    run.
-    """
+    """Returns the share of each process: equal numbers of GPUs, else ValueError; without GPUs no restriction."""
     gpus = visible_gpus()
     if not gpus:
         return [Share({}, "")] * parallel
@@ -30,7 +26,7 @@ def split(parallel: int) -> list[Share]:
         divisors = [n for n in range(1, len(gpus) + 1) if len(gpus) % n == 0]
         raise ValueError(
             f"--parallel={parallel} does not divide the {len(gpus)} GPUs here; choose one of "
-            f"{', '.join(map(str, divisors))}, name other GPUs in {VISIBLE}, or set JAX_PLATFORMS=cpu to do without"
+            f"{', '.join(map(str, divisors))}; or list other GPUs in {VISIBLE}, or set JAX_PLATFORMS=cpu to use none"
         )
     each = len(gpus) // parallel
     groups = [",".join(gpus[i * each : (i + 1) * each]) for i in range(parallel)]
@@ -40,11 +36,11 @@ def split(parallel: int) -> list[Share]:
 def describe(shares: Sequence[Share]) -> str:
     if shares[0].words:
         return f"GPUs: {shares[0].words.count(',') + 1} each"
-    return "no GPU is split: they share this machine's cores and memory"
+    return "no GPUs to split: the runs share this machine's cores and memory"
 
 
 def visible_gpus() -> list[str]:
-    """Returns the NVIDIA GPUs that JAX would use here, as CUDA_VISIBLE_DEVICES writes them; none if it is told cpu."""
+    """Returns the NVIDIA GPUs that JAX would use, as in CUDA_VISIBLE_DEVICES; none if JAX_PLATFORMS is cpu."""
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return []
     if VISIBLE in os.environ:
@@ -53,9 +49,8 @@ def visible_gpus() -> list[str]:
 
 
 def nvidia_smi(field: str) -> list[str]:
-    """Returns what the driver says of each GPU; nothing where there is none."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.split() if done.returncode == 0 else []  # a driver without a GPU ends in an error
+    return done.stdout.split() if done.returncode == 0 else []  # it fails on a machine without a GPU

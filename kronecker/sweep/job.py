@@ -1,9 +1,9 @@
-"""What a job of a cluster does: it runs a training process, and queues itself again when it is to leave the node.
+"""A SLURM job: it runs a training process, and requeues itself when it is preempted or reaches its time limit.
 
-submitit starts a `Training` in every task of the job.  Two signals ask it to leave: SIGUSR2, which SLURM sends ahead of
-the time limit, and SIGTERM, which comes with preemption, with `scontrol requeue` and with `scancel`.  Either is passed
-on once, as SIGTERM, to the training process, which saves a checkpoint and exits with 143.  Then the first task queues
-the job again, unless SLURM is ending it (`scancel`) or has queued it already.
+submitit starts a `Training` in every task of the job.  SLURM sends SIGUSR2 before the time limit, and SIGTERM for
+preemption, `scontrol requeue` and `scancel`.  The job forwards the first signal, as SIGTERM, to the training process,
+which saves a checkpoint and exits with 143.  Then the first task requeues the job, unless SLURM has cancelled
+(`scancel`) or requeued it already.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from submitit import JobEnvironment, helpers
 
 from kronecker.sweep.run_outcome import STOPPED
 
-LEAVE = signal.SIGUSR2  # what submitit asks SLURM to send ahead of the limit
-# SLURM's controller may be too busy to answer; it kills a job KillWait, 30 seconds by default, after it has told it.
+LEAVE = signal.SIGUSR2  # submitit makes SLURM send it before the time limit
+# SLURM's controller may be too busy to answer; it kills a job KillWait, by default 30 seconds, after the signal.
 SQUEUE_TRIES, SECONDS_BETWEEN = 5, 2.0
 
 
@@ -29,15 +29,11 @@ SQUEUE_TRIES, SECONDS_BETWEEN = 5, 2.0
 class Training:
     """One run of a sweep, as a job's function."""
 
-    command: tuple[str, ...]  # what runs it, or makes it go on
-    cwd: Path  # the directory that its relative paths start from
+    command: tuple[str, ...]  # starts or resumes it
+    cwd: Path  # of its relative paths
 
     def __call__(self) -> None:
-        """Returns when the run is finished.
-
-        Raises subprocess.CalledProcessError if the training process fails, so that the job counts as failed; SystemExit
-        if the job is to leave.
-        """
+        """Returns once the run is finished; a failure raises, so that the job fails too; a signal raises SystemExit."""
         process: subprocess.Popen | None = None
         received: list[int] = []
 
@@ -51,7 +47,7 @@ class Training:
         signal.signal(signal.SIGTERM, leave)
         with shielded():
             process = subprocess.Popen(self.command, cwd=self.cwd)
-        if received:  # the signal came while the process was being born
+        if received:  # the signal came while the process was being started
             process.terminate()
         code = process.wait()
         if code in (STOPPED, -signal.SIGTERM):
@@ -60,16 +56,15 @@ class Training:
             raise subprocess.CalledProcessError(code, self.command)
 
     def checkpoint(self) -> helpers.DelayedSubmission:
-        """Returns what submitit queues in this job's place: the same command, which goes on from its checkpoint."""
+        """Returns what submitit requeues: the same command, which resumes from its checkpoint."""
         return helpers.DelayedSubmission(self)
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Starts processes that never get SIGUSR2: they inherit that it is blocked, and this process gets it afterwards.
+    """Blocks SIGUSR2 for the processes started inside; this process gets the signal afterwards.
 
-    A signal to a job's step reaches the training process too where SLURM keeps track of all descendants, and this one
-    would end it before it can save.
+    Where SLURM tracks all descendants, its signal also reaches the training process, and would end it unsaved.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {LEAVE})
     try:
@@ -80,20 +75,20 @@ def shielded() -> Iterator[None]:
 
 def _leave(received: list[int], requeue: signal.Handlers) -> None:
     environment = JobEnvironment()
-    if environment.global_rank:  # the first task acts for all; an error code here could end it before it has
+    if environment.global_rank:  # only the first task requeues; an error code of another could end it too early
         sys.exit(0)
-    if LEAVE in received or _goes_on(environment):
-        requeue(LEAVE, None)  # submitit's own handler: counts time-outs, queues the job again and exits
+    if LEAVE in received or _is_running(environment):
+        requeue(LEAVE, None)  # submitit's own handler: counts time-outs, requeues the job and exits
     sys.exit(STOPPED)
 
 
-def _goes_on(environment: JobEnvironment) -> bool:
-    """Returns whether SLURM lets the job be, that is has neither cancelled it nor queued it again itself."""
+def _is_running(environment: JobEnvironment) -> bool:
+    """Returns whether SLURM has neither cancelled nor requeued the job itself."""
     command = ["squeue", "--noheader", f"--jobs={environment.raw_job_id}", "--format=%T"]
     for i in range(SQUEUE_TRIES):
         time.sleep(SECONDS_BETWEEN if i else 0)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return done.stdout.strip() == "RUNNING"
-    print(f"squeue does not answer, so the job is not queued again: {done.stderr.strip()}", file=sys.stderr)
+    print(f"squeue failed, so the job is not requeued; start the sweep again: {done.stderr.strip()}", file=sys.stderr)
     return False

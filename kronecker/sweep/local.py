@@ -1,7 +1,7 @@
-"""A sweep's runs as children of this process: one after another, or several at a time.
+"""A sweep's runs as child processes, one after another or several at a time.
 
-A run is a process, so that one which fails takes no other with it.  SIGINT and SIGTERM end the children first and then
-the sweep; a second signal kills.
+Each run is a process, so that its failure does not end the others.  SIGINT and SIGTERM end the children and then the
+sweep; a second signal kills them.
 """
 
 import dataclasses
@@ -14,25 +14,25 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from kronecker.runtime import locks
+from kronecker.runtime import locks, progress
 from kronecker.sweep import devices, planning, run_outcome, slurm
 
-LOGS = "logs"  # below the sweep's folder
+LOGS = "logs"  # in the sweep's folder
 POLL_SECONDS = 0.1
 
 
 def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -> int:
-    """Runs what is not finished, in order, then prints a summary; returns the sweep's exit code.
+    """Runs the unfinished runs in order, prints a table, and returns the sweep's exit code.
 
-    One at a time, a run has the terminal.  Several at a time, each has a log of its own, OUT/logs/NAME.log, and where
-    there are several GPUs an equal share of them.
+    A run alone has the terminal.  Of several at a time, each has a log, OUT/logs/NAME.log, and an equal share of the
+    GPUs.
 
     The code is 0 if every run is finished; 1 if one failed; 143 if one was stopped; 128 + the signal's number if SIGINT
-    or SIGTERM ended the sweep.  Raises ValueError if `parallel` is below one, the GPUs do not divide by it, or a run is
-    a job that waits or runs.
+    or SIGTERM ended the sweep.  Raises ValueError if `parallel` is below 1 or does not divide the number of GPUs, or a
+    run is a SLURM job that waits or runs.
     """
     if parallel < 1:
-        raise ValueError(f"--parallel={parallel}: at least one run at a time; leave it out for one after another")
+        raise ValueError(f"--parallel={parallel}: it must be at least 1; the default is 1, one run after another")
     shares = devices.split(parallel) if parallel > 1 else None
     with locks.locked(out / locks.LOCK) as lock, _Children(lock) as children:
         slurm.check_none_at_work(planned, out)
@@ -51,7 +51,7 @@ class _Child:
 
 
 class _Children:
-    """Starts children, which inherit the sweep's lock, passes signals on to those that live, and leaves none behind."""
+    """Starts child processes, which inherit the sweep's lock, forwards signals to them, and leaves none behind."""
 
     def __init__(self, lock: int) -> None:
         self.stopped_by: int | None = None
@@ -64,18 +64,16 @@ class _Children:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if error:  # say another child that could not be started
+        if error:  # for example, a child could not be started
             for process in self._alive:
                 process.terminate()
             for process in self._alive:
                 process.wait()
 
-    def start(
-        self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
-    ) -> subprocess.Popen:
-        """Returns the child that runs `command`, with the terminal or, out of the terminal's reach, with a log."""
+    def start(self, command: Sequence[str], env: Mapping[str, str], log: Path | None = None) -> subprocess.Popen:
+        """Returns the child that runs `command`, on the terminal or, detached from it, with a log."""
         if log is None:
-            process = subprocess.Popen(command, pass_fds=(self._lock,))
+            process = subprocess.Popen(command, pass_fds=(self._lock,), env=env)
         else:
             log.parent.mkdir(exist_ok=True)
             with log.open("a") as file:
@@ -86,15 +84,15 @@ class _Children:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which tells each child once
+                    start_new_session=True,  # Ctrl-C reaches the sweep only, which forwards it once
                 )
         self._alive.append(process)
-        if self.stopped_by:  # the signal came while the child was being born
+        if self.stopped_by:  # the signal came while the child was being started
             process.terminate()
         return process
 
     def has_ended(self, process: subprocess.Popen) -> bool:
-        """Returns whether a child has ended; one that has gets no more signals."""
+        """Returns whether a child has ended; an ended one gets no more signals."""
         if process.poll() is None:
             return False
         self._alive.remove(process)
@@ -113,6 +111,12 @@ class _Children:
             process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 
 
+def _environment(later: Sequence[planning.Planned], parallel: int = 1) -> dict[str, str]:
+    """Returns a child's environment, with the tokens of `later` runs for its estimate of the sweep's time."""
+    tokens = sum(run.tokens for run in later if run.state != "finished") // parallel
+    return os.environ | {progress.SWEEP_TOKENS: str(tokens)}
+
+
 def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[run_outcome.Outcome]:
     outcomes = []
     for number, run in enumerate(planned, 1):
@@ -123,7 +127,7 @@ def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[r
         print(planning.header(number, planned), flush=True)
         began, code = time.monotonic(), -(children.stopped_by or 0)
         if not children.stopped_by:
-            code = children.wait(children.start(run.command))
+            code = children.wait(children.start(run.command, _environment(planned[number:])))
         outcomes.append(run_outcome.ended(run, time.monotonic() - began, code, bool(children.stopped_by)))
         if children.stopped_by:
             break
@@ -146,16 +150,18 @@ def _at_once(
         while waiting and free and not children.stopped_by:
             (number, run), share = waiting.pop(0), free.pop(0)
             log = out / LOGS / f"{run.name}.log"
-            process = children.start(run.command, os.environ | share.env, log)
+            env = _environment([run for _, run in waiting], len(shares)) | share.env
+            process = children.start(run.command, env, log)
             alive.append(_Child(number, run, share, process, time.monotonic()))
             words = f", {share.words}" if share.words else ""
-            print(f"{planning.header(number, planned)} (log: {log}{words})", flush=True)
+            print(f"{planning.header(number, planned)}\n  log: {log}{words}", flush=True)
         ended = [child for child in alive if children.has_ended(child.process)]
         for child in ended:
             seconds, code = time.monotonic() - child.began, child.process.returncode
             done = run_outcome.ended(child.run, seconds, code, bool(children.stopped_by))
             outcomes[child.run.name] = done
-            print(f"[{child.number}/{len(planned)}] {done.name} {done.state} after {seconds:.0f} s", flush=True)
+            took = progress.duration(seconds)
+            print(f"{planning.header(child.number, planned)} {done.state} after {took}", flush=True)
             alive.remove(child)
             free.append(child.share)
         if not ended:

@@ -1,13 +1,13 @@
 """Sweeps: a config module's `sweep()` as a list of runs, each with its folder and its command.
 
-`local` and `slurm` run them.  What is finished is skipped, what was cut off goes on, and running a sweep again is
-therefore always the right thing to do.
+`local` and `slurm` run them: they skip finished runs and resume interrupted ones.
 """
 
 import dataclasses
 import os
 import re
 import shlex
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from kronecker.run import finished_runs, rundir
+from kronecker.run import finished_runs, rundir, sinks
+from kronecker.runtime import progress
 from kronecker.schema import config_files, dotted, resolution
 
 ARM, SEED = "embedding.arm", "seed"
@@ -29,32 +30,26 @@ class Planned:
 
     name: str  # unique within the sweep, and the name of its folder
     folder: Path
-    command: tuple[str, ...]  # what runs it, or makes it go on
-    grace_seconds: float = 0.0  # its checkpoint.grace_seconds; 0: not known
+    command: tuple[str, ...]  # starts or resumes it
+    grace_seconds: float = 0.0  # its checkpoint.grace_seconds; 0: unknown
+    tokens: int = 0  # its train.tokens; 0: unknown
 
     @property
     def state(self) -> str:
-        """`finished`, `begun` or `new`, as its folder stands now."""
+        """`finished`, `started` or `new`, from its folder."""
         folder = epath.Path(self.folder)
-        return "finished" if finished_runs.is_finished(folder) else "begun" if finished_runs.is_run(folder) else "new"
+        return "finished" if finished_runs.is_finished(folder) else "started" if finished_runs.is_run(folder) else "new"
 
 
 def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train: Path) -> list[Planned]:
-    """Returns the runs of a config's sweep, each with its config resolved once to show that it can work.
-
-    Each run gets a folder in `out`; `config`, `seeds` and `overrides` are as in `expand`, `train` is the training
-    script. Raises ValueError as `expand` does, or if a run's folder holds a run of another config.
-    """
+    """Returns the runs of a config's sweep, each with a folder in `out`; raises ValueError if one cannot work there."""
     return _planned(config, out, expand(config, seeds, overrides), train)
 
 
 def plan_settings(
     config: str, out: Path, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any], train: Path
 ) -> list[Planned]:
-    """Returns runs that a config's `sweep()` does not yield, as `plan` returns those that it does.
-
-    `settings` are the keys that each run sets, embedding.arm and seed among them.
-    """
+    """Returns runs as `plan` does, for `settings`, the keys of each run, in place of the config's sweep()."""
     return _planned(config, out, _expand(config, settings, overrides), train)
 
 
@@ -67,33 +62,28 @@ def _planned(
         _check_folder(folder, resolved)
         flags = (f"--config.{key}={value}" for key, value in settings.items())
         command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
-        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds))
+        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds, resolved.train.tokens))
     return planned
 
 
 def expand(
     config: str, seeds: int | None, overrides: Mapping[str, Any]
 ) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
-    """Returns of each run of a config's sweep, by its name, the keys that it sets and its resolved config.
+    """Returns name -> (the keys that it sets, its resolved config) for each run of a config's sweep.
 
-    Args:
-      config: "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`.
-      seeds: handed to `sweep`; None: as many as it yields unasked.
-      overrides: dotted keys that every run gets on top.
-
-    Raises:
-      ValueError: if there is no sweep, a key is unknown or set twice, two runs would share a name, or a run's config
-        cannot work.
+    `config` is "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`; `seeds` None is its
+    default; `overrides` are dotted keys of all runs.  Raises ValueError if there is no sweep, a key is unknown or set
+    twice, two runs have one name, or a run's config cannot work.
     """
     path = config.partition(":")[0]
     if seeds is not None and seeds < 1:
-        raise ValueError(f"--seeds={seeds}: a sweep takes at least one seed")
+        raise ValueError(f"--seeds={seeds}: it must be at least 1")
     module = config_files.load_module(path)
     if not hasattr(module, "sweep"):
         raise ValueError(f"--config={config}: {path} has no sweep(); add, for example: {EXAMPLE}")
     settings = list(module.sweep() if seeds is None else module.sweep(seeds))
     if not settings:
-        raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no runs")
+        raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no run; add one")
     return _expand(config, settings, overrides)
 
 
@@ -106,13 +96,12 @@ def _expand(
     names = _names(settings)
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice:
-        raise ValueError(f"--config={config}: sweep() of {path} yields {twice} twice; let the two differ in a key")
+        raise ValueError(f"--config={config}: sweep() of {path} yields {twice} twice; make the two differ in a key")
     everything = ({**setting, **overrides} for setting in settings)
     return {name: (keys, _resolved(config, name, keys)) for name, keys in zip(names, everything, strict=True)}
 
 
 def describe(planned: Sequence[Planned]) -> str:
-    """Returns the runs with their state and command, as text for --dry_run."""
     lines = []
     for number, run in enumerate(planned, 1):
         command = shlex.join(("python", *run.command[1:]))
@@ -120,10 +109,22 @@ def describe(planned: Sequence[Planned]) -> str:
     return "\n".join(lines)
 
 
+def describe_time(planned: Sequence[Planned], parallel: int) -> str:
+    """Returns a line with the time of the unfinished runs, `parallel` at a time, at the speed of the runs so far."""
+    unfinished = [run for run in planned if run.state != "finished"]
+    if not unfinished:
+        return "time: every run has finished"
+    trained = {run: [line for line in sinks.read(epath.Path(run.folder)) if line["kind"] == "train"] for run in planned}
+    speeds = [lines[-1]["tokens_per_second"] for lines in trained.values() if lines]
+    if not speeds:
+        return "time: unknown until a run here has trained; each run prints an estimate after its first steps"
+    tokens = sum(run.tokens - (trained[run][-1]["tokens"] if trained[run] else 0) for run in unfinished)
+    took = progress.duration(tokens / statistics.median(speeds) / min(parallel, len(unfinished)))
+    return f"time: about {took} for {len(unfinished)} unfinished runs at {statistics.median(speeds):,.0f} tokens/s"
+
+
 def header(number: int, planned: Sequence[Planned]) -> str:
-    """Returns the line that stands for run `number`, counted from 1."""
-    run = planned[number - 1]
-    return f"[{number}/{len(planned)}] {run.name} -> {run.folder}"
+    return f"[{number}/{len(planned)}] {planned[number - 1].name}"
 
 
 def _check_setting(path: str, setting: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:

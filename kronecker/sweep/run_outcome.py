@@ -1,4 +1,4 @@
-"""What became of a sweep's runs: the table that a sweep ends in, and its exit code."""
+"""The outcomes of a sweep's runs: the table at the end of a sweep, and its exit code."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,20 +10,19 @@ from kronecker.runtime import preemption, printing
 from kronecker.runtime.printing import Table
 from kronecker.sweep import planning
 
-STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and leave
+STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and exit
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a planned run."""
+    """The outcome of a planned run."""
 
     name: str
-    # finished, skipped (it was finished before), failed, or stopped (by a signal, to the sweep or to itself)
-    state: str
-    seconds: float = 0.0  # wall time spent on it now
-    train_loss: float | None = None  # its last logged training loss in nats per token, if it has finished
-    validation_loss: float | None = None  # its final validation loss, likewise
-    exit_code: int | None = None  # of the child; negative: the signal that ended it.  None if there was no child
+    state: str  # finished, skipped (was finished before), failed, or stopped (by a signal to the sweep or to itself)
+    seconds: float = 0.0  # wall time in this sweep
+    train_loss: float | None = None  # the last one of a finished run, in nats per token
+    validation_loss: float | None = None  # the final one of a finished run, likewise
+    exit_code: int | None = None  # of the child; negative: the signal that ended it; None: no child
 
 
 def skipped(run: planning.Planned) -> Outcome:
@@ -31,10 +30,7 @@ def skipped(run: planning.Planned) -> Outcome:
 
 
 def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped: bool) -> Outcome:
-    """Returns the outcome of a run that is no longer at work, finished or not as its folder says.
-
-    `exit_code` is of its process, where it is known; `stopped`: a signal has ended the sweep.
-    """
+    """Returns the outcome of a run that has ended; `exit_code`: its process's, `stopped`: a signal ended the sweep."""
     finished = run.state == "finished"
     state = "finished" if finished else "stopped" if stopped or exit_code == STOPPED else "failed"
     return Outcome(run.name, state, seconds, exit_code=exit_code, **(_losses(run) if finished else {}))
@@ -47,13 +43,12 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    """Prints the table of a sweep: a row a run."""
     rows = []
     for outcome in outcomes:
         losses = ("" if loss is None else f"{loss:.4f}" for loss in (outcome.train_loss, outcome.validation_loss))
         code = "" if outcome.exit_code is None else str(outcome.exit_code)
-        rows.append((outcome.name, outcome.state, f"{outcome.seconds:.0f}", *losses, code))
-    headers = ("run", "state", "seconds", "train loss", "val. loss", "exit code")
+        rows.append((outcome.name, outcome.state, f"{outcome.seconds:,.0f}", *losses, code))
+    headers = ("run", "state", "seconds", "train\nloss", "val.\nloss", "exit\ncode")
     printing.show(Table(headers, rows, ("run", "state")))
 
 

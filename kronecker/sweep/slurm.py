@@ -1,7 +1,7 @@
-"""A sweep's runs as jobs of SLURM, submitted through submitit as one array.
+"""A sweep's runs as SLURM jobs, submitted through submitit as one array.
 
-OUT/slurm holds submitit's files, the jobs' logs among them, and jobs.json, which says for each run what job it was
-given last.  A run that is finished, or whose job waits or runs, is not submitted again.
+OUT/slurm holds submitit's files, the jobs' logs, and jobs.json, the last job of each run.  A run that is finished, or
+whose job waits or runs, is not submitted again.
 """
 
 import dataclasses
@@ -26,27 +26,28 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):[0-5
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What each run's job asks for; each field is the flag --slurm_NAME of scripts/sweep.py."""
+    """The resources of each run's job; each field is the flag --slurm_NAME of scripts/sweep.py, explained there."""
 
-    partition: str = ""  # SLURM's partition; empty: the cluster's default
-    account: str = ""  # what the time is charged to; empty: the user's default
-    # limit of one stay on the nodes: minutes, H:MM:SS or D-H:MM:SS.  A run that needs more is queued again
+    partition: str = ""
+    account: str = ""
     time: str = "4:00:00"
-    nodes: int = 1  # of a run
-    tasks_per_node: int = 0  # training processes on a node; 0: one, or one a GPU where a run has several nodes
-    gpus_per_node: int = 0  # of a run
-    cpus_per_task: int = 0  # cores of a training process; 0: the cluster's default
-    mem: float = 0.0  # gigabytes on a node; 0: the cluster's default
-    array_parallelism: int = 16  # runs at the same time at most
-    signal_delay: int = 120  # seconds before the limit at which a run is told to save and leave
-    max_timeouts: int = 100  # how often a run that reached its limit is queued again; preemptions do not count
+    nodes: int = 1
+    tasks_per_node: int = 0
+    gpus_per_node: int = 0
+    cpus_per_task: int = 0
+    mem: float = 0.0
+    array_parallelism: int = 16
+    signal_delay: int = 120
+    max_timeouts: int = 100
 
     @property
     def minutes(self) -> int:
-        """`time` in minutes, rounded down; raises a ValueError if it is none."""
+        """`time` in minutes, rounded down; raises ValueError if it is malformed."""
         match = _TIME.fullmatch(self.time)
         if not match:
-            raise ValueError(f"--slurm_time={self.time}: write minutes, H:MM:SS or D-H:MM:SS, for example 12:00:00")
+            raise ValueError(
+                f"--slurm_time={self.time}: it must be minutes, H:MM:SS or D-H:MM:SS, for example 12:00:00"
+            )
         number = {name: int(text or 0) for name, text in match.groupdict().items()}
         return number["only"] + (number["days"] * 24 + number["hours"]) * 60 + number["minutes"]
 
@@ -55,30 +56,30 @@ class Resources:
         return self.tasks_per_node or (max(self.gpus_per_node, 1) if self.nodes > 1 else 1)
 
     def check(self, grace_seconds: float) -> None:
-        """Raises a ValueError that names the flag if the job could not be; `grace_seconds` is the longest of a run."""
+        """Raises a ValueError with the flag that is out of range; `grace_seconds` is the largest of all runs."""
         least = {"nodes": 1, "array_parallelism": 1, "signal_delay": 1, "max_timeouts": 0, "tasks_per_node": 0}
         least |= {"gpus_per_node": 0, "cpus_per_task": 0, "mem": 0}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
-                raise ValueError(f"--slurm_{name}={getattr(self, name)}: at least {minimum}")
+                raise ValueError(f"--slurm_{name}={getattr(self, name)}: it must be at least {minimum}")
         if self.nodes * self.tasks > 1 and self.gpus_per_node not in (0, self.tasks):
             raise ValueError(
-                f"--slurm_gpus_per_node={self.gpus_per_node} with {self.tasks} processes on a node: of a run with "
-                "several processes, JAX gives each one GPU; set --slurm_tasks_per_node to the number of GPUs"
+                f"--slurm_gpus_per_node={self.gpus_per_node} with {self.tasks} processes on a node: with several "
+                "processes, JAX gives each of them one GPU; set --slurm_tasks_per_node to the number of GPUs"
             )
         if self.signal_delay <= grace_seconds:
             raise ValueError(
-                f"--slurm_signal_delay={self.signal_delay} is not above checkpoint.grace_seconds {grace_seconds:g}: a "
-                "run at its time limit would be killed while it saves; raise the former"
+                f"--slurm_signal_delay={self.signal_delay} must be above checkpoint.grace_seconds={grace_seconds:g}, "
+                "so that SLURM does not kill a run while it saves"
             )
         if self.minutes * 60 <= self.signal_delay:
             raise ValueError(
-                f"--slurm_time={self.time} is not longer than --slurm_signal_delay={self.signal_delay} seconds, so a "
-                "run would be told to leave as it starts; ask for more time"
+                f"--slurm_time={self.time} must be longer than --slurm_signal_delay={self.signal_delay} seconds, so "
+                "that a run is not stopped as soon as it starts"
             )
 
     def parameters(self) -> dict[str, Any]:
-        """Returns what submitit is given, by its own names."""
+        """Returns submitit's parameters."""
         parameters = {"timeout_min": self.minutes, "nodes": self.nodes, "tasks_per_node": self.tasks}
         parameters |= {"stderr_to_stdout": True}
         if self.gpus_per_node:
@@ -89,22 +90,22 @@ class Resources:
         parameters |= {name: number for name, number in optional.items() if number}
         parameters |= {"slurm_job_name": "kronecker", "slurm_signal_delay_s": self.signal_delay}
         parameters["slurm_array_parallelism"] = self.array_parallelism
-        parameters["slurm_additional_parameters"] = {"requeue": True}  # also where the cluster's default is not to
+        parameters["slurm_additional_parameters"] = {"requeue": True}  # also if the cluster's default is not to
         return parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """The runs of a sweep, sorted by what is to be done with them."""
+    """The runs of a sweep by their state."""
 
     finished: list[planning.Planned]
     active: list[planning.Planned]  # their jobs wait or run
     new: list[planning.Planned]  # to be submitted
-    jobs: Mapping[str, str]  # the last job of each run that ever had one
+    jobs: Mapping[str, str]  # the last job of each run that had one
 
 
 def sort(planned: Sequence[planning.Planned], out: Path) -> Submission:
-    """Returns what is to be done with each run, as folders and scheduler say now; raises ValueError if it is silent."""
+    """Sorts the runs by their folders and the scheduler; raises ValueError if that does not answer."""
     jobs = _jobs(out)
     active = _active(planned, jobs)
     finished = [run for run in planned if run not in active and run.state == "finished"]
@@ -113,38 +114,29 @@ def sort(planned: Sequence[planning.Planned], out: Path) -> Submission:
 
 
 def check_none_at_work(planned: Sequence[planning.Planned], out: Path) -> None:
-    """Raises a ValueError if a run of a sweep on this machine is a job that waits or runs.
-
-    Away from the cluster, where there is no squeue, nothing is known of its jobs.
-    """
+    """Raises a ValueError if a run is a job that waits or runs; checks nothing if squeue is not installed."""
     if shutil.which("squeue") and (active := _active(planned, _jobs(out))):
-        raise ValueError(f"{out}: {active[0].name} is at work under --launcher=slurm; use that, or end it first")
+        raise ValueError(
+            f"{out}: {active[0].name} is a SLURM job that waits or runs; use --launcher=slurm, or cancel the job first"
+        )
 
 
 def describe(planned: Sequence[planning.Planned], out: Path, resources: Resources) -> str:
-    """Returns what `execute` would submit, as text for --dry_run.
-
-    Raises ValueError as `execute` does.
-    """
+    """Returns what `execute` would submit; raises ValueError as it does."""
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     sorted_runs = sort(planned, out)
     parameters = " ".join(f"{name}={value}" for name, value in resources.parameters().items())
     lines = [f"would submit {len(sorted_runs.new)} of {len(planned)} runs, each as a job with {parameters}"]
-    lines += [f"  {run.name}: has finished" for run in sorted_runs.finished]
+    lines += [f"  {run.name}: finished" for run in sorted_runs.finished]
     lines += [f"  {run.name}: its job {sorted_runs.jobs[run.name]} waits or runs" for run in sorted_runs.active]
     return "\n".join(lines)
 
 
 def execute(planned: Sequence[planning.Planned], out: Path, resources: Resources, wait: bool) -> int:
-    """Submits what is neither finished nor at work, and says how to follow it; returns the exit code.
+    """Submits the new runs, prints how to follow them, and returns the exit code.
 
-    Args:
-      planned: the runs.
-      out: the sweep's folder, on a disk that the nodes share.
-      resources: of each run.
-      wait: whether to stay until no job is left, and end in the table of a local sweep.
-
-    Raises ValueError if a flag cannot be, SLURM is not there or refuses the jobs.
+    `out` is on a disk that the nodes share.  With `wait` it waits for all jobs and prints the table of a local sweep.
+    Raises ValueError if a flag is out of range, SLURM is missing or refuses the jobs.
     """
     resources.check(max((run.grace_seconds for run in planned), default=0.0))
     with locks.locked(out / locks.LOCK):
@@ -163,28 +155,26 @@ def execute(planned: Sequence[planning.Planned], out: Path, resources: Resources
 
 
 def _alive(jobs: Sequence[str]) -> set[str]:
-    """Returns which of the jobs wait or run."""
+    """Returns the jobs that wait or run."""
     done = subprocess.run(
         [_find("squeue"), "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise ValueError(f"squeue does not answer, so that running jobs could be doubled: {done.stderr.strip()}")
+        raise ValueError(f"squeue failed, so it is unknown which jobs run; try again later: {done.stderr.strip()}")
     return set(done.stdout.split()) & set(jobs)
 
 
 def _jobs(out: Path) -> dict[str, str]:
-    """Returns the last job of each run that ever had one."""
     return (rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"jobs": {}})["jobs"]
 
 
 def _active(planned: Sequence[planning.Planned], jobs: Mapping[str, str]) -> list[planning.Planned]:
-    """Returns the runs whose jobs wait or run."""
     at_work = _alive(list(jobs.values())) if jobs else set()
     return [run for run in planned if jobs.get(run.name) in at_work]
 
 
 def _submit(new: Sequence[planning.Planned], out: Path, resources: Resources) -> dict[str, str]:
-    import submitit  # after the flags: no other launcher needs it
+    import submitit  # here, as no other launcher needs it
 
     from kronecker.sweep import job
 
@@ -195,7 +185,7 @@ def _submit(new: Sequence[planning.Planned], out: Path, resources: Resources) ->
         with executor.batch():
             submitted = [executor.submit(job.Training(run.command, Path.cwd())) for run in new]
     except submitit.core.utils.FailedJobError as error:
-        raise ValueError(f"SLURM refused the jobs; change the --slurm_ flag it names: {error}") from None
+        raise ValueError(f"SLURM refused the jobs; change the --slurm_ flag that it names: {error}") from None
     return {run.name: job.job_id for run, job in zip(new, submitted, strict=True)}
 
 
@@ -211,9 +201,10 @@ def _log(out: Path, job_id: str) -> Path:
 
 
 def _tell_how_to_follow(out: Path, job_id: str) -> None:
-    print(f"follow one:    tail -n +1 -F {_log(out, job_id)}")
-    print(f"follow all:    squeue --me; end all: scancel {job_id.partition('_')[0]}")
-    print("when they end: the same command shows what is left and submits that; --wait stays until then", flush=True)
+    print(f"follow one: tail -n +1 -F {_log(out, job_id)}")
+    print("follow all: squeue --me")
+    print(f"cancel all: scancel {job_id.partition('_')[0]}")
+    print("after the jobs end, the same command resubmits unfinished runs; --wait waits for the jobs", flush=True)
 
 
 def _follow(planned: Sequence[planning.Planned], sorted_runs: Submission, out: Path, begun: Mapping[str, str]) -> int:

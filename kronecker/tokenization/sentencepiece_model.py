@@ -10,11 +10,11 @@ from kronecker.tokenization import base
 def from_file(spec: str, path: str) -> base.Tokenizer:
     """Returns the tokenizer of a SentencePiece model.
 
-    The raw bytes of a byte piece are its byte, of a control or unknown piece its literal text, of any other its text
-    with U+2581 replaced by a space.  So the bytes of a text's ids are the text after the model's own normalisation: the
-    models of Llama 2 and Mistral prepend one space to a text that is not empty and treat a U+2581 in it as a space, and
-    change nothing else.  A model may compose characters (NFKC); one that changes ordinary text, such as repeated
-    spaces, is refused.  User-defined pieces are recognised in text, and their bytes are their own text.
+    A byte piece has its byte; a control or unknown piece has its literal text; any other piece has its text with U+2581
+    replaced by a space.  So the bytes of a text's ids are the text as the model normalises it.  The models of Llama 2
+    and Mistral prepend one space to a text that is not empty, treat a U+2581 in it as a space, and change nothing else.
+    A model may compose characters (NFKC); one that changes ordinary text, such as repeated spaces, is refused.
+    User-defined pieces are recognised in text, and their bytes are their own text.
 
     Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, has no byte fallback, has no
     end-of-text token, or changes ordinary text.

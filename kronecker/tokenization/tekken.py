@@ -39,7 +39,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         pattern = str(sizes["pattern"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
-        raise ValueError(f"tokenizer {spec}: not a tekken.json ({fault}); it must have config and vocab") from error
+        raise ValueError(f"tokenizer {spec}: not a tekken.json ({fault}); download the file again") from error
     if sorted(names) != list(range(specials)) or len(set(names.values())) < specials:
         raise ValueError(
             f"tokenizer {spec}: its special tokens must be {specials:,} distinct texts with ids 0 to {specials - 1:,}; "

@@ -71,7 +71,7 @@ def shipped_gpt2() -> base.Tokenizer:
     path = ASSETS / "gpt2.tiktoken"
     content = base.read("gpt2", path)
     if hashlib.sha256(content).hexdigest() != _ENCODINGS["gpt2"].sha256:
-        raise ValueError(f"tokenizer gpt2: {path} is damaged (wrong sha256); install the package again")
+        raise ValueError(f"tokenizer gpt2: {path} is damaged (wrong sha256); install kronecker again")
     return _from_content("gpt2", "gpt2", content, _ENCODINGS["gpt2"])
 
 
@@ -84,7 +84,7 @@ def registered(spec: str, name: str) -> base.Tokenizer:
             f"tokenizer {spec}: its rank file could not be downloaded ({type(error).__name__}); without a network, set "
             "TIKTOKEN_CACHE_DIR to a folder that contains it, or give a rank file as tiktoken:PATH"
         ) from error
-    # tiktoken's releases rewrite equivalent patterns, which must not change a fingerprint.
+    # Not tiktoken's pattern: a release may write it in another, equivalent way, and so change the fingerprint.
     pattern = _ENCODINGS[name].pattern if name in _ENCODINGS else encoding._pat_str
     return _from_encoding(spec, name, encoding, pattern)
 

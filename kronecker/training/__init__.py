@@ -1,1 +1,1 @@
-"""Training: state, optimizer, step, metrics, checkpoints, and the loop that ties them together."""
+"""Training: state, optimizer, step, metrics, checkpoints, and the loop that uses them."""

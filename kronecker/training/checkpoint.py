@@ -1,9 +1,9 @@
-"""Checkpoints through orbax: asynchronous, kept by count and by step, and never restored into the wrong run."""
+"""Checkpoints through orbax: saved asynchronously, old ones deleted, and never restored into another run."""
 
 import contextlib
 import hashlib
 import json
-import shutil  # noqa: TID251  asks for a disk's room, where there is one
+import shutil  # noqa: TID251  reads a local disk's free space
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,14 +18,11 @@ from kronecker.runtime import storage
 from kronecker.training import train_step
 
 _STATE, _IDENTITY = "state", "identity"
-_OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # of an identity: what weights alone depend on
+_OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
 
 
 def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, dataset: str) -> dict[str, str]:
-    """Returns what a checkpoint and the run that it is restored into must agree on, by name.
-
-    `config` has its vocabulary filled in; `tokenizer` and `dataset` are their fingerprints.
-    """
+    """Returns what must be equal in a checkpoint and a run that restores it; `config` has its vocabulary."""
     layout = {name: config.model[name] for name in ("layers", "heads", "d_model", "context", "padded_vocab", "bias")}
     layout |= {"tie_head": config.model.tie_head, "embedding": config.embedding.kind}
     return {
@@ -41,10 +38,7 @@ def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, 
 def open_manager(
     workdir: epath.Path, config: ml_collections.ConfigDict | None = None
 ) -> Iterator[ocp.CheckpointManager]:
-    """Yields the manager of a run's checkpoints and waits for the last save when it closes.
-
-    `config` says what is kept; None: to read only.
-    """
+    """Yields the manager of a run's checkpoints, read-only without `config`; waits for the last save at the end."""
     keep = {}
     if config is not None:
         keep = {
@@ -62,14 +56,9 @@ def open_manager(
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, identity: dict[str, str]) -> None:
-    """Starts saving `state`, after `step` finished updates; collective over hosts.
-
-    A restore must find the same `identity`.  Raises OSError if the disk has less room than the state needs.
-    """
-    _check_room(manager.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-    args = ocp.args.Composite(
-        **{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(identity)},
-    )
+    """Starts to save `state` after `step` updates; all hosts must call it; raises OSError if the disk is full."""
+    _check_free_space(manager.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+    args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(identity)})
     with jax.transfer_guard("allow"):  # the loop forbids implicit transfers, and orbax makes them
         manager.save(step, args=args, force=True)
 
@@ -80,20 +69,21 @@ def restore(
     identity: dict[str, str],
     step: int | None = None,
 ) -> train_step.TrainState:
-    """Returns the saved state, laid out as `abstract_state` says: ShapeDtypeStructs with shardings, or a state.
+    """Returns the saved state, with the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.
 
-    `identity` is that of the present model and data; `step` None is the latest.  Raises ValueError if there is no such
-    checkpoint, or it is of another tokenizer, dataset or model.
+    `identity` is that of the current model and data; `step` None: the latest.  Raises ValueError if none has both.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():
-        raise ValueError(f"{manager.directory}: no checkpoint{'' if step is None else f' of step {step}'} there")
+        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        there = ", ".join(map(str, manager.all_steps())) or "none; train the run first"
+        raise ValueError(f"{manager.directory}: {wanted} here; saved steps: {there}")
     saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
     for name, value in identity.items():
         if saved.get(name) != value:
             raise ValueError(
                 f"{manager.directory}: step {step} was saved with another {name} ({saved.get(name)}, now {value}); "
-                "restore it with what it was trained with, or train into a new --workdir"
+                "restore it with the same one, or train in a new --workdir"
             )
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
     args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(shapes)})
@@ -101,41 +91,44 @@ def restore(
 
 
 class Weights(NamedTuple):
-    """A checkpoint of another run, to begin with its parameters: where its state lies, and its step."""
+    """A checkpoint of another run, whose parameters a run starts from."""
 
-    state: epath.Path
+    state: epath.Path  # its folder
     step: int
 
 
 def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_collections.ConfigDict) -> Weights:
-    """Returns another run's newest checkpoint; `workdir` is that run's folder, `identity` and `config` are of this run.
+    """Returns the newest checkpoint in another run's `workdir`; `identity` and `config` are those of this run.
 
-    Tokenizer, model, byte table, embedding.norm and embedding.rank must be the same in both; dataset and the rest of
-    the config need not.  Raises ValueError if there is no checkpoint, or one of these differs.
+    Raises ValueError if there is none, or tokenizer, model, byte table, embedding.norm or embedding.rank differ.
     """
     named = f"checkpoint.init_from={workdir}"
     if not rundir.has_checkpoint(workdir):
-        raise ValueError(f"{named}: no checkpoint there; give the folder of a run that has saved one")
+        raise ValueError(f"{named}: no checkpoint in this folder; set it to the folder of a run that has saved one")
     with open_manager(workdir) as manager:
         step = manager.latest_step()
         saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
         found = Weights(manager.directory / str(step) / _STATE, step)
     for name in _OF_WEIGHTS:
         if saved.get(name) != identity[name]:
-            raise ValueError(f"{named}: weights of another {name}: {saved.get(name)} there, {identity[name]} here")
+            raise ValueError(
+                f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
+            )
     theirs = rundir.read_json(workdir / rundir.CONFIG)["embedding"]
-    for key in ("norm", "rank"):  # a projection means another table under another norm
+    for key in ("norm", "rank"):  # with another norm, a projection induces another table
         if theirs.get(key) != config.embedding[key]:
-            raise ValueError(f"{named}: embedding.{key} is {theirs.get(key)} there, {config.embedding[key]} here")
+            raise ValueError(
+                f"{named}: its embedding.{key} is {theirs.get(key)}, here {config.embedding[key]}; make both equal"
+            )
     return found
 
 
 def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a checkpoint, laid out as `abstract_params`; raises ValueError if it is gone."""
+    """Returns a checkpoint's parameters, laid out as `abstract_params`; raises ValueError if it was deleted."""
     if not found.state.exists():
         raise ValueError(
-            f"{found.state}: gone since this run began with it, as its own run, still at work, keeps newer ones only; "
-            "the same command takes the newest, or wait until that run is finished"
+            f"{found.state}: the checkpoint was deleted by its own run, which keeps recent ones only; run the same "
+            "command again to use the newest, or wait until that run is finished"
         )
     item = {"params": abstract_params}
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
@@ -144,13 +137,13 @@ def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str
         return checkpointer.restore(found.state, args)["params"]
 
 
-def _check_room(folder: epath.Path, needed: int) -> None:
-    # A write that fails half-way ends in dozens of tracebacks from other threads; asking first ends in one line.
+def _check_free_space(folder: epath.Path, needed: int) -> None:
+    # A write that fails prints dozens of tracebacks from other threads; this check prints one line.
     if storage.is_remote(folder):
         return
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"{folder}: a checkpoint needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; make room and run "
-            "the same command again, it goes on from the last checkpoint"
+            f"{folder}: a checkpoint needs {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB are free; free some "
+            "space and run the same command again; it resumes from the last checkpoint"
         )

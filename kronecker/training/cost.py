@@ -1,4 +1,4 @@
-"""What runs will cost, before they start: tokens, training FLOPs, and hours on a named device at an assumed MFU."""
+"""The cost of runs before they start: tokens, training FLOPs, and hours on one device at an assumed MFU."""
 
 from collections.abc import Sequence
 
@@ -14,39 +14,32 @@ BASIS = f"H100 hours: training alone, on one {DEVICE} at an assumed MFU of {100 
 
 
 def describe(configs: Sequence[ml_collections.ConfigDict]) -> str:
-    """Returns one line with the number of runs, their tokens, and their FLOPs and hours or why these are not known.
-
-    `configs` are resolved, one a run.  Raises ValueError if one does not fit its tokenizer's vocabulary.
-    """
+    """Returns a line with the number of runs, their tokens, and their FLOPs and hours, or why these are unknown."""
     tokens = [c.train.tokens for c in configs]
     each = " to ".join(_count(n) for n in sorted({min(tokens), max(tokens)}))
-    told = f"{len(configs)} runs x {each} tokens = {_count(sum(tokens))} tokens"
+    words = f"{len(configs)} runs x {each} tokens = {_count(sum(tokens))} tokens"
     try:
         vocabularies = {spec: vocab_size(spec) for spec in dict.fromkeys(c.tokenizer for c in configs)}
     except (OSError, ValueError) as error:
-        return f"{told}, FLOPs not known: {' '.join(str(error).split())}"
+        return f"{words}, FLOPs unknown: {' '.join(str(error).split())}"
     flops = sum(training_flops(resolution.with_vocabulary(c, vocabularies[c.tokenizer])) for c in configs)
     digits = f"{flops:.2e}".replace("e+", "e")
     took = hours(flops)
-    return f"{told}, {digits} FLOPs, {_three_digits(took) if took >= 0.01 else 'under 0.01'} H100 hours"
+    return f"{words}, {digits} FLOPs, {_three_digits(took) if took >= 0.01 else 'under 0.01'} H100 hours"
 
 
 def vocab_size(spec: str) -> int:
-    """Returns how many ids the tokenizer has; that of bpe:SIZE, which need not be trained yet, is its SIZE.
-
-    Raises OSError if its file is not there or cannot be had; ValueError if there is no such tokenizer.
-    """
+    """Returns the number of the tokenizer's ids; that of bpe:SIZE, which need not be trained yet, is SIZE."""
     kind, _, size = spec.partition(":")
     return int(size) if kind == "bpe" and size.isdecimal() else tokenization.load(spec).vocab_size
 
 
 def training_flops(c: ml_collections.ConfigDict) -> float:
-    """Returns the FLOPs of a whole run; `c` has its vocabulary filled in."""
+    """Returns the FLOPs of a whole run; `c` has its vocabulary."""
     return c.train.tokens * accounting.flops_per_token(c.model, c.train.sequence)  # its keys are a Shape's fields
 
 
 def hours(flops: float) -> float:
-    """Returns the hours that one DEVICE takes for them at MFU."""
     return flops / (hardware.PEAK_FLOPS[DEVICE] * hardware.MFU * 3600)
 
 

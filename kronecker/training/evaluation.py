@@ -14,25 +14,35 @@ from kronecker.model import build
 from kronecker.runtime import sharding
 from kronecker.training import train_step
 
+ENOUGH_TOKENS = 50_000  # the loss over fewer depends too much on the choice of text
+
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-    """Returns eval.batch, rounded up to what `mesh` can split: it may not be the mesh that the run was trained on."""
+    """Returns eval.batch, rounded up so that `mesh`, which may differ from the training's, can split it."""
     parts = sharding.batch_shards(mesh)
     return -(-config.eval.batch // parts) * parts
 
 
 def held_out(prepared: manifests.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
-    """Returns a function that starts this host's validation batches anew, as config.eval says."""
+    """Returns a function that returns a new iterator over this host's validation batches."""
     batch = batch_size(config, mesh)
     return lambda: rows.validation_batches(
-        prepared,
-        config.train.sequence,
-        batch,
-        config.eval.sequences,
-        *sharding.host_share(mesh),
+        prepared, config.train.sequence, batch, config.eval.sequences, *sharding.host_share(mesh)
     )
+
+
+def few_tokens(prepared: manifests.Prepared, config: ml_collections.ConfigDict) -> str | None:
+    """Returns a warning if few held-out tokens are evaluated, with the key to raise; else None."""
+    every = prepared.tokens("validation") - 1
+    used = min(every, config.eval.sequences * config.train.sequence or every)
+    if used >= ENOUGH_TOKENS:
+        return None
+    remedy = f"raise data.validation_fraction (now {config.data.validation_fraction}) or use more text"
+    if used < every:
+        remedy = f"raise eval.sequences (now {config.eval.sequences}; 0: all {every:,} tokens)"
+    return f"warning: {used:,} held-out tokens are evaluated; below {ENOUGH_TOKENS:,} the loss is noisy; {remedy}"
 
 
 def make_evaluator(
@@ -44,13 +54,12 @@ def make_evaluator(
     batches: Batches,
     compile_with: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
 ) -> Callable[..., dict[str, float] | None]:
-    """Returns evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl, compiled already.
+    """Returns the compiled evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl.
 
-    `stop` is asked before each batch; evaluate returns None as soon as it says True.
-
+    It calls `stop` before each batch, and returns None once that returns True.
     `config` is resolved, the bag of `arm` is on `mesh`, and `batches` are from `held_out` for the same config and
-    mesh.  `abstract_params` are shapes, types and shardings, or the parameters.  `text_bytes_V` are the bytes of text
-    that each id stands for; ids beyond it stand for none.
+    mesh.  `abstract_params` are shapes, types and shardings, or the parameters.  `text_bytes_V` is the number of bytes
+    of each id's text; ids beyond its length have no text.
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
@@ -62,7 +71,7 @@ def make_evaluator(
         for tokens, weights in batches():
             if stop and stop():
                 return None
-            jax.block_until_ready(parts[-2:-1])  # two at a time: whoever stops waits for no more
+            jax.block_until_ready(parts[-2:-1])  # two at a time, so that a stop waits for two at most
             placed = [sharding.to_devices(x, mesh) for x in (tokens, weights)]
             parts.append(evaluate_batch(params, arm.bag, text_bytes, *placed))
         nats, tokens, text_bytes_sum = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)

@@ -1,6 +1,6 @@
-"""The input side of a model alone: what it embeds, the gradient of its one trained matrix, and a training update of it.
+"""The input side of a model alone: its embeddings, the gradient of its one trained matrix, and a training update.
 
-Pure functions for `jax.jit`; benchmarks time and compile what a training step does to the input embedding.
+Pure functions for `jax.jit`; benchmarks time and compile them.
 
 Shapes: N tokens, M rows of the trained matrix, d model width.
 """
@@ -22,7 +22,7 @@ Embed = Callable[[jax.Array, bags.Bag | None, jax.Array], jax.Array]
 class InputSide(NamedTuple):
     """The functions of an input side."""
 
-    # (matrix (M, d)) -> (params, opt_state), which `update` takes and may be donated
+    # (matrix (M, d)) -> (params, opt_state), arguments of `update` that may be donated
     init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
     forward: Embed  # (matrix (M, d), bag, ids (N,)) -> embeddings (N, d)
     # (matrix (M, d), bag, ids (N,), cotangent (N, d)) -> (embeddings (N, d), gradient (M, d))
@@ -34,7 +34,7 @@ class InputSide(NamedTuple):
 
 
 def make_input_side(embed: Embed, config: ml_collections.ConfigDict) -> InputSide:
-    """Returns the functions of an input side under the optimizer that training uses; `config` is resolved."""
+    """Returns the functions of an input side with training's optimizer; `config` is resolved."""
     tx = optimizer.make_optimizer(config, decays={accounting.INPUT: True})
 
     def init(matrix_Md):

@@ -1,14 +1,13 @@
-"""The training loop: from a config to a run's directory, resumable at any moment.
+"""The training loop: from a config to a run's folder, resumable at any step.
 
-On a CPU a resumed run equals the undisturbed one bit for bit, with the same machine, devices and versions.  On a GPU it
-does so with train.deterministic alone, which has not been tried on one.
+On a CPU a resumed run equals an uninterrupted one bit for bit, on the same machine, devices and versions.  On a GPU
+this needs train.deterministic, and has not been tried.
 """
 
 import contextlib
 import dataclasses
 import functools
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from kronecker.runtime import (
     machine,
     preemption,
     profiling,
+    progress,
     sharding,
     storage,
 )
@@ -45,18 +45,18 @@ def run(
     asked_to_leave: Callable[[], bool] = lambda: False,
     compile_only: bool = False,
 ) -> dict[str, Any] | None:
-    """Trains, or goes on training, and returns the content of result.json.
+    """Trains or resumes a run, and returns the content of result.json; a complete run returns at once.
 
-    A run that is complete returns at once.  Nothing is written before everything that can be checked is checked.
-    `config` has every key of `keys.KEYS` and is resolved here; `asked_to_leave` is as `preemption.Notice.asked`.  With
-    `compile_only` it returns None once all is compiled and its cost is printed, and writes no run.
+    Writes nothing before all checks have passed.  `config` has every key of `keys.KEYS` and is resolved here;
+    `asked_to_leave` is like `preemption.Notice.asked`.  With `compile_only` it compiles, prints the cost, and returns
+    None without writing a run.
 
-    Raises ValueError if the config cannot work, the devices have too little memory, or `workdir` or the data belong to
-    something else; FloatingPointError if the loss stops being finite; and preemption.Preempted if asked to leave: the
-    same call goes on from what was saved, as if it had not been.
+    Raises ValueError if the config cannot work, the devices have too little memory, or `workdir` or the data are of
+    another run; FloatingPointError if the loss is not finite; preemption.Preempted if preempted: the same call then
+    resumes from the checkpoint.
     """
     workdir = storage.open_path(workdir, "--workdir")
-    config = resolution.resolve(config)  # before processes wait for each other
+    config = resolution.resolve(config)  # before processes wait for one another
     _join_devices(config)
     sinks.check_sinks(config)
     profiling.check(workdir, config.log.profile_steps)
@@ -84,7 +84,7 @@ def _prepare(
     prepared: manifests.Prepared,
     tokenizer: tokenization.Tokenizer,
 ) -> "_Trainer":
-    """Builds the model and opens the data; what cannot be trained is refused here, before anything is written."""
+    """Builds the model and opens the data; raises ValueError, before anything is written, if they cannot be trained."""
     mesh = device_mesh.make_mesh(config)
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     bag = sharding.replicate(arm.bag, mesh)
@@ -97,7 +97,7 @@ def _prepare(
     trainer = _Trainer(
         config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
     )
-    evaluation.held_out(prepared, config, mesh)()  # refuses text that is missing or too short, and so does:
+    evaluation.held_out(prepared, config, mesh)()  # raises if text is missing or too short, as does the next line
     trainer.train_batches(0)
     if arm.codes:
         selfcheck.check_product(arm.bag, arm.codes, config.embedding, config.model.dtype)
@@ -105,7 +105,7 @@ def _prepare(
 
 
 class _Programs(NamedTuple):
-    """What is compiled: update(state, bag, tokens, weights) and evaluate(params, stop)."""
+    """The compiled update(state, bag, tokens, weights) and evaluate(params, stop)."""
 
     update: Callable[..., tuple[train_step.TrainState, train_step.StepMetrics]]
     evaluate: Callable[..., dict[str, float] | None]
@@ -113,7 +113,7 @@ class _Programs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Trainer:
-    """What stays fixed during a run."""
+    """The fixed parts of a run."""
 
     config: ml_collections.ConfigDict
     workdir: epath.Path
@@ -122,13 +122,13 @@ class _Trainer:
     mesh: Mesh
     arm: build.Arm
     bag: bags.Bag | None  # the arm's, on every device
-    identity: dict[str, str]  # what a checkpoint must agree with
+    identity: dict[str, str]  # equal in all its checkpoints
     abstract_state: train_step.TrainState  # shapes, types and shardings
-    has_checkpoint: bool  # as the process began
-    init_weights: checkpoint.Weights | None  # of checkpoint.init_from, if the run begins now
+    has_checkpoint: bool  # when the process started
+    init_weights: checkpoint.Weights | None  # from checkpoint.init_from, if the run is new
 
     def compile(self) -> _Programs:
-        """Compiles training step and evaluation; refuses what has no room, and says on stderr what the step takes."""
+        """Compiles training step and evaluation, and prints their cost; raises ValueError if memory is too small."""
         c, devices, limit = self.config, self.mesh.size, plan.device_limit()
         options = determinism.compiler_options(c, self.mesh)
         lowered = train_step.lower_train_step(self.arm.model, self.bag, c, self.mesh, self.abstract_state)
@@ -149,7 +149,7 @@ class _Trainer:
         return _Programs(update, evaluate)
 
     def train(self, programs: _Programs, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
-        """Trains to the end, unless asked to leave, and returns the content of result.json."""
+        """Trains to the end, unless preempted, and returns the content of result.json."""
         self._write_config()
         lock = rundir.locked(self.workdir) if _is_lead() else contextlib.nullcontext()
         with lock, checkpoint.open_manager(self.workdir, self.config) as manager:
@@ -159,9 +159,9 @@ class _Trainer:
                 step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
             manager.wait_until_finished()
             if leaves:
-                saved = f"step {step:,} is saved" if step else "no step was finished"
+                saved = f"step {step:,} is saved" if step else "no step is finished"
                 raise preemption.Preempted(
-                    f"{run_log.label(self.config)}: told to leave; {saved}, and the same command goes on"
+                    f"{run_log.label(self.config)}: received SIGTERM; {saved}; the same command resumes"
                 )
             return self._write_result(log)
 
@@ -174,23 +174,23 @@ class _Trainer:
         log: run_log.Log,
         asked_to_leave: Callable[[], bool],
     ) -> tuple[int, bool]:
-        """Returns the step at which training stopped, which is saved, and whether it was asked to leave."""
+        """Returns the last step, which is saved, and whether training was preempted."""
         c, last = self.config, self.config.train.steps
         recording = self.workdir / profiling.FOLDER, c.log.profile_steps
         update = profiling.recorded(programs.update, *recording, start, last, log.watch.pause)
         batches, weights = self.train_batches(start), train_step.full_weights(c, self.mesh)
-        # A transfer that is no device_put or device_get raises here, as it would hold up every step.  On a CPU only
-        # those to the device are seen (a NumPy batch, a number added to a loss); float(loss) reads the same memory.
+        # Transfers other than device_put and device_get raise here: they would delay every step.  On a CPU only those
+        # to the device are detected (a NumPy batch, a number added to a loss); float(loss) reads the same memory.
         with jax.transfer_guard("disallow"):
-            # DO NOT REORDER: evaluate and save the old state, and only then take the batch that changes it.
+            # DO NOT REORDER: evaluate and save the old state before the update that changes it.
             for step in range(start, last + 1):
                 leaves = asked_to_leave()
                 evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
                 if evaluates and not leaves and not log.has_validation(step):
-                    leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params, asked_to_leave))
+                    leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params), asked_to_leave)
                 saves = step > start and (step == last or step % c.checkpoint.every == 0)
                 if saves:
-                    log.flush(step)  # also shows that what is saved is finite
+                    log.flush(step)  # also checks that the saved state is finite
                 elif leaves:
                     log.save_pending(step)
                 if saves or (leaves and step > start):
@@ -199,7 +199,7 @@ class _Trainer:
                     break
                 tokens = sharding.to_devices(next(batches), self.mesh)
                 state, step_metrics = update(state, self.bag, tokens, weights)
-                log.catch_up(step)  # with the updates before this one: the device has work meanwhile
+                log.catch_up(step)  # waits for earlier updates, while the device computes this one
                 if step % c.log.every == 0:
                     log.flush(step)
                 log.add(step_metrics)
@@ -207,27 +207,26 @@ class _Trainer:
 
     def _save(self, manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, log: run_log.Log) -> None:
         with log.watch.pause():
-            log.sync()  # a run that goes on from this checkpoint finds the lines before it
+            log.sync()  # a run resumed from this checkpoint needs the lines before it
             checkpoint.save(manager, step, state, self.identity)
 
     def train_batches(self, start: int) -> Iterator[np.ndarray]:
-        """Returns this process's batches from step `start` on."""
         t = self.config.train
         share = sharding.host_share(self.mesh)
         return rows.train_batches(self.prepared, t.sequence, t.batch, self.config.seed, start, *share)
 
     def _describe(self) -> list[str | None]:
-        """Returns lines about the code, its product and train.deterministic, None where there is nothing to say."""
+        """Returns lines about the code, its product, train.deterministic and few held-out tokens; None: no line."""
         lines = []
         if self.arm.codes:
-            # A byte table says what the Kronecker code cannot tell apart; the other bags have other cells.
-            shared = f"{bags.sharing(self.arm.bag):,} ids share all their cells with another"
+            # `codec.summary` counts equal Kronecker codes; other kinds have other codes.
+            shared = f"{bags.sharing(self.arm.bag):,} ids share a code with another id"
             lines += [codec.summary(self.arm.codes) if self.config.embedding.kind == "kronecker" else shared]
             lines += [build.product_line(self.arm, self.config, self.mesh)]
-        return [*lines, determinism.line(self.config, self.mesh)]
+        return [*lines, determinism.line(self.config, self.mesh), evaluation.few_tokens(self.prepared, self.config)]
 
     def _write_config(self) -> None:
-        """Writes config.json and, unless the run goes on, env.json."""
+        """Writes config.json and, if the run is new, env.json."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         if not _is_lead():
             return
@@ -249,14 +248,13 @@ class _Trainer:
         if init_from and not self.init_weights:
             raise ValueError(
                 f"{self.workdir / rundir.CHECKPOINTS}: incomplete checkpoint found, so checkpoint.init_from cannot be "
-                "applied safely; delete that folder and run the same command again"
+                "applied safely; delete this folder and run the same command again"
             )
         state = train_step.init_on_mesh(self.arm.model, self.bag, self.config, self.abstract_state)
         if self.init_weights:
             state = state.replace(params=checkpoint.restore_weights(self.init_weights, self.abstract_state.params))
             if _is_lead():
-                step = f"step {self.init_weights.step:,}"
-                _print_lines(self.config, [f"begins with the weights of {init_from} after {step}"])
+                _print_lines(self.config, [f"starts from the weights of {init_from}, step {self.init_weights.step:,}"])
         params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
         if _is_lead():
             rundir.write_json(self.workdir / rundir.PARAMS, params)
@@ -281,17 +279,16 @@ class _Trainer:
                 "tokenizer_fingerprint": self.tokenizer.fingerprint,
                 "params": rundir.read_json(self.workdir / rundir.PARAMS),
             }
-            (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of a run that stood here before
+            (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of an earlier run in this folder
             rundir.write_json(self.workdir / rundir.RESULT, result)
         sharding.wait_for_hosts("result")
         return rundir.read_json(self.workdir / rundir.RESULT)
 
 
 def _is_lead() -> bool:
-    """Returns whether this is the process that writes and prints."""
     return jax.process_index() == 0
 
 
 def _print_lines(config: ml_collections.ConfigDict, lines: Sequence[str | None]) -> None:
-    words = "".join(f"{run_log.label(config)}  {line}\n" for line in lines if line)
-    print(words, end="", file=sys.stderr, flush=True)
+    for line in filter(None, lines):
+        progress.note(run_log.label(config), line)

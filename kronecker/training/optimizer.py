@@ -1,7 +1,7 @@
-"""The update as nanoGPT sets it up: clipping by the global norm, decay on matrices alone, cosine with warm-up.
+"""The update as in nanoGPT: global-norm clipping, weight decay on matrices only, cosine schedule with warm-up.
 
-Every arm's input matrix, table or projection, gets the same decay and the same learning rate as the body's kernels,
-unless embedding.lr_mult says otherwise; the multiplier scales the whole update, decay included.
+The input matrix of every arm, table or projection, has the decay and the learning rate of the body's kernels;
+embedding.lr_mult scales its whole update, decay included.
 """
 
 import pkgutil
@@ -15,7 +15,7 @@ from kronecker.schema import choices
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Returns the learning rate by finished updates: a linear rise to train.lr, then a cosine to lr_final of it."""
+    """Returns the learning rate by finished updates: linear warm-up to train.lr, then a cosine to lr_final of it."""
     t = config.train
     return optax.warmup_cosine_decay_schedule(
         init_value=t.lr / (t.warmup_steps + 1),
@@ -27,7 +27,7 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ml_collections.ConfigDict, decays: Any) -> optax.GradientTransformation:
-    """Returns the optimizer of a resolved config; it clips first, and decays what `decays`, a tree of bools, says."""
+    """Returns the optimizer of a resolved config; `decays`, a tree of bools, selects the parameters with decay."""
     t = config.train
     maker, arguments = choices.OPTIMIZERS[t.optimizer]
     return optax.chain(

@@ -1,4 +1,4 @@
-"""What a run will take, known before its first step: parameters, a device's memory, FLOPs, and the speed to expect."""
+"""What a run needs, known before its first step: parameters, a device's memory, FLOPs, and an estimate of speed."""
 
 import dataclasses
 import math
@@ -14,21 +14,21 @@ from kronecker.model import accounting
 from kronecker.runtime import allocator, distributed, hardware
 from kronecker.schema import resolution
 
-# Where a container's limit stands, by the version of control groups; a bare machine has neither.
+# Files with a container's memory limit, by version of control groups; a machine without containers has neither.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-MOST_OF_STATE = 1 / 4  # of a device's memory: what parameters and optimizer may take before they are split over more
+MOST_OF_STATE = 1 / 4  # of a device's memory, for parameters and optimizer, before they are split over more devices
 STATE_COPIES = 3  # the parameters and AdamW's two moments
-LOSS_CHUNK = 1024  # tokens of a device whose logits are a product of a size that is worth it
+LOSS_CHUNK = 1024  # tokens of a device: enough for an efficient matrix product
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device's memory that a compiled function takes."""
+    """Bytes of one device's memory that a compiled function needs."""
 
     arguments: int  # of a training step: parameters, optimizer, bag and batch
     outputs: int  # the new state and the metrics
-    aliased: int  # of the outputs, that take the place of arguments
-    temporaries: int  # all that it makes and drops
+    aliased: int  # outputs in the memory of arguments
+    temporaries: int
     code: int  # the program
 
     @classmethod
@@ -44,7 +44,6 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Returns what has to be there at once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
     def to_json(self) -> dict[str, int]:
@@ -57,11 +56,11 @@ class Memory:
 
 
 def device_limit() -> int | None:
-    """Returns the bytes that each device of the run may use; None: not known.  Collective over processes.
+    """Returns the bytes that each device of the run may use; None: unknown.  All processes must call it.
 
-    Simulated devices, and the processes of one machine, share the machine's memory, or its container's.
+    Simulated devices and the processes of one machine share the memory of the machine or its container.
     """
-    # one limit for all, in KiB: were it each machine's own, one could refuse a run that the others begin
+    # one limit for all, in KiB: with its own limit, one machine could refuse a run that the others start
     least = min(distributed.told_by_all(min(_own_limit() // 1024, 2**32 - 1)))
     return least * 1024 or None
 
@@ -76,9 +75,8 @@ def compile_step(
 ) -> jax.stages.Compiled:
     """Returns the compiled training step of `train_step.lower_train_step`.
 
-    `config` is resolved, with its vocabulary; `devices` are all of the run's; `limit` is of one, from `device_limit`.
-    Raises ValueError if the compiler or `limit` says that a device has too little memory for it, and says what would
-    help.
+    `config` is resolved, with its vocabulary; `devices` is their number in the run; `limit` is from `device_limit`.
+    Raises ValueError, with keys that reduce the memory, if the step needs more than the compiler or `limit` allows.
     """
     return _compile(lowered, options, "training step", limit, 0, lambda: remedy(config, devices, limit, has_checkpoint))
 
@@ -93,7 +91,7 @@ def compile_evaluation(
 ) -> jax.stages.Compiled:
     """Returns the compiled evaluation of one batch, of `train_step.lower_eval_step`.
 
-    Arguments and errors as of `compile_step`; the optimizer's state takes `reserved` bytes of a device meanwhile.
+    Arguments and errors as in `compile_step`; the optimizer's state takes `reserved` bytes of a device.
     """
     return _compile(
         lowered, options, "evaluation", limit, reserved, lambda: _advice(_smaller_evaluation(config, devices))
@@ -101,15 +99,15 @@ def compile_evaluation(
 
 
 def bytes_of_a_device(tree: Any) -> int:
-    """Returns the bytes that arrays, or their shapes, types and shardings, take of the device that holds most."""
+    """Returns the bytes of arrays, or of their shapes, types and shardings, on the device that holds most."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool = False) -> str:
-    """Returns which keys would make the training step smaller, with values that can be.
+    """Returns keys, with allowed values, that reduce the training step's memory, without keys that a checkpoint fixes.
 
-    Arguments as of `compile_step`; keys that a checkpoint fixes are not among those returned.
+    Arguments as in `compile_step`.
     """
     return _advice(_smaller(config, devices, limit, has_checkpoint))
 
@@ -117,10 +115,10 @@ def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, h
 def fewest_fsdp(
     model: ml_collections.ConfigDict, vocab: int, limit: int | None, devices: int, above: int = 0
 ) -> int | None:
-    """Returns the smallest mesh.fsdp that leaves room beside parameters and optimizer; else the largest that can be.
+    """Returns the smallest mesh.fsdp with which parameters and optimizer fit a device, else the largest allowed one.
 
     `model` is the config's group, `vocab` is V, and `devices` are those that data and fsdp share.  `limit` is bytes of
-    a device; None: none leaves room for sure.  The result exceeds `above`, and is None where it cannot.
+    a device; None if unknown: then no size is considered safe.  The result exceeds `above`; None: no allowed size does.
     """
     params = 12 * model.layers * model.d_model**2 + 2 * vocab * model.d_model
     state = params * STATE_COPIES * (2 if model.param_dtype == "bfloat16" else 4)
@@ -136,29 +134,29 @@ def lines(
     devices: int,
     limit: int | None,
 ) -> list[str]:
-    """Returns what to tell whoever waits: parameters by group, memory of a device, FLOPs and speed.
+    """Returns lines for the user: parameters by group, memory of a device, FLOPs and speed.
 
-    `compiled` is the training step, `params` as `accounting.count` gives them, the rest as of `compile_step`.
+    `compiled` is the training step, `params` are from `accounting.count`, the rest as in `compile_step`.
     """
     groups = ", ".join(f"{name} {size:,}" for name, size in params.items() if name != "total")
     needed, tokens = Memory.of(compiled), config.train.batch * config.train.sequence
     flops = accounting.flops_per_token(config.model, config.train.sequence) * tokens
     kind = jax.devices()[0].device_kind
     peak = hardware.peak_flops(kind)
-    speed = f"no peak is known of {kind}, hence no speed to expect"
+    speed = f"peak FLOP/s unknown for {kind}; no speed estimate yet"
     if peak:
         rate = devices * peak * hardware.MFU * tokens / flops
-        speed = f"{rate:,.0f} tokens/s at an assumed MFU of {100 * hardware.MFU:.0f} % of {devices} x {kind}"
-    there = _mb(limit) if limit else "a limit that is not known"
+        speed = f"{rate:,.0f} tokens/s at an assumed MFU of {100 * hardware.MFU:.0f} % on {devices} x {kind}"
+    there = _mb(limit) if limit else "an unknown limit"
     return [
         f"parameters: {params['total']:,} ({groups})",
-        f"memory of a device: {_mb(needed.total)} of {there} ({needed})",
-        f"a step: {tokens:,} tokens, {flops:.3g} FLOPs; {speed}",
+        f"memory needed per device: {_mb(needed.total)} of {there} ({needed})",
+        f"a step: {tokens:,} tokens, {flops:.3g} FLOPs; {speed}".replace("e+", "e"),
     ]
 
 
 def _own_limit() -> int:
-    """Returns the bytes that a device of this process may use; 0: not known."""
+    """Returns the bytes that a device of this process may use; 0: unknown."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit", 0)
@@ -183,20 +181,21 @@ def _compile(
     except jax.errors.JaxRuntimeError as error:
         if allocator.OUT_OF_MEMORY not in str(error):
             raise
-        words = f"the compiler finds no room for the {what}: {str(error).splitlines()[0]}"
+        words = f"out of memory while compiling the {what}: {str(error).splitlines()[0]}"
         raise ValueError(f"{words}; {advice()}") from None
     needed = Memory.of(compiled)
     if limit and needed.total + reserved > limit:
         parts = f"{needed}, optimizer {_mb(reserved)}" if reserved else str(needed)
         raise ValueError(
-            f"the {what} needs {_mb(needed.total + reserved)} of a device's {_mb(limit)} ({parts}); {advice()}"
+            f"out of memory: the {what} needs {_mb(needed.total + reserved)} ({parts}), a device has {_mb(limit)}; "
+            f"{advice()}"
         )
     return compiled
 
 
 def _advice(keys: Iterable[tuple[str, object]]) -> str:
     settings = " ".join(f"--config.{key}={value}" for key, value in keys)
-    return f"take less with {settings}" if settings else "take a smaller model, or more or larger devices"
+    return f"to need less, add {settings}" if settings else "use a smaller model, or more or larger devices"
 
 
 def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
@@ -212,7 +211,7 @@ def _smaller(
     c: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool
 ) -> Iterator[tuple[str, object]]:
     data, fsdp, tensor = resolution.mesh_sizes(c.mesh, devices)
-    parts = data * fsdp  # a micro-batch is a multiple of so many sequences
+    parts = data * fsdp  # a micro-batch is a multiple of these, in sequences
     more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
     accumulate = None if has_checkpoint else next(more, None)
     if accumulate:
@@ -229,7 +228,7 @@ def _smaller(
 
 
 def _smaller_chunk(train: ml_collections.ConfigDict, sequences: int) -> Iterator[tuple[str, object]]:
-    """Yields train.loss_chunk where a device that has so many sequences at a time can have fewer logits."""
+    """Yields a smaller train.loss_chunk, if there is one, for `sequences` at a time on a device."""
     tokens = sequences * train.sequence
     most = min(tokens, train.loss_chunk or tokens)
     if most > 1:

@@ -17,7 +17,7 @@ from kronecker.training import checkpoint, train_step
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Restored:
-    """What a run's directory holds, alive: its config, data, tokenizer, model and the parameters of one step."""
+    """A run's config, data, tokenizer, model, and parameters at one step."""
 
     config: ml_collections.ConfigDict
     prepared: manifests.Prepared
@@ -29,21 +29,21 @@ class Restored:
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
-    """Returns a run's parameters with everything needed to use them; `step` None is the latest checkpoint.
+    """Returns a run's parameters, and all that is needed to use them; `step` None is the latest checkpoint.
 
     Raises FileNotFoundError if there is no run; ValueError if there is no such checkpoint, or tokenizer, data or codes
-    are no longer those of the run.
+    have changed since.
     """
     workdir = storage.open_path(workdir, "--workdir")
     saved = rundir.read_json(workdir / rundir.CONFIG)
     if saved is None:
         runs = sorted(filter(finished_runs.is_run, workdir.iterdir())) if workdir.is_dir() else []
-        below = f"; it holds runs: give one, such as {runs[0]}" if runs else ""
-        raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder{below}")
+        give = f"one of the runs in it, such as {runs[0]}" if runs else "a folder that train.py wrote"
+        raise FileNotFoundError(f"--workdir={workdir}: not a run's folder (no {rundir.CONFIG}); give {give}")
     config = rundir.completed(saved).lock()
     device_mesh.use_simulated_cpu_devices(config)
     recorded = storage.open_path(finished_runs.read_json(workdir, rundir.ENV)["data"], f"{rundir.ENV}: data")
-    if (recorded / manifests.MANIFEST).exists():  # the text that it was made from may be gone
+    if (recorded / manifests.MANIFEST).exists():  # its source text may be gone
         prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer)
     else:
         prepared, tokenizer = preparation.ensure_prepared(config)

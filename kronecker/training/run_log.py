@@ -1,5 +1,6 @@
-"""A run's numbers on their way from the device to its metrics: fetched late, and once a line."""
+"""A run's metrics: kept on the device, and fetched once per line of metrics.jsonl."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,25 +12,29 @@ from etils import epath
 from kronecker.model import accounting, transformer
 from kronecker.run import sinks
 from kronecker.runtime import progress, sharding
-from kronecker.training import train_step
+from kronecker.training import pace, train_step
+
+PLAIN_SECONDS = 600.0  # in a file, the shortest time between two lines of progress; but each evaluation prints one
+
+Numbers = dict[str, float] | None
 
 
 def label(config: ml_collections.ConfigDict) -> str:
-    """Returns what the run's lines on stderr begin with."""
+    """Returns the prefix of a run's lines on stderr."""
     return f"{config.embedding.arm} seed {config.seed}"
 
 
 class Log:
-    """Step metrics that are still on the device, and the lines they become; of several processes the first writes."""
+    """Step metrics on the device, and the lines made of them; of several processes the first one writes."""
 
     def __init__(
         self, config: ml_collections.ConfigDict, shape: transformer.Shape, workdir: epath.Path, start: int
     ) -> None:
-        """Keeps an earlier process's lines, up to `start` finished updates; collective over hosts."""
+        """Keeps earlier processes' lines up to `start` finished updates; all hosts must call it."""
         self._config, self._shape = config, shape
         self._devices = jax.devices()[0].device_kind, jax.device_count()
         lead = jax.process_index() == 0
-        self._progress_line = progress.ProgressLine(label(config), config.train.steps, start, shown=lead)
+        self._progress_line = progress.ProgressLine(label(config), config.train.steps, start, lead, PLAIN_SECONDS)
         self._sinks = sinks.open_sinks(workdir, config, start) if lead else []
         before = sinks.read(workdir) if lead else []
         trained = [line["seconds"] for line in before if line["kind"] == "train"]
@@ -40,7 +45,8 @@ class Log:
         self._flushed_at = trained[-1] if trained else 0.0
         self._pending = [train_step.StepMetrics(*values) for values in unlogged[-1]["values"]] if unlogged else []
         self.watch = progress.Stopwatch(unlogged[-1]["seconds"] if unlogged else self._flushed_at)
-        self._validation_loss: float | None = None
+        self._pace = pace.Pace(config, start, self.watch.seconds())
+        self._loss = self._validation_loss = self._speed_words = ""  # of the progress line
 
     def __enter__(self) -> Self:
         self._progress_line.__enter__()
@@ -54,27 +60,29 @@ class Log:
             self._progress_line.__exit__(*error)
 
     def sync(self) -> None:
-        """Returns when the lines so far outlive this process."""
         for sink in self._sinks:
             sink.sync()
 
     def has_validation(self, step: int) -> bool:
-        """Returns whether an earlier process of this run has evaluated this step, its first, already."""
+        """Returns whether `step` is the first of this process, and an earlier process has evaluated it."""
         return step == self._validated
 
     def add(self, step_metrics: train_step.StepMetrics) -> None:
-        """Takes the metrics of one update without waiting for them."""
+        """Adds the metrics of one update without waiting for them."""
         self._pending.append(step_metrics)
 
     def catch_up(self, step: int) -> None:
-        """Waits until `step` updates are finished, so that the host is one update ahead at most, and shows them."""
-        if self._pending:
-            loss = jax.block_until_ready(self._pending[-1].loss)
-            if self._progress_line.is_due():
-                self._show(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()))
+        """Waits until `step` updates are finished, so that the host is at most one ahead, and shows the progress."""
+        if not self._pending:
+            return
+        loss = jax.block_until_ready(self._pending[-1].loss)
+        if estimate := self._pace.measure(step, self.watch.seconds()):
+            self._progress_line.note(estimate)
+        if self._progress_line.is_due():
+            self._show_training(step, float(jax.device_get(loss)), self._speed(self.watch.seconds()))
 
     def flush(self, step: int) -> None:
-        """Writes one line for the updates since the last one, the newest of which made `step` finished updates."""
+        """Writes one line for the updates since the last line, up to `step`."""
         if not self._pending:
             return
         values = self._values(step)
@@ -98,26 +106,29 @@ class Log:
                 "seconds": seconds,
             }
         )
-        self._show(step, float(values.loss.mean()), speed)
+        self._show_training(step, float(values.loss.mean()), speed)
 
     def save_pending(self, step: int) -> None:
-        """Saves the updates that are in no line yet, so that a resumed run includes them in its next line."""
+        """Saves metrics not yet in a line, so that a resumed run includes them in its next line."""
         if self._pending:
             values = np.stack(self._values(step), axis=1).tolist()
             self._write({"kind": sinks.HELD, "step": step, "seconds": self.watch.seconds(), "values": values})
 
-    def evaluate(self, step: int, evaluate: Callable[[], dict[str, float] | None]) -> bool:
-        """Writes a validation line, timed as no part of training; returns False if `evaluate` gave up with None."""
+    def evaluate(self, step: int, evaluate: Callable[[Callable[[], bool]], Numbers], stop: Callable[[], bool]) -> bool:
+        """Writes a validation line, with the training clock stopped; returns False if `stop` ended `evaluate`."""
         self.flush(step)
-        self._progress_line.show(step, "evaluating")
+        self._show(step, "evaluating")
+        began = time.perf_counter()
         with self.watch.pause():
-            numbers = evaluate()
+            numbers = evaluate(stop if step else self._pace.watched(stop, self._progress_line.note))
         if numbers is None:
             return False
         if not np.isfinite(numbers["loss"]):
-            raise FloatingPointError(f"the validation loss after {step} steps is not finite; try a lower train.lr")
-        self._validation_loss = numbers["loss"]
+            raise FloatingPointError(f"the validation loss after step {step} is not finite; try a lower train.lr")
+        self._pace.evaluation = time.perf_counter() - began
         self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
+        self._validation_loss = f"val {numbers['loss']:.4f}"
+        self._show(step, always=True)
         return True
 
     def _values(self, step: int) -> train_step.StepMetrics:
@@ -128,8 +139,7 @@ class Log:
             self._pending = []
             raise FloatingPointError(
                 f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
-                f"{_last_finite(values.loss)}); look at metrics.jsonl before step {first}, or try a lower train.lr in "
-                "another --workdir"
+                f"{_last_finite(values.loss)}); try a lower train.lr in another --workdir"
             )
         return values
 
@@ -139,9 +149,13 @@ class Log:
     def _speed(self, seconds: float) -> float:
         return self._tokens(len(self._pending)) / (seconds - self._flushed_at)
 
-    def _show(self, step: int, loss: float, speed: float) -> None:
-        validation = "" if self._validation_loss is None else f"  val {self._validation_loss:.4f}"
-        self._progress_line.show(step, f"loss {loss:.4f}{validation}  {speed:,.0f} tok/s")
+    def _show_training(self, step: int, loss: float, speed: float) -> None:
+        self._loss, self._speed_words = f"loss {loss:.4f}", f"{speed:,.0f} tokens/s"
+        self._show(step)
+
+    def _show(self, step: int, *more: str, always: bool = False) -> None:
+        words = filter(None, (self._loss, self._validation_loss, self._speed_words, *more))
+        self._progress_line.show(step, *words, left=self._pace.left(step), always=always)
 
     def _write(self, line: dict[str, Any]) -> None:
         for sink in self._sinks:

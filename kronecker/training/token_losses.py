@@ -1,8 +1,6 @@
-"""The loss of every held-out token of a finished run, in a file beside its result.
+"""The loss of every held-out token of a finished run, in the file token_losses.npz beside its result.
 
-    token_losses.npz    what was predicted from what, how well, and what is known of each id
-
-Breakdowns by frequency, length, script or shared code are then arithmetic on arrays, without a model.
+Breakdowns by frequency, length, script or shared code then need no model.
 
 Shapes: N held-out predictions, in the order of the text; V padded vocabulary.
 """
@@ -20,18 +18,17 @@ from kronecker.runtime import sharding, storage
 from kronecker.tokenization import writing_systems
 from kronecker.training import evaluation, restore, train_step
 
-COUNTED_TOKENS = 2**24  # a sample this large ranks ids by frequency; counting more of the text only takes longer
+COUNTED_TOKENS = 2**24  # a sample of this size ranks ids by frequency well enough
 BLOCK = 2**16
 
 
 def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
     """Evaluates a run's last checkpoint on every held-out token; writes and returns token_losses.npz.
 
-    Its arrays: `nats` float32 (N,), -log p of each target; `inputs` and `targets` int32 (N,), the id before it and its
-    own; `step` and `data_fingerprint`; and of each id, (V,): `train_count`, its occurrences in a sample of the training
-    text; `bytes`, its raw bytes (0: none); `special`; `after_space`, whether they begin with a space; `script`, an
-    index into `scripts`; `code_group`, equal for ids that share all cells of this run's code, -1 for an id with a code
-    of its own or with none.
+    Its arrays: `nats` float32 (N,), -log p of each target; `inputs` and `targets` int32 (N,), the previous id and the
+    target; `step` and `data_fingerprint`; and for each id, (V,): `train_count`, its occurrences in a sample of the
+    training text; `bytes`, the number of its raw bytes; `special`; `after_space`, whether these start with a space;
+    `script`, an index into `scripts`; `code_group`, equal for ids with the same code in this run, else -1.
 
     Raises FileNotFoundError if there is no run; ValueError as `restore.open_run` does.
     """
@@ -86,7 +83,7 @@ def _vocabulary(run: restore.Restored) -> dict[str, np.ndarray]:
 
 
 def _train_count(prepared: manifests.Prepared, padded_vocab: int) -> np.ndarray:
-    """Counts ids in the whole training text, or in blocks spread evenly over it where it is long."""
+    """Counts ids in the training text or, if it is long, in blocks spread evenly over it."""
     stream = rows.Stream(prepared, "train")
     blocks = -(-len(stream) // BLOCK)
     chosen = np.unique(np.linspace(0, blocks - 1, min(blocks, COUNTED_TOKENS // BLOCK)).round().astype(int))

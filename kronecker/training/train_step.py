@@ -1,7 +1,7 @@
-"""One update and one evaluation as pure functions, and the first state and the update on a mesh.
+"""One update and one evaluation as pure functions, and the initial state and the update on a mesh.
 
-Losses are weighted sums in float32, an update's by shares of the whole batch; so micro-batches and devices may hold
-different numbers of tokens.
+Losses are weighted sums in float32.  The weights of an update sum to 1 over the whole batch, so micro-batches and
+devices may hold different numbers of tokens.
 
 Shapes: B batch, T time, A micro-batches, V vocabulary.
 """
@@ -26,22 +26,22 @@ _AN_ID = np.zeros((1, 1), np.int32)  # ids (B, T) to initialise with
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a checkpoint holds."""
+    """The content of a checkpoint."""
 
     step: jax.Array  # int32, finished updates
-    clipped: jax.Array  # int32, those of them whose gradient was clipped
+    clipped: jax.Array  # int32, updates whose gradient was clipped
     params: dict[str, Any]
     opt_state: Any
 
 
 class StepMetrics(NamedTuple):
-    """Scalars of one update, on the device until somebody asks."""
+    """Scalars of one update, on the device until they are fetched."""
 
     loss: jax.Array  # nats per token, mean over the batch
     lr: jax.Array  # learning rate of the body
     grad_norm: jax.Array  # global norm before clipping
     clip_share: jax.Array  # share of all updates so far whose gradient was clipped
-    update_norm: jax.Array  # global norm of what was added to the parameters
+    update_norm: jax.Array  # global norm of the change of the parameters
     embedding_std: jax.Array  # std of the input matrix in units of its initial std (the paper's norm drift)
 
 
@@ -54,7 +54,7 @@ class EvalSums(NamedTuple):
 
 
 def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict) -> TrainState:
-    """Returns the state before the first update; config.seed alone decides it."""
+    """Returns the state before the first update, which depends on config.seed only."""
     params = model.init(jax.random.key(config.seed), _AN_ID, bag)["params"]
     decays = declared.decays(declared.of(model, _AN_ID, bag))
     opt_state = optimizer.make_optimizer(config, decays).init(params)
@@ -65,7 +65,7 @@ def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_
 def init_on_mesh(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, abstract: TrainState
 ) -> TrainState:
-    """Returns `init_state`'s state, laid out as `abstract`, from `abstract_state`; `bag` is on its mesh already."""
+    """Returns the state of `init_state`, laid out as `abstract` from `abstract_state`; `bag` is on its mesh."""
     layout = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(lambda bag: init_state(model, bag, config), out_shardings=layout)(bag)
 
@@ -73,20 +73,16 @@ def init_on_mesh(
 def abstract_state(
     model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Returns the shapes, types and shardings of the state on `mesh`: to make it, restore it, or compile for it.
+    """Returns the shapes, types and shardings of the state on `mesh`, to create it, restore it, or compile for it.
 
-    Raises ValueError as `sharding.with_shardings` does, or if a parameter declares nothing.
+    Raises ValueError as `sharding.with_shardings` does, or if a parameter has no declaration.
     """
     state = jax.eval_shape(lambda: init_state(model, bag, config))
     return sharding.with_shardings(state, declared.of(model, _AN_ID, bag), mesh)
 
 
 def token_nats(
-    model: transformer.Transformer,
-    params: dict[str, Any],
-    bag: bags.Bag | None,
-    tokens_BT1: jax.Array,
-    chunk: int = 0,
+    model: transformer.Transformer, params: dict[str, Any], bag: bags.Bag | None, tokens_BT1: jax.Array, chunk: int = 0
 ) -> jax.Array:
     """Returns -log p of each next token, float32 (B, T), for rows of T + 1 tokens; `chunk`: train.loss_chunk."""
     x_BTd, head = model.apply({"params": params}, tokens_BT1[:, :-1], bag, apart=True)
@@ -98,7 +94,7 @@ def make_train_step(
 ) -> Callable[[TrainState, bags.Bag | None, jax.Array, jax.Array], tuple[TrainState, StepMetrics]]:
     """Returns update(state, bag, tokens (B, T + 1), weights (B, T)) -> (state, metrics).
 
-    The gradient is that of the weighted mean over all tokens of the batch, however many micro-batches it is split into.
+    The gradient is that of the weighted mean over all tokens of the batch, for any number of micro-batches.
     """
     schedule = optimizer.make_schedule(config)
     micro, clip = config.train.accumulate, config.train.clip
@@ -133,7 +129,7 @@ def make_train_step(
     def update(state, bag, tokens_BT1, weights_BT):
         declarations = declared.of(model, _AN_ID, bag)
         tx = optimizer.make_optimizer(config, declared.decays(declarations))
-        # Shares of the mean, not a sum that is divided in the end: that would be a pass over all parameters.
+        # Weights that sum to 1: dividing the gradient at the end would be one more pass over all parameters.
         loss, grads = loss_and_gradient(state, bag, tokens_BT1, weights_BT / weights_BT.sum())
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         grad_norm = optax.tree.norm(grads)
@@ -161,10 +157,10 @@ def lower_train_step(
     mesh: Mesh,
     abstract: TrainState,
 ) -> jax.stages.Lowered:
-    """Returns the update of `make_train_step` for `mesh`, whose devices need not be there, ready to compile.
+    """Returns the update of `make_train_step` for `mesh`, whose devices may be simulated, ready to compile.
 
-    The program takes a state that is laid out as `abstract`, from `abstract_state`, whose memory it takes too
-    (donation), `bag` on every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split by their batch.
+    The program's arguments are a state laid out as `abstract` from `abstract_state`, whose memory it reuses (donation),
+    `bag` on every device, and tokens int32 (B, T + 1) and weights float32 (B, T), split along the batch.
     """
     whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
     layout = jax.tree.map(lambda x: x.sharding, abstract)
@@ -186,7 +182,7 @@ def lower_eval_step(
     abstract_params: dict[str, Any],
     batch: int,
 ) -> jax.stages.Lowered:
-    """Returns what `make_eval_step` does, for `mesh`, ready to compile.
+    """Returns the evaluation of `make_eval_step` for `mesh`, ready to compile.
 
     `abstract_params` are shapes, types and shardings, or the parameters; `batch` is over all devices.
     """
@@ -201,7 +197,6 @@ def lower_eval_step(
 
 
 def full_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> jax.Array:
-    """Returns the weights (B, T) of a batch in which all tokens count."""
     shape = config.train.batch, config.train.sequence
     return jax.jit(lambda: jnp.ones(shape), out_shardings=sharding.split_batch(mesh))()
 
@@ -229,5 +224,5 @@ def _abstract_batch(batch: int, sequence: int, mesh: Mesh) -> tuple[jax.ShapeDty
 
 
 def _micro_batches(x_BT: jax.Array, micro: int) -> jax.Array:
-    # Row b goes to micro-batch b % A: the rows of one device stay on it.
+    # Row b goes to micro-batch b % A, so that rows stay on their device.
     return x_BT.reshape(-1, micro, *x_BT.shape[1:]).swapaxes(0, 1)

@@ -103,7 +103,7 @@ def test_a_step_that_does_not_fit_is_exit_1_with_what_to_set(tmp_path: Path):
     assert (done.returncode, done.stderr) == (1, "")
     last = done.stdout.splitlines()[-1]
     flags = "--config.train.accumulate=2 --config.train.loss_chunk=1024 --config.mesh.fsdp=8"
-    assert last == f"not met  kronecker fits; take less with {flags}"
+    assert last == f"not met  kronecker fits; to need less, add {flags}"
     (row,) = json.loads((tmp_path / "compiled.json").read_text())["targets"][0]["rows"]
     assert row["needed"] > 16 * 2**30
 
@@ -309,7 +309,7 @@ def test_a_step_that_does_not_fit_a_gpu_is_exit_1_with_what_to_set():
     assert (done.returncode, done.stderr) == (1, "")
     lines = done.stdout.splitlines()
     assert any(re.match(r"kronecker, Triton: needs [\d,]+ MB, a device has 50 MB \(arguments ", line) for line in lines)
-    assert re.match("not met  kronecker fits, cuBLAS; take less with --config.train.", lines[-1])
+    assert re.match("not met  kronecker fits, cuBLAS; to need less, add --config.train.", lines[-1])
 
 
 def test_memory_is_what_is_needed_at_once():

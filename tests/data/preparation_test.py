@@ -290,7 +290,7 @@ def test_a_prepared_folder_needs_neither_its_text_nor_its_place(tmp_path, tokeni
 def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
     source, _ = write_corpus(tmp_path)
     made, _ = preparation.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
-    with pytest.raises(ValueError, match=r"was prepared with tokenizer bpe:300, but tokenizer is gpt2, which differs"):
+    with pytest.raises(ValueError, match=r"prepared with another tokenizer \(bpe:300\) than the one given \(gpt2\)"):
         preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
 
 
@@ -315,7 +315,12 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
         (
             '{"text": "a"}\n',
             {"validation_fraction": 0.999},
-            r"no training text: all of its 1 documents are held out; lower .* \(now 0.999\) or add documents",
+            r"no training text, all of its 1 documents are held out; lower .* \(now 0.999\) or add documents",
+        ),
+        (
+            '{"text": "a", "split": "validation"}\n',
+            {"split_field": "split"},
+            "has no training text, .* set the field 'split' of some to \"train\"",
         ),
         (
             '{"text": "a"}\n',

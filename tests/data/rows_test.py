@@ -211,7 +211,7 @@ def test_an_empty_validation_split_is_refused_with_the_remedy(validation: tuple[
 
 @pytest.mark.parametrize("batches", [rows.train_batches, rows.validation_batches])
 def test_a_batch_the_hosts_cannot_share_is_refused(batches, prepared: manifests.Prepared):
-    with pytest.raises(ValueError, match="a batch of 6 sequences is not divisible by 4 hosts"):
+    with pytest.raises(ValueError, match="batch is 6; use multiples of 4, the number of hosts"):
         batches(prepared, 10, 6, 0, process_count=4)
 
 

@@ -127,7 +127,7 @@ def test_the_summary_counts_what_the_code_cannot_hold():
     table = codec.byte_table([b"abcde", b"abcdf", None, b"ab"], 4, padded_vocab=6)
     assert codec.summary(table) == (
         "codes of 6 ids at P = 4: 2 truncated, 2 share a code with another (1 groups), "
-        "1 without bytes (the tokenizer has no bytes for it), 2 without bytes (vocabulary padding)"
+        "1 without bytes (the tokenizer gives none), 2 without bytes (vocabulary padding)"
     )
 
 

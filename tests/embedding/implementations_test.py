@@ -297,7 +297,7 @@ def test_an_unknown_norm_is_refused(small_table: codec.ByteTable):
 
 
 def test_a_projection_of_the_wrong_height_is_refused(small_table: codec.ByteTable):
-    with pytest.raises(ValueError, match="rows but needs"):
+    with pytest.raises(ValueError, match="use one pos_dim for both"):
         implementations.product(
             jnp.ones((small_table.code_dim - 1, WIDTH)), bags.kronecker_bag(small_table), np.zeros(3, np.int32)
         )

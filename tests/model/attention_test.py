@@ -43,9 +43,9 @@ def test_auto_is_the_platforms_fused_kernel_where_it_has_one(asked, platform, dt
 @pytest.mark.parametrize(
     ("asked", "platform", "dtype", "message"),
     [
-        ("cudnn", "cpu", "bfloat16", "model.attention is 'cudnn', which runs on gpu alone; here: auto, xla"),
-        ("splash", "gpu", "bfloat16", "model.attention is 'splash', which runs on tpu alone"),
-        ("cudnn", "gpu", "float32", "got model.dtype float32 and a head width of 64"),
+        ("cudnn", "cpu", "bfloat16", "model.attention is 'cudnn', which runs on gpu only; choose auto or xla"),
+        ("splash", "gpu", "bfloat16", "model.attention is 'splash', which runs on tpu only"),
+        ("cudnn", "gpu", "float32", "got model.dtype float32 and head width 64"),
     ],
 )
 def test_a_kernel_that_is_not_there_is_refused(asked: str, platform: str, dtype: str, message: str):

@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from html_page import Page
 from paper_runs import LAYERED, LOSSES, TYPOS, write_runs
@@ -83,23 +85,88 @@ def test_probes_run_on_the_lowest_seed_and_kronecker_is_compared_with_the_tables
 
 def test_headlines_stand_beside_the_papers(comparison: compare.Comparison):
     found = {one.name: one for one in (training_claims.measure(comparison), parameters.measure(), LAYERED)}
-    rows = {row[0]: row[2:] for row in headlines.table(found).rows}
-    assert rows["tied table minus kronecker, validation loss, nats/token"] == (".083 ± .007", "0.080 ± 0.025")
-    assert rows["input parameters saved, GPT-2 small, P = 16, %"] == ("91.85", "91.85")
-    assert rows["the same, V = 131,072, d = 4,096, P = 32, %"] == ("93.75", "93.75")
-    assert rows["relatives by root near a word, input, table / kronecker"] == (".302 / .244", "0.250 / 0.125")
-    assert rows["KL(clean || typo), nats, table / kronecker"] == (".859 / .794", "not measured")
+    rows = {row[0]: row[1:4] for row in headlines.table(found).rows}
+    gap = ("0.083 ± 0.007", "0.080 ± 0.025", "agrees")
+    assert rows["tied table minus kronecker, validation loss, nats/token"] == gap
+    assert rows["untied table minus kronecker, validation loss, nats/token"] == (
+        "no such run",
+        "-0.020 ± 0.000",
+        "not comparable",
+    )
+    assert rows["input parameters saved, GPT-2 small, P = 16, %"] == ("91.85", "91.85", "agrees")
+    assert rows["input parameters saved, V = 131,072, d = 4,096, P = 32, %"] == ("93.75", "93.75", "agrees")
+    relatives = ("0.302 / 0.244", "0.250 / 0.125", "not comparable")
+    assert rows["neighbours with the root, E_raw, table / kronecker"] == relatives
+    assert rows["KL(clean || typo), nats, table / kronecker"] == ("0.859 / 0.794", "not measured", "")
+
+
+def judged(paper: str, ours: str, differs: bool = False, **of_headline: object) -> str:
+    held = result.Result(
+        "x", "x", "", {"model": "a"}, ("q",), [(ours,)], [("y",)], (), {"model": "b" if differs else "a"}
+    )
+    one = headlines.Headline("x", "6.6", paper, "x", lambda rows: rows[0]["q"], **of_headline)
+    return headlines.verdict(one, {"x": held})
+
+
+@pytest.mark.parametrize(
+    ("interval", "resolved", "verdict"),
+    [
+        ((0.1, 0.2), True, "agrees"),
+        ((-0.2, -0.1), True, "opposite"),
+        ((-0.1, 0.2), True, "not resolved"),
+        ((0.1, 0.2), False, "not resolved"),
+        (None, True, "not resolved"),
+    ],
+)
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_direction_is_compared_under_any_conditions_by_its_interval(
+    interval: tuple[float, float] | None, resolved: bool, verdict: str, differs: bool
+):
+    assert judged("0.3", "0.1", differs, effect=lambda found: interval, resolved=resolved) == verdict
+
+
+def test_digits_are_compared_under_the_papers_conditions_alone_and_where_conditions_do_not_matter():
+    assert judged("0.923", "0.923") == "agrees"
+    assert judged("0.923", "0.925") == "opposite"
+    assert judged("0.923", "0.923", differs=True) == "not comparable"
+    assert judged("91.85", "91.85", differs=True, exact=True) == "agrees"
+    assert judged(headlines.NO_SUCH_RUN, "0.1") == "not comparable"
+
+
+def test_a_factor_is_resolved_as_its_logarithm_is(comparison: compare.Comparison):
+    trained = training_claims.measure(comparison)
+    _, half = {row[0]: row[1:3] for row in trained.rows}[training_claims.SOONER]
+    kronecker = next(arm for arm in comparison.others if arm.name == "kronecker")
+    logs = [math.log(reached.factor) for reached in kronecker.reaches]
+    t = 4.302653 * float(np.std(logs, ddof=1)) / 3**0.5
+    low, high = math.exp(np.mean(logs) - t), math.exp(np.mean(logs) + t)
+    assert half == pytest.approx((high - low) / 2, rel=1e-5)
+    sooner = next(one for one in headlines.HEADLINES if one.paper == "1.43")
+    assert sooner.effect({"training": trained}) == (pytest.approx(low - 1, rel=1e-4), pytest.approx(high - 1, rel=1e-4))
+
+
+def test_the_page_begins_with_three_sentences_and_training_comes_before_geometry(written: Path):
+    text = " ".join(Page(written.read_text()).text.split())
+    verdict, rest = text.split("compare directions, not digits.", 1)
+    counts = "6 agree with the paper, 0 are opposite, 0 are not resolved and 4 are not comparable."
+    tied = "0.080 ± 0.025 nats/token lower than the tied table's (paper: 0.083 ± 0.007 lower)"
+    untied = "0.020 ± 0.000 nats/token higher than the untied table's (not in the paper)"
+    assert f"{counts} In these runs kronecker's final validation loss is {tied} and {untied}. These runs" in verdict
+    assert rest.lstrip().startswith("quantity paper here verdict section".replace(" ", ""))
+    titles = [section.title for section in paper_page.SECTIONS]
+    assert titles[0] == "Training (6.6)"
+    assert titles.index("Geometry of codes, without a model (6.1 to 6.5)") > 0
 
 
 def test_a_run_of_kronecker_unit_is_not_taken_for_kronecker():
     rows = [("kronecker_unit-seed0", "E_raw", "all", 48, 0.0, 0.9, 0.0), *LAYERED.rows]
     told = headlines.table({"layered": dataclasses.replace(LAYERED, rows=rows)})
-    assert ("6.8", ".302 / .244", "0.250 / 0.125") in [row[1:] for row in told.rows]
+    assert ("0.302 / 0.244", "0.250 / 0.125") in [row[1:3] for row in told.rows]
 
 
 def test_the_statement_names_what_differs_and_what_the_paper_does_not_say():
     told = results.statement(dataclasses.replace(LAYERED, conditions={"model": "small", "seed": "1"}))
-    assert told == "Not the paper's model: compare directions, not digits. The paper does not say its seed."
+    assert told == "Not the paper's model: compare directions, not digits. The paper does not state its seed."
     assert results.statement(dataclasses.replace(LAYERED, paper_conditions={"model": "small"})) == results.SAME
     assert results.statement(TYPOS) == results.NONE
 
@@ -151,7 +218,7 @@ def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_
     write_runs(tmp_path)
     write_run(tmp_path / "p8", "kronecker", 0, 4.4, {"embedding.pos_dim": 8})
     found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
-    with pytest.raises(ValueError, match=r"several versions of one arm: kronecker .*; give the runs of one of each"):
+    with pytest.raises(ValueError, match=r"several versions of one arm: kronecker .*; give runs of one version each"):
         training_claims.pair(found)
 
 
@@ -159,4 +226,4 @@ def test_a_time_that_noise_drowns_is_told_with_its_quartiles():
     columns = ("arm", "input", "buffers, MB", "over cached, %", "its low", "its high")
     rows = [("kronecker", "cached", 4299.4, None, None, None), ("kronecker", "onthefly", 4.4567, 16.23, -15.29, 21.28)]
     told = headlines.table({"runtime": result.Result("runtime", "x", "4", {}, columns, rows)})
-    assert [row[3] for row in told.rows[-2:]] == ["4.46", "16.2 (-15.3 to 21.3)"]
+    assert [row[2] for row in told.rows[-2:]] == ["4.46", "16.2 (-15.3 to 21.3)"]

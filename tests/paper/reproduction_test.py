@@ -33,7 +33,7 @@ def test_a_part_is_measured_again_when_what_it_is_made_of_changes(
     assert reproduction.measure([part(counted, **made_of)], tmp_path, again) == {"probes": [RESULT]}
     assert len(counted) == times
     said = capsys.readouterr().err.splitlines()
-    assert said == ["[1/1] the probes: measuring", f"[1/1] the probes: {'there before' if times == 1 else 'measuring'}"]
+    assert said == ["[1/1] the probes: measuring", f"[1/1] the probes: {'up to date' if times == 1 else 'measuring'}"]
 
 
 def test_parts_are_chosen_by_name_in_their_own_order():
@@ -41,14 +41,16 @@ def test_parts_are_chosen_by_name_in_their_own_order():
     assert reproduction.chosen(known, ["c", "a"]) == [known[0], known[2]]
     assert reproduction.chosen(known, ["all"]) == known
     for names, said in ((["d", "a"], "d,a"), ([], "")):
-        with pytest.raises(ValueError, match=f"^--parts={said}: known: all, a, b, c$"):
+        with pytest.raises(ValueError, match=f"^--parts={said}: allowed: all, a, b, c$"):
             reproduction.chosen(known, names)
 
 
 def test_a_benchmark_that_fails_is_one_line_with_its_exit_code(tmp_path: Path):
     parts = reproduction.parts([], ["gpt2"], [sys.executable, "-c", "raise SystemExit(3)"])
     timed = reproduction.chosen(parts, [reproduction.RUNTIME])
-    with pytest.raises(ValueError, match="ended with exit code 3; --parts can leave it out"):
+    with pytest.raises(
+        ValueError, match="ended with exit code 3; to leave it out, give other --parts: codes,parameters,probes"
+    ):
         reproduction.measure(timed, tmp_path)
     assert not (tmp_path / "runtime.json").exists()
 
@@ -66,7 +68,7 @@ def test_a_benchmarks_result_is_read_from_its_file(tmp_path: Path):
 @pytest.mark.parametrize("content", ['{"made_of": {}, "results": [{"name": "x"}]}', '{"made_of"', "[]"])
 def test_a_damaged_file_of_a_part_is_named(tmp_path: Path, content: str):
     (tmp_path / "probes.json").write_text(content)
-    with pytest.raises(ValueError, match=r"probes\.json: not what this version writes .*; delete it"):
+    with pytest.raises(ValueError, match=r"probes\.json: damaged, or written by another version .*; delete it"):
         reproduction.measure([part([])], tmp_path)
 
 

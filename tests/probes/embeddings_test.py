@@ -73,7 +73,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
     file = tmp_path / "model.safetensors"
     safetensors.save_file({NAME: MATRIX}, file)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="cut short; download it again"):
+    with pytest.raises(ValueError, match="is incomplete; download it again"):
         embeddings.from_safetensors(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_spaces_are_what_the_model_computes_for_each_token_alone(make, layers: t
 
 
 def test_a_block_that_the_model_does_not_have_is_refused():
-    with pytest.raises(ValueError, match="--layers=3: the model has blocks 0 to 2"):
+    with pytest.raises(ValueError, match="layers has 3; allowed: 0 to 2"):
         next(layered.spaces(table_arm(), {}, (0, 3)))
 
 

@@ -109,15 +109,15 @@ def test_the_papers_page_is_made_of_runs_and_keeps_what_it_measured(
     assert {"training", "parameters", "layered", "robustness_paired", "generation"} <= {one["name"] for one in written}
     assert "tied table minus kronecker" in page.read_text()
     again = script("scripts/report.py", "--paper", *(trained / arm for arm in ARMS), "--parts=probes", f"--out={page}")
-    assert again.stderr.splitlines()[0].endswith("there before")
+    assert again.stderr.splitlines()[0].endswith("up to date")
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--paper", "--baseline=x"], "--baseline does not go with --paper"),
-        (["--again"], "--again does not go without --paper"),
-        (["--paper", "--parts=probe"], "--parts=probe: known: all, codes, parameters, probes, runtime"),
+        (["--paper", "--baseline=x"], "--baseline cannot be used with --paper"),
+        (["--again"], "--again needs --paper"),
+        (["--paper", "--parts=probe"], "--parts=probe: allowed: all, codes, parameters, probes, runtime"),
     ],
 )
 def test_a_paper_page_that_cannot_be_is_one_line_and_exit_code_2(trained: Path, flags: list[str], said: str):
@@ -150,7 +150,7 @@ def test_eval_runs_probes_too(trained: Path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "0 runs given; give one, or two that are a pair"),
+        ([], "no runs given; give one, or two that are a pair"),
         (["--pair", "nowhere"], "--pair: 1 runs given; give two"),
         (["nowhere"], "--workdir=nowhere: no config.json there"),
         (["nowhere", "--pairs=nothing.json"], "nothing.json"),
@@ -166,4 +166,4 @@ def test_what_cannot_be_probed_is_one_line_and_exit_code_2(arguments: list[str],
 def test_a_probe_that_does_not_exist_is_refused_with_those_that_do(trained: Path):
     done = script("scripts/probe.py", trained / "kronecker", "--probes=layred")
     assert done.returncode == 2
-    assert done.stderr == "error: --probes=layred: known: all, geometry, layered, robustness, generation\n"
+    assert done.stderr == "error: --probes=layred: allowed: all, geometry, layered, robustness, generation\n"

@@ -89,7 +89,7 @@ def test_the_script_measures_codes_a_checkpoint_and_a_random_table_and_writes_th
     safetensors.save_file({"wte.weight": matrix}, tmp_path / "model.safetensors")
     done = script("gpt2", f"--tables={tmp_path}@gpt2", f"--json={tmp_path / 'geometry.json'}")
     assert done.returncode == 0, done.stderr
-    assert "a random table scores 1" in done.stdout
+    assert "A random table scores 1" in done.stdout
     written = {one["name"]: one for one in json.loads((tmp_path / "geometry.json").read_text())}
     assert [row[0] for row in written["loose"]["rows"]] == ["codec, gpt2", tmp_path.name, "random"]
     assert len(written["loose"]["columns"]) == 2 + len(words.GEOMETRY_FAMILIES)
@@ -98,7 +98,7 @@ def test_the_script_measures_codes_a_checkpoint_and_a_random_table_and_writes_th
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "nothing to measure; for example: python scripts/geometry.py gpt2"),
+        ([], "nothing to measure; give a tokenizer, --runs or --tables: python scripts/geometry.py gpt2"),
         (["--tables=nowhere"], "--tables=nowhere: write CHECKPOINT@TOKENIZER"),
         (["--tables=nowhere.safetensors@gpt2"], "nowhere.safetensors does not exist; give a .safetensors file"),
         (["--runs=nowhere"], "nowhere"),

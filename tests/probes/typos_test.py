@@ -67,7 +67,7 @@ def test_a_shorter_word_is_hit_where_the_operator_cannot_change_the_longest():
 
 @pytest.mark.parametrize("prompt", ["", "Constantinople", "The cat sat on the refrigerator"])
 def test_a_prompt_without_a_word_to_hit_is_refused(prompt: str):
-    with pytest.raises(ValueError, match=r"drop finds nothing to misspell in .* at least 5 letters"):
+    with pytest.raises(ValueError, match=r"drop can misspell no word of .* at least 5 letters"):
         typos.misspell(prompt, "drop", 0)
 
 
@@ -139,8 +139,8 @@ def test_an_operator_in_a_file_is_read(tmp_path: Path):
         ([], "no prompt pairs"),
         ({"pairs": [ENTRY]}, "no prompt pairs"),
         ("text", "no prompt pairs"),
-        ([ENTRY, {"clean": "x", "typo": ""}], "pair 1 has no text as category and typo"),
-        ([["a", "b", "c"]], "pair 0 has no text as category and clean and typo"),
+        ([ENTRY, {"clean": "x", "typo": ""}], "pair 1: category and typo must be non-empty text"),
+        ([["a", "b", "c"]], "pair 0: category and clean and typo must be non-empty text"),
         ([ENTRY | {"typo": ENTRY["clean"]}], "pair 0 has the same text twice, 'The clean one'"),
     ],
 )

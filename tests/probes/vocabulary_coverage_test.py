@@ -214,7 +214,7 @@ def test_the_command_prints_whole_rows_on_a_narrow_screen_and_writes_json(tmp_pa
     ("arguments", "message"),
     [
         (["gpt3"], "error: tokenizer is 'gpt3'; it must be one of gpt2, "),
-        (["--pos_dim=16,x"], "error: --pos_dim=16,x: it takes whole numbers, e.g. 16,32"),
+        (["--pos_dim=16,x"], "error: --pos_dim=16,x: give whole numbers, e.g. 16,32"),
         (["--pos_dim=0"], "error: embedding.pos_dim is 0; it must be at least 1"),
         (["--truncation=tail"], "head|head_raw|head_tail"),
         (["--json=nowhere/report.json"], "No such file or directory"),

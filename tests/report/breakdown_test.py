@@ -402,7 +402,7 @@ def test_token_losses_of_another_checkpoint_or_other_data_are_refused_in_one_lin
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {tmp_path}/kronecker/token_losses.npz: of another checkpoint or other data")
+    assert line.startswith(f"error: {tmp_path}/kronecker/token_losses.npz: belongs to another checkpoint or other data")
     assert line.endswith(f"python scripts/token_losses.py --again {tmp_path}/kronecker")
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("report")]
 
@@ -424,7 +424,9 @@ def test_token_losses_of_a_run_that_stood_in_the_folder_before_are_refused(tmp_p
     write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
     result = tmp_path / "kronecker" / "result.json"
     write_json(result, json.loads(result.read_text()) | {"validation_loss": 3.01})
-    with pytest.raises(ValueError, match=r"3\.0000 nats/token on the tokens whose loss is 3\.0100 .* of another run"):
+    with pytest.raises(
+        ValueError, match=r"3\.0000 nats/token where result\.json has 3\.0100, so it belongs to another run"
+    ):
         losses_by_token.read_all(comparison(tmp_path))
 
 
@@ -444,7 +446,7 @@ def test_runs_that_predicted_other_tokens_are_refused(tmp_path: Path):
     write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
     tokens = {"nats": nats["kronecker"], "inputs": np.ones(500, int), "targets": np.zeros(500, int)}
     write_losses(tmp_path / "kronecker", facts, **tokens)
-    with pytest.raises(ValueError, match="of other tokens than the other runs'"):
+    with pytest.raises(ValueError, match="have different held-out tokens"):
         losses_by_token.read_all(comparison(tmp_path))
 
 
@@ -461,7 +463,7 @@ def test_what_follows_a_special_token_is_no_control(tmp_path: Path):
 def test_the_page_goes_from_verdicts_to_curves_to_tokens_to_costs(page: str):
     marks = [
         *["<thead>", 'id="paired_differences"', 'id="validation_loss"', 'id="clip_share"'],
-        *["<h2>By token</h2>", *(f'id="{name}"' for name in BY_TOKEN), "What colliding codes cost"],
+        *["<h2>By token</h2>", *(f'id="{name}"' for name in BY_TOKEN), "What shared codes cost"],
         *["<h2>Costs</h2>", 'id="tokens_per_second"', "<h2>Conditions</h2>"],
     ]
     places = [page.find(mark) for mark in marks]
@@ -572,7 +574,7 @@ def test_a_run_without_token_losses_leaves_all_breakdowns_out_and_the_page_says_
     comparison_page.write(comparison(folder), folder / "report.html", "x")
     page = (folder / "report.html").read_text()
     assert f"<code>python scripts/token_losses.py '{folder}'</code>" in html.unescape(page)
-    assert "What colliding codes cost" not in page
+    assert "What shared codes cost" not in page
     assert not [name for name in BY_TOKEN if (folder / "report" / f"{name}.csv").exists() or f'id="{name}"' in page]
 
 

@@ -133,7 +133,7 @@ def test_keys_without_influence_do_not_part_a_pair(tmp_path: Path, overrides: di
 def test_a_named_unfinished_run_is_refused(tmp_path: Path):
     write_pairs(tmp_path, [-0.01])
     (tmp_path / "kronecker-seed0" / "result.json").unlink()
-    with pytest.raises(ValueError, match=r"kronecker-seed0: the run has not finished \(no result.json\)"):
+    with pytest.raises(ValueError, match=r"kronecker-seed0: the run is not finished \(no result.json\)"):
         comparison(tmp_path / "kronecker-seed0")
 
 
@@ -143,7 +143,7 @@ def test_unfinished_runs_in_a_folder_are_named_and_left_out(tmp_path: Path, name
     (tmp_path / "kronecker-seed1" / "result.json").unlink()
     done = script(name, str(tmp_path))
     assert done.returncode == 0
-    assert done.stderr == f"left out, not finished: {tmp_path}/kronecker-seed1\n"
+    assert done.stderr == f"skipped unfinished runs:\n  {tmp_path}/kronecker-seed1\n"
 
 
 def test_a_folder_in_which_no_run_has_finished_is_refused(tmp_path: Path):
@@ -154,7 +154,7 @@ def test_a_folder_in_which_no_run_has_finished_is_refused(tmp_path: Path):
 
 def test_a_run_that_diverged_is_refused(tmp_path: Path):
     run = write_run(tmp_path / "run", "kronecker", 0, 4.0, validation_loss=math.nan)
-    with pytest.raises(ValueError, match=r"run: validation_loss is nan in result\.json; .* or leave the folder out$"):
+    with pytest.raises(ValueError, match=r"run: validation_loss is nan in result\.json: .* or leave the folder out$"):
         comparison(run)
 
 
@@ -188,7 +188,7 @@ def test_an_unknown_baseline_is_refused_with_the_arms_there_are(tmp_path: Path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "params.json").unlink(), r"params.json: missing; .* is not a whole run"),
+        (lambda run: (run / "params.json").unlink(), r"params.json: missing; restore it, or train the run again"),
         (lambda run: (run / "result.json").write_text("{"), r"result.json: not JSON"),
         (lambda run: (run / "metrics.jsonl").write_text("{]\n"), r"metrics.jsonl: not JSON lines"),
         (
@@ -257,7 +257,7 @@ def test_the_script_prints_the_table_and_writes_every_number(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "kronecker: not resolved; on average 0.0200 nats/token below table_untied" in said
-    assert "per seed 0: -0.0300, 1: -0.0100, 2: -0.0200)." in said
+    assert "; seed 0: -0.0300, seed 1: -0.0100, seed 2: -0.0200)." in said
     written = json.loads((tmp_path / "compare.json").read_text())["arms"]["kronecker"]
     assert written["difference"]["per_seed"] == pytest.approx([-0.03, -0.01, -0.02])
     assert written["difference"]["verdict"] == "not resolved"
@@ -268,7 +268,9 @@ def test_the_script_prints_the_table_and_writes_every_number(tmp_path: Path):
 def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path, name: str):
     done = script(name, str(tmp_path / "missing"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {tmp_path}/missing: no such folder; give run folders, or a folder that holds them\n"
+    assert (
+        done.stderr == f"error: {tmp_path}/missing: no such folder; give folders of runs, or a folder that holds them\n"
+    )
     assert "no runs given; for example: python" in script(name).stderr
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -12,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from html_page import Page
+from matplotlib import figure, transforms
+from matplotlib import text as matplotlib_text
+from paper_runs import TYPOS
 from run_folders import STEPS_A_LINE, TOKENS_A_STEP, curves, write_run
 
-from kronecker.report import compare, comparison_page, figures, plot
+from kronecker.paper import result_figures
+from kronecker.report import breakdown, breakdown_figures, compare, comparison_page, figures, intervals, plot
 from kronecker.run import finished_runs
 
 ROOT = Path(__file__).parents[2]
@@ -95,8 +100,8 @@ def test_the_verdict_table_holds_what_compare_prints(page: Page):
         "cpu: 2 × cpu",
         "Python 3.12.1, jax 0.11.2, flax 0.12.8",
         "python train.py --config=configs/demo.py --config.seed=1",
-        "Nothing about larger models, longer training or other text",
-        "not resolved, which does not mean",
+        "These runs show nothing about larger models, longer training or other text",
+        "which does not mean equal",
     ],
 )
 def test_the_page_states_its_conditions_and_limits(page: Page, said: str):
@@ -232,6 +237,93 @@ def test_versions_of_an_arm_have_its_colour_and_lines_of_their_own():
     assert len(set(style.values())) == len(names)
     assert {style[name][0] for name in names[1:]} == {plot.BLUE}
     assert style["table_untied lr=0.002"] == plot.STYLES["table_untied"]
+
+
+FOUR = {"a": (-0.1, 0.0), "b": (0.0, 0.1), "c": (0.05, 0.2), "baseline": (0.0, 0.0)}  # 0.3 long
+
+
+@pytest.mark.parametrize(
+    ("others", "left_out"),
+    [
+        ({"far": (0.7, 0.81)}, {"far"}),
+        ({"far": (0.7, 0.79)}, set()),
+        ({"far": (-0.71, -0.5)}, {"far"}),
+        ({"far": (0.85, 0.9), "below": (-0.9, -0.8)}, {"far", "below"}),
+        ({"far": (1.2, 1.2), "near": (0.3, 0.3)}, {"far"}),
+    ],
+)
+def test_an_axis_leaves_out_an_arm_that_reaches_far_outside_the_others(
+    others: dict[str, tuple[float, float]], left_out: set[str]
+):
+    assert set(plot.beyond(FOUR | others, "baseline")) == left_out
+
+
+def test_an_axis_leaves_out_neither_the_baseline_nor_one_of_a_few_arms():
+    assert plot.beyond({"a": (1, 1), "b": (1, 1), "c": (1, 1), "d": (1, 1), "baseline": (0.0, 0.0)}, "baseline") == {}
+    assert plot.beyond({"far": (9, 9), "a": (0, 0.1), "b": (0, 0.1), "baseline": (0, 0)}, "baseline") == {}
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[figure.Figure]:
+    """Every figure that is made into an SVG from now on."""
+    made: list[figure.Figure] = []
+    real = plot.svg
+    monkeypatch.setattr(plot, "svg", lambda paper: made.append(paper) or real(paper))
+    return made
+
+
+def test_a_figure_says_which_arm_its_axis_leaves_out_and_where_it_is(tmp_path: Path, sheets: list[figure.Figure]):
+    for arm, loss in FINAL_LOSSES.items() | {"kronecker_tied": 6.61}.items():
+        write_run(tmp_path / arm, arm, 0, loss)
+    compared = comparison(tmp_path)
+    verdicts, _, difference = figures.draw(compared)[:3]
+    assert "The axis does not show all values of kronecker_tied (2 to 2)." in verdicts.caption
+    assert "kronecker_tied has values from 2 to 2" in difference.caption
+    (ax,) = sheets[0].axes
+    assert ax.get_xlim()[1] < 0.2
+    assert "2 →" in {text.get_text() for text in ax.texts}
+    (ax,) = sheets[2].axes
+    assert "kronecker_tied ↑ 2" in {text.get_text() for text in ax.texts}
+    assert [row["difference"] for row in csv.DictReader(verdicts.csv.splitlines()) if row["arm"] == "kronecker_tied"]
+
+
+def boxes_of_texts(paper: figure.Figure) -> list[tuple[str, transforms.Bbox]]:
+    paper.draw_without_rendering()
+    texts = list(paper.texts)
+    for ax in paper.axes:
+        texts += [*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title, ax._left_title]
+        for labels, (low, high), place in (
+            (ax.get_xticklabels(), sorted(ax.get_xlim()), 0),
+            (ax.get_yticklabels(), sorted(ax.get_ylim()), 1),
+        ):
+            texts += [label for label in labels if low <= label.get_position()[place] <= high]
+    return [
+        (one.get_text(), matplotlib_text.Text.get_window_extent(one)) for one in texts if one.get_text()
+    ]  # without arrows
+
+
+def test_no_text_of_a_figure_overlaps_another_or_is_cut(tmp_path: Path, sheets: list[figure.Figure]):
+    losses = FINAL_LOSSES | {"kronecker_tied": 6.61, "head_tail": 4.6101, "random_code": 4.6102, "hash_ngram": 4.6103}
+    for arm, loss in losses.items():
+        for seed in range(2):
+            write_run(tmp_path / f"{arm}-{seed}", arm, seed, loss + 0.003 * seed)
+    compared = comparison(tmp_path)
+    figures.draw(compared)
+    figures.draw_speed(compared)
+    differences = (intervals.Difference((0, 1), (-0.00012, 0.00011)), intervals.Difference((0, 1), (0.1, 0.2)))
+    named = {arm.name: differences for arm in compared.others}
+    made = breakdown.Breakdown("x", "X", "", "bytes", ("1", "33+"), (300, 300), (4.0, 4.0), named)
+    breakdown_figures.draw(compared, [made])
+    result_figures.draw([TYPOS])
+    assert len(sheets) == 10
+    for paper in sheets:
+        boxes = boxes_of_texts(paper)
+        assert [said for said, box in boxes if box.x0 < -1 or box.x1 > paper.bbox.x1 + 1] == []
+        assert [
+            (said, other)
+            for (said, box), (other, its) in itertools.combinations(boxes, 2)
+            if min(box.x1, its.x1) - max(box.x0, its.x0) > 2 and min(box.y1, its.y1) - max(box.y0, its.y0) > 2
+        ] == []
 
 
 @pytest.mark.parametrize(

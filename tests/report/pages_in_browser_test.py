@@ -8,13 +8,13 @@ import browser
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib import figure
+from matplotlib import figure, image
 from paper_runs import LAYERED, TYPOS, write_runs
 from run_folders import vocabulary, write_losses, write_run
 
 from kronecker.paper import paper_page, training_claims
 from kronecker.probes import parameters
-from kronecker.report import compare, comparison_page, plot
+from kronecker.report import compare, comparison_page, pages, plot
 from kronecker.run import finished_runs
 
 SEEDS, IDS, PREDICTIONS = range(3), 60, 20_000
@@ -121,6 +121,21 @@ def test_no_text_is_too_small(shown: browser.Facts):
 
 def test_every_link_leads_somewhere(shown: browser.Facts):
     assert shown.dead_links == ()
+
+
+CSS = Path(pages.__file__).parents[1] / "assets" / "pages" / "page.css"
+
+
+@pytest.mark.parametrize(("cells", "shadow"), [(2, False), (40, True)])
+def test_a_shadow_at_its_right_edge_marks_a_table_that_goes_on_there(
+    chromium: browser.Browser, tmp_path: Path, cells: int, shadow: bool
+):
+    page = tmp_path / "page.html"
+    table = f'<div class="scroll"><table><tr>{"<td>x</td>" * cells}</tr></table></div>'
+    page.write_text(f"{HEAD}<style>{CSS.read_text()} body {{ padding: 0 }}</style><body>{table}")
+    (drawn,) = chromium.screenshot(page, PHONE, tmp_path)
+    edge, inside = image.imread(drawn)[5, [PHONE - 1, PHONE - 100], 0]  # 0 is black, 1 white
+    assert (edge < 0.8, inside > 0.98) == (shadow, True)
 
 
 # The helper itself: that it sees each of these faults.

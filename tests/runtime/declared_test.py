@@ -49,5 +49,5 @@ def test_the_one_input_matrix_is_found_by_its_declaration():
 
 
 def test_one_parameter_that_declares_nothing_is_refused_by_its_path():
-    with pytest.raises(ValueError, match=r"Dense_0/bias \(2,\): a parameter that declares nothing"):
+    with pytest.raises(ValueError, match=r"Dense_0/bias \(2,\): this parameter has no declaration"):
         declared.of(Tagger(), IDS)

@@ -41,7 +41,7 @@ def test_without_the_key_a_gpus_programs_are_compiled_as_ever():
 
 
 def test_several_gpus_are_refused_with_what_to_set():
-    with pytest.raises(ValueError, match=r"works on one GPU only, and this run has 2: .* CUDA_VISIBLE_DEVICES=0"):
+    with pytest.raises(ValueError, match=r"works on one GPU only; this run has 2, .* CUDA_VISIBLE_DEVICES=0"):
         determinism.compiler_options(resolved(), gpus(2))
 
 
@@ -65,5 +65,5 @@ def test_a_gradient_that_is_not_deterministic_is_refused():
 )
 def test_a_gpu_is_told_what_it_costs(own: dict[str, Any], sorts: bool):
     line = determinism.line(resolved(**own), gpus(1))
-    assert line.startswith("deterministic, hence slower: ")
+    assert line.startswith("train.deterministic slows steps: ")
     assert ("sorts 512 values" in line) == sorts

@@ -140,16 +140,20 @@ def test_logical_names_become_axes_of_the_mesh():
 
 
 def test_an_unknown_name_is_refused_with_the_path():
-    with pytest.raises(ValueError, match=r"embed/table: sharding.RULES has no logical axis 'vocabulary'; it has"):
+    with pytest.raises(ValueError, match=r"embed/table: sharding.RULES has no logical axis 'vocabulary'; allowed"):
         sharding.spec_of(("vocabulary", "width"), "embed/table")
 
 
 def test_two_axes_over_one_of_the_mesh_are_refused_with_the_path():
-    with pytest.raises(ValueError, match=r"new: .* splits two of its axes \(vocab, hidden\) over the mesh's 'tensor'"):
+    with pytest.raises(
+        ValueError, match=r"new: .* splits two of its axes \(vocab, hidden\) over the mesh axis 'tensor'"
+    ):
         sharding.spec_of(("vocab", "hidden"), "new")
 
 
 def test_an_axis_that_does_not_divide_is_refused_with_the_path():
     mesh = jax.sharding.AbstractMesh((1, 2, 1), choices.MESH_AXES)
-    with pytest.raises(ValueError, match=r"positions: its axis 'width' has 7 entries, not divisible by the 2 parts of"):
+    with pytest.raises(
+        ValueError, match=r"positions: its axis 'width' has size 7, which is not divisible by the 2 parts of"
+    ):
         sharding.with_shardings({}, {"positions": box(("time", "width"), (4, 7))}, mesh)

@@ -96,7 +96,7 @@ def test_a_process_that_never_comes_is_not_waited_for(data: Path, tmp_path: Path
     assert time.monotonic() - began < 40
     assert first.returncode == -signal.SIGABRT
     assert re.search(
-        r"^process 0 of 2 at 127\.0\.0\.1:\d+ on .*: waiting up to 8 s for the others$", words, re.MULTILINE
+        r"^process 0 of 2 at 127\.0\.0\.1:\d+ on .*: waiting up to 8 s for other processes$", words, re.MULTILINE
     )
     assert "RegisterTask" in words  # JAX's own message
     assert not (tmp_path / "run").exists()
@@ -155,9 +155,9 @@ def test_the_place_of_a_process_comes_from_the_config_or_from_the_environment():
 @pytest.mark.parametrize(
     ("values", "environment", "message"),
     [
-        ({"coordinator": "a:1"}, {}, "processes=0, index=-1: they go together"),
-        ({"coordinator": "a", "processes": 2, "index": 0}, {}, "the coordinator is HOST:PORT"),
-        ({"coordinator": "a:1", "processes": 2, "index": 2}, {}, "the index of 2 processes is one of 0 to 1"),
+        ({"coordinator": "a:1"}, {}, "processes=0, index=-1: set all three or none"),
+        ({"coordinator": "a", "processes": 2, "index": 0}, {}, "the coordinator must be HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "index": 2}, {}, "the index must be from 0 to 1"),
         ({}, {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
     ],
 )
@@ -174,7 +174,9 @@ def test_processes_that_nothing_tells_of_each_other_are_told_what_to_set():
     alone = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM_", "OMPI_"))}
     done = subprocess.run([sys.executable, "-c", script], cwd=tiny_runs.ROOT, env=alone, capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.search(r"ValueError: .* no SLURM, Open MPI or Cloud TPU is here .*; set distributed.coord", done.stderr)
+    assert re.search(
+        r"ValueError: .* no SLURM, Open MPI or Cloud TPU started this one .*; set distributed.coord", done.stderr
+    )
 
 
 def test_a_cluster_is_asked_only_where_nothing_else_says_where_a_process_is(monkeypatch: pytest.MonkeyPatch):

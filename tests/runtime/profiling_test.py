@@ -91,12 +91,12 @@ def test_a_run_too_short_to_warm_up_is_recorded_at_its_end(tmp_path: Path, steps
 def test_without_steps_nothing_is_recorded(tmp_path: Path):
     update = jax.jit(lambda x: x + 1)
     assert profiling.recorded(update, tmp_path, 0, 0, 100, contextlib.nullcontext) is update
-    with pytest.raises(FileNotFoundError, match="no recording of a profile"):
+    with pytest.raises(FileNotFoundError, match="no profile found"):
         profiling.costliest(tmp_path)
 
 
 def test_a_recording_into_a_bucket_is_refused():
-    with pytest.raises(ValueError, match=r"log\.profile_steps is 3, which needs a --workdir on a disk, got gs://"):
+    with pytest.raises(ValueError, match=r"log\.profile_steps=3 needs a local --workdir, got gs://"):
         profiling.check(epath.Path("gs://bucket/run"), 3)
     profiling.check(epath.Path("gs://bucket/run"), 0)
 

@@ -235,13 +235,13 @@ def test_a_writer_that_fails_leaves_what_was_there(bucket: epath.Path, tmp_path:
 
 @pytest.mark.parametrize("path", ["s3://bucket/run", "ftp://host/run", "gs://"])
 def test_a_place_that_cannot_be_opened_is_refused_with_what_can(path: str):
-    with pytest.raises(ValueError, match=f"--workdir={path}: this cannot be opened; allowed: a local path, or gs://"):
+    with pytest.raises(ValueError, match=f"--workdir={path}: unknown kind of path; allowed: a local path, or gs://"):
         storage.open_path(path, "--workdir")
 
 
 def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "CLIENTS", {"gs": "no_such_package"})
-    with pytest.raises(ValueError, match=r"needs no_such_package; pip install --editable \"\.\[gcs\]\""):
+    with pytest.raises(ValueError, match=r"needs the package no_such_package; pip install --editable \"\.\[gcs\]\""):
         storage.open_path("gs://bucket/run")
 
 

@@ -261,5 +261,5 @@ def test_an_unknown_kind_is_refused_by_the_names_of_those_there_are(words: codec
 def test_a_code_of_another_dimension_than_its_kind_says_is_refused(monkeypatch, words: codec.ByteTable):
     wrong = dataclasses.replace(schema.arms.KRONECKER, code_dim=lambda pos_dim: pos_dim)
     monkeypatch.setitem(schema.arms.KINDS, "kronecker", wrong)
-    with pytest.raises(ValueError, match="gives a bag of 2,048 rows, but kind kronecker has code_dim 8"):
+    with pytest.raises(ValueError, match="gives 2,048 rows, but kind kronecker has code_dim 8"):
         build.make_bag(words, "kronecker", "z")

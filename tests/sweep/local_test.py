@@ -84,7 +84,7 @@ def test_as_many_runs_as_asked_for_are_at_work_each_with_its_own_log(tmp_path: P
     (tmp_path / "go").touch()
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert out.startswith("2 runs at a time; no GPU is split: they share this machine's cores and memory\n")
+    assert out.startswith("2 runs at a time; no GPUs to split: the runs share this machine's cores and memory\n")
     assert states(out) == dict.fromkeys(NAMES, "finished")
     assert sorted(log.name for log in (tmp_path / local.LOGS).iterdir()) == [f"{name}.log" for name in NAMES]
     assert all(log.read_text().count("devices:") == 1 for log in (tmp_path / local.LOGS).iterdir())
@@ -107,7 +107,7 @@ def test_gpus_that_do_not_divide_are_refused_before_anything_is_written(
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    with pytest.raises(ValueError, match=r"--parallel=3 does not divide the 4 GPUs here; choose one of 1, 2, 4,"):
+    with pytest.raises(ValueError, match=r"--parallel=3 does not divide the 4 GPUs here; choose one of 1, 2, 4;"):
         local.execute([], tmp_path / "out", parallel=3)
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -217,12 +217,12 @@ def test_a_time_limit_is_read_as_slurm_reads_it(time: str, minutes: int):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"time": "90:00"}, r"--slurm_time=90:00: write minutes, H:MM:SS or D-H:MM:SS"),
-        ({"time": "2"}, r"--slurm_time=2 is not longer than --slurm_signal_delay=120 seconds"),
-        ({"nodes": 0}, r"--slurm_nodes=0: at least 1"),
-        ({"signal_delay": 30}, r"--slurm_signal_delay=30 is not above checkpoint.grace_seconds 30"),
+        ({"time": "90:00"}, r"--slurm_time=90:00: it must be minutes, H:MM:SS or D-H:MM:SS"),
+        ({"time": "2"}, r"--slurm_time=2 must be longer than --slurm_signal_delay=120 seconds"),
+        ({"nodes": 0}, r"--slurm_nodes=0: it must be at least 1"),
+        ({"signal_delay": 30}, r"--slurm_signal_delay=30 must be above checkpoint.grace_seconds=30"),
         ({"nodes": 2, "gpus_per_node": 8, "tasks_per_node": 2}, r"--slurm_gpus_per_node=8 with 2 processes on a node"),
-        ({"mem": -1.0}, r"--slurm_mem=-1.0: at least 0"),
+        ({"mem": -1.0}, r"--slurm_mem=-1.0: it must be at least 0"),
     ],
 )
 def test_resources_that_cannot_be_are_refused(tmp_path: Path, wrong: dict[str, Any], message: str):
@@ -241,10 +241,10 @@ def test_a_run_of_several_nodes_has_a_process_a_gpu():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--slurm_nodes=2"], "--slurm_nodes goes with --launcher=slurm, and the launcher is local"),
-        (["--wait"], "--wait goes with --launcher=slurm, and the launcher is local"),
-        (["--launcher=slurm", "--parallel=2"], "--parallel goes with --launcher=local"),
-        (["--parallel=0"], "--parallel=0: at least one run at a time"),
+        (["--slurm_nodes=2"], "--slurm_nodes needs --launcher=slurm; the launcher is local"),
+        (["--wait"], "--wait needs --launcher=slurm; the launcher is local"),
+        (["--launcher=slurm", "--parallel=2"], "--parallel needs --launcher=local"),
+        (["--parallel=0"], "--parallel=0: it must be at least 1"),
     ],
 )
 def test_flags_of_another_launcher_are_refused(tmp_path: Path, flags: list[str], message: str):
@@ -299,6 +299,6 @@ def test_squeue_is_asked_five_times_whether_a_job_goes_on(
         "SLURM_ARRAY_TASK_ID": "2",
     }.items():
         monkeypatch.setenv(name, value)
-    assert job._goes_on(submitit.JobEnvironment()) == goes_on
+    assert job._is_running(submitit.JobEnvironment()) == goes_on
     assert asked.read_text().splitlines() == ["--noheader --jobs=7 --format=%T"] * 5
-    assert ("the job is not queued again: Socket timed out" in capfd.readouterr().err) == (failures == 5)
+    assert ("not requeued; start the sweep again: Socket timed out" in capfd.readouterr().err) == (failures == 5)

@@ -139,7 +139,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back_unasked(tmp_path: Path):
         (number,) = set(pool.map(submit, [run, run]))  # two at the same time make one job
     wait_until(lambda: stays(run)() == 1, "the first stay")
     assert submit(run) == number  # it is not doubled
-    with pytest.raises(ValueError, match="run is at work under --launcher=slurm; use that, or end it first"):
+    with pytest.raises(ValueError, match="run is a SLURM job that waits or runs; use --launcher=slurm"):
         local.execute([planning.Planned("run", run, ("true",))], tmp_path)
     subprocess.run(["scancel", number], check=True)
     wait_until((run / "saved0").exists, "the run to save")
@@ -197,5 +197,5 @@ def test_a_scheduler_that_does_not_answer_stops_a_second_submission(tmp_path: Pa
     conf.write_text(re.sub("SlurmctldPort=.*", "SlurmctldPort=1\nMessageTimeout=2", text))
     with monkeypatch.context() as context:
         context.setenv("SLURM_CONF", str(conf))
-        with pytest.raises(ValueError, match="squeue does not answer, so that running jobs could be doubled"):
+        with pytest.raises(ValueError, match="squeue failed, so it is unknown which jobs run"):
             submit(run)

@@ -60,7 +60,7 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(workdir: epath.Path, 
 
 def test_a_step_that_is_not_there_is_named(workdir: epath.Path):
     save_all(workdir, keep(1), range(1, 3))
-    with checkpoint.open_manager(workdir) as manager, pytest.raises(ValueError, match="no checkpoint of step 1 there"):
+    with checkpoint.open_manager(workdir) as manager, pytest.raises(ValueError, match="no checkpoint of step 1 here"):
         checkpoint.restore(manager, state(0), IDENTITY, 1)
 
 

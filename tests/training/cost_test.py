@@ -48,7 +48,7 @@ def test_runs_of_one_length_and_of_several_are_told_apart():
 
 def test_a_tokenizer_that_is_not_there_leaves_the_flops_unknown():
     told = cost.describe([resolved(tokenizer="tekken:nowhere.json", train__steps=1)])
-    assert told.startswith("1 runs x 1.02k tokens = 1.02k tokens, FLOPs not known: tokenizer tekken:nowhere.json: ")
+    assert told.startswith("1 runs x 1.02k tokens = 1.02k tokens, FLOPs unknown: tokenizer tekken:nowhere.json: ")
     assert "\n" not in told
 
 
@@ -62,8 +62,9 @@ def test_a_dry_run_ends_with_the_number_of_runs_and_their_cost():
     done = script("scripts/sweep.py", "--config=configs/ablations/paper.py", "--out=x", "--seeds=3", "--dry_run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[16].startswith("[9/9] kronecker-seed2 -> x/kronecker-seed2 (new)")
-    assert lines[18:] == [
+    assert lines[16].startswith("[9/9] kronecker-seed2 (new)")
+    assert lines[18].startswith("time: unknown until a run here has trained; ")
+    assert lines[19:] == [
         "cost (H100 hours: training alone, on one NVIDIA H100 at an assumed MFU of 40 %):",
         "  9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours",
     ]
@@ -75,7 +76,7 @@ def test_a_dry_run_without_the_tokenizers_file_lists_the_runs_all_the_same():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert sum(line.startswith("[") for line in lines) == 6
-    assert "6 runs x 2.5B tokens = 15B tokens, FLOPs not known: tokenizer tekken:nowhere.json" in lines[-1]
+    assert "6 runs x 2.5B tokens = 15B tokens, FLOPs unknown: tokenizer tekken:nowhere.json" in lines[-1]
 
 
 def test_costs_of_several_sweeps_are_a_line_each():

@@ -130,21 +130,21 @@ def test_a_prompt_is_continued_and_one_seed_is_one_text(finished: Path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"), [(["--step=3"], "no checkpoint of step 3 there"), (["--prompt=", "--top_p=2"], "top_p is 2")]
+    ("flags", "message"), [(["--step=3"], "no checkpoint of step 3 here"), (["--prompt=", "--top_p=2"], "top_p is 2")]
 )
 def test_an_evaluation_that_cannot_be_is_refused(finished: Path, flags: list[str], message: str):
     refused(evaluate(finished, *flags), message)
 
 
 def test_evaluating_a_folder_that_is_no_run_is_refused(tmp_path: Path):
-    refused(evaluate(tmp_path), "no config.json there, so it is not a run's folder")
+    refused(evaluate(tmp_path), "not a run's folder (no config.json)")
 
 
 def test_evaluating_a_folder_of_runs_names_one_of_them(tmp_path: Path):
     for name in ("kronecker-seed1", "kronecker-seed0"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-    refused(evaluate(tmp_path), f"it holds runs: give one, such as {tmp_path}/kronecker-seed0")
+    refused(evaluate(tmp_path), f"give one of the runs in it, such as {tmp_path}/kronecker-seed0")
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_a_run_whose_text_changed_is_refused(finished: Path, data: Path, tmp_pat
         ({"data__validation_fraction": 0.0}, "validation split has 0 tokens"),
         ({"train__sequence": 64}, "train.sequence is 64, longer than model.context 32"),
         ({"model__context": 10**6, "train__sequence": 10**6}, "train.sequence = 1,000,000 needs"),
-        ({"log__wandb": "project"}, "wandb is missing; pip install wandb"),
+        ({"log__wandb": "project"}, "wandb is not installed; pip install wandb"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_writes_nothing(data: Path, tmp_path: Path, options: dict, message: str):
@@ -267,7 +267,9 @@ def test_a_last_update_that_is_not_finite_leaves_no_finished_run(data: Path, tmp
 
 @pytest.mark.slow
 def test_attention_that_this_machine_lacks_is_refused_before_anything_is_written(data: Path, tmp_path: Path):
-    refused(train(tmp_path / "run", data, model__attention="cudnn"), "model.attention is 'cudnn', which runs on gpu")
+    refused(
+        train(tmp_path / "run", data, model__attention="cudnn"), "model.attention is 'cudnn', which runs on gpu only"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -42,7 +42,7 @@ def test_compile_only_says_what_the_run_takes_and_writes_no_run(data: Path, tmp_
     assert groups[0] == 4096 * 16
     assert groups[2] == 16 * 384
     assert total == sum(groups)
-    told = re.search(r"memory of a device: (\S+) MB of (\S+) MB \(arguments (\S+) MB, results (\S+) MB, temp", words)
+    told = re.search(r"per device: (\S+) MB of (\S+) MB \(arguments (\S+) MB, results (\S+) MB, temp", words)
     total, limit, arguments, _ = (int(text.replace(",", "")) for text in told.groups())
     assert 0 < arguments <= total < limit
     assert "a step: 128 tokens, " in words
@@ -54,15 +54,19 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
     # 12.9 billion parameters: 155 GB with the optimizer's state, of which nothing is allocated
     big = {"model.d_model": 32768, "model.heads": 256}
     line = refused(tmp_path / "run", data, OPTIONS | big)
-    assert re.match(r"error: the training step needs [\d,]{7,} MB of a device's [\d,]+ MB \(arguments ", line)
+    assert re.match(
+        r"error: out of memory: the training step needs [\d,]{7,} MB \(arg.*\), a device has [\d,]+ MB; ", line
+    )
     for key in ("train.accumulate=2", "train.loss_chunk=32", "model.remat=True"):
         assert f"--config.{key}" in line
     assert "mesh.fsdp" not in line
     two = refused(tmp_path / "run", data, OPTIONS | big | {"mesh.cpu_devices": 2, "train.accumulate": 2})
-    assert "take less with --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
+    assert "to need less, add --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
     many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**23}, "--compile_only")
-    assert re.match(r"error: the evaluation needs [\d,]{7,} MB of a device's [\d,]+ MB \(arg.*, optimizer 1 MB\)", many)
-    assert many.endswith("take less with --config.eval.batch=4194304 --config.train.loss_chunk=1024")
+    assert re.match(
+        r"error: out of memory: the evaluation needs [\d,]{7,} MB \(arg.*, optimizer 1 MB\), a device has", many
+    )
+    assert many.endswith("to need less, add --config.eval.batch=4194304 --config.train.loss_chunk=1024")
     assert not (tmp_path / "run").exists()
 
 
@@ -86,7 +90,7 @@ def test_another_runs_weights_begin_a_run_of_its_own(data: Path, trained: Path, 
     shutil.copytree(trained, source)
     options = OPTIONS | {"checkpoint.init_from": source, "train.lr": 1e-3, "seed": 5, "train.steps": 6}
     (words,) = finish(start(workdir, data, options))
-    assert f"begins with the weights of {source} after step 8" in words
+    assert f"starts from the weights of {source}, step 8" in words
     ended, began = tiny_runs.losses(trained)["validation 8"], tiny_runs.losses(workdir)["validation 0"]
     assert began == pytest.approx(ended, abs=1e-6)
     assert json.loads((workdir / "env.json").read_text())["began_with"] == {"run": str(source), "step": 8}
@@ -104,11 +108,11 @@ def test_another_runs_weights_begin_a_run_of_its_own(data: Path, trained: Path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model.d_model": 32}, "weights of another model shape"),
-        ({"tokenizer": "bpe:301"}, "weights of another tokenizer"),
-        ({"embedding.pos_dim": 8}, "weights of another byte table"),
+        ({"model.d_model": 32}, "its weights have another model shape"),
+        ({"tokenizer": "bpe:301"}, "its weights have another tokenizer"),
+        ({"embedding.pos_dim": 8}, "its weights have another byte table"),
         ({"embedding.norm": "length"}, "embedding.norm is z there, length here"),
-        ({"checkpoint.init_from": "nowhere"}, "checkpoint.init_from=nowhere: no checkpoint there"),
+        ({"checkpoint.init_from": "nowhere"}, "checkpoint.init_from=nowhere: no checkpoint in this folder"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(options: dict, message: str, data: Path, trained: Path, tmp_path: Path):
@@ -135,22 +139,23 @@ def test_what_is_advised_is_a_config_that_can_be():
     assert "train.accumulate" not in advised(c, limit=1, has_checkpoint=True)  # it would be another run
     assert advised(c, limit=1, has_checkpoint=True)["train.loss_chunk"] == "384"
     base.apply(c, {"train.accumulate": 3, "train.loss_chunk": 1, "model.remat": True, "mesh.data": 1, "mesh.fsdp": 4})
-    assert "take a smaller model" in plan.remedy(resolution.resolve(c, 4), 4, limit=None)
+    assert "use a smaller model" in plan.remedy(resolution.resolve(c, 4), 4, limit=None)
 
 
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({"eval.batch": 12}, "take less with --config.eval.batch=4 --config.train.loss_chunk=128"),
-        ({"eval.batch": 4, "train.loss_chunk": 6}, "take less with --config.train.loss_chunk=3"),
-        ({"eval.batch": 4, "train.loss_chunk": 1}, "take a smaller model, or more or larger devices"),
+        ({"eval.batch": 12}, "to need less, add --config.eval.batch=4 --config.train.loss_chunk=128"),
+        ({"eval.batch": 4, "train.loss_chunk": 6}, "to need less, add --config.train.loss_chunk=3"),
+        ({"eval.batch": 4, "train.loss_chunk": 1}, "use a smaller model, or more or larger devices"),
     ],
 )
 def test_an_evaluation_for_which_there_is_no_room_is_refused_beside_the_optimizers_state(options: dict, advice: str):
     c = resolution.resolve(base.apply(base.get_config(), options), 4)
     lowered = jax.jit(jnp.sin).lower(jnp.zeros(2**18))
     assert plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, reserved=2**20)
-    words = r"the evaluation needs 5 MB of a device's 4 MB \(arguments 1 MB, .*, optimizer 3 MB\); " + re.escape(advice)
+    needs = r"the evaluation needs 5 MB \(arguments 1 MB, .*, optimizer 3 MB\), a device has 4 MB; "
+    words = needs + re.escape(advice)
     with pytest.raises(ValueError, match=f"{words}$"):
         plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, reserved=3 * 2**20)
 

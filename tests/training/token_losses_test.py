@@ -109,7 +109,7 @@ def held_out(run: Path) -> np.ndarray:
 
 def test_the_command_tells_each_runs_mean_loss_and_how_many_it_wrote(swept: Path):
     told = (swept / "told.txt").read_text()
-    assert told.startswith("token losses: 2 written, 0 there before\n")
+    assert told.startswith("token losses: 2 written, 0 up to date\n")
     for arm in ARMS:
         result = json.loads((swept / arm / "result.json").read_text())
         assert re.search(
@@ -262,7 +262,7 @@ def test_the_report_reads_what_the_command_wrote(swept: Path):
 def test_runs_that_have_the_file_are_skipped(swept: Path):
     before = {run: (run / "token_losses.npz").stat().st_mtime_ns for run in map(swept.joinpath, ARMS)}
     done = write(swept / "kronecker", swept)
-    assert (done.returncode, done.stdout) == (0, "token losses: 0 written, 2 there before\n")
+    assert (done.returncode, done.stdout) == (0, "token losses: 0 written, 2 up to date\n")
     assert {run: (run / "token_losses.npz").stat().st_mtime_ns for run in before} == before
 
 
@@ -272,7 +272,7 @@ def test_again_replaces_the_file_of_the_named_run_alone_and_by_a_whole_one(swept
         (tmp_path / arm / "token_losses.npz").write_text("cut")
     done = write("--again", tmp_path / "kronecker")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "token losses: 1 written, 0 there before\n"
+    assert done.stdout == "token losses: 1 written, 0 up to date\n"
     again, first = losses(tmp_path / "kronecker"), losses(swept / "kronecker")
     assert again.keys() == first.keys()
     for name, values in first.items():
@@ -294,6 +294,6 @@ def test_an_unfinished_run_is_refused_and_left_as_it_is(swept: Path, tmp_path: P
     shutil.copytree(swept / "kronecker", unfinished)
     (unfinished / "result.json").unlink()
     (unfinished / "token_losses.npz").unlink()
-    refused(write(unfinished), f"{unfinished}: the run has not finished")
+    refused(write(unfinished), f"{unfinished}: the run is not finished")
     refused(write(tmp_path), f"{tmp_path}: no run here has finished")
     assert not (unfinished / "token_losses.npz").exists()
