@@ -155,6 +155,8 @@ class _Trainer:
         with lock, checkpoint.open_manager(self.workdir, self.config) as manager:
             start = manager.latest_step() or 0
             state = self._restored_state(manager) if start else self._initial_state()
+            if start and _is_lead():
+                _print_lines(self.config, [f"resumes after step {start:,}"])
             with run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log:
                 step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
             manager.wait_until_finished()

@@ -161,6 +161,7 @@ def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path:
     assert not (workdir / "result.json").exists()
     done = train(workdir, data)
     assert done.returncode == 0, done.stderr
+    assert "resumes after step " in done.stderr
     assert losses(workdir) == losses(finished)
 
 
