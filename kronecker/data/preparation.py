@@ -290,14 +290,18 @@ def _joined(pieces: list[shards.Stream]) -> shards.Stream:
 def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, data: ml_collections.ConfigDict) -> None:
     found = [part["splits"] for part in parts]
     count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
+    more = "cut the text into more files: each is one document" if data.source.startswith("text:") else "add documents"
     if not count["train"]:
-        fix = f'set {data.split_field!r} of some to "train"' if data.split_field else "lower data.validation_fraction"
-        fault = f"has no training text; add documents or {fix}"
+        fault = f"has no training text: all of its {count['validation']} documents are held out; " + (
+            f'set the field {data.split_field!r} of some to "train"'
+            if data.split_field
+            else f"lower data.validation_fraction (now {data.validation_fraction}) or {more}"
+        )
     elif not count["validation"] and (data.split_field or data.validation_fraction):
         fault = f"has no validation text among {count['train']} documents; " + (
             f'set the field {data.split_field!r} of some to "validation"'
             if data.split_field
-            else f"raise data.validation_fraction (now {data.validation_fraction}) or add documents"
+            else f"raise data.validation_fraction (now {data.validation_fraction}) or {more}"
         )
     else:
         return

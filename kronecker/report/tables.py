@@ -58,7 +58,7 @@ def sentences(comparison: compare.Comparison) -> list[str]:
     """Returns the verdicts in words, one sentence an arm, and which seeds are missing."""
     told = [_sentence(arm, comparison.baseline.name) for arm in comparison.others]
     if any(arm.difference.half is None for arm in comparison.others):
-        told.append("One seed has no interval, so nothing is resolved: train at least three (make pair SEEDS=3).")
+        told.append("One seed has no interval, so nothing is resolved: train at least three (--seeds=3 of sweep.py).")
     if comparison.left_out:
         left_out = ", ".join(map(str, comparison.left_out))
         told.append(f"Only seeds that every arm has finished are compared; left out: {left_out}.")

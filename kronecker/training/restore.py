@@ -37,9 +37,9 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     workdir = storage.open_path(workdir, "--workdir")
     saved = rundir.read_json(workdir / rundir.CONFIG)
     if saved is None:
-        raise FileNotFoundError(
-            f"--workdir={workdir}: not a run's folder (no {rundir.CONFIG}); give a folder that train.py wrote"
-        )
+        runs = sorted(filter(finished_runs.is_run, workdir.iterdir())) if workdir.is_dir() else []
+        below = f"; it holds runs: give one, such as {runs[0]}" if runs else ""
+        raise FileNotFoundError(f"--workdir={workdir}: no {rundir.CONFIG} there, so it is not a run's folder{below}")
     config = rundir.completed(saved).lock()
     device_mesh.use_simulated_cpu_devices(config)
     recorded = storage.open_path(finished_runs.read_json(workdir, rundir.ENV)["data"], f"{rundir.ENV}: data")

@@ -312,11 +312,15 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
         ("\n\n", {}, "contains no text"),
         ('{"text": ""}\n', {}, "contains no text"),
         ('{"text": "a"}\n', {}, r"has no validation text among 1 documents; raise data.validation_fraction"),
-        ('{"text": "a"}\n', {"validation_fraction": 0.999}, "has no training text; .* lower data.validation_fraction"),
+        (
+            '{"text": "a"}\n',
+            {"validation_fraction": 0.999},
+            r"no training text: all of its 1 documents are held out; lower .* \(now 0.999\) or add documents",
+        ),
         (
             '{"text": "a", "split": "validation"}\n',
             {"split_field": "split"},
-            "has no training text; add documents or set 'split' of some to \"train\"",
+            "all of its 1 documents are held out; set the field 'split' of some to \"train\"",
         ),
         (
             '{"text": "a"}\n',

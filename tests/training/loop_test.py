@@ -140,6 +140,13 @@ def test_evaluating_a_folder_that_is_no_run_is_refused(tmp_path: Path):
     refused(evaluate(tmp_path), "not a run's folder (no config.json)")
 
 
+def test_evaluating_a_folder_of_runs_names_one_of_them(tmp_path: Path):
+    for name in ("kronecker-seed1", "kronecker-seed0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    refused(evaluate(tmp_path), f"it holds runs: give one, such as {tmp_path}/kronecker-seed0")
+
+
 @pytest.mark.slow
 def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path: Path):
     workdir = tmp_path / "killed"
