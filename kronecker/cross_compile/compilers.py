@@ -77,7 +77,7 @@ def tpus(topology: str) -> "tuple[jax.Device, ...]":
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except jax.errors.JaxRuntimeError as error:
         if "lockfile" in str(error):  # libtpu's message advises to delete the lock
-            raise ValueError("another process uses libtpu, which cannot be shared; try again when it ends") from None
+            raise ValueError("another process uses libtpu, whose version cannot be shared; try again later") from None
         raise ValueError(f"--target={topology}: rejected; write a topology of Cloud TPU: {error}") from None
 
 
