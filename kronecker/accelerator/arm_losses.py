@@ -88,7 +88,7 @@ def on_cpu(
         deadline = time.monotonic() + seconds
         while (found := rundir.read_json(epath.Path(folder / f"{name}.json"))) is None:
             if process.poll() is not None and not (folder / f"{name}.json").exists():
-                raise ChildProcessError(f"the process that computes losses on the CPU exited with {process.returncode}")
+                raise ChildProcessError(f"the CPU loss process exited with {process.returncode}; its error is above")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the CPU has not finished the losses of {name}")
             time.sleep(POLL_SECONDS)
@@ -107,7 +107,7 @@ def main(job: Mapping[str, Any]) -> None:
     for name in job["arms"]:
         found = losses(trial.start(name, "float32"), extent.trained["train.steps"])
         if not all(map(math.isfinite, found)):
-            raise FloatingPointError(f"{name}: not all losses on the CPU are finite: {found}")
+            raise FloatingPointError(f"{name}: a loss on the CPU is not finite; report this: {found}")
         rundir.write_json(epath.Path(job["folder"]) / f"{name}.json", found)
 
 

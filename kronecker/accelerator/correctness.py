@@ -86,7 +86,7 @@ def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, An
                     plain, name, dtype, platform=jax.default_backend(), gather_gradient=gradient
                 )
             except ValueError as error:  # the codes would be too large
-                rows.append({"what": f"{label}: too large", "error": None, "allowed": None, "reason": str(error)})
+                rows.append({"what": f"{label}: codes too large", "error": None, "allowed": None, "reason": str(error)})
                 continue
             got = _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype)
             rounds = implementations.rounds(bag)
@@ -184,7 +184,7 @@ def _arm(extent: Extent, arm: Any, named: Sequence[str], cpu: Callable, seconds_
         "losses_cpu": theirs,
     }
     if dtype == arm_losses.DETERMINISTIC and not bitwise:
-        row["fault"] = f"{name}: train.deterministic is set, but a second run of the same steps gave other bits"
+        row["fault"] = f"{name}: train.deterministic is set, but a second run of the same steps gave different bits"
     return [row]
 
 

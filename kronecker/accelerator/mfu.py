@@ -58,7 +58,7 @@ def _measure(
     with progress.ProgressLine(f"mfu {name}", extent.rounds, 0) as line:
         taken = timing.interleave({name: arm.step}, extent.rounds, math.inf, line.show)[name].of_one(extent.turns)
     if not math.isfinite(arm.loss):
-        raise FloatingPointError(f"the loss is {arm.loss}, so the time of its step means nothing")
+        raise FloatingPointError(f"the loss is {arm.loss}; test the device with --parts=check")
     kernels, fault = [], None
     try:
         with profiling.recording(folder):

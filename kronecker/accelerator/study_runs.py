@@ -85,7 +85,7 @@ class Study:
                 missing = self._missing(group)
                 need = self._seconds_a_token() * sum(one.settings["train.tokens"] for one in missing)
                 if missing and (children.stopped_by or time.time() + need > end):
-                    say(f"study: not enough time for the next group of {len(missing)} runs, which needs {need:.0f} s")
+                    say(f"study: {len(missing)} runs, about {need:.0f} s, are left; run the same command again")
                     break
                 for one in missing:
                     if children.stopped_by or time.time() > end:
@@ -95,7 +95,7 @@ class Study:
         return fine
 
     def _missing(self, group: list[Member]) -> list[Member]:
-        """Returns the runs of a group to train: if any, also finished runs of other devices or versions."""
+        """Returns the missing runs of a group; if any, finished runs of other devices or versions are trained again."""
         if all(map(self._is_settled, group)):
             return []
         for one in group:

@@ -113,8 +113,9 @@ def _checks(ledger: Ledger) -> Table:
         for row in result["rows"]:
             error, allowed = ("" if row[key] is None else f"{row[key]:.1e}" for key in ("error", "allowed"))
             wrong = row.get("fault") or (row["error"] is not None and not row["error"] <= row["allowed"])
-            bits = {None: "", True: "equal bits", False: "other bits"}[row.get("bitwise")]
-            rows.append((f"{INDENT}{row['what']}", error, allowed, "WRONG" if wrong else "right", bits))
+            verdict = "WRONG" if wrong else "not run" if "reason" in row else "right"
+            bits = {None: "", True: "equal bits", False: "different bits"}[row.get("bitwise")]
+            rows.append((f"{INDENT}{row['what']}", error, allowed, verdict, bits))
     headers = ("result", "error", "allowed", "verdict", "second run")
     return Table(headers, tuple(rows), ("result", "verdict", "second run"))
 
@@ -240,7 +241,7 @@ def _figures(ledger: Ledger) -> list[figures.Figure]:
         svg = timing_figures.encoder({"settings": encoder})
         drawn.append(_figure("encoder", "Time of the input side", caption, svg, table))
     for result in _results(ledger, "step").values():
-        caption = "Time of each arm's step over the baseline's in each round, with median and quartiles."
+        caption = "Time of each arm's step / the baseline's in the same round, with median and quartiles."
         svg, table = timing_figures.steps(result), timing_tables.step_times(result)
         drawn.append(_figure("step", "Time of a training step", caption, svg, table))
     return drawn

@@ -105,12 +105,12 @@ def _measure(
         if code == 0 or children.stopped_by:
             return found
         if found is None:
-            raise ChildProcessError(f"the process that uses the devices exited with {code} before JAX found them")
+            raise ChildProcessError(f"the measuring process exited with {code} at its start; its output is above")
         interrupted = rundir.read_json(epath.Path(at_work))
         if code is None and interrupted is None:  # stopped at the time limit between two results
             return found
         if code != AGAIN and interrupted is None:
-            raise ChildProcessError(f"the process that uses the devices exited with {code} between two results")
+            raise ChildProcessError(f"the measuring process exited with {code} between results; run the command again")
         if code != AGAIN:
             _write_interrupted(Ledger(out, found), interrupted, code)
             at_work.unlink()
@@ -120,8 +120,10 @@ def _measure(
 
 def _write_interrupted(ledger: Ledger, interrupted: dict[str, Any], code: int | None) -> None:
     """Records that computing a result ended its process, or was stopped at its time limit."""
+    if ledger.holds(interrupted["part"], interrupted["name"]):  # the process ended just after it wrote the result
+        return
     seconds = time.time() - interrupted["began"]
-    why = f"its process exited with {code}" if code is not None else f"stopped after {seconds:.0f} s, its time limit"
+    why = "stopped at its time limit; increase --minutes" if code is None else f"its process exited with {code}"
     say(f"{interrupted['part']}: {interrupted['name']}, FAILED: {why}")
     ledger.write(interrupted["part"], interrupted["name"], seconds, None, why)
 

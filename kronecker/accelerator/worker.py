@@ -38,7 +38,7 @@ class Job:
     end: float  # of the visit, seconds since 1970
     out: str  # folder of the results
     facts: str  # file to write `ledger.facts_here` to
-    at_work: str  # file that names the result at work; missing if there is none
+    at_work: str  # file that names the result being computed; missing if there is none
     avoid: list[list[str]]  # results, as (part, name), that failed in an earlier process of this visit
     command: list[str]  # of the visit
     commit: str  # as in `ledger.facts_here`

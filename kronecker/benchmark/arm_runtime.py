@@ -70,8 +70,8 @@ def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict)
             "over table, over cached: difference of the median step times, relative to the table's step or to the step "
             "with cached codes. low and high: quartiles of this difference over rounds. If they differ in sign, the "
             "difference is not resolved.",
-            "The paper reports the time that computing codes takes as a share of its own step, 1 to 4 ms a "
-            "micro-batch. The closest number here is over cached.",
+            "The paper gives the time to compute codes (1 to 4 ms a micro-batch) as a share of its own step. The "
+            "closest number here is over cached.",
             "In a model this small the head and its update take most of a step. The product of codes and projection "
             "has 4 % of the head's FLOPs at any width, so the input's share of a step is far larger here than in the "
             "paper's models, whose blocks take most of the FLOPs.",

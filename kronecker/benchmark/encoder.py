@@ -95,7 +95,7 @@ def disagreements(entrants: Sequence[contenders.Contender], dtype: str) -> dict[
         if not error <= AGREE[dtype]:
             raise FloatingPointError(
                 f"{entrant.name} and {products[0].name} differ by {error:.1e} of the largest entry; at most "
-                f"{AGREE[dtype]:.0e} is allowed: one of them is wrong, so its time means nothing"
+                f"{AGREE[dtype]:.0e} is allowed: one of them is wrong; report this and use neither"
             )
         found[entrant.name] = error
     return found

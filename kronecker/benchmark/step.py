@@ -78,7 +78,7 @@ def run(
     rows = []
     for name, arm in entrants.items():
         if not math.isfinite(arm.loss):
-            raise FloatingPointError(f"{name}: the loss is {arm.loss}, so the time of its step means nothing")
+            raise FloatingPointError(f"{name}: the loss is {arm.loss}; test the device with scripts/accelerator.py")
         against = timing.ratio(samples[name], samples[baseline])
         speed = t.batch * t.sequence / samples[name].median
         rows.append(

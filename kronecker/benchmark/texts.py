@@ -31,9 +31,9 @@ class Text:
         rows = len(self.ids) // length
         if rows < count * sequences:
             raise ValueError(
-                f"--data: the first {TEXT_BYTES // 10**6} MB of {self.source} have {len(self.ids):,} tokens under "
+                f"--data: {self.source}, read up to {TEXT_BYTES // 10**6} MB, has {len(self.ids):,} tokens under "
                 f"{self.tokenizer.name}; {count} batches of {sequences:,} x {length:,} need "
-                f"{count * sequences * length:,}; choose more text or smaller batches"
+                f"{count * sequences * length:,}; use smaller batches or more text"
             )
         chosen = np.random.default_rng(0).permutation(rows)[: count * sequences]
         return self.ids[: rows * length].reshape(rows, length)[chosen].reshape(count, sequences, length)

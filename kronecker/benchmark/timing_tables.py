@@ -76,7 +76,7 @@ def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None
     headers = ("contender", "step, ms", "rounds", "tokens/s", "GFLOP/s", "MFU, %")
     printing.show(f"\n{training_title(result)}\n", Table(headers, speeds, ("contender",)), "", file=file)
     if others:
-        headers = ("contender", *(f"tokens/s over\n{other}" for other in others))
+        headers = ("contender", *(f"tokens/s /\n{other}'s" for other in others))
         printing.show(Table(headers, ratios, ("contender",)), "", file=file)
 
 

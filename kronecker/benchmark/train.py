@@ -80,7 +80,7 @@ def run(
         last = {name: entrant(0) for name, entrant in entrants.items()}
     for name, loss in last.items():
         if not math.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss is {loss}, so the time of its step means nothing")
+            raise FloatingPointError(f"{name}: the loss is {loss}; test the device with scripts/accelerator.py")
     rows = [_row(name, jobs[name].config, samples, first[name], against) for name in jobs]
     result = {
         "size": size,
@@ -97,7 +97,7 @@ def run(
 
 
 def verdicts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the verdict on the size's target; it is reached if the median of the rounds' ratios is."""
+    """Returns the verdict on the size's target; the median ratio of the rounds must reach it."""
     rows = {row["name"]: row for row in result["contenders"]}
     if TORCH not in rows or result["size"] not in TARGETS:
         return []
@@ -172,7 +172,7 @@ def _elsewhere(job: Job) -> Iterator[Callable[[int], float]]:
         try:
             return here.recv()
         except EOFError:
-            raise ChildProcessError(f"the process of {job.name} ended, perhaps out of memory") from None
+            raise ChildProcessError(f"the process of {job.name} ended; try a smaller --batch, or free memory") from None
 
     try:
         yield take
@@ -198,7 +198,7 @@ def _check(losses: Mapping[str, list[float]], against: Sequence[str]) -> None:
         if not worst <= TOLERANCE:
             raise FloatingPointError(
                 f"the first losses of {name} are {losses[name]}, those of {SAME_MODEL} {losses[SAME_MODEL]}; they "
-                f"differ by more than {TOLERANCE:g}, so these are not the same model"
+                f"differ by more than {TOLERANCE:g}; leave {name} out of --against and report this"
             )
 
 

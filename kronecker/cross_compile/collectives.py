@@ -40,7 +40,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Returns the bytes that a device sends at least in one run, as in a ring of its group.
+        """Returns the least bytes that a device sends in one run, for a ring of the group.
 
         An all-reduce of S bytes over n devices sends 2 (n - 1)/n S, a reduce-scatter, all-gather or all-to-all
         (n - 1)/n S, and a permute S.
@@ -155,5 +155,5 @@ def _group(attributes: str, devices: int) -> int:
         sizes = {name: int(size) for name, size in _AXIS.findall(mesh[1])}
         return math.prod(int(part) if part else sizes[name] for name, _, part in _USED_AXIS.findall(mesh[2]))
     if "replica_groups=" in attributes and "replica_groups={}" not in attributes:
-        raise ValueError(f"unknown format of replica groups in the compiled program: {attributes[:300]}")
+        raise ValueError(f"unknown format of replica groups; try an older jax: {attributes[:300]}")
     return devices

@@ -77,10 +77,8 @@ def tpus(topology: str) -> "tuple[jax.Device, ...]":
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except jax.errors.JaxRuntimeError as error:
         if "lockfile" in str(error):  # libtpu's message advises to delete the lock
-            raise ValueError(
-                "another process uses libtpu, and this version cannot be shared; try again when that process has ended"
-            ) from None
-        raise ValueError(f"--target={topology}: the compiler rejects this topology: {error}") from None
+            raise ValueError("another process uses libtpu, whose version cannot be shared; try again later") from None
+        raise ValueError(f"--target={topology}: rejected; write a topology of Cloud TPU: {error}") from None
 
 
 def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]":
@@ -110,7 +108,8 @@ def gpus(name: str, topology: str, description: str) -> "tuple[jax.Device, ...]"
             importlib.import_module(f"jax_plugins.{PLUGIN}").initialize()
             return devices()
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"--target={name}: the compiler rejects this GPU: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0]
+        raise ValueError(f"--target={name}: the CUDA plugin rejects it; its version must be jax's: {why}") from None
 
 
 def _version(package: str, folder: Path) -> str:

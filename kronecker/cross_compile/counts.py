@@ -141,7 +141,7 @@ def _parts(
 ) -> tuple[float, bool]:
     """Returns the elements that slices read of an array, and whether an instruction reads all of it.
 
-    Where `users` are fused, an elementwise result counts as its own users read it.
+    In a fusion an elementwise operation reads only what the users of its result read.
     """
     parts, whole = 0.0, False
     for one in users:

@@ -85,7 +85,8 @@ def _compile(target: targets.Target, lowered: jax.stages.Lowered, options: Mappi
     try:
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"the compiler for {target.name} rejects it: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0]
+        raise ValueError(f"the compiler for {target.name} rejects this program; try fewer --tokens: {why}") from None
     seconds, text, memory = time.perf_counter() - start, compiled.as_text(), plan.Memory.of(compiled)
     operations = count_operations(text)
     if target.is_gpu:

@@ -89,7 +89,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A step that does not fit a device: a TPU's compiler rejects it, a GPU's compiles it too large."""
+    """A step that does not fit a device: a TPU's compiler rejected it, or it needs more than a GPU's memory."""
 
     reason: str  # the compiler's message
     needed: float | None  # bytes, if the compiler reports them
@@ -106,9 +106,8 @@ def for_devices(
     """Returns the keys, with values, that adapt a config for one device to several.
 
     Empty if the batch can be split over the devices.  Otherwise a device gets `sequences` sequences and computes in
-    bfloat16, layers are a loop, `mesh.fsdp` is the smallest with memory left beside parameters and optimizer, and
-    `model.remat` is on if the blocks' activations would fill the memory.  The dotted keys of `own`, set by the user,
-    are not changed.
+    bfloat16, layers are a loop, `mesh.fsdp` is the smallest with which parameters and optimizer fit, and `model.remat`
+    is on if the blocks' activations would fill the memory.  The dotted keys of `own`, set by the user, stay.
 
     The config is unresolved.  Raises ValueError if config.mesh does not match the number of devices.
     """
@@ -199,7 +198,7 @@ def _compile(
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
         if allocator.OUT_OF_MEMORY not in str(error):
-            raise ValueError(f"the compiler for {target.name} rejects it: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"--target={target.name}: the compiler failed: {str(error).splitlines()[0]}") from None
         return _refusal(str(error), plan.remedy(c, count, target.memory))
     seconds, text, taken = time.perf_counter() - start, compiled.as_text(), plan.Memory.of(compiled)
     if taken.total > target.memory:

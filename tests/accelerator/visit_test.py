@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
+from etils import epath
 
 from configs import gpu_study
 from kronecker.accelerator import correctness, extents, ledger, parts, study_runs, summary
+from kronecker.accelerator import visit as one_visit
 from kronecker.benchmark import contenders, encoder, settings, texts
+from kronecker.run import rundir
 from kronecker.schema import config_files, resolution
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +62,9 @@ class Rehearsal:
 
 
 def command(folder: Path, *flags: str) -> list[str]:
-    return [sys.executable, SCRIPT, "--rehearse", "--out=out", f"--data={folder / 'texts.jsonl'}", *flags]
+    # More minutes than a rehearsal needs on a machine with ten times as many busy processes as cores.
+    shared = ("--rehearse", "--out=out", f"--data={folder / 'texts.jsonl'}", "--minutes=60")
+    return [sys.executable, SCRIPT, *shared, *flags]
 
 
 def visit(folder: Path, *flags: str) -> subprocess.CompletedProcess:
@@ -71,11 +77,17 @@ def results(folder: Path) -> dict[str, int]:
     return {f"{file.parent.name}/{file.stem}": file.stat().st_mtime_ns for file in files}
 
 
-def wait_for(folder: Path, name: str) -> None:
-    deadline = time.monotonic() + 120
-    while name not in results(folder):
-        assert time.monotonic() < deadline, f"{name} was not written within 120 s"
+def wait_for(what: str, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 600
+    while not done():
+        assert time.monotonic() < deadline, f"{what}: not within 600 s"
         time.sleep(0.05)
+
+
+def computed(temporary: Path) -> str | None:
+    """Returns the name of the result that a visit with this TMPDIR computes now."""
+    file = next(temporary.glob("*/at_work.json"), None)
+    return (rundir.read_json(epath.Path(file)) or {}).get("name") if file else None
 
 
 def worker_of(process: subprocess.Popen) -> int:
@@ -91,14 +103,23 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
     lines = [json.dumps({"text": file.read_text()}) for file in sorted((folder / "text").iterdir())]
     (folder / "texts.jsonl").write_text("\n".join(lines))
     (folder / "out" / "mine").mkdir(parents=True)  # an unrelated folder
-    process = subprocess.Popen(command(folder), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(folder, "check/product-float32")
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        command(folder),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )
+    wait_for("computing product-bfloat16", lambda: computed(temporary) == "product-bfloat16")
     os.kill(worker_of(process), signal.SIGKILL)
-    wait_for(folder, "check/product-bfloat16")
+    wait_for("check/product-bfloat16", lambda: "check/product-bfloat16" in results(folder))
     killed = json.loads((folder / "out" / "cpu" / "check" / "product-bfloat16.json").read_text())["error"]
-    wait_for(folder, "check/attention")
+    wait_for("check/attention", lambda: "check/attention" in results(folder))
     process.terminate()
-    told = process.communicate(timeout=60)
+    told = process.communicate(timeout=600)
     kept = results(folder)
     return Rehearsal(folder, killed, subprocess.CompletedProcess([], process.returncode, *told), kept, visit(folder))
 
@@ -292,6 +313,17 @@ def test_a_failed_result_does_not_hold_and_is_kept_with_its_error(tmp_path: Path
     assert not kept.holds("mfu", "batch16")
     assert kept.records("mfu")["batch16"]["error"] == "ValueError: no"
     assert (tmp_path / "nvidia-h100-80gb-hbm3" / "mfu" / "batch16.json").exists()
+
+
+def test_a_process_that_ends_after_it_wrote_a_result_leaves_the_result(tmp_path: Path):
+    kept = ledger.Ledger(tmp_path, FACTS)
+    kept.write("check", "loss", 1.0, {"rows": []})
+    for name in ("loss", "attention"):
+        one_visit._write_interrupted(kept, {"part": "check", "name": name, "began": 0.0}, -9)
+    assert {name: record["error"] for name, record in kept.records("check").items()} == {
+        "loss": None,
+        "attention": "its process exited with -9",
+    }
 
 
 def test_the_code_is_its_python_files_whatever_is_beside_them(tmp_path: Path):

@@ -301,11 +301,6 @@ def test_a_ratio_pairs_the_rounds_that_both_have():
     assert (found["median"], found["rounds"], found["of_medians"]) == (4.0, 2, 5.5)
 
 
-def test_cases_that_share_no_round_are_not_compared():
-    with pytest.raises(ValueError, match="share no round"):
-        timing.ratio(timing.Samples((0,), (1.0,)), timing.Samples((1,), (1.0,)))
-
-
 def test_steps_are_not_timed_without_the_arm_they_are_compared_with():
     with pytest.raises(ValueError, match="--arms=kronecker: table_untied is missing"):
         step.run({"kronecker": base_config()}, ROUNDS)
@@ -353,5 +348,5 @@ def test_batches_are_different_pieces_of_the_text():
     assert batches.shape == (3, 4, 32)
     assert len({row.tobytes() for row in batches.reshape(-1, 32)}) == 12
     assert read.ids.max() < read.tokenizer.vocab_size
-    with pytest.raises(ValueError, match="choose more text or smaller batches"):
+    with pytest.raises(ValueError, match="use smaller batches or more text"):
         read.batches(3, 4000, 128)

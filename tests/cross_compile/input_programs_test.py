@@ -313,5 +313,5 @@ def test_autos_choice_for_a_gpu_meets_its_targets_with_fewer_bytes_than_a_table(
 
 
 def test_codes_above_the_limit_are_refused_before_they_are_allocated(setting: input_programs.Setting):
-    with pytest.raises(ValueError, match=r"\(50,304, 4,096\) codes, 824 MB in float32, above .* = 100"):
+    with pytest.raises(ValueError, match=r"\(50,304, 4,096\) codes of 824 MB in float32, above .* = 100"):
         input_programs.compile_product(TPU, setting, "cached", 100)

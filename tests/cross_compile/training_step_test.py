@@ -112,7 +112,7 @@ def test_a_step_that_does_not_fit_is_exit_1_with_what_to_set(tmp_path: Path):
 def test_a_topology_that_the_compiler_rejects_is_exit_2():
     done = run(f"--config={GPT2}", "--target=v5e:3x5")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: --target=v5e:3x5: the compiler rejects this topology: ")
+    assert done.stderr.startswith("error: --target=v5e:3x5: rejected; write a topology of Cloud TPU: ")
 
 
 @pytest.mark.parametrize(
