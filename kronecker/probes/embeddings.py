@@ -91,7 +91,7 @@ def locate(read: Callable[[int, int], bytes], tensor: str, source: str) -> tuple
     try:
         header = json.loads(read(8, 8 + size))
     except ValueError as error:
-        raise ValueError(f"{source}: damaged header ({error}); download it again") from None
+        raise ValueError(f"{source}: damaged safetensors file ({error}); download it again") from None
     name = _choose(tensor, header, source)
     entry = header[name]
     if entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:

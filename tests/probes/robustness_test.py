@@ -75,7 +75,7 @@ def test_the_cosine_with_a_zero_vector_is_zero():
 
 @pytest.mark.parametrize("logits", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]])
 def test_logits_of_a_diverged_run_are_refused(logits: list[float]):
-    with pytest.raises(ValueError, match="so its run diverged"):
+    with pytest.raises(ValueError, match="so the run diverged"):
         shifts.shift(np.array(logits), np.zeros(2), X, Y)
 
 
