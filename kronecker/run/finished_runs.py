@@ -129,7 +129,7 @@ def _read_lines(folder: epath.Path) -> list[dict[str, Any]]:
     try:
         return sinks.read(folder)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / sinks.METRICS}: not JSON lines ({error}); restore it from a copy") from None
+        raise ValueError(f"{folder / sinks.METRICS}: not JSON lines ({error}); restore it, or train again") from None
 
 
 def _columns(folder: epath.Path, lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Checkpoints through orbax: saved asynchronously, old ones deleted, and never restored into another run."""
+"""Checkpoints through orbax: saved asynchronously, old ones deleted but every nth, never restored in another run."""
 
 import contextlib
 import hashlib

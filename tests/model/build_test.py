@@ -45,7 +45,7 @@ def test_a_bag_on_a_gpu_says_what_it_costs():
     arm, mesh = build.build(c, TOKENS), device_mesh.make_mesh(c)
     assert "gather" not in build.product_line(arm, c, mesh)
     on_gpu = dataclasses.replace(arm, bag=arm.bag.replace(platform="gpu"))
-    assert build.product_line(on_gpu, c, mesh).endswith("10 to 20 ms per step; gather is one kernel")
+    assert build.product_line(on_gpu, c, mesh).endswith("10 to 20 ms per step; gather launches one")
 
 
 def test_codes_above_the_limit_are_refused_by_the_key_that_sets_it():

@@ -154,6 +154,6 @@ def test_two_axes_over_one_of_the_mesh_are_refused_with_the_path():
 def test_an_axis_that_does_not_divide_is_refused_with_the_path():
     mesh = jax.sharding.AbstractMesh((1, 2, 1), choices.MESH_AXES)
     with pytest.raises(
-        ValueError, match=r"positions: its axis 'width' has size 7, which is not divisible by the 2 parts of"
+        ValueError, match=r"positions: its axis 'width' has size 7, which is not divisible by mesh.fsdp=2"
     ):
         sharding.with_shardings({}, {"positions": box(("time", "width"), (4, 7))}, mesh)
