@@ -60,7 +60,7 @@ def main(files: Sequence[str]) -> int:
 
 
 def rewritten(text: str, file: Path) -> str:
-    """Returns a document with its tables written anew from the result files.
+    """Returns a document with its tables rewritten from the result files.
 
     Raises ValueError if a table's name is unknown or its end is missing.
     """
@@ -255,19 +255,19 @@ def step_cpu() -> str:
 def train_cpu() -> str:
     """Returns our tokens per second over PyTorch's, round by round with quartiles."""
     sizes = [size for name in ("micro", "124m") for size in _read(f"benchmark/train-{name}-cpu.json")["sizes"]]
-    rivals = list(sizes[0]["contenders"][0]["speedup"])
+    others = list(sizes[0]["contenders"][0]["speedup"])
     rows = [
         (
             f"`{size['size']}`",
             f"{size['batch']} x {size['sequence']}",
             f"`{row['name']}`",
-            *(_quartiles(row["speedup"][rival]) for rival in rivals),
+            *(_quartiles(row["speedup"][other]) for other in others),
         )
         for size in sizes
         for row in size["contenders"]
         if row["what"] == "ours"
     ]
-    return _table(("size", "tokens a step", "ours", *(f"over `{rival}`" for rival in rivals)), rows, left=3)
+    return _table(("size", "tokens a step", "ours", *(f"over `{other}`" for other in others)), rows, left=3)
 
 
 def data_cpu() -> str:
