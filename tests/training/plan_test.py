@@ -111,7 +111,7 @@ def test_another_runs_weights_begin_a_run_of_its_own(data: Path, trained: Path, 
         ({"model.d_model": 32}, "its weights have another model shape"),
         ({"tokenizer": "bpe:301"}, "its weights have another tokenizer"),
         ({"embedding.pos_dim": 8}, "its weights have another byte table"),
-        ({"embedding.norm": "length"}, "embedding.norm is z there, length here"),
+        ({"embedding.norm": "length"}, "its embedding.norm is z, here length; make both equal"),
         ({"checkpoint.init_from": "nowhere"}, "checkpoint.init_from=nowhere: no checkpoint in this folder"),
     ],
 )
