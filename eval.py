@@ -1,13 +1,16 @@
-r"""Evaluates a run's checkpoint on its held-out text, samples text from it, or runs the paper's probes on it.
+r"""Evaluates a run's checkpoint on its held-out text, samples text from it, or runs
+the paper's probes on it.
 
   python eval.py --workdir=runs/demo/kronecker-seed0
   python eval.py --workdir=runs/demo/kronecker-seed0 --step=50
-  python eval.py --workdir=runs/demo/kronecker-seed0 --prompt='def main():' --new_tokens=60 \
+  python eval.py --workdir=runs/demo/kronecker-seed0 \
+      --prompt='def main():' --new_tokens=60 \
       --temperature=0.7 --top_p=0.9 --seed=42
   python eval.py --workdir=runs/demo/kronecker-seed0 --probes=robustness,layered
 
-The loss is over the same held-out tokens as in training (eval.sequences); bits per byte divides it by the bytes of
-their text.  scripts/probe.py --help lists the probes; that script also accepts a pair of runs, and writes results to
+The loss is over the same held-out tokens as in training (eval.sequences); bits
+per byte divides it by the bytes of their text.  scripts/probe.py --help lists
+the probes; that script also accepts a pair of runs, and writes results to
 files.
 """
 

@@ -1,21 +1,27 @@
 r"""Trains one model from a config file, or resumes a run that was interrupted.
 
-  python train.py --config=configs/demo.py:arm=kronecker --workdir=runs/kronecker
-  python train.py --config=configs/gpt2.py:size=124m,arm=table_untied --workdir=runs/table \
+  python train.py --config=configs/demo.py:arm=kronecker \
+      --workdir=runs/kronecker
+  python train.py --config=configs/gpt2.py:size=124m,arm=table_untied \
+      --workdir=runs/table \
       --config.data.source='jsonl:/texts/*.jsonl.xz' --config.train.steps=1000
 
---config.KEY=VALUE sets any key of kronecker/schema/keys.py.  The folder --workdir then holds config.json, env.json,
-params.json, metrics.jsonl, checkpoints/ and, once the run is complete, result.json.
+--config.KEY=VALUE sets any key of kronecker/schema/keys.py.  The folder
+--workdir then holds config.json, env.json, params.json, metrics.jsonl,
+checkpoints/ and, once the run is complete, result.json.
 
-On SIGTERM it saves a checkpoint and exits with code 143 within checkpoint.grace_seconds; the same command resumes the
-run.  On a CPU a resumed run has the same losses as an uninterrupted one, bit for bit; on a GPU only if
+On SIGTERM it saves a checkpoint and exits with code 143 within
+checkpoint.grace_seconds; the same command resumes the run.  On a CPU a resumed
+run has the same losses as an uninterrupted one, bit for bit; on a GPU only if
 train.deterministic is set.
 
-Before the first step it prints parameters, memory and FLOPs, and refuses a run that needs more memory than a device
-has; --compile_only stops there.  After the first steps it prints how long the run takes.
+Before the first step it prints parameters, memory and FLOPs, and refuses a run
+that needs more memory than a device has; --compile_only stops there.  After the
+first steps it prints how long the run takes.
 
-Several processes train one run if SLURM, Open MPI or Cloud TPU started them, or if each of them gets
---config.distributed.coordinator=HOST:PORT --config.distributed.processes=N --config.distributed.index=I.
+Several processes train one run if SLURM, Open MPI or Cloud TPU started them, or
+if each of them gets --config.distributed.coordinator=HOST:PORT
+--config.distributed.processes=N --config.distributed.index=I.
 """
 
 from absl import flags

@@ -1,18 +1,25 @@
-"""Shows how a tokenizer's vocabulary fits into Kronecker codes of P bytes: which tokens fit, which share a code.
+r"""Shows how a tokenizer's vocabulary fits into Kronecker codes of P bytes: which
+tokens fit, which share a code.
 
   python scripts/codec_report.py gpt2
-  python scripts/codec_report.py gpt2 tiktoken:o200k_base.tiktoken tekken:tekken.json --pos_dim=16,32,64
-  python scripts/codec_report.py sentencepiece:tokenizer.model --truncation=head_tail --json=report.json
-  python scripts/codec_report.py gpt2 --byte_source=decode        (as in the paper author's package)
+  python scripts/codec_report.py gpt2 tiktoken:o200k_base.tiktoken \
+      tekken:tekken.json --pos_dim=16,32,64
+  python scripts/codec_report.py sentencepiece:tokenizer.model \
+      --truncation=head_tail --json=report.json
+  python scripts/codec_report.py gpt2 --byte_source=decode
 
-Each argument is a tokenizer in any form of --config.tokenizer except bpe:SIZE; a tokenizer trained by bpe:SIZE is in
-the folder of its prepared data, tokenizers:FOLDER/tokenizer.json.  Default: gpt2.
+Each argument is a tokenizer in any form of --config.tokenizer except bpe:SIZE;
+a tokenizer trained by bpe:SIZE is in the folder of its prepared data,
+tokenizers:FOLDER/tokenizer.json.  Default: gpt2.
 
-A token longer than P bytes is cut, and may then equal another token.  Tokens that share a code have one embedding; the
-model can distinguish them only by their context.  Choose P so that few tokens share a code in the scripts of your text.
---truncation=head_tail distinguishes long words by their endings.  Counts are over ordinary tokens, those that have
-bytes and can result from encoding text; only the row "special tokens" counts others.  For several tokenizers
-their mean is printed too, beside the paper's, whose code counts a token of exactly P bytes as cut.
+A token longer than P bytes is cut, and may then equal another token.  Tokens
+that share a code have one embedding; the model can distinguish them only by
+their context.  Choose P so that few tokens share a code in the scripts of your
+text.  --truncation=head_tail distinguishes long words by their endings.  Counts
+are over ordinary tokens, those that have bytes and can result from encoding
+text; only the row "special tokens" counts others.  For several tokenizers their
+mean is printed too, beside the paper's, whose code counts a token of exactly P
+bytes as cut.
 """
 
 import json

@@ -1,19 +1,29 @@
-"""Compares finished runs in pairs: every arm against a baseline trained with the same seed.
+r"""Compares finished runs in pairs: every arm against a baseline trained with the
+same seed.
 
   python scripts/compare.py runs/demo
-  python scripts/compare.py runs/demo/table_untied-seed0 runs/demo/kronecker-seed0
-  python scripts/compare.py runs/demo runs/more_seeds --baseline=table_tied --json=runs/demo/compare.json
+  python scripts/compare.py runs/demo/table_untied-seed0 \
+      runs/demo/kronecker-seed0
+  python scripts/compare.py runs/demo runs/more_seeds \
+      --baseline=table_tied --json=runs/demo/compare.json
 
-Each argument is a run's folder or a folder of runs.  Unfinished runs in a folder, and seeds that some arms lack, are
-left out and named.  Runs that differ in more than the input embedding (data, tokenizer, steps, initial body or any
-other key of the config) are refused, with the difference.  With --tuned they may differ in train.lr.
+Each argument is a run's folder or a folder of runs.  Unfinished runs in a
+folder, and seeds that some arms lack, are left out and named.  Runs that differ
+in more than the input embedding (data, tokenizer, steps, initial body or any
+other key of the config) are refused, with the difference.  With --tuned they
+may differ in train.lr.
 
-paired diff.  the arm's final validation loss minus the baseline's, nats per token; below zero the arm is better
-± 95 %        half-width of the 95 % t interval of the mean difference over seeds
-resolvable    the true difference that as many seeds with this spread would resolve four times in five
-sooner ×      how many times fewer steps the arm needs to reach the baseline's final loss
+paired diff.  the arm's final validation loss minus the baseline's, nats per
+              token; below zero the arm is better
+± 95 %        half-width of the 95 % t interval of the mean difference over
+              seeds
+resolvable    the true difference that as many seeds with this spread would
+              resolve four times in five
+sooner ×      how many times fewer steps the arm needs to reach the baseline's
+              final loss
 
-After scripts/token_losses.py, --json also has losses by frequency, length and script, and the cost of shared codes.
+After scripts/token_losses.py, --json also has losses by frequency, length and
+script, and the cost of shared codes.
 """
 
 import json

@@ -1,13 +1,18 @@
-"""Prints the geometry of input embeddings: codes alone, tables of runs, published models, and a random table.
+r"""Prints the geometry of input embeddings: codes alone, tables of runs, published
+models, and a random table.
 
   python scripts/geometry.py gpt2 tiktoken:cl100k_base.tiktoken
-  python scripts/geometry.py gpt2 --runs=runs/demo/kronecker-seed0,runs/demo/table_untied-seed0
-  python scripts/geometry.py gpt2 --tables=models/gpt2@gpt2,models/qwen3@tokenizers:models/qwen3/tokenizer.json
+  python scripts/geometry.py gpt2 \
+      --runs=runs/demo/kronecker-seed0,runs/demo/table_untied-seed0
+  python scripts/geometry.py gpt2 \
+      --tables=models/gpt2@gpt2,models/qwen3@tokenizers:models/qwen3/tokenizer.json
 
-Each argument is a tokenizer as in config.tokenizer; the codes of its vocabulary are measured without any model.  A
-random table of the first one's size is added.  --tables lists checkpoints with their tokenizers, CHECKPOINT@TOKENIZER.
-A checkpoint is a .safetensors file, or a folder with one or with its shards; only the embedding tensor is read.  Words
-have no space in front.  --json writes every table with the keys that kronecker/run/result.py documents.
+Each argument is a tokenizer as in config.tokenizer; the codes of its vocabulary
+are measured without any model.  A random table of the first one's size is
+added.  --tables lists checkpoints with their tokenizers, CHECKPOINT@TOKENIZER.
+A checkpoint is a .safetensors file, or a folder with one or with its shards;
+only the embedding tensor is read.  Words have no space in front.  --json writes
+every table with the keys that kronecker/run/result.py documents.
 """
 
 import json

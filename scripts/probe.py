@@ -1,21 +1,29 @@
-r"""Runs the paper's probes on the checkpoint of one run, or on those of several with paired statistics.
+r"""Runs the paper's probes on the checkpoint of one run, or on those of several
+with paired statistics.
 
   python scripts/probe.py runs/demo/kronecker-seed0
-  python scripts/probe.py --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --probes=robustness,layered
-  python scripts/probe.py --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 --pairs=typos.json \
+  python scripts/probe.py \
+      --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 \
+      --probes=robustness,layered
+  python scripts/probe.py \
+      --pair runs/demo/table_tied-seed0 runs/demo/kronecker-seed0 \
+      --pairs=typos.json \
       --json=probes.json --page=probes.html
 
-The last of several runs is compared with each of the others; --pair refuses runs that compare.py would not pair.
-Intervals are over prompts; other seeds may differ by more.
+The last of several runs is compared with each of the others; --pair refuses
+runs that compare.py would not pair.  Intervals are over prompts; other seeds
+may differ by more.
 
 geometry      of the input embedding, beside the codes alone
 layered       word families by depth
 robustness    one typo in a prompt
 generation    continuations of normal, misspelled and unseen words
 
---pairs is a JSON list of {category, clean, typo} that replaces our 330 pairs, or robustness_results.json of the paper
-author's repository.  --json writes every table, and the texts of the generation probe, with the keys that
-kronecker/run/result.py documents.  --page writes a page, and each table as CSV into a folder of its name.
+--pairs is a JSON list of {category, clean, typo} that replaces our 330 pairs,
+or robustness_results.json of the paper author's repository.  --json writes
+every table, and the texts of the generation probe, with the keys that
+kronecker/run/result.py documents.  --page writes a page, and each table as CSV
+into a folder of its name.
 """
 
 import json

@@ -1,19 +1,25 @@
-r"""Writes one HTML page on finished runs: verdicts, curves, conditions, and the numbers of each figure as CSV.
+r"""Writes one HTML page on finished runs: verdicts, curves, conditions, and the
+numbers of each figure as CSV.
 
   python scripts/report.py runs/demo
-  python scripts/report.py runs/demo runs/more_seeds --baseline=table_tied --out=runs/all.html --title="Six seeds"
+  python scripts/report.py runs/demo runs/more_seeds --baseline=table_tied \
+      --out=runs/all.html --title="Six seeds"
   python scripts/report.py runs/demo --paper
-  python scripts/report.py runs/study --paper --vocabularies=gpt2,tiktoken:o200k_base.tiktoken --out=runs/paper.html
+  python scripts/report.py runs/study --paper \
+      --vocabularies=gpt2,tiktoken:o200k_base.tiktoken --out=runs/paper.html
 
-Each argument is a run's folder or a folder of runs, which are paired and checked as in scripts/compare.py.  The page
-needs no other file and no network.  The CSV files go into a folder beside it: runs/demo/report for
+Each argument is a run's folder or a folder of runs, which are paired and
+checked as in scripts/compare.py.  The page needs no other file and no network.
+The CSV files go into a folder beside it: runs/demo/report for
 runs/demo/report.html.
 
---paper writes another page, paper.html: every table and figure of the paper that can be measured here, the paper's
-numbers beside ours.  It needs runs of table_tied and kronecker, and uses runs of table_untied if there are any.  Probes
-run on the lowest common seed; codes are those of --vocabularies.  This takes some minutes; --parts measures less.  The
-results are kept in the page's folder, and measured again when the runs, the vocabularies, the code or the machine
-change, or with --again.
+--paper writes another page, paper.html: every table and figure of the paper
+that can be measured here, the paper's numbers beside ours.  It needs runs of
+table_tied and kronecker, and uses runs of table_untied if there are any.
+Probes run on the lowest common seed; codes are those of --vocabularies.  This
+takes some minutes; --parts measures less.  The results are kept in the page's
+folder, and measured again when the runs, the vocabularies, the code or the
+machine change, or with --again.
 """
 
 import os

@@ -1,22 +1,34 @@
-r"""Runs the runs of a config's sweep(): skips finished ones, resumes interrupted ones.
+r"""Runs the runs of a config's sweep(): skips finished ones, resumes interrupted
+ones.
 
   python scripts/sweep.py --config=configs/demo.py --out=runs/demo
-  python scripts/sweep.py --config=configs/demo.py --out=runs/demo --seeds=3 --dry_run
-  python scripts/sweep.py --config=configs/demo.py --out=runs/two_layers --config.model.layers=2
+  python scripts/sweep.py --config=configs/demo.py --out=runs/demo \
+      --seeds=3 --dry_run
+  python scripts/sweep.py --config=configs/demo.py --out=runs/two_layers \
+      --config.model.layers=2
 
---config.KEY=VALUE sets a key in every run, as in train.py; a key that sweep() sets itself is refused.  Each run has
-the folder OUT/ARM-seedN; other keys that vary within an arm stand between ARM and seedN.  A failed run does not stop
-the others.  The exit code is 0 if all runs are finished, 1 if one failed, 143 if one was stopped, 2 for bad input.
-The same command resumes the sweep.  At the end it prints a table of the last training and validation losses, in nats
-per token.  --dry_run prints the cost of all runs, finished ones included, and the time that the unfinished ones take.
+--config.KEY=VALUE sets a key in every run, as in train.py; a key that sweep()
+sets itself is refused.  Each run has the folder OUT/ARM-seedN; other keys that
+vary within an arm stand between ARM and seedN.  A failed run does not stop the
+others.  The exit code is 0 if all runs are finished, 1 if one failed, 143 if
+one was stopped, 2 for bad input.  The same command resumes the sweep.  At the
+end it prints a table of the last training and validation losses, in nats per
+token.  --dry_run prints the cost of all runs, finished ones included, and the
+time that the unfinished ones take.
 
-Several runs at a time on this machine, each with its log in OUT/logs and an equal share of the GPUs:
-  python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=local --parallel=4
+Several runs at a time on this machine, each with its log in OUT/logs and an
+equal share of the GPUs:
+  python scripts/sweep.py --config=configs/gpt2.py:size=124m \
+      --out=runs/124m --seeds=3 --launcher=local --parallel=4
 
-As a SLURM job array, whose jobs are requeued after preemption and at their time limit (docs/gpus.md):
-  python scripts/sweep.py --config=configs/gpt2.py:size=124m --out=runs/124m --seeds=3 --launcher=slurm \
-      --slurm_partition=gpu --slurm_gpus_per_node=1 --slurm_cpus_per_task=8 --slurm_time=12:00:00
-This returns once the jobs are submitted; --wait waits for the last one.  OUT must be on a disk that the nodes share.
+As a SLURM job array, whose jobs are requeued after preemption and at their time
+limit (docs/gpus.md):
+  python scripts/sweep.py --config=configs/gpt2.py:size=124m \
+      --out=runs/124m --seeds=3 --launcher=slurm \
+      --slurm_partition=gpu --slurm_gpus_per_node=1 \
+      --slurm_cpus_per_task=8 --slurm_time=12:00:00
+This returns once the jobs are submitted; --wait waits for the last one.  OUT
+must be on a disk that the nodes share.
 """
 
 import dataclasses

@@ -1,12 +1,16 @@
-"""Writes the loss of every held-out token of finished runs, for the report's breakdowns.
+r"""Writes the loss of every held-out token of finished runs, for the report's
+breakdowns.
 
   python scripts/token_losses.py runs/demo
-  python scripts/token_losses.py runs/demo/table_untied-seed0 runs/demo/kronecker-seed0
+  python scripts/token_losses.py runs/demo/table_untied-seed0 \
+      runs/demo/kronecker-seed0
   python scripts/token_losses.py --again runs/demo
 
-Each argument is a run's folder or a folder of runs.  Every run gets token_losses.npz: each held-out token, its loss,
-and for each id its frequency in the training text, bytes, script and shared code.  Runs whose file is up to date are
-skipped.  scripts/report.py then shows losses by frequency, length and script, and the cost of shared codes.
+Each argument is a run's folder or a folder of runs.  Every run gets
+token_losses.npz: each held-out token, its loss, and for each id its frequency
+in the training text, bytes, script and shared code.  Runs whose file is up to
+date are skipped.  scripts/report.py then shows losses by frequency, length and
+script, and the cost of shared codes.
 """
 
 import sys
