@@ -273,7 +273,7 @@ def _parts(
             pieces[split].append(stream)
             tokens[split] += stream.ids.size
             done += stream.ids.size
-        show(batch.share, f"{done / 1e6:,.1f}M tokens, {done / 1e6 / (time.monotonic() - started):.2f}M/s")
+        show(batch.share, f"{done / 1e6:,.1f}M tokens, {done / 1e6 / (time.monotonic() - started):.2f}M tokens/s")
         if max(tokens.values()) >= shard_tokens:
             yield end, {split: _joined(found) for split, found in pieces.items()}
             pieces, end = {split: [] for split in sources.SPLITS}, None
