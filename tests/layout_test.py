@@ -124,6 +124,11 @@ def test_no_file_name_stands_twice_or_shadows_a_library():
     assert (set(names) | rooms) & libraries == set()
 
 
+def test_no_file_of_tests_has_the_name_of_another():
+    names = collections.Counter(file.name for file in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == []  # pytest would import one for both
+
+
 def test_no_import_renames_a_module_of_ours():
     renamed = [
         f"{file}:{node.lineno} import {alias.name} as {alias.asname}"

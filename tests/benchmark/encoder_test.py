@@ -186,7 +186,7 @@ def test_steps_refuse_codes_above_the_limit():
     small = ("--size=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied,kronecker")
     done = benchmark("step", *small, f"--data={TEXT}", "--implementations=cached", "--cache_limit_mb=1")
     assert done.returncode == 2
-    assert "above embedding.cache_limit_mb = 1; raise that" in done.stderr.splitlines()[-1]
+    assert "above embedding.cache_limit_mb = 1; raise the limit" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_eval_runs_probes_too(trained: Path):
     [
         ([], "no runs given; give one, or two that are a pair"),
         (["--pair", "nowhere"], "--pair: 1 runs given; give two"),
-        (["nowhere"], "--workdir=nowhere: no config.json there"),
+        (["nowhere"], "--workdir=nowhere: not a run's folder (no config.json)"),
         (["nowhere", "--pairs=nothing.json"], "nothing.json"),
     ],
 )
