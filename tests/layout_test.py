@@ -143,7 +143,7 @@ def test_no_import_renames_a_module_of_ours():
 
 def test_tests_mirror_the_rooms():
     modules = {(room(file.parts), name) for file in sources() for name in (file.stem, file.parent.name)}
-    modules |= {("docs", page.stem) for page in (ROOT / "docs").glob("*.md")} | {("docs", "build"), ("docs", "blocks")}
+    modules |= {("docs", page.stem) for page in (ROOT / "docs").glob("*.md")} | {("docs", "site"), ("docs", "blocks")}
     stray = []
     for file in sorted((ROOT / "tests").glob("*/*_test.py")):
         subject = file.stem.removesuffix("_test")
