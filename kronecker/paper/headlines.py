@@ -47,7 +47,7 @@ def verdict(headline: Headline, found: Results) -> str:
         return ""
     if headline.effect:
         interval = headline.effect(found)
-        if not headline.resolved or interval is None or interval[0] <= 0 <= interval[1]:
+        if not headline.resolved or interval is None or not (interval[0] > 0 or interval[1] < 0):
             return NOT_RESOLVED
         return AGREES if interval[0] > 0 else OPPOSITE
     if headline.paper == NO_SUCH_RUN or (result.differences(found[headline.result]) and not headline.exact):

@@ -88,7 +88,7 @@ def beyond(ranges: Mapping[str, tuple[float, float]], baseline: str) -> dict[str
         low, high = min(ends[0] for ends in kept), max(ends[1] for ends in kept)
         left_out = {name: ranges[name] for name in farthest[:count]}
         over = [max(low - ends[0], ends[1] - high) for ends in left_out.values()]
-        if min(over) > FAR * (high - low) and baseline not in left_out:
+        if min(over) > FAR * (high - low) > 0 and baseline not in left_out:
             return left_out
     return {}
 
@@ -210,7 +210,7 @@ def svg(paper: figure.Figure) -> str:
 
 def _thin_ticks(paper: figure.Figure) -> None:
     """Reduces the ticks of the horizontal axes to MOST_TICKS, or to fewer where their labels overlap."""
-    free = [ax.xaxis for ax in paper.axes if not isinstance(ax.xaxis.get_major_locator(), ticker.FixedLocator)]
+    free = [ax.xaxis for ax in paper.axes if isinstance(ax.xaxis.get_major_locator(), ticker.MaxNLocator)]
     for ticks in range(MOST_TICKS, 0, -1):
         for axis in free:
             axis.set_major_locator(ticker.MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))

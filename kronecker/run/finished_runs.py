@@ -97,7 +97,7 @@ def read(folder: epath.Path) -> Run:
             f"{folder}: validation_loss is {result['validation_loss']} in {rundir.RESULT}: the run diverged; "
             "train it again with a lower train.lr, or leave the folder out"
         )
-    lines = _read_lines(folder)
+    lines = read_lines(folder)
     return Run(
         folder=folder,
         config=dotted.flat(rundir.completed(read_json(folder, rundir.CONFIG))),
@@ -125,7 +125,7 @@ def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     return [key for key, seen in values.items() if len(seen) > 1]
 
 
-def _read_lines(folder: epath.Path) -> list[dict[str, Any]]:
+def read_lines(folder: epath.Path) -> list[dict[str, Any]]:
     try:
         return sinks.read(folder)
     except json.JSONDecodeError as error:

@@ -48,11 +48,11 @@ def fill(parts: Iterable[str], between: str, width: int) -> str:
     """Returns the parts on lines of at most `width` characters, with no part broken that fits into a line."""
     line = between.join(part.replace(" ", _UNBROKEN) for part in parts)
     options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(line, width, **options).replace(_UNBROKEN, " ")
+    return textwrap.fill(line, max(width, 1), **options).replace(_UNBROKEN, " ")
 
 
 def _list(table: Table, width: int) -> str:
-    headers = [re.sub(r"-\n|(?<=/)\n|\n(?=/)", "", header).replace("\n", " ") for header in table.headers]
+    headers = [re.sub(r"-\n|(?<=[/_])\n|\n(?=/)", "", header).replace("\n", " ") for header in table.headers]
     lines = []
     for i, (first, *others) in enumerate(row or [""] for row in table.rows):
         cells = (f"{header} {cell}".strip() for header, cell in zip(headers[1:], others, strict=False) if cell)

@@ -51,7 +51,7 @@ def check_override(config: ml_collections.ConfigDict, flag: str, following: str 
     if isinstance(default, bool) and not equals:
         return
     text = value if equals else following
-    kind, parser = _TYPES[type(default)]
+    kind, parser = next((found for of, found in _TYPES.items() if isinstance(default, of)), _TYPES[str])
     try:
         if text is None:
             raise ValueError

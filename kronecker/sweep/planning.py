@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from kronecker.run import finished_runs, rundir, sinks
+from kronecker.run import finished_runs, rundir
 from kronecker.runtime import progress
 from kronecker.schema import config_files, dotted, resolution
 
@@ -114,7 +114,8 @@ def describe_time(planned: Sequence[Planned], parallel: int) -> str:
     unfinished = [run for run in planned if run.state != "finished"]
     if not unfinished:
         return "time: every run has finished"
-    trained = {run: [line for line in sinks.read(epath.Path(run.folder)) if line["kind"] == "train"] for run in planned}
+    logged = {run: finished_runs.read_lines(epath.Path(run.folder)) for run in planned}
+    trained = {run: [line for line in lines if line["kind"] == "train"] for run, lines in logged.items()}
     speeds = [lines[-1]["tokens_per_second"] for lines in trained.values() if lines]
     if not speeds:
         return "time: unknown until a run here has trained; each run prints an estimate after its first steps"

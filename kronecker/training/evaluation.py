@@ -40,6 +40,8 @@ def few_tokens(prepared: manifests.Prepared, config: ml_collections.ConfigDict) 
     if used >= ENOUGH_TOKENS:
         return None
     remedy = f"raise data.validation_fraction (now {config.data.validation_fraction}) or use more text"
+    if config.data.split_field or config.data.source.startswith("prepared:"):
+        remedy = "prepare more held-out text"
     if used < every:
         remedy = f"raise eval.sequences (now {config.eval.sequences}; 0: all {every:,} tokens)"
     return f"warning: {used:,} held-out tokens are evaluated; below {ENOUGH_TOKENS:,} the loss is noisy; {remedy}"

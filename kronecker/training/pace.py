@@ -37,9 +37,10 @@ class Pace:
         if step <= first:
             return None
         self._a_step = (seconds - began) / (step - first)
-        if first == self._start and self._a_step < LONG_STEP:
+        if first == self._start:  # may be slow for reasons of its own: a long step is told, and measured again
             self._from = step, seconds
-        elif not self._printed and seconds - began > MEASURED:
+            return self._estimate(step, "") if self._a_step >= LONG_STEP else None
+        if not self._printed and seconds - began > MEASURED:
             self._printed = True
             return self._estimate(step, "")
         return None
@@ -63,7 +64,7 @@ class Pace:
     def _estimate(self, step: int, basis: str) -> str:
         t, left = self._config.train, self.left(step)
         line = f"about {progress.duration(left)} left at {t.batch * t.sequence / self._a_step:,.0f} tokens/s"
-        if tokens := int(os.environ.get(progress.SWEEP_TOKENS, "0")):
+        if tokens := int(os.environ.get(progress.SWEEP_TOKENS) or "0"):
             line += f" ({progress.duration(left + tokens / t.tokens * self.left(0))} for the sweep)"
         if left < LONG_RUN or self._advised:
             return line + basis

@@ -338,3 +338,16 @@ def test_no_text_of_a_figure_overlaps_another_or_is_cut(tmp_path: Path, sheets: 
 )
 def test_labels_keep_their_order_and_their_distance(wanted: list[float], expected: list[float]):
     assert plot.spread(wanted, 0.1) == pytest.approx(expected)
+
+
+def test_a_logarithmic_axis_keeps_its_decades_as_ticks():
+    paper = figure.Figure()
+    ax = paper.subplots()
+    ax.plot([0.5, 650.0], [0, 1])
+    ax.set_xscale("log")
+    plot.svg(paper)
+    assert {1.0, 10.0, 100.0} <= set(ax.get_xticks())
+
+
+def test_an_axis_leaves_no_arm_out_where_the_others_are_equal():
+    assert not plot.beyond(dict.fromkeys("abcdef", (0.0, 0.0)) | {"g": (0.02, 0.02)}, "a")

@@ -49,6 +49,13 @@ def test_one_long_step_is_enough_and_days_come_with_advice(monkeypatch: pytest.M
     )
 
 
+def test_a_slow_first_batch_does_not_stay_the_pace():
+    own = demo(steps=195, every=0)
+    assert own.measure(11, 50.0 + 40) == "about 2.0 h left at 51 tokens/s"
+    assert own.measure(31, 90.0 + 40) == "about 5 min left at 1,024 tokens/s"
+    assert own.measure(51, 130.0 + 40) is None
+
+
 @pytest.mark.slow
 def test_a_run_of_days_shows_before_its_first_step_and_is_measured_then(data: Path, tmp_path: Path):
     command = tiny_runs.command(tmp_path / "run", data, OPTIONS | {"train.steps": 10**9, "eval.batch": 2})
