@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -97,7 +96,7 @@ def read(folder: epath.Path) -> Run:
             f"{folder}: validation_loss is {result['validation_loss']} in {rundir.RESULT}: the run diverged; "
             "train it again with a lower train.lr, or leave the folder out"
         )
-    lines = read_lines(folder)
+    lines = sinks.read(folder)
     return Run(
         folder=folder,
         config=dotted.flat(rundir.completed(read_json(folder, rundir.CONFIG))),
@@ -123,13 +122,6 @@ def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
         for key, value in setting.items():
             values[key].add(value)
     return [key for key, seen in values.items() if len(seen) > 1]
-
-
-def read_lines(folder: epath.Path) -> list[dict[str, Any]]:
-    try:
-        return sinks.read(folder)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / sinks.METRICS}: not JSON lines ({error}); restore it, or train again") from None
 
 
 def _columns(folder: epath.Path, lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:

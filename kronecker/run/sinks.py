@@ -102,12 +102,15 @@ def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_st
 
 
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's metrics.jsonl, without an incomplete last line."""
+    """Returns the lines of a run's metrics.jsonl, without an incomplete last line; raises ValueError if one is bad."""
     path = workdir / METRICS
     if not path.exists():
         return []
     text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    try:
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON lines ({error}); restore it, or train again") from None
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from kronecker.run import finished_runs, rundir
+from kronecker.run import finished_runs, rundir, sinks
 from kronecker.runtime import progress
 from kronecker.schema import config_files, dotted, resolution
 
@@ -114,12 +114,11 @@ def describe_time(planned: Sequence[Planned], parallel: int) -> str:
     unfinished = [run for run in planned if run.state != "finished"]
     if not unfinished:
         return "time: every run has finished"
-    logged = {run: finished_runs.read_lines(epath.Path(run.folder)) for run in planned}
-    trained = {run: [line for line in lines if line["kind"] == "train"] for run, lines in logged.items()}
-    speeds = [lines[-1]["tokens_per_second"] for lines in trained.values() if lines]
+    logged = {run: [line for line in sinks.read(run.folder) if line["kind"] == "train"] for run in planned}
+    speeds = [lines[-1]["tokens_per_second"] for lines in logged.values() if lines]
     if not speeds:
         return "time: unknown until a run here has trained; each run prints an estimate after its first steps"
-    tokens = sum(run.tokens - (trained[run][-1]["tokens"] if trained[run] else 0) for run in unfinished)
+    tokens = sum(run.tokens - (logged[run][-1]["tokens"] if logged[run] else 0) for run in unfinished)
     took = progress.duration(tokens / statistics.median(speeds) / min(parallel, len(unfinished)))
     return f"time: about {took} for {len(unfinished)} unfinished runs at {statistics.median(speeds):,.0f} tokens/s"
 
