@@ -35,38 +35,39 @@ class Panel:
     percent: bool = False  # the number is a share
 
 
-_ZOOM = "The vertical axis covers the last three quarters of training; earlier values lie above it."
-_PAIRED = (
-    "Each run minus the {baseline} run with the same seed, at the same step. Below zero the arm is ahead. "
-    "The vertical axis covers the last nine tenths of training."
-)
-_SMOOTHED = " Curves are running means over a twentieth of the logged lines."
-_LOSS, _UNIT = "loss", "nats/token"
+def _of_losses(title: str, kind: str, note: str = "", smoothing: float = 0.0) -> tuple[Panel, Panel]:
+    """Returns the panels of a loss and of its paired difference."""
+    zoom = "The vertical axis covers the last three quarters of training; earlier values lie above it."
+    paired = (
+        "Each run minus the {baseline} run with the same seed, at the same step. Below zero the arm is ahead. "
+        "The vertical axis covers the last nine tenths of training."
+    )
+    name = title.lower()
+    loss = Panel(f"{name}_loss", f"{title} loss", zoom + note, "nats/token", kind, "loss", False, smoothing, 0.25)
+    names = {"name": f"{name}_difference", "title": f"{loss.title}, paired difference", "caption": paired + note}
+    return loss, dataclasses.replace(loss, **names, paired=True, zoom_from=0.1)
+
+
 PANELS = (
-    Panel("validation_loss", "Validation loss", _ZOOM, _UNIT, "validation", _LOSS, zoom_from=0.25),
+    *_of_losses("Validation", "validation"),
+    *_of_losses("Training", "train", " Curves are running means over a twentieth of the logged lines.", smoothing=0.05),
     Panel(
-        *("validation_difference", "Validation loss, paired difference", _PAIRED, _UNIT, "validation", _LOSS),
-        **{"paired": True, "zoom_from": 0.1},
-    ),
-    Panel(
-        *("training_loss", "Training loss", _ZOOM + _SMOOTHED, _UNIT, "train", _LOSS),
-        **{"smoothing": 0.05, "zoom_from": 0.25},
-    ),
-    Panel(
-        *("training_difference", "Training loss, paired difference", _PAIRED + _SMOOTHED, _UNIT, "train", _LOSS),
-        **{"paired": True, "smoothing": 0.05, "zoom_from": 0.1},
-    ),
-    Panel(
-        *("embedding_std", "Norm drift of the input embedding"),
+        "embedding_std",
+        "Norm drift of the input embedding",
         "Standard deviation of the table or the projection, in units of its initial standard deviation. "
         "As it grows, one optimizer step changes the embedding by a smaller fraction.",
-        *("times its initial value", "train", "embedding_std"),
+        "times its initial value",
+        "train",
+        "embedding_std",
     ),
     Panel(
-        *("clip_share", "Clipped steps"),
+        "clip_share",
+        "Clipped steps",
         "Share of all steps so far whose gradient was clipped, that is scaled down to the largest allowed norm. "
         "Clipping lowers the weight of a step in Adam's averages.",
-        *("share of steps", "train", "clip_share"),
+        "share of steps",
+        "train",
+        "clip_share",
         percent=True,
     ),
 )

@@ -31,8 +31,11 @@ MOST_TICKS = 5  # of a horizontal axis, where their labels do not collide
 LOOK = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
-    **{"axes.spines.top": False, "axes.spines.right": False},
-    **{"axes.grid": True, "axes.axisbelow": True, "axes.formatter.useoffset": False},
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "text.parse_math": False,  # a name may hold a dollar sign
     "grid.color": "#e3e3e3",
     "lines.linewidth": 1.8,
@@ -100,10 +103,7 @@ def told_beyond(left_out: Mapping[str, tuple[float, float]]) -> str:
 
 
 def point_beyond(ax: axes.Axes, value: float, row: int, colour: str, name: str) -> None:
-    """Writes a value outside the horizontal axis at the end of its row, with an arrow towards it.
-
-    The axis contains zero.
-    """
+    """Writes a value outside the horizontal axis, which contains zero, at the end of its row, with an arrow."""
     right = value > 0
     text, align = (f"{_number(value)} →", "right") if right else (f"← {_number(value)}", "left")
     at = {"xycoords": ("axes fraction", "data"), "horizontalalignment": align, "verticalalignment": "center"}
@@ -134,9 +134,13 @@ def label_ends(ax: axes.Axes, ends: Mapping[str, float], colours: Mapping[str, s
         line = {"arrowstyle": "-", "color": colours[name], "linewidth": 0.8}
         ax.annotate(
             end_label(name, ends[name], (low, high)),
-            **{"xy": (1, value), "xycoords": ("axes fraction", "data")},
-            **{"xytext": (1.07, place), "textcoords": "axes fraction", "verticalalignment": "center"},
-            **{"color": ink(colours[name]), "annotation_clip": False},
+            xy=(1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(1.07, place),
+            textcoords="axes fraction",
+            color=ink(colours[name]),
+            verticalalignment="center",
+            annotation_clip=False,
             arrowprops=line | {"relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4},
         )
 
