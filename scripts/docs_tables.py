@@ -13,9 +13,9 @@ writes nothing, prints what would change, and exits with 1 if anything would.
 
 import collections
 import difflib
+import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -164,9 +164,12 @@ def input_rate() -> str:
 
 def demo() -> str:
     """Returns the first table that compare.py prints of the demo's runs: the verdicts."""
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), str(_path("demo"))]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    lines = "\n".join(line.rstrip() for line in printed.partition("\n\n")[0].splitlines())
+    from kronecker.report import compare, tables
+    from kronecker.runtime import printing
+
+    printed = io.StringIO()
+    printing.show(tables.verdicts(compare.compare(_runs("demo"))), file=printed)
+    lines = "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
     return f"```text\n{lines}\n```"
 
 
