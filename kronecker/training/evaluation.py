@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from kronecker.data import manifests, rows
+from kronecker.data import manifests, preparation, rows
 from kronecker.model import build
 from kronecker.runtime import sharding
 from kronecker.training import train_step
@@ -39,11 +39,12 @@ def few_tokens(prepared: manifests.Prepared, config: ml_collections.ConfigDict) 
     used = min(every, config.eval.sequences * config.train.sequence or every)
     if used >= ENOUGH_TOKENS:
         return None
-    remedy = f"raise data.validation_fraction (now {config.data.validation_fraction}) or use more text"
-    if config.data.split_field or config.data.source.startswith("prepared:"):
-        remedy = "prepare more held-out text"
     if used < every:
         remedy = f"raise eval.sequences (now {config.eval.sequences}; 0: all {every:,} tokens)"
+    elif config.data.split_field or config.data.source.startswith(preparation.PREPARED):
+        remedy = "prepare more held-out text"
+    else:
+        remedy = f"raise data.validation_fraction (now {config.data.validation_fraction}) or use more text"
     return f"warning: {used:,} held-out tokens are evaluated; below {ENOUGH_TOKENS:,} the loss is noisy; {remedy}"
 
 

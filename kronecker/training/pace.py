@@ -8,7 +8,7 @@ import ml_collections
 
 from kronecker.runtime import progress
 
-LONG_STEP = 10.0  # seconds; a first step that is shorter is not measured: it also waits for the first batch
+LONG_STEP = 10.0  # seconds; a shorter first step gives no estimate
 MEASURED = 5.0  # seconds of steps before the estimate
 LONG_RUN = 86_400.0  # seconds; a run that takes longer gets advice
 BATCHES = 5  # of the first evaluation until its speed is measured; up to three of them are not finished then
@@ -32,12 +32,12 @@ class Pace:
         return None if self._a_step is None else self._a_step * (last - step) + self.evaluation * evaluations
 
     def measure(self, step: int, seconds: float) -> str | None:
-        """Records that `step` updates are finished after `seconds` of training; returns the estimate, once."""
+        """Records that `step` updates took `seconds` of training; returns an estimate, two if the first is long."""
         first, began = self._from
         if step <= first:
             return None
         self._a_step = (seconds - began) / (step - first)
-        if first == self._start:  # may be slow for reasons of its own: a long step is told, and measured again
+        if first == self._start:
             self._from = step, seconds
             return self._estimate(step, "") if self._a_step >= LONG_STEP else None
         if not self._printed and seconds - began > MEASURED:
