@@ -48,7 +48,7 @@ def open_manager(
         }
     options = ocp.CheckpointManagerOptions(create=config is not None, read_only=config is None, **keep)
     folder = storage.absolute(workdir / rundir.CHECKPOINTS)  # orbax takes absolute paths only
-    manager = ocp.CheckpointManager(folder, options=options, item_names=(_STATE, _IDENTITY))
+    manager = _Manager(folder, options=options, item_names=(_STATE, _IDENTITY))
     try:
         yield manager
     finally:
@@ -135,6 +135,17 @@ def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(found.state, args)["params"]
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False: only `preemption.Notice` may ask JAX.
+
+        JAX agrees on the call at which all processes stop by the number of their last call, so a second caller with
+        numbers of its own makes them agree on one that has passed, and the preemption is missed.
+        """
+        del step
+        return False
 
 
 def _check_free_space(folder: epath.Path, needed: int) -> None:

@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 
 from kronecker.runtime import device_mesh, sharding
 from kronecker.training import checkpoint
@@ -77,3 +78,12 @@ def test_updates_that_take_over_the_memory_do_not_reach_a_save_in_flight(workdir
         restored = checkpoint.restore(manager, {"w": large}, IDENTITY)
     assert not np.any(np.asarray(restored["w"]))
     assert np.all(np.asarray(large) == 5)
+
+
+def test_a_save_asks_jax_for_no_preemption(workdir: epath.Path, monkeypatch: pytest.MonkeyPatch):
+    """Its step in place of a call's number would make all processes agree on a call that has passed."""
+    asked: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step)))
+    save_all(workdir, keep(2), range(1, 3))
+    assert multihost_utils.reached_preemption_sync_point(7) is False
+    assert asked == [7]
