@@ -54,19 +54,20 @@ def measure(comparison: compare.Comparison) -> result.Result:
 
     Arms other than the paper's two add rows that the paper does not have.
     """
-    table = comparison.baseline
-    arms = {arm.name: arm for arm in comparison.arms}
+    table, arms = comparison.baseline, {arm.name: arm for arm in comparison.arms}
     kronecker = arms[KRONECKER]
+    gaps = {name: _minus(arms[name], kronecker) for name in (TABLE, UNTIED) if name in arms}
+    losses = (run.result["validation_loss"] for run in table.runs)
+    relative = (100 * gap / loss for gap, loss in zip(gaps[TABLE].values, losses, strict=True))
     rows = [
-        _gap(TABLE, _minus(table, kronecker)),
-        (RELATIVE, *_mean(_relative(table, kronecker)), ""),
+        _gap(TABLE, gaps[TABLE]),
+        (RELATIVE, *_mean(table, relative), ""),
+        *(_gap(UNTIED, gap) for name, gap in gaps.items() if name == UNTIED),
         _sooner(kronecker),
         _cells(comparison),
-        (DRIFT_TABLE, *_mean(_drift(table)), ""),
-        (DRIFT_PROJECTION, *_mean(_drift(kronecker)), ""),
     ]
-    if UNTIED in arms:
-        rows.insert(2, _gap(UNTIED, _minus(arms[UNTIED], kronecker)))
+    for quantity, arm in ((DRIFT_TABLE, table), (DRIFT_PROJECTION, kronecker)):
+        rows.append((quantity, *_mean(arm, (float(run.train["embedding_std"][-1]) for run in arm.runs)), ""))
     first = table.runs[0]
     return result.Result(
         name="training",
@@ -98,15 +99,15 @@ def _over_seeds(arm: compare.Arm, values: Iterable[float]) -> intervals.Differen
     return intervals.Difference(tuple(run.seed for run in arm.runs), tuple(values))
 
 
+def _mean(arm: compare.Arm, values: Iterable[float]) -> tuple[float, float | None]:
+    found = _over_seeds(arm, values)
+    return found.mean, found.half
+
+
 def _gap(arm: str, difference: intervals.Difference) -> tuple[result.Cell, ...]:
     of_table = {"better": "kronecker is behind", "worse": "kronecker is ahead"}
     verdict = of_table.get(difference.verdict, difference.verdict)
     return (GAP.format(arm.replace("table_", "") + " table"), difference.mean, difference.half, verdict)
-
-
-def _relative(table: compare.Arm, kronecker: compare.Arm) -> intervals.Difference:
-    losses = [run.result["validation_loss"] for run in table.runs]
-    return _over_seeds(table, (100 * a / b for a, b in zip(_minus(table, kronecker).values, losses, strict=True)))
 
 
 def _sooner(kronecker: compare.Arm) -> tuple[result.Cell, ...]:
@@ -114,7 +115,7 @@ def _sooner(kronecker: compare.Arm) -> tuple[result.Cell, ...]:
     mean = kronecker.reach_factor
     if mean is None:
         return (SOONER, None, None, "the evaluations do not show it")
-    half = _over_seeds(kronecker, (math.log(one.factor) for one in kronecker.reaches)).half
+    _, half = _mean(kronecker, (math.log(one.factor) for one in kronecker.reaches))
     return (SOONER, mean, None if half is None else mean * math.sinh(half), "")
 
 
@@ -123,11 +124,3 @@ def _cells(comparison: compare.Comparison) -> tuple[result.Cell, ...]:
     curve = next(curve for curve in figures.curves(comparison, panel) if curve.arm == KRONECKER)
     after_the_start = curve.values[:, curve.tokens > 0]  # the evaluation at step 0 is before training
     return (CELLS, int((after_the_start < 0).sum()), None, f"of {after_the_start.size:,}")
-
-
-def _drift(arm: compare.Arm) -> intervals.Difference:
-    return _over_seeds(arm, (float(run.train["embedding_std"][-1]) for run in arm.runs))
-
-
-def _mean(of_seeds: intervals.Difference) -> tuple[float, float | None]:
-    return of_seeds.mean, of_seeds.half
