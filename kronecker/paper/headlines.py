@@ -107,23 +107,12 @@ def _is(cell: result.Cell, wanted: result.Cell) -> bool:
     return cell.startswith(wanted) if isinstance(cell, str) and isinstance(wanted, str) else cell == wanted
 
 
-def _cell(column: str, digits: int, wanted: Row) -> Callable[[Sequence[Row]], str | None]:
-    def read(rows: Sequence[Row]) -> str | None:
-        row = _named(rows, wanted)
-        value = row and row[column]
-        if value is None:
-            return None
-        return value if isinstance(value, str) else f"{value:,.{digits}f}"
-
-    return read
-
-
-def _both(column: str, digits: int, first: Row, second: Row) -> Callable[[Sequence[Row]], str | None]:
-    """Returns a function that reads one column of two rows as a / b."""
+def _told(form: str, *wanted: Row) -> Callable[[Sequence[Row]], str | None]:
+    """Returns a function that writes the cells of each wanted row in `form`, as a / b; None if a row is missing."""
 
     def read(rows: Sequence[Row]) -> str | None:
-        cells = [_cell(column, digits, wanted)(rows) for wanted in (first, second)]
-        return None if None in cells else " / ".join(cells)
+        found = [_named(rows, one) for one in wanted]
+        return None if None in found else " / ".join(form.format_map(row) for row in found)
 
     return read
 
@@ -152,22 +141,20 @@ def _training(quantity: str, digits: int) -> Callable[[Sequence[Row]], str | Non
     return read
 
 
-def _trained(quantity: str, zero: float = 0.0) -> Callable[[Results], Interval | None]:
-    """Returns a function that reads a row's interval in `training`, minus `zero`, the value of no effect."""
+def _trained(quantity: str, zero: float = 0.0, geometric: bool = False) -> Callable[[Results], Interval | None]:
+    """Returns a function that reads a row's interval in `training`, minus `zero`, the value of no effect.
+
+    The interval of a geometric mean is symmetric in the logarithm, and `training` has half its width.
+    """
 
     def read(found: Results) -> Interval | None:
-        row = next(row for row in found["training"].rows if row[0] == quantity)
-        value, half = row[1:3]
-        return None if value is None or half is None else (value - half - zero, value + half - zero)
+        value, half = next(row[1:3] for row in found["training"].rows if row[0] == quantity)
+        if value is None or half is None:
+            return None
+        middle = math.hypot(value, half) if geometric else value
+        return (middle - half - zero, middle + half - zero)
 
     return read
-
-
-def _sooner(found: Results) -> Interval | None:
-    """Returns the interval of SOONER, minus 1; it is symmetric in the logarithm, and `training` has half its width."""
-    row = next(row for row in found["training"].rows if row[0] == training_claims.SOONER)
-    value, half = row[1:3]
-    return None if value is None or half is None else tuple(math.hypot(value, half) + end - 1 for end in (-half, half))
 
 
 def _ahead(found: Results) -> Interval:
@@ -189,30 +176,22 @@ def _over_prompts(metric: str) -> Callable[[Results], Interval | None]:
     return read
 
 
-def _flagged(rows: Sequence[Row]) -> str | None:
-    of_arms = [_named(rows, {"arm": arm, "condition": "misspelled"}) for arm in (training_claims.TABLE, _KRONECKER)]
-    return None if None in of_arms else " / ".join(f"{row['flagged']} of {row['prompts']}" for row in of_arms)
-
-
 def _fit(rows: Sequence[Row]) -> str | None:
     row = _named(rows, {"vocabulary": "mean"})
     shares = [value for key, value in row.items() if key.startswith("fit")] if row else []
     return " / ".join(f"{share:.2f}" for share in shares) or None
 
 
-def _over_cached(rows: Sequence[Row]) -> str | None:
-    row = _named(rows, {"input": "onthefly"})
-    return row and "{over cached, %:.1f} ({its low:.1f} to {its high:.1f})".format_map(row)
-
-
 _KRONECKER = f"{training_claims.KRONECKER}-"  # how a run's name begins; without the hyphen kronecker_unit would match
-_TABLE = {"arm": training_claims.TABLE}
-_CODE = {"arm": _KRONECKER}
+_ARMS = (training_claims.TABLE, _KRONECKER)
+
+
+def _by_arm(form: str, **wanted: result.Cell) -> Callable[[Sequence[Row]], str | None]:
+    return _told(form, *({"arm": arm, **wanted} for arm in _ARMS))
 
 
 def _layered(space: str) -> Callable[[Sequence[Row]], str | None]:
-    first, second = ({"run": arm, "space": space, "family": "all"} for arm in (training_claims.TABLE, _KRONECKER))
-    return _both("root", 3, first, second)
+    return _told("{root:,.3f}", *({"run": arm, "space": space, "family": "all"} for arm in _ARMS))
 
 
 _GAPS = [training_claims.GAP.format(f"{table} table") for table in ("tied", "untied")]
@@ -227,7 +206,7 @@ HEADLINES = (
     ),
     Headline(
         *("times fewer steps to the tied table's final loss", "6.6", "1.43", "training"),
-        *(_training(training_claims.SOONER, 2), _sooner),
+        *(_training(training_claims.SOONER, 2), _trained(training_claims.SOONER, zero=1, geometric=True)),
     ),
     Headline(
         *("evaluations at which kronecker is ahead", "6.6", "18 of 18", "training"),
@@ -245,7 +224,7 @@ HEADLINES = (
     Headline("loose morph@5 of codes", "6.1", "0.923", "loose", _codes_mean),
     Headline(
         *("loose morph@5 of a random table", "6.1", "1.00", "loose"),
-        _cell("mean", 2, {"embedding": "random"}),
+        _told("{mean:,.2f}", {"embedding": "random"}),
         exact=True,
     ),
     Headline("unseen words that contain a near token, or are part of one", "6.5", "78 of 120", "unseen", _unseen),
@@ -256,34 +235,34 @@ HEADLINES = (
     Headline("neighbours with the root, L1, table / kronecker", "6.8", "0.169 / 0.258", "layered", _layered("L1")),
     Headline(
         *("input parameters saved, GPT-2 small, P = 16, %", "6.9", "91.85", "parameters"),
-        *(_cell("input saved, %", 2, {"model": "GPT-2 small", "P": 16}), None, True, True),
+        *(_told("{input saved, %}", {"model": "GPT-2 small", "P": 16}), None, True, True),
     ),
     Headline(
         *("input parameters saved, V = 131,072, d = 4,096, P = 32, %", "6.9", "93.75", "parameters"),
-        *(_cell("input saved, %", 2, {"model": "the paper's frontier size", "P": 32}), None, True, True),
+        *(_told("{input saved, %}", {"model": "the paper's frontier size", "P": 32}), None, True, True),
     ),
     Headline(
         *("cosine of hidden states, prompt and typo, table / kronecker", "6.11", "0.857 / 0.879", "robustness"),
-        *(_both(_COSINE, 3, _TABLE, _CODE), _over_prompts(_COSINE)),
+        *(_by_arm(f"{{{_COSINE}:,.3f}}"), _over_prompts(_COSINE)),
     ),
     Headline(
         *("top-1 unchanged by a typo, share, table / kronecker", "6.11", "0.473 / 0.555", "robustness"),
-        *(_both(_STABLE, 3, _TABLE, _CODE), _over_prompts(_STABLE), False),
+        *(_by_arm(f"{{{_STABLE}:,.3f}}"), _over_prompts(_STABLE), False),
     ),
     Headline(  # in the paper's own outputs the interval of the mean difference includes zero
         *("KL(clean || typo), nats, table / kronecker", "6.11", "0.859 / 0.794", "robustness"),
-        *(_both(_KL, 3, _TABLE, _CODE), _over_prompts(_KL), False),
+        *(_by_arm(f"{{{_KL}:,.3f}}"), _over_prompts(_KL), False),
     ),
     Headline(
         *("repetitive texts after misspelled prompts, table / kronecker", "6.12", "2 of 20 / 5 of 20", "generation"),
-        _flagged,
+        _by_arm("{flagged} of {prompts}", condition="misspelled"),
     ),
     Headline(
         *("memory kept to compute codes on the fly, V = 131,072, P = 32, MB", "4", "4.46", "runtime"),
-        *(_cell("buffers, MB", 2, {"input": "onthefly"}), None, True, True),
+        *(_told("{buffers, MB:,.2f}", {"input": "onthefly"}), None, True, True),
     ),
     Headline(
         *("extra step time of codes on the fly over cached codes, %, and quartiles", "4", "0.01 to 0.24", "runtime"),
-        _over_cached,
+        _told("{over cached, %:.1f} ({its low:.1f} to {its high:.1f})", {"input": "onthefly"}),
     ),
 )
