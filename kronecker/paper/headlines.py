@@ -70,10 +70,7 @@ def summary(found: Results) -> list[str]:
     measured = sum(counts.values()) - counts[""]
     trained = found["training"]
     rows = [dict(zip(trained.columns, row, strict=True)) for row in trained.rows]
-    arms = [
-        (arm, _named(rows, {"quantity": training_claims.GAP.format(arm)})) for arm in ("tied table", "untied table")
-    ]
-    gaps = [_gap(row, arm) for arm, row in arms if row]
+    gaps = [_gap(row, arm) for arm in _ASIDE for row in rows if row["quantity"] == training_claims.GAP.format(arm)]
     return [
         f"Of the {measured} numbers below that were measured here, {counts[AGREES]} agree with the paper, "
         f"{counts[OPPOSITE]} are opposite, {counts[NOT_RESOLVED]} are not resolved and {counts[NOT_COMPARABLE]} are "

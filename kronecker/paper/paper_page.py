@@ -22,7 +22,7 @@ class Section:
 
     title: str  # with the paper's section
     about: str  # its question, in a sentence or two
-    parts: tuple[str, ...]  # the parts whose results it may hold
+    part: str  # whose results it may hold
     names: tuple[str, ...]  # beginnings of the results' names, in order
     figures: tuple[str, ...] = ()  # names of its figures, in order
 
@@ -32,50 +32,50 @@ SECTIONS = (
         "Training (6.6)",
         "The paper trains a table that is tied to the head, and a Kronecker input with a head of its own. It has no "
         "untied table; here one is added if it was trained.",
-        *((TRAINING,), ("training",), training_claims.FIGURES),
+        *(TRAINING, ("training",), training_claims.FIGURES),
     ),
     Section(
         "Tokens that fit into a code (Table 3)",
         "A token longer than P bytes is cut. Tokens that are equal after the cut share one embedding.",
-        *((CODES,), ("coverage",)),
+        *(CODES, ("coverage",)),
     ),
     Section(
         "Geometry of codes, without a model (6.1 to 6.5)",
         "Which tokens are near each other by their bytes alone, and what the same metrics give for a random table.",
-        *((CODES,), GEOMETRY),
+        *(CODES, GEOMETRY),
     ),
     Section(
         "Word families by depth (6.8)",
         "The share of a word's nearest tokens that are its relatives, in the input embedding and after each of the "
         "first blocks. Each token is fed alone, at position 0.",
-        *((PROBES,), ("layered",), ("families_by_depth",)),
+        *(PROBES, ("layered",), ("families_by_depth",)),
     ),
     Section(
         "Geometry of the trained inputs",
         "The same metrics on the input embeddings of these runs. The paper measures public models instead. This page "
         "does not download their weights; scripts/geometry.py reads them from a folder.",
-        *((PROBES,), tuple(name for name in GEOMETRY if name != BYTE_PAIRS)),  # BYTE_PAIRS does not depend on a run
+        *(PROBES, tuple(name for name in GEOMETRY if name != BYTE_PAIRS)),  # BYTE_PAIRS does not depend on a run
     ),
     Section(
         "Parameters (6.9)",
         "How many input parameters the projection saves, and how many input and head have together.",
-        *((PARAMETERS,), ("parameters",)),
+        *(PARAMETERS, ("parameters",)),
     ),
     Section(
         "One typo in a prompt (6.11)",
         "How much a misspelling changes the prediction of the next token.",
-        *((PROBES,), ("robustness",), ("typos_by_category",)),
+        *(PROBES, ("robustness",), ("typos_by_category",)),
     ),
     Section(
         "Continuations of unseen words (6.12)",
         "Prompts with normal words, misspelled words, a made-up word as tokens (novel), and as one position (forced).",
-        *((PROBES,), ("generation",)),
+        *(PROBES, ("generation",)),
     ),
     Section(
         "The cost of computing codes on the fly (section 4)",
         "Memory that the input needs besides its parameters, and the time of a training step. bag: sums of projection "
         "rows; onthefly: codes computed in each step and multiplied; cached: stored codes, multiplied.",
-        *((RUNTIME,), ("runtime",)),
+        *(RUNTIME, ("runtime",)),
     ),
 )
 NOT_HERE = (
@@ -96,7 +96,8 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     .html.
     """
     numbers = pages.folder_of(file)
-    found = {TRAINING: [training_claims.measure(comparison)], **_apart(found)}
+    found = {part: [_renamed(part, one) for one in of_part] for part, of_part in found.items()}
+    found = {TRAINING: [training_claims.measure(comparison)], **found}
     everything = [one for of_part in found.values() for one in of_part]
     drawn = {one.name: one for one in (*figures.draw(comparison), *result_figures.draw(everything))}
     pages.write_figures(numbers, [drawn[name] for section in SECTIONS for name in section.figures if name in drawn])
@@ -118,18 +119,9 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     pages.write_text(file, made)
 
 
-def _apart(found: Mapping[str, Sequence[result.Result]]) -> dict[str, list[result.Result]]:
-    """Renames the geometry results of runs, because the results of codes alone have the same names."""
-    return {
-        part: [
-            dataclasses.replace(one, name=f"{one.name}_{part}") if _is_of_runs(part, one) else one for one in of_part
-        ]
-        for part, of_part in found.items()
-    }
-
-
-def _is_of_runs(part: str, one: result.Result) -> bool:
-    return part == PROBES and one.name in GEOMETRY
+def _renamed(part: str, one: result.Result) -> result.Result:
+    """Renames a geometry result of runs, because that of codes alone has the same name."""
+    return dataclasses.replace(one, name=f"{one.name}_{part}") if part == PROBES and one.name in GEOMETRY else one
 
 
 def _runs(conditions: Mapping[str, str]) -> str:
@@ -140,7 +132,7 @@ def _runs(conditions: Mapping[str, str]) -> str:
 def _section(
     section: Section, found: Mapping[str, Sequence[result.Result]], drawn: Mapping[str, figures.Figure]
 ) -> dict[str, Any]:
-    held = [one for part in section.parts for one in found.get(part, ())]
+    held = found.get(section.part, ())
     return {
         "title": section.title,
         "about": section.about,
