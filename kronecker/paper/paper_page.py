@@ -78,15 +78,6 @@ SECTIONS = (
         *(RUNTIME, ("runtime",)),
     ),
 )
-NOT_HERE = (
-    "Geometry of the six public models (6.1 to 6.4): their weights must be downloaded first; then scripts/geometry.py "
-    "--tables measures them.",
-    "The paper's checkpoints: not published.",
-    "The paper's prompts, probe words, strict lists, word pairs and unseen words: published in its author's "
-    "repository, github.com/theschoolofai/kronecker-embeddings. The probes here use others, so their numbers are not "
-    "comparable.",
-    "The self-entropy regulariser (3.4): its formula is not published.",
-)
 
 
 def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Result]], file: Path, title: str) -> None:
@@ -114,7 +105,6 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
         summary=headlines.summary(by_name),
         headlines=headlines.table(by_name),
         sections=[_section(section, found, drawn) for section in SECTIONS],
-        not_here=NOT_HERE,
     )
     pages.write_text(file, made)
 
