@@ -108,10 +108,8 @@ def compile_product(target: targets.Target, setting: Setting, name: str, limit_m
     paper = bags.kronecker_bag(setting.table)
     implementation = GATHER if name in GATHERS else name
     gradient = GATHERS.get(name, choices.AUTO)
-    prepare = functools.partial(
-        implementations.prepare, limit_mb=limit_mb, platform=target.platform, gather_gradient=gradient
-    )
-    bag = jax.eval_shape(lambda: prepare(paper, implementation, jnp.dtype(dtype)))
+    how = {"limit_mb": limit_mb, "platform": target.platform, "gather_gradient": gradient}
+    bag = jax.eval_shape(lambda: implementations.prepare(paper, implementation, jnp.dtype(dtype), **how))
     embed = functools.partial(implementations.product, dtype=dtype)
     passes = PASSES[name][dtype] if name in PASSES else 1
     return _compile(target, setting, embed, bag.rows, bag, passes)
@@ -122,77 +120,35 @@ def verdicts(target: targets.Target, setting: Setting, product: Programs, table:
 
     Of a GPU's forms the worse one counts.
     """
+    compared = (UPDATE,) if target.is_gpu else (GRADIENT, UPDATE)
+    whole = all(one.comparable for side in (product, table) for name in compared for one in side[name].values())
+    of_table = {}
+    for name in compared:
+        pairs = [(one.bytes_accessed, table[name][form].bytes_accessed) for form, one in product[name].items()]
+        ours, theirs = max(pairs, key=lambda pair: pair[0] / pair[1])
+        of_table[name] = ours / theirs, f"{ours / 1e6:,.0f} / {theirs / 1e6:,.0f} MB"
+    found: list[tuple[str, float, float, bool, str]] = []
     if target.is_gpu:
-        return _of_gpu(product, table)
-    ((_, of_product),) = _by_form(product).items()
-    ((_, of_table),) = _by_form(table).items()
-    return _of_tpu(setting, of_product, of_table)
-
-
-def _of_gpu(product: Programs, table: Programs) -> list[dict[str, Any]]:
-    found = []
-    for name, what, limit in (
-        (FORWARD, "temporary memory of forward", MOST_OF_FORWARD),
-        (GRADIENT, "temporary memory of forward + gradient", MOST_OF_GRADIENT),
-    ):
-        number = max(one.temporary_bytes for one in product[name].values())
-        loops = max(one.operations["while"] for one in product[name].values())
-        found.append((what, number, limit, number <= limit, "bytes"))
-        found.append((f"loops of {what.partition(' of ')[2]}", loops, 0, loops == 0, "loops"))
-    pairs = [(one.bytes_accessed, table[UPDATE][form].bytes_accessed) for form, one in product[UPDATE].items()]
-    ours, theirs = max(pairs, key=lambda pair: pair[0] / pair[1])
-    whole = all(one.comparable for side in (product, table) for one in side[UPDATE].values())
-    what = "bytes of forward + gradient + AdamW / table's"
-    found.append((what, ours / theirs, 1.0, whole and ours < theirs, f"{ours / 1e6:,.0f} / {theirs / 1e6:,.0f} MB"))
-    return _verdicts(found)
-
-
-def _by_form(programs: Programs) -> dict[str, dict[str, program.Program]]:
-    forms = next(iter(programs.values()))
-    return {form: {name: one[form] for name, one in programs.items()} for form in forms}
-
-
-def _of_tpu(
-    setting: Setting, product: dict[str, program.Program], table: dict[str, program.Program]
-) -> list[dict[str, Any]]:
-    both = PROGRAMS["tpu"]
-    temporary = max(product[name].temporary_bytes for name in both)
-    of_table = {name: product[name].bytes_accessed / table[name].bytes_accessed for name in both}
-    bytes_mb = {
-        name: f"{product[name].bytes_accessed / 1e6:,.0f} / {table[name].bytes_accessed / 1e6:,.0f} MB" for name in both
-    }
-    share = product[GRADIENT].product_flops / setting.step_flops
-    whole = all(one[name].comparable for one in (product, table) for name in both)
-    small = temporary <= MOST_TEMPORARY_BYTES
-    return _verdicts(
-        [
-            ("temporary memory", temporary, MOST_TEMPORARY_BYTES, small, "bytes"),
-            (
-                "bytes of forward + gradient / table's",
-                of_table[GRADIENT],
-                MOST_BYTES_OF_TABLES,
-                whole and of_table[GRADIENT] <= MOST_BYTES_OF_TABLES,
-                bytes_mb[GRADIENT],
-            ),
-            (
-                "bytes of forward + gradient + AdamW / table's",
-                of_table[UPDATE],
-                1.0,
-                whole and of_table[UPDATE] < 1,
-                bytes_mb[UPDATE],
-            ),
-            (
-                "FLOPs of forward + gradient / training step's",
-                share,
-                LESS_THAN_STEP,
-                whole and share < LESS_THAN_STEP,
-                f"{product[GRADIENT].product_flops / 1e9:,.1f} / {setting.step_flops / 1e9:,.0f} GFLOP",
-            ),
-        ]
-    )
-
-
-def _verdicts(found: Iterable[tuple[str, float, float, bool, str]]) -> list[dict[str, Any]]:
+        for name, what, limit in (
+            (FORWARD, "forward", MOST_OF_FORWARD),
+            (GRADIENT, "forward + gradient", MOST_OF_GRADIENT),
+        ):
+            kept = max(one.temporary_bytes for one in product[name].values())
+            loops = max(one.operations["while"] for one in product[name].values())
+            found.append((f"temporary memory of {what}", kept, limit, kept <= limit, "bytes"))
+            found.append((f"loops of {what}", loops, 0, loops == 0, "loops"))
+    else:
+        kept = max(one.temporary_bytes for name in compared for one in product[name].values())
+        found.append(("temporary memory", kept, MOST_TEMPORARY_BYTES, kept <= MOST_TEMPORARY_BYTES, "bytes"))
+        ratio, numbers = of_table[GRADIENT]
+        met = whole and ratio <= MOST_BYTES_OF_TABLES
+        found.append(("bytes of forward + gradient / table's", ratio, MOST_BYTES_OF_TABLES, met, numbers))
+    ratio, numbers = of_table[UPDATE]
+    found.append(("bytes of forward + gradient + AdamW / table's", ratio, 1.0, whole and ratio < 1, numbers))
+    if not target.is_gpu:
+        flops, of_step = max(one.product_flops for one in product[GRADIENT].values()), setting.step_flops
+        met, numbers = whole and flops / of_step < LESS_THAN_STEP, f"{flops / 1e9:,.1f} / {of_step / 1e9:,.0f} GFLOP"
+        found.append(("FLOPs of forward + gradient / training step's", flops / of_step, LESS_THAN_STEP, met, numbers))
     return [dict(zip(("what", "number", "limit", "met", "of"), row, strict=True)) for row in found]
 
 
