@@ -154,36 +154,28 @@ def verdicts(target: targets.Target, compiled: Mapping[str, Mapping[str, Step | 
     step does not fit.  `compiled` holds the steps by arm, then by form.
     """
     found = []
+
+    def add(what: str, met: bool, number: float | None = None, limit: float | None = None, remedy: str | None = None):
+        found.append({"what": what, "number": number, "limit": limit, "met": met, "remedy": remedy})
+
     for form in target.forms:
-        steps_of_form = {name: forms[form] for name, forms in compiled.items()}
+        steps = {name: forms[form] for name, forms in compiled.items()}
         suffix = f", {form}" if form else ""
-        found += [_fits(f"{name} fits{suffix}", one) for name, one in steps_of_form.items()]
-        table = steps_of_form.get(arms.BASELINE)
-        for name, one in steps_of_form.items():
-            if name.startswith(arms.TARGETED) and isinstance(one, Step) and isinstance(table, Step):
-                found += _against_table(name, suffix, target, one, table)
+        for name, one in steps.items():
+            add(f"{name} fits{suffix}", isinstance(one, Step), remedy=one.remedy if isinstance(one, Refusal) else None)
+        table = steps.get(arms.BASELINE)
+        for name, one in steps.items():
+            if not (name.startswith(arms.TARGETED) and isinstance(one, Step) and isinstance(table, Step)):
+                continue
+            sent, most = one.exchange.sent, table.exchange.sent
+            whole = not (one.exchange.unknown_loops or table.exchange.unknown_loops)
+            add(f"{name} sends no more than {arms.BASELINE}{suffix}", whole and sent <= most, sent, most)
+            if target.is_gpu and len(target.devices) == 1:
+                kept, most = one.memory.temporaries, table.memory.temporaries + MOST_ABOVE_TABLE
+                above = f"{MOST_ABOVE_TABLE / 1e6:.0f} MB"
+                what = f"temporaries of {name} exceed {arms.BASELINE}'s by at most {above}{suffix}"
+                add(what, kept <= most, kept, most)
     return found
-
-
-def _fits(what: str, one: Step | Refusal) -> dict[str, Any]:
-    met = isinstance(one, Step)
-    return _verdict(what, None, None, met) | {"remedy": None if met else one.remedy}
-
-
-def _against_table(name: str, suffix: str, target: targets.Target, one: Step, table: Step) -> list[dict[str, Any]]:
-    sent, most = one.exchange.sent, table.exchange.sent
-    whole = not (one.exchange.unknown_loops or table.exchange.unknown_loops)
-    found = [_verdict(f"{name} sends no more than {arms.BASELINE}{suffix}", sent, most, whole and sent <= most)]
-    if target.is_gpu and len(target.devices) == 1:
-        kept, most = one.memory.temporaries, table.memory.temporaries + MOST_ABOVE_TABLE
-        above = f"{MOST_ABOVE_TABLE / 1e6:.0f} MB"
-        what = f"temporaries of {name} exceed {arms.BASELINE}'s by at most {above}{suffix}"
-        found.append(_verdict(what, kept, most, kept <= most))
-    return found
-
-
-def _verdict(what: str, number: float | None, limit: float | None, met: bool) -> dict[str, Any]:
-    return {"what": what, "number": number, "limit": limit, "met": met, "remedy": None}
 
 
 def _compile(
