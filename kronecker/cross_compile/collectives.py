@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kronecker.cross_compile import hlo
@@ -89,37 +88,29 @@ def of(text: str, devices: int) -> Exchange:
     """
     computations = hlo.parse(text)
     times, unknown = hlo.runs(computations)
-    callers = {
-        called: one
-        for computation in computations.values()
-        for one in computation.instructions.values()
-        for called in hlo.calls(one)
-    }
     every = [(computation, one) for computation in computations.values() for one in computation.instructions.values()]
-    collectives, holders = [], set()
-    for computation, one in _without_repeats(every):
-        found = _collective(computation, one, callers.get(computation.name), times[computation.name], devices)
-        if found.times and found.group > 1:
-            collectives.append(found)
-            holders.add(computation.name)
-    hidden = [loop for loop, body in unknown.items() if hlo.within(computations, body) & holders]
-    return Exchange(tuple(collectives), tuple(hidden))
-
-
-def _without_repeats(
-    instructions: Iterable[tuple[hlo.Computation, hlo.Instruction]],
-) -> Iterator[tuple[hlo.Computation, hlo.Instruction]]:
-    chains = set()
-    for computation, one in instructions:
-        if _kind(computation, one) is None:
+    callers = {called: one for _, one in every for called in hlo.calls(one)}
+    collectives, holders, chains = [], set(), set()
+    for computation, one in every:
+        kind = _kind(computation, one)
+        if kind is None:
             continue
-        chain = _CHAIN.search(one.attributes)
-        if chain:
+        if chain := _CHAIN.search(one.attributes):
             key = chain[1], _CHANNEL.search(one.attributes)[1]
             if key in chains:
                 continue
             chains.add(key)
-        yield computation, one
+        group = devices if kind == "collective-permute" else _group(one.attributes, devices)
+        if not times[computation.name] or group < 2:
+            continue
+        taken = sum(hlo.bytes_of(computation.instructions[name].type) for name in one.operands)
+        payload = taken * group if kind == "all-gather" else taken
+        named = (_NAMED.search(by.attributes) for by in (one, callers.get(computation.name)) if by)
+        source = next((found[1] for found in named if found), "")
+        collectives.append(Collective(kind, group, payload, times[computation.name], source))
+        holders.add(computation.name)
+    hidden = [loop for loop, body in unknown.items() if hlo.within(computations, body) & holders]
+    return Exchange(tuple(collectives), tuple(hidden))
 
 
 def _kind(computation: hlo.Computation, one: hlo.Instruction) -> str | None:
@@ -128,22 +119,6 @@ def _kind(computation: hlo.Computation, one: hlo.Instruction) -> str | None:
     if name == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
         return "reduce-scatter"
     return name if name in KINDS else None
-
-
-def _collective(
-    computation: hlo.Computation, one: hlo.Instruction, caller: hlo.Instruction | None, times: int, devices: int
-) -> Collective:
-    kind = _kind(computation, one)
-    group = devices if kind == "collective-permute" else _group(one.attributes, devices)
-    taken = hlo.operand_bytes(computation, one)
-    source = _NAMED.search(one.attributes) or (_NAMED.search(caller.attributes) if caller else None)
-    return Collective(
-        kind=kind,
-        group=group,
-        payload=taken * group if kind == "all-gather" else taken,
-        times=times,
-        source=source[1] if source else "",
-    )
 
 
 def _group(attributes: str, devices: int) -> int:

@@ -140,10 +140,6 @@ def bits(kind: str) -> int:
     return 8 if kind == "pred" else 0 if kind == "token" else int(re.search(r"\d+", kind)[0])
 
 
-def operand_bytes(computation: Computation, instruction: Instruction) -> int:
-    return sum(bytes_of(computation.instructions[name].type) for name in instruction.operands)
-
-
 def _instruction(line: str) -> Instruction | None:
     match = _INSTRUCTION.match(line)
     if not match:
