@@ -15,7 +15,7 @@ PROGRAMS = {
 UNITS = {targets.BFLOAT16: "bf16", targets.TF32: "tf32", targets.FLOAT32: "f32"}
 NOT_COUNTED = "unknown"
 
-Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]  # header -> cell of a program
+Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]  # header -> cell of a program, or of an arm
 
 
 def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:

@@ -4,18 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from kronecker.cross_compile import counts, input_tables
+from kronecker.cross_compile.input_tables import Columns
 from kronecker.runtime import printing
 from kronecker.runtime.printing import Table
+
+MEMORY = ("arguments", "outputs", "aliased", "temporaries", "total")
+OPERATIONS = {"loops": "while", "scatters": "scatter", "gathers": "gather", "sorts": "sort"}  # header -> kind
+ATTENTION = (counts.ATTENTION, counts.ATTENTION_BACKWARD)
 
 
 def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
     fitting = [row for row in result["rows"] if row["fits"]]
     titled = {
-        "memory of a device, MB": _memory(fitting, result["memory"]),
-        "operations of a step": _operations(fitting),
+        "memory of a device, MB": _table(fitting, _memory(result["memory"])),
+        "operations of a step": _table(fitting, _OPERATIONS),
         "communication of a device in a step": _exchanges(fitting),
-        "work of a device in a step, and lower bounds on its time": _times(fitting),
-        "bounds of a step": _bounds(fitting),
+        "work of a device in a step, and lower bounds on its time": _table(fitting, _times(fitting)),
+        "bounds of a step": _table(fitting, _BOUNDS),
     }
     lines = []
     for row in result["rows"]:
@@ -43,26 +48,18 @@ def show_target(result: Mapping[str, Any], file: TextIO | None = None) -> None:
         printing.show(f"The config is for one device; these keys are changed: {changes}", file=file)
 
 
-def _memory(rows: Sequence[Mapping[str, Any]], capacity: int) -> Table:
-    parts = ("arguments", "outputs", "aliased", "temporaries", "total")
-    shown = []
-    for row in rows:
-        memory = row["memory"]
-        share = f"{100 * memory['total'] / capacity:.0f}"
-        shown.append((_name(row), *(_mb(memory[part]) for part in parts), share))
-    return _table((*parts, "% of\ndevice"), shown)
+def _memory(capacity: int) -> Columns:
+    return {
+        **{part: lambda row, part=part: _mb(row["memory"][part]) for part in MEMORY},
+        "% of\ndevice": lambda row: f"{100 * row['memory']['total'] / capacity:.0f}",
+    }
 
 
-def _operations(rows: Sequence[Mapping[str, Any]]) -> Table:
-    kinds = {"while": "loops", "scatter": "scatters", "gather": "gathers", "sort": "sorts"}
-    headers = ("cuDNN\nattention", "custom\ncalls", *kinds.values())
-    shown = []
-    for row in rows:
-        calls = dict(row["calls"])
-        attention = [calls.pop(name, 0) for name in (counts.ATTENTION, counts.ATTENTION_BACKWARD)]
-        cells = " + ".join(f"{number:,}" for number in attention), f"{sum(calls.values()):,}"
-        shown.append((_name(row), *cells, *(f"{row['operations'][kind]:,}" for kind in kinds)))
-    return _table(headers, shown)
+_OPERATIONS: Columns = {
+    "cuDNN\nattention": lambda row: " + ".join(f"{row['calls'].get(name, 0):,}" for name in ATTENTION),
+    "custom\ncalls": lambda row: f"{sum(runs for name, runs in row['calls'].items() if name not in ATTENTION):,}",
+    **{header: lambda row, kind=kind: f"{row['operations'][kind]:,}" for header, kind in OPERATIONS.items()},
+}
 
 
 def _exchanges(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -73,39 +70,29 @@ def _exchanges(rows: Sequence[Mapping[str, Any]]) -> Table:
             shown.append((name, kind, f"{sums['count']:,}", _mb(sums["payload_bytes"]), _mb(sums["sent_bytes"])))
             name = ""
         shown.append((name, "all", "", "", _mb(row["sent_bytes"])))
-    return _table(("number", "payload\nMB", "sent\nMB"), shown, "collective")
+    return Table(("arm", "collective", "number", "payload\nMB", "sent\nMB"), shown, ("arm", "collective"))
 
 
-def _times(rows: Sequence[Mapping[str, Any]]) -> Table:
-    parts = ("compute", "memory", "links")
-    gpu = any(row["form"] for row in rows)
-    shown = [
-        (
-            _name(row),
-            f"{row['model_flops'] / 1e12:,.1f}",
-            f"{sum(row['flops'].values()) / 1e12:,.1f}",
-            *(f"{1e3 * row['seconds'][part]:,.2f}" for part in parts),
-            *([f"{1e3 * row['uncached_seconds']:,.2f}"] if gpu else []),
-        )
-        for row in rows
-    ]
-    times = (f"{part}\nms" for part in (*parts, *(["uncached"] if gpu else [])))
-    return _table(("model\nTFLOP", "executed\nTFLOP", *times), shown)
+def _times(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    uncached = {"uncached\nms": lambda row: f"{1e3 * row['uncached_seconds']:,.2f}"}
+    return {
+        "model\nTFLOP": lambda row: f"{row['model_flops'] / 1e12:,.1f}",
+        "executed\nTFLOP": lambda row: f"{sum(row['flops'].values()) / 1e12:,.1f}",
+        **{
+            f"{part}\nms": lambda row, part=part: f"{1e3 * row['seconds'][part]:,.2f}"
+            for part in ("compute", "memory", "links")
+        },
+        **(uncached if any(row["form"] for row in rows) else {}),
+    }
 
 
-def _bounds(rows: Sequence[Mapping[str, Any]]) -> Table:
-    shown = [
-        (
-            _name(row),
-            row["by"],
-            f"{1e3 * row['bound_seconds']:,.2f}",
-            f"{100 * row['mfu_bound']:.0f}",
-            f"{row['tokens_per_second_bound']:,.0f}",
-            f"{row['compile_seconds']:.0f}",
-        )
-        for row in rows
-    ]
-    return _table(("time at\nleast, ms", "MFU at\nmost, %", "tokens/s\nat most", "compile\ns"), shown, "limit")
+_BOUNDS: Columns = {
+    "limit": lambda row: row["by"],
+    "time at\nleast, ms": lambda row: f"{1e3 * row['bound_seconds']:,.2f}",
+    "MFU at\nmost, %": lambda row: f"{100 * row['mfu_bound']:.0f}",
+    "tokens/s\nat most": lambda row: f"{row['tokens_per_second_bound']:,.0f}",
+    "compile\ns": lambda row: f"{row['compile_seconds']:.0f}",
+}
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
@@ -120,8 +107,9 @@ def _name(row: Mapping[str, Any]) -> str:
     return f"{row['arm']}, {row['form']}" if row["form"] else row["arm"]
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *left: str) -> Table:
-    return Table(("arm", *left, *headers), rows, ("arm", *left))
+def _table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Table:
+    cells = [(_name(row), *(cell(row) for cell in columns.values())) for row in rows]
+    return Table(("arm", *columns), cells, ("arm", "limit"))
 
 
 def _mb(size: float) -> str:
