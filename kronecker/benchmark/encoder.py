@@ -129,36 +129,23 @@ def measure(
 
     Raises FloatingPointError if two contenders differ by more than AGREE.
     """
-    with progress.ProgressLine(label, rounds, 0) as line:
-        result = _measure(setting, given, read, rounds, seconds, line.show)
-    gc.collect()
-    return result
-
-
-def _measure(
-    setting: Setting,
-    given: contenders.Problem,
-    read: texts.Text,
-    rounds: int,
-    seconds: float,
-    show: Callable[[int, str], None],
-) -> dict[str, Any]:
+    gc.collect()  # frees the arrays of an earlier setting
     entrants, refused = [], {}
-    for name in setting.names:
-        show(0, f"compiling {name}")
-        made = contenders.make(name, given)
-        if isinstance(made, str):
-            refused[name] = made
-        else:
-            entrants.append(made)
-    errors = disagreements(entrants, given.dtype)
-    cases = {(entrant.name, measure): call for entrant in entrants for measure, call in entrant.calls.items()}
-    triad, triad_bytes = timing.triad(given.turns)
-    samples = timing.interleave({**cases, TRIAD: triad}, rounds, seconds, show)
+    with progress.ProgressLine(label, rounds, 0) as line:
+        for name in setting.names:
+            line.show(0, f"compiling {name}")
+            made = contenders.make(name, given)
+            if isinstance(made, str):
+                refused[name] = made
+            else:
+                entrants.append(made)
+        errors = disagreements(entrants, given.dtype)
+        cases = {(entrant.name, measure): call for entrant in entrants for measure, call in entrant.calls.items()}
+        triad, triad_bytes = timing.triad(given.turns)
+        samples = timing.interleave({**cases, TRIAD: triad}, rounds, seconds, line.show)
     turns = {case: 1 if REFERENCE in case else given.turns for case in samples}
     samples = {case: taken.of_one(turns[case]) for case, taken in samples.items()}
     bandwidth = triad_bytes / samples[TRIAD].median
-    vocab = len(given.table.lengths)
     auto = implementations.choose(jax.default_backend())
     rows = []
     for entrant in entrants:
@@ -180,7 +167,7 @@ def _measure(
         "tokens": setting.tokens,
         "d": setting.d,
         "P": setting.P,
-        "vocab": vocab,
+        "vocab": len(given.table.lengths),
         "tokenizer": read.tokenizer.spec,
         "source": read.source,
         "distinct_ids": round(float(np.mean([len(np.unique(ids)) for ids in given.ids]))),
