@@ -1,9 +1,11 @@
 """Figures of the benchmarks, as SVG documents."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import axes, figure, lines, ticker
 
 from kronecker.benchmark import settings, timing_tables
@@ -37,18 +39,10 @@ def encoder(result: Mapping[str, Any]) -> str:
                 ax = paper.add_axes((box[0] / width, box[1] / height, size[0] / width, size[1] / height))
                 _panel(ax, setting)
             top -= panel_height
-        handles = [
-            lines.Line2D(
-                [],
-                [],
-                color=colour,
-                marker=mark,
-                linestyle="",
-                label=timing_tables.MEASURES[measure].replace("\n", " "),
-            )
-            for measure, (mark, colour) in MARKS.items()
-        ]
-        handles.append(lines.Line2D([], [], color="#777777", marker="|", markersize=9, linestyle="", label=LOWER_BOUND))
+        handle = functools.partial(lines.Line2D, [], [], linestyle="")
+        labels = {measure: words.replace("\n", " ") for measure, words in timing_tables.MEASURES.items()}
+        handles = [handle(color=colour, marker=mark, label=labels[name]) for name, (mark, colour) in MARKS.items()]
+        handles.append(handle(color="#777777", marker="|", markersize=9, label=LOWER_BOUND))
         paper.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.0))
         return plot.svg(paper)
 
@@ -86,9 +80,8 @@ def training(result: Mapping[str, Any]) -> str:
         for ax, one in zip(paper.subplots(len(sizes), 1, squeeze=False)[:, 0], sizes, strict=True):
             rows, tokens = one["contenders"], one["batch"] * one["sequence"]
             speeds = [row["tokens_per_second"] for row in rows]
-            spread = [[tokens / row["high"] for row in rows], [tokens / row["low"] for row in rows]]
-            around = [[a - b for a, b in zip(speeds, spread[0], strict=True)]]
-            around += [[b - a for a, b in zip(speeds, spread[1], strict=True)]]
+            ends = [[tokens / row[end] for row in rows] for end in ("high", "low")]
+            around = np.abs(np.subtract(ends, speeds))
             colours = [plot.BLUE if row["what"] == "ours" else plot.VERMILION for row in rows]
             ax.barh([row["name"] for row in rows], speeds, xerr=around, color=colours, ecolor="#333333", height=0.6)
             ax.invert_yaxis()
