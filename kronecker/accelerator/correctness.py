@@ -3,9 +3,8 @@
 Shapes: N tokens, d width, V vocabulary, B batch, T time, H heads, h head width.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,32 +27,30 @@ LOSS = 1e-5
 LOSSES = {"float32": 2e-3, "bfloat16": 3e-2, arm_losses.DETERMINISTIC: 3e-2}
 
 
-@contextlib.contextmanager
-def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns a result by its name: rows with an error and the largest allowed error."""
+def session(task: Task) -> Take:
+    """Returns a function that returns a result by its name: rows with an error and the largest allowed error."""
     extent, text = task.extent, task.text
     arms = list(dict.fromkeys(name.split("-")[1] for name in task.wanted if name.startswith("arm-")))
-    with contextlib.ExitStack() as stack:
-        if arms:  # the CPU computes them in the background, for the last checks
-            cpu = stack.enter_context(arm_losses.on_cpu(extent, text, arms, task.folder))
-        trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
-        read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
+    if arms:  # the CPU computes them in the background, for the last checks
+        cpu = task.stack.enter_context(arm_losses.on_cpu(extent, text, arms, task.folder))
+    trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
+    read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
 
-        def measure(name: str) -> dict[str, Any]:
-            kind, *rest = name.split("-")
-            if kind == "product":
-                rows = _products(extent, read(), rest[0])
-            elif kind == "attention":
-                rows = _attention(extent)
-            elif kind == "loss":
-                rows = _loss(extent)
-            elif kind == "selfcheck":
-                rows = _selfchecks(extent, text, read())
-            else:
-                rows = _arm(extent, trial().start(*rest), rest, cpu, task.seconds_left)
-            return {"rows": rows, "fault": faults(rows)}
+    def measure(name: str) -> dict[str, Any]:
+        kind, *rest = name.split("-")
+        if kind == "product":
+            rows = _products(extent, read(), rest[0])
+        elif kind == "attention":
+            rows = _attention(extent)
+        elif kind == "loss":
+            rows = _loss(extent)
+        elif kind == "selfcheck":
+            rows = _selfchecks(extent, text, read())
+        else:
+            rows = _arm(extent, trial().start(*rest), rest, cpu, task.seconds_left)
+        return {"rows": rows, "fault": faults(rows)}
 
-        yield measure
+    return measure
 
 
 def faults(rows: Sequence[dict[str, Any]]) -> str | None:

@@ -1,7 +1,5 @@
 """Part `encoder`: the encoder's benchmark, repeated within one program, so that launching it hardly counts."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from kronecker.accelerator.extents import Take, Task, arm_config, encoder_name
@@ -11,9 +9,8 @@ from kronecker.schema import resolution
 CACHE_LIMIT_MB = 1024.0
 
 
-@contextlib.contextmanager
-def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns the numbers of a setting by its name, and raises if contenders disagree."""
+def session(task: Task) -> Take:
+    """Returns a function that returns the numbers of a setting by its name, and raises if contenders disagree."""
     extent, text = task.extent, task.text
     settings = {encoder_name(*one): one for one in extent.encoder}
     resolved = resolution.resolve(arm_config("kronecker", text, {}))
@@ -25,4 +22,4 @@ def session(task: Task) -> Iterator[Take]:
         found = encoder.measure(setting, given, read, extent.rounds, extent.seconds, f"encoder {name}")
         return {"dtype": dtype, "turns": extent.turns, **found}
 
-    yield measure
+    return measure

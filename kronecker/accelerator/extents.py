@@ -1,5 +1,6 @@
 """The sizes of the parts: for a visit, and for a rehearsal on a CPU, which runs the same code."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,8 +60,9 @@ class Task:
     extent: Extent
     text: Text
     wanted: Sequence[str]  # names of the results to compute
-    folder: Path  # for files that processes exchange
+    folder: Path  # for files
     seconds_left: Callable[[], float]  # until the part has to end
+    stack: contextlib.ExitStack  # closed after the last result
 
 
 Take = Callable[[str], dict[str, Any]]  # returns a result by its name; "fault" is a sentence if it is wrong

@@ -3,11 +3,9 @@
 Out of memory is a valid result.
 """
 
-import contextlib
 import dataclasses
 import gc
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,8 @@ KERNELS = 10
 RECORDED = 2  # calls that are profiled, each of as many steps as are timed together
 
 
-@contextlib.contextmanager
-def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns the numbers of a setting by its name."""
+def session(task: Task) -> Take:
+    """Returns a function that returns the numbers of a setting by its name."""
     extent, text = task.extent, task.text
     settings = {mfu_name(one): one for one in extent.mfu}
     mesh = device_mesh.make_mesh()
@@ -46,7 +43,7 @@ def session(task: Task) -> Iterator[Take]:
         finally:
             gc.collect()  # frees arrays that an error's traceback holds
 
-    yield measure
+    return measure
 
 
 def _measure(

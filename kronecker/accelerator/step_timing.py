@@ -1,7 +1,5 @@
 """Part `step`: training steps of all arms, timed in turns in one run."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from kronecker.accelerator.extents import Take, Task, arm_config
@@ -11,9 +9,8 @@ from kronecker.schema.arms import BASELINE
 FOR_THE_ROUNDS = 1 / 4  # share of the part's time that is kept for timing; the rest is for compiling
 
 
-@contextlib.contextmanager
-def session(task: Task) -> Iterator[Take]:
-    """Yields a function that returns the numbers of all arms; an arm without time to compile is a fault."""
+def session(task: Task) -> Take:
+    """Returns a function that returns the numbers of all arms; an arm without time to compile is a fault."""
     extent = task.extent
 
     def measure(name: str) -> dict[str, Any]:
@@ -25,4 +22,4 @@ def session(task: Task) -> Iterator[Take]:
         fault = f"no time to compile {left_out}; increase --minutes" if left_out else None
         return {"size": extent.whole["size"], "turns": extent.turns, **found, "fault": fault}
 
-    yield measure
+    return measure

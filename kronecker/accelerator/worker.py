@@ -75,9 +75,9 @@ def _take(job: Job, ledger: Ledger, part: str, module: Any, missing: list[str], 
     ledger.forget(part, PREPARING)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path(job.at_work).parent)))
-        task = extents.Task(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time())
+        task = extents.Task(job.extent, extents.Text(**job.text), missing, folder, lambda: end - time.time(), stack)
         try:
-            take = stack.enter_context(module.session(task))
+            take = module.session(task)
         except Exception as fault:  # noqa: BLE001  the next part may still work
             traceback.print_exc()
             ledger.write(part, PREPARING, time.monotonic() - began, None, f"{type(fault).__name__}: {fault}")
