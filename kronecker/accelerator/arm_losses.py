@@ -1,33 +1,22 @@
-r"""Losses of an arm's first training steps, on the devices here and in a process that uses the CPU only.
-
-  JAX_PLATFORMS=cpu python -m kronecker.accelerator.arm_losses JOB
-
-JOB is a JSON file: {"rehearsal": ..., "text": {...}, "arms": [...], "folder": ...}; writes FOLDER/ARM.json.
-"""
+"""Losses of an arm's first training steps, on the devices here and in a process that uses the CPU only."""
 
 import contextlib
-import json
 import math
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from kronecker.accelerator import extents
 from kronecker.benchmark import step
-from kronecker.run import rundir
 from kronecker.runtime import device_mesh, sharding
 
 REPEATED = 3  # steps that are run twice and compared bit by bit
 DETERMINISTIC = "deterministic"
-POLL_SECONDS = 0.2
 
 
 class Trial:
@@ -72,44 +61,44 @@ def repeats(arm: step.Arm, initial: Any) -> bool:
 
 @contextlib.contextmanager
 def on_cpu(
-    extent: extents.Extent, text: extents.Text, names: Sequence[str], folder: Path
+    extent: extents.Extent, text: extents.Text, names: Sequence[str]
 ) -> Iterator[Callable[[str, float], list[float]]]:
     """Starts the process that uses the CPU only; yields a function that waits for an arm's losses in float32.
 
-    `names` are arms in the order of the later calls; `folder` holds the job and the losses.
+    `names` are arms in the order of the later calls.
     """
-    job, environment = folder / "cpu.json", os.environ | {"JAX_PLATFORMS": "cpu"}
-    content = {"rehearsal": extent.rehearsal, "text": vars(text), "arms": list(names), "folder": str(folder)}
-    job.write_text(json.dumps(content))
-    module = f"{__package__}.{Path(__file__).stem}"
-    process = subprocess.Popen([sys.executable, "-m", module, str(job)], env=environment)
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_send, args=(there, extent, text, names), daemon=True)
+    process.start()
+    there.close()
+    found: dict[str, list[float]] = {}
 
     def wait(name: str, seconds: float) -> list[float]:
         deadline = time.monotonic() + seconds
-        while (found := rundir.read_json(epath.Path(folder / f"{name}.json"))) is None:
-            if process.poll() is not None and not (folder / f"{name}.json").exists():
-                raise ChildProcessError(f"the CPU loss process exited with {process.returncode}; its error is above")
-            if time.monotonic() > deadline:
+        while name not in found:
+            if not here.poll(max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(f"the CPU has not finished the losses of {name}")
-            time.sleep(POLL_SECONDS)
-        return found
+            try:
+                found.update([here.recv()])
+            except EOFError:
+                process.join()
+                code = process.exitcode
+                raise ChildProcessError(f"the CPU loss process exited with {code}; its error is above") from None
+        return found[name]
 
     try:
         yield wait
     finally:
         process.terminate()
-        process.wait()
+        process.join()
 
 
-def main(job: Mapping[str, Any]) -> None:
-    extent = extents.REHEARSAL if job["rehearsal"] else extents.FULL
-    trial = Trial(extent, extents.Text(**job["text"]), job["arms"])
-    for name in job["arms"]:
+def _send(pipe: connection.Connection, extent: extents.Extent, text: extents.Text, names: Sequence[str]) -> None:
+    jax.config.update("jax_platforms", "cpu")  # before anything initializes its devices
+    trial = Trial(extent, text, names)
+    for name in names:
         found = losses(trial.start(name, "float32"), extent.trained["train.steps"])
         if not all(map(math.isfinite, found)):
             raise FloatingPointError(f"{name}: a loss on the CPU is not finite; report this: {found}")
-        rundir.write_json(epath.Path(job["folder"]) / f"{name}.json", found)
-
-
-if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+        pipe.send((name, found))

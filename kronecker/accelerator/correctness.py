@@ -32,7 +32,7 @@ def session(task: Task) -> Take:
     extent, text = task.extent, task.text
     arms = list(dict.fromkeys(name.split("-")[1] for name in task.wanted if name.startswith("arm-")))
     if arms:  # the CPU computes them in the background, for the last checks
-        cpu = task.stack.enter_context(arm_losses.on_cpu(extent, text, arms, task.folder))
+        cpu = task.stack.enter_context(arm_losses.on_cpu(extent, text, arms))
     trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
     read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
 
