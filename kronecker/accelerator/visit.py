@@ -36,13 +36,26 @@ def run(
     end = time.time() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="kronecker-accelerator-") as name, Children() as children:
         folder = Path(name)
-        facts = _measure(chosen, end, extent, text, out, commit, folder, children)
+        names = [part.name for part in chosen]
+        job = Job(
+            rehearsal=extent.rehearsal,
+            text=dataclasses.asdict(text),
+            parts=[name for name in names if name != parts.STUDY],
+            also=[name for name in names if name == parts.STUDY],
+            end=end,
+            out=str(out.resolve()),
+            facts=str(folder / "facts.json"),
+            at_work=str(folder / "at_work.json"),
+            avoid=[],
+            command=["python", *sys.argv],
+            commit=commit,
+        )
+        facts = _measure(job, folder, children)
         if facts is None:
             return 128 + children.stopped_by
         if facts["platform"] == "cpu" and not extent.rehearsal:
             raise ValueError("JAX finds no accelerator, only a CPU; --rehearse runs all parts on it at toy size")
         ledger, waiting = Ledger(out, facts), {}
-        names = [part.name for part in chosen]
         if parts.STUDY in names:
             waiting[parts.STUDY] = _study(Study(extent, text, ledger, folder), ledger, children, end)
         for part, all_names in extents.names(extent).items():
@@ -65,57 +78,36 @@ def _study(study: Study, ledger: Ledger, children: Children, end: float) -> tupl
         return 0, True
 
 
-def _measure(
-    chosen: Sequence[parts.Part],
-    end: float,
-    extent: extents.Extent,
-    text: extents.Text,
-    out: Path,
-    commit: str,
-    folder: Path,
-    children: Children,
-) -> dict[str, Any] | None:
+def _measure(job: Job, folder: Path, children: Children) -> dict[str, Any] | None:
     """Computes the results of all parts but the study; returns this machine's facts, None if stopped before."""
-    facts, at_work, began = folder / "facts.json", folder / "at_work.json", time.time()
-    names = [part.name for part in chosen]
-    job = Job(
-        rehearsal=extent.rehearsal,
-        text=dataclasses.asdict(text),
-        parts=[name for name in names if name != parts.STUDY],
-        also=[name for name in names if name == parts.STUDY],
-        end=end,
-        out=str(out.resolve()),
-        facts=str(facts),
-        at_work=str(at_work),
-        avoid=[],
-        command=["python", *sys.argv],
-        commit=commit,
-    )
+    at_work, began = epath.Path(job.at_work), time.time()
 
     def is_over() -> bool:
-        until = (rundir.read_json(epath.Path(at_work)) or {}).get("until", end + GRACE)
-        return time.time() > min(until, end + GRACE)
+        until = (rundir.read_json(at_work) or {}).get("until", job.end + GRACE)
+        return time.time() > min(until, job.end + GRACE)
 
     while True:
         file = folder / "job.json"
         file.write_text(json.dumps(dataclasses.asdict(job)))
         command = [sys.executable, "-m", Job.__module__, str(file)]
         code = children.run(command, folder / "worker.log", is_over)
-        found = rundir.read_json(epath.Path(facts))
+        found = rundir.read_json(epath.Path(job.facts))
         if code == 0 or children.stopped_by:
             return found
         if found is None:
             raise ChildProcessError(f"the measuring process exited with {code} at its start; its output is above")
-        interrupted = rundir.read_json(epath.Path(at_work))
+        interrupted = rundir.read_json(at_work)
         if code is None and interrupted is None:  # stopped at the time limit between two results
             return found
         if code != AGAIN and interrupted is None:
             raise ChildProcessError(f"the measuring process exited with {code} between results; run the command again")
+        ledger = Ledger(Path(job.out), found)
         if code != AGAIN:
-            _write_interrupted(Ledger(out, found), interrupted, code)
+            _write_interrupted(ledger, interrupted, code)
             at_work.unlink()
-        failed = _failed_since(Ledger(out, found), job.parts, began)
-        job = dataclasses.replace(job, avoid=failed)
+        records = (record for part in job.parts for record in ledger.records(part).values())
+        failed = [one for one in records if one["error"] is not None and one["time"] >= began]
+        job = dataclasses.replace(job, avoid=[[one["part"], one["name"]] for one in failed])
 
 
 def _write_interrupted(ledger: Ledger, interrupted: dict[str, Any], code: int | None) -> None:
@@ -126,12 +118,3 @@ def _write_interrupted(ledger: Ledger, interrupted: dict[str, Any], code: int | 
     why = "stopped at its time limit; increase --minutes" if code is None else f"its process exited with {code}"
     say(f"{interrupted['part']}: {interrupted['name']}, FAILED: {why}")
     ledger.write(interrupted["part"], interrupted["name"], seconds, None, why)
-
-
-def _failed_since(ledger: Ledger, names: Sequence[str], began: float) -> list[list[str]]:
-    return [
-        [part, record["name"]]
-        for part in names
-        for record in ledger.records(part).values()
-        if record["error"] is not None and record["time"] >= began
-    ]
