@@ -24,7 +24,8 @@ Waiting = Mapping[str, tuple[int, bool]]  # part -> missing results, and whether
 def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO | None = None) -> bool:
     """Prints the tables and what is missing; returns whether a part of `chosen` has failures."""
     titled = [part for title, table in _tables(ledger) for part in (f"\n{title}", table)]
-    printing.show(*titled, f"\n{_machine(ledger)}", _overview(ledger, waiting), file=file, wrap=True)
+    machine = (f"{name}: {value}" for name, value in _facts(ledger).items())
+    printing.show(*titled, "", *machine, _overview(ledger, waiting), file=file, wrap=True)
     failed = [sentence for part in chosen for sentence in _failures(ledger, part)]
     printing.show(*failed, file=file)
     if not failed and not any(number or more for number, more in waiting.values()):
@@ -63,14 +64,8 @@ def targets(ledger: Ledger) -> Table:
         reached = None if share is None else share >= MFU_TARGET
         aim = f"at least {100 * MFU_TARGET:.0f} %"
         own = right_device and best["size"] == TARGET_SIZE and best["dtype"] == "bfloat16"
-        rows.append(
-            (
-                f"MFU of a training step:\n{best['arm']}, {best['size']}, {best['dtype']}",
-                found,
-                aim,
-                _verdict(reached, own),
-            )
-        )
+        what = f"MFU of a training step:\n{best['arm']}, {best['size']}, {best['dtype']}"
+        rows.append((what, found, aim, _verdict(reached, own)))
     for record in _results(ledger, "step").values():
         for verdict in record["verdicts"]:
             own = right_device and record["size"] == TARGET_SIZE
@@ -182,10 +177,8 @@ def _overview(ledger: Ledger, waiting: Waiting) -> Table:
         records = _current(ledger, part.name)
         failed = sum(record["error"] is not None for record in records)
         seconds = sum(record["seconds"] for record in records)
-        left = ""
-        if part.name in waiting:
-            number, more = waiting[part.name]
-            left = f"{number}{'+' if more else ''}"
+        number, more = waiting.get(part.name, ("", False))
+        left = f"{number}{'+' if more else ''}"
         rows.append((part.name, part.what, str(len(records) - failed), str(failed), left, f"{seconds:.0f}"))
     return Table(("part", "measures", "results", "failed", "left", "seconds"), tuple(rows), ("part", "measures"))
 
@@ -214,10 +207,6 @@ def _best(ledger: Ledger) -> dict[str, Any] | None:
     return max(ran, key=lambda result: result["tokens_per_second"], default=None)
 
 
-def _machine(ledger: Ledger) -> str:
-    return "\n".join(f"{name}: {value}" for name, value in _facts(ledger).items())
-
-
 def _facts(ledger: Ledger) -> dict[str, str]:
     facts = ledger.facts
     memory = facts["memory_bytes"]
@@ -234,12 +223,10 @@ def _facts(ledger: Ledger) -> dict[str, str]:
 
 def _figures(ledger: Ledger) -> list[figures.Figure]:
     drawn = []
-    encoder = [*_results(ledger, "encoder").values()]
-    if encoder:
-        table = _encoder(ledger)
+    if encoder := [*_results(ledger, "encoder").values()]:
         caption = "Time of forward, forward + gradient, and forward + gradient + AdamW, on a log axis."
         svg = timing_figures.encoder({"settings": encoder})
-        drawn.append(_figure("encoder", "Time of the input side", caption, svg, table))
+        drawn.append(_figure("encoder", "Time of the input side", caption, svg, _encoder(ledger)))
     for result in _results(ledger, "step").values():
         caption = "Time of each arm's step / the baseline's in the same round, with median and quartiles."
         svg, table = timing_figures.steps(result), timing_tables.step_times(result)
