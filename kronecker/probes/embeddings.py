@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -53,53 +53,34 @@ def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> Embeddin
       ValueError: if a file is damaged, the tensor is missing, or it is no float matrix.
     """
     path = pathlib.Path(location)
+    file, name = path, tensor
     if path.is_dir():
-        index = path / INDEX
+        index, file = path / INDEX, path / SINGLE
         if index.exists():
             where = json.loads(index.read_text())["weight_map"]
             name = _choose(tensor, where, str(path))
             file = path / where[name]
-        else:
-            file, name = path / SINGLE, tensor
-    else:
-        file, name = path, tensor
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; give a .safetensors file or a folder with {SINGLE} or {INDEX}")
     with file.open("rb") as opened:
-
-        def read(start: int, stop: int) -> bytes:
-            opened.seek(start)
-            return opened.read(stop - start)
-
-        begin, entry = locate(read, name, str(file))
-    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-    if file.stat().st_size < begin + math.prod(shape) * np.dtype(dtype).itemsize:
-        raise ValueError(f"{file} is incomplete; download it again")
-    matrix = np.memmap(file, dtype, "r", begin, shape)
-    return Embedding(path.name, matrix, f"{path}: {entry['name']}")
-
-
-def locate(read: Callable[[int, int], bytes], tensor: str, source: str) -> tuple[int, Mapping[str, Any]]:
-    """Returns where a tensor's bytes begin in a safetensors file, and its entry of the header with its name.
-
-    `read` gives bytes start to stop of the file; `tensor` as in `from_safetensors`; `source` is for messages. Raises
-    ValueError if the header is damaged, the tensor is missing, or it is no float matrix.
-    """
-    size = int.from_bytes(read(0, 8), "little")
-    if not 0 < size <= LARGEST_HEADER:
-        raise ValueError(f"{source} is no .safetensors file (header of {size:,} bytes); give one, or its folder")
-    try:
-        header = json.loads(read(8, 8 + size))
-    except ValueError as error:
-        raise ValueError(f"{source}: damaged safetensors file ({error}); download it again") from None
-    name = _choose(tensor, header, source)
+        size = int.from_bytes(opened.read(8), "little")
+        if not 0 < size <= LARGEST_HEADER:
+            raise ValueError(f"{file} is no .safetensors file (header of {size:,} bytes); give one, or its folder")
+        try:
+            header = json.loads(opened.read(size))
+        except ValueError as error:
+            raise ValueError(f"{file}: damaged safetensors file ({error}); download it again") from None
+    name = _choose(name, header, str(file))
     entry = header[name]
     if entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:
         raise ValueError(
-            f"{source}: {name} is {entry['dtype']} of shape {entry['shape']}; "
+            f"{file}: {name} is {entry['dtype']} of shape {entry['shape']}; "
             f"an embedding is a matrix of {', '.join(DTYPES)}; name another tensor with --tensor"
         )
-    return 8 + size + entry["data_offsets"][0], {**entry, "name": name}
+    dtype, shape, begin = DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0]
+    if file.stat().st_size < begin + math.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError(f"{file} is incomplete; download it again")
+    return Embedding(path.name, np.memmap(file, dtype, "r", begin, shape), f"{path}: {name}")
 
 
 def _choose(tensor: str, names: Mapping[str, Any], source: str) -> str:
