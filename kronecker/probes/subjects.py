@@ -6,7 +6,7 @@ tokens' rows in a table, and the code of its own bytes among codes, as in the pa
 Shapes: V vocabulary, d width, N pairs, k neighbours.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -80,7 +80,7 @@ class Codec:
 
     def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
         queries = [word.encode() for word in asked]
-        own = [self._ids_of(query) for query in queries]
+        own = [[i for i, token in enumerate(self._bytes) if token == query] for query in queries]
         return neighbours.nearest(neighbours.Codes(self._table, queries), k, exclude=own)
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
@@ -101,6 +101,3 @@ class Codec:
         cells = t.bytes[row, position].astype(np.int64) * t.pos_dim + position
         np.add.at(mean_D, cells, t.lengths[row] ** -0.5)
         return geometry.Anisotropy(float(cosines.mean()), float(np.linalg.norm(mean_D / len(chosen))), 1.0)
-
-    def _ids_of(self, query: bytes) -> Collection[int]:
-        return [i for i, token in enumerate(self._bytes) if token == query]
