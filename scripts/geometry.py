@@ -50,8 +50,8 @@ def main(specs: Sequence[str]) -> None:
         checkpoint, at, spec = entry.rpartition("@")
         if not at:
             raise ValueError(f"--tables={entry}: write CHECKPOINT@TOKENIZER, for example models/gpt2@gpt2")
-        embedding = embeddings.from_safetensors(checkpoint, _TENSOR.value)
-        found.append(subjects.Table(embedding.name, embedding.matrix, tokenization.load(spec)))
+        matrix = embeddings.from_safetensors(checkpoint, _TENSOR.value)
+        found.append(subjects.Table(Path(checkpoint).name, matrix, tokenization.load(spec)))
     if loaded:
         found.append(subjects.random(next(iter(loaded.values()))))
     results = survey.survey(found, {"P": str(_POS_DIM.value)}, _K.value)

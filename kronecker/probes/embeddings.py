@@ -5,7 +5,6 @@ Only the embedding tensor of a checkpoint is read, through a memory map.
 Shapes: V vocabulary, d width.
 """
 
-import dataclasses
 import json
 import math
 import pathlib
@@ -26,23 +25,13 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.b
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Embedding:
-    """A matrix and what its rows stand for."""
-
-    name: str  # for tables
-    matrix: np.ndarray  # (V, d), any float type; may be memory-mapped
-    source: str  # where it came from
+def gaussian(vocab: int, width: int, seed: int = 0) -> np.ndarray:
+    """Returns a table (V, d) of independent standard normal numbers: the reference of every metric."""
+    return np.random.default_rng(seed).standard_normal((vocab, width), dtype=np.float32)
 
 
-def gaussian(vocab: int, width: int, seed: int = 0) -> Embedding:
-    """Returns a table of independent standard normal numbers: the reference of every metric."""
-    matrix = np.random.default_rng(seed).standard_normal((vocab, width), dtype=np.float32)
-    return Embedding("random", matrix, f"N(0, 1), seed {seed}")
-
-
-def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> Embedding:
-    """Returns the input embedding of a checkpoint on this machine.
+def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> np.ndarray:
+    """Returns the input embedding (V, d) of a checkpoint on this machine, of any float type and memory-mapped.
 
     Args:
       location: a .safetensors file, or a folder that holds model.safetensors or its shards with their index.
@@ -80,7 +69,7 @@ def from_safetensors(location: str | pathlib.Path, tensor: str = "") -> Embeddin
     dtype, shape, begin = DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0]
     if file.stat().st_size < begin + math.prod(shape) * np.dtype(dtype).itemsize:
         raise ValueError(f"{file} is incomplete; download it again")
-    return Embedding(path.name, np.memmap(file, dtype, "r", begin, shape), f"{path}: {name}")
+    return np.memmap(file, dtype, "r", begin, shape)
 
 
 def _choose(tensor: str, names: Mapping[str, Any], source: str) -> str:

@@ -66,7 +66,7 @@ RANDOM = "random"
 
 def random(tokenizer: tokenization.Tokenizer, width: int = 768) -> Table:
     """Returns a random table for a tokenizer's vocabulary: the reference of every metric."""
-    return Table(RANDOM, embeddings.gaussian(tokenizer.vocab_size, width).matrix, tokenizer)
+    return Table(RANDOM, embeddings.gaussian(tokenizer.vocab_size, width), tokenizer)
 
 
 class Codec:

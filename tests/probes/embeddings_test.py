@@ -19,13 +19,13 @@ OTHER = np.zeros((3, 3), np.float32)
 def test_the_matrix_is_read_out_of_a_file_in_its_own_type(tmp_path: Path, dtype: type):
     safetensors.save_file({"a": OTHER, NAME: MATRIX.astype(dtype), "z": OTHER}, tmp_path / "m.safetensors")
     found = embeddings.from_safetensors(tmp_path / "m.safetensors")
-    assert found.matrix.dtype == dtype
-    assert np.array_equal(found.matrix, MATRIX.astype(dtype))
+    assert found.dtype == dtype
+    assert np.array_equal(found, MATRIX.astype(dtype))
 
 
 def test_only_the_tensor_is_mapped_not_the_file(tmp_path: Path):
     safetensors.save_file({"big": np.zeros((4096, 4096), np.float32), NAME: MATRIX}, tmp_path / "model.safetensors")
-    assert embeddings.from_safetensors(tmp_path).matrix.nbytes == MATRIX.nbytes
+    assert embeddings.from_safetensors(tmp_path).nbytes == MATRIX.nbytes
 
 
 def test_a_sharded_checkpoint_gives_it_out_of_its_shard(tmp_path: Path):
@@ -33,18 +33,18 @@ def test_a_sharded_checkpoint_gives_it_out_of_its_shard(tmp_path: Path):
     safetensors.save_file({NAME: MATRIX}, tmp_path / "model-00002-of-00002.safetensors")
     where = {"lm_head.weight": "model-00001-of-00002.safetensors", NAME: "model-00002-of-00002.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    assert np.array_equal(embeddings.from_safetensors(tmp_path).matrix, MATRIX)
+    assert np.array_equal(embeddings.from_safetensors(tmp_path), MATRIX)
 
 
 @pytest.mark.parametrize("name", embeddings.TENSOR_NAMES)
 def test_every_usual_name_is_found(tmp_path: Path, name: str):
     safetensors.save_file({name: MATRIX, "other": OTHER}, tmp_path / "model.safetensors")
-    assert np.array_equal(embeddings.from_safetensors(tmp_path).matrix, MATRIX)
+    assert np.array_equal(embeddings.from_safetensors(tmp_path), MATRIX)
 
 
 def test_another_name_can_be_asked_for(tmp_path: Path):
     safetensors.save_file({"enc.emb": MATRIX, NAME: OTHER}, tmp_path / "model.safetensors")
-    assert np.array_equal(embeddings.from_safetensors(tmp_path, "enc.emb").matrix, MATRIX)
+    assert np.array_equal(embeddings.from_safetensors(tmp_path, "enc.emb"), MATRIX)
 
 
 def test_a_missing_tensor_is_one_line_that_names_what_is_near(tmp_path: Path):
@@ -85,7 +85,7 @@ def test_a_folder_without_a_checkpoint_says_what_it_should_hold(tmp_path: Path):
 
 
 def test_a_random_table_is_standard_normal_and_has_a_seed():
-    first, again, other = (embeddings.gaussian(4000, 8, seed).matrix for seed in (0, 0, 1))
+    first, again, other = (embeddings.gaussian(4000, 8, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert (first.mean(), first.std()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
