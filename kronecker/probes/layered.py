@@ -94,7 +94,7 @@ def score_space(
     mean_d = np.asarray(space_Vd, np.float64).mean(axis=0)
     found = neighbours.nearest(neighbours.Rows(space_Vd, space_Vd[ids], mean_d), k, exclude=[{i} for i in ids])
     scores: dict[str, dict[str, Scores]] = {name: {} for name in families}
-    for (name, word), near in zip(asked, found.ids, strict=True):
+    for (name, word), near in zip(asked, found, strict=True):
         forms = [forms_V[i] for i in near if i >= 0]
         scores[name][word] = score(forms, word, roots[name], families[name])
     return scores

@@ -6,7 +6,6 @@ additions in a matrix product.  The cosine with a zero vector is 0.
 Shapes: Q queries, V vocabulary, d width, P byte positions, k neighbours.
 """
 
-import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
@@ -16,14 +15,6 @@ from kronecker.embedding import codec
 
 BLOCK = 16_384  # ids at a time: 0.5 GB of float32 at width 8,192
 CLOSE = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbours:
-    """The k nearest ids of each query, the nearest first."""
-
-    ids: np.ndarray  # int64 (Q, k); -1 where fewer than k ids could be chosen
-    cosines: np.ndarray  # float64 (Q, k); NaN there
 
 
 class Space(Protocol):
@@ -83,9 +74,10 @@ class Codes:
         return found
 
 
-def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> Neighbours:
-    """Returns the k nearest ids of each query of `space`, the highest cosine first.
+def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> np.ndarray:
+    """Returns the k nearest ids of each query of `space`, int64 (Q, k), the highest cosine first.
 
+    An id is -1 where fewer than k ids could be chosen.
     `exclude` has for each query the ids that do not count, such as its own; empty: none.
     """
     ids = scores = None
@@ -100,8 +92,7 @@ def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> Ne
             found, block_ids = np.hstack([scores, found]), np.hstack([ids, block_ids])
         order = np.argsort(-found, axis=1, kind="stable")[:, :k]
         ids, scores = np.take_along_axis(block_ids, order, 1), np.take_along_axis(found, order, 1)
-    missing = ~np.isfinite(scores)
-    return Neighbours(np.where(missing, -1, ids), np.where(missing, np.nan, scores))
+    return np.where(np.isfinite(scores), ids, -1)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ class Subject(Protocol):
     name: str  # for tables
     forms: np.ndarray  # canonical form of each id, (V,)
 
-    def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
-        """Returns the k nearest ids of each word, without the ids of the word itself."""
+    def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
+        """Returns the k nearest ids of each word as `neighbours.nearest` does, without the ids of the word itself."""
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
         """Returns the raw cosine of each pair of ids, (N,)."""
@@ -49,7 +49,7 @@ class Table:
         self._matrix = matrix_Vd[: tokenizer.vocab_size]
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
-    def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
+    def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
         tokens = [ids.tolist() for ids in self._tokenizer.encode_batch(list(asked))]
         queries = np.stack([np.asarray(self._matrix[ids], np.float32).mean(axis=0) for ids in tokens])
         return neighbours.nearest(neighbours.Rows(self._matrix, queries), k, exclude=tokens)
@@ -78,7 +78,7 @@ class Codec:
         self._table = codec.byte_table(tokenizer.token_bytes, pos_dim)
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
-    def nearest(self, asked: Sequence[str], k: int) -> neighbours.Neighbours:
+    def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
         queries = [word.encode() for word in asked]
         own = [[i for i, token in enumerate(self._bytes) if token == query] for query in queries]
         return neighbours.nearest(neighbours.Codes(self._table, queries), k, exclude=own)

@@ -56,7 +56,7 @@ def survey(
 
 
 def _neighbour_forms(one: subjects.Subject, k: int) -> dict[str, list[str]]:
-    near = one.nearest(_WORDS, k).ids
+    near = one.nearest(_WORDS, k)
     return {word: [one.forms[i] for i in ids if i >= 0] for word, ids in zip(_WORDS, near, strict=True)}
 
 
@@ -161,7 +161,7 @@ def _byte_pairs() -> result.Result:
 def _unseen(found: Sequence[subjects.Subject], conditions: Mapping[str, str]) -> result.Result:
     rows = []
     for one in found:
-        ids = one.nearest(UNSEEN, UNSEEN_K).ids
+        ids = one.nearest(UNSEEN, UNSEEN_K)
         near = [[str(one.forms[i]) for i in row if i >= 0] for row in ids]
         held = [geometry.holds_part(word, forms) for word, forms in zip(UNSEEN, near, strict=True)]
         rows.append((one.name, sum(held), len(held), f"{UNSEEN[0]}: {', '.join(near[0])}"))

@@ -110,7 +110,7 @@ def gpt2() -> tokenization.Tokenizer:
 
 def test_the_codec_finds_spellings_of_a_word_and_leaves_out_itself(gpt2: tokenization.Tokenizer):
     subject = subjects.Codec("codec", gpt2, pos_dim=32)
-    (ids,) = subject.nearest(["compute"], 5).ids
+    (ids,) = subject.nearest(["compute"], 5)
     found = [gpt2.token_bytes[i] for i in ids]
     assert b"compute" not in found
     assert all(geometry.code_cosine(b"compute", token) > 0.5 for token in found)
@@ -136,7 +136,7 @@ def test_a_tables_word_of_several_tokens_is_their_mean_and_none_of_them_is_its_n
     tokens = gpt2.encode_batch(["zebrafish"])[0]
     assert len(tokens) > 1
     matrix[123] = matrix[tokens].mean(axis=0) * 2
-    (ids,) = subjects.Table("table", matrix, gpt2).nearest(["zebrafish"], 5).ids
+    (ids,) = subjects.Table("table", matrix, gpt2).nearest(["zebrafish"], 5)
     assert ids[0] == 123
     assert not set(ids.tolist()) & set(tokens.tolist())
 
