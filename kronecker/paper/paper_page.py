@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from kronecker.run import result
 
 TRAINING = "training"
 PARTS = CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
-BYTE_PAIRS = "byte_pairs"
-GEOMETRY = ("loose", "anisotropy", "edit_distance", "stability", BYTE_PAIRS, "unseen")
+SECTIONS_FILE = Path(__file__).parent / "sections.toml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,61 +23,12 @@ class Section:
     title: str  # with the paper's section
     about: str  # its question, in a sentence or two
     part: str  # whose results it may hold
-    names: tuple[str, ...]  # beginnings of the results' names, in order
-    figures: tuple[str, ...] = ()  # names of its figures, in order
+    names: Sequence[str]  # beginnings of the results' names, in order
+    figures: Sequence[str] = ()  # names of its figures, in order
 
 
-SECTIONS = (
-    Section(
-        "Training (6.6)",
-        "The paper trains a table that is tied to the head, and a Kronecker input with a head of its own. It has no "
-        "untied table; here one is added if it was trained.",
-        *(TRAINING, ("training",), training_claims.FIGURES),
-    ),
-    Section(
-        "Tokens that fit into a code (Table 3)",
-        "A token longer than P bytes is cut. Tokens that are equal after the cut share one embedding.",
-        *(CODES, ("coverage",)),
-    ),
-    Section(
-        "Geometry of codes, without a model (6.1 to 6.5)",
-        "Which tokens are near each other by their bytes alone, and what the same metrics give for a random table.",
-        *(CODES, GEOMETRY),
-    ),
-    Section(
-        "Word families by depth (6.8)",
-        "The share of a word's nearest tokens that are its relatives, in the input embedding and after each of the "
-        "first blocks. Each token is fed alone, at position 0.",
-        *(PROBES, ("layered",), ("families_by_depth",)),
-    ),
-    Section(
-        "Geometry of the trained inputs",
-        "The same metrics on the input embeddings of these runs. The paper measures public models instead. This page "
-        "does not download their weights; scripts/geometry.py reads them from a folder.",
-        *(PROBES, tuple(name for name in GEOMETRY if name != BYTE_PAIRS)),  # BYTE_PAIRS does not depend on a run
-    ),
-    Section(
-        "Parameters (6.9)",
-        "How many input parameters the projection saves, and how many input and head have together.",
-        *(PARAMETERS, ("parameters",)),
-    ),
-    Section(
-        "One typo in a prompt (6.11)",
-        "How much a misspelling changes the prediction of the next token.",
-        *(PROBES, ("robustness",), ("typos_by_category",)),
-    ),
-    Section(
-        "Continuations of unseen words (6.12)",
-        "Prompts with normal words, misspelled words, a made-up word as tokens (novel), and as one position (forced).",
-        *(PROBES, ("generation",)),
-    ),
-    Section(
-        "The cost of computing codes on the fly (section 4)",
-        "Memory that the input needs besides its parameters, and the time of a training step. bag: sums of projection "
-        "rows; onthefly: codes computed in each step and multiplied; cached: stored codes, multiplied.",
-        *(RUNTIME, ("runtime",)),
-    ),
-)
+SECTIONS = [Section(**section) for section in tomllib.loads(SECTIONS_FILE.read_text(encoding="utf-8"))["sections"]]
+OF_CODES = {name for section in SECTIONS if section.part == CODES for name in section.names}
 
 
 def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Result]], file: Path, title: str) -> None:
@@ -111,7 +62,7 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
 
 def _renamed(part: str, one: result.Result) -> result.Result:
     """Renames a geometry result of runs, because that of codes alone has the same name."""
-    return dataclasses.replace(one, name=f"{one.name}_{part}") if part == PROBES and one.name in GEOMETRY else one
+    return dataclasses.replace(one, name=f"{one.name}_{part}") if part == PROBES and one.name in OF_CODES else one
 
 
 def _runs(conditions: Mapping[str, str]) -> str:

@@ -7,7 +7,6 @@ from kronecker.report import compare, figures, intervals
 from kronecker.run import finished_runs, measured_on, result
 
 TABLE, KRONECKER, UNTIED = "table_tied", "kronecker", compare.BASELINE
-FIGURES = ("validation_loss", "validation_difference", "embedding_std")  # of figures.PANELS
 GAP = "{} minus kronecker, final validation loss, nats/token"
 RELATIVE = "the same in % of the table's loss"
 SOONER = "kronecker reaches the table's final loss in how many times fewer steps"
