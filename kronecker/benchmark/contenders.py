@@ -79,17 +79,10 @@ def make(name: str, problem: Problem) -> Contender | str:
         return _package(problem) if package.installed() else package.MISSING
     if name == TABLE:
         return _table(problem)
-    how = {"implementation": name, "gather_gradient": "scatter"}
-    if name == GATHER_BY_ONE_HOT:
-        how = {"implementation": "gather", "gather_gradient": "onehot"}
+    implementation, gradient = ("gather", "onehot") if name == GATHER_BY_ONE_HOT else (name, "scatter")
+    how = {"limit_mb": problem.cache_limit_mb, "platform": jax.default_backend(), "gather_gradient": gradient}
     try:
-        bag = implementations.prepare(
-            problem.bag,
-            dtype=problem.dtype,
-            limit_mb=problem.cache_limit_mb,
-            platform=jax.default_backend(),
-            **how,
-        )
+        bag = implementations.prepare(problem.bag, implementation, problem.dtype, **how)
     except ValueError as error:  # the codes would be too large
         return str(error)
     embed = functools.partial(implementations.product, dtype=problem.dtype)

@@ -33,15 +33,12 @@ class Samples:
     def median(self) -> float:
         return float(np.median(self.seconds))
 
-    def quantiles(self, *levels: float) -> list[float]:
-        return np.quantile(self.seconds, levels).tolist()
-
     def of_one(self, turns: int) -> Self:
         """Returns the seconds of one turn, where each call ran `turns` of them back to back."""
         return dataclasses.replace(self, seconds=tuple(seconds / turns for seconds in self.seconds))
 
     def summary(self) -> dict[str, Any]:
-        low, high = self.quantiles(*SPREAD)
+        low, high = np.quantile(self.seconds, SPREAD).tolist()
         return {"median_seconds": self.median, "low": low, "high": high, **dataclasses.asdict(self)}
 
 
