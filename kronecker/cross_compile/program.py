@@ -2,19 +2,16 @@
 
 import collections
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from kronecker.cross_compile import counts, targets
+from kronecker.cross_compile import counts, hlo, targets
 from kronecker.training import plan
 
 KINDS = ("convolution", "dot", "gather", "scatter", "sort", "while", "fusion")
-# An instruction of the optimised program: `%name = type operation(operands)`; no word before "(" in a type.
-_OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = .*?\s([a-z][\w\-]*)\(", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +73,8 @@ def compile_for(
 
 def count_operations(text: str) -> dict[str, int]:
     """Returns the number of instructions of each of KINDS in all computations of a program's text."""
-    found = collections.Counter(_OPERATION.findall(text))
+    computations = hlo.parse(text).values()
+    found = collections.Counter(one.operation for inside in computations for one in inside.instructions.values())
     return {kind: found[kind] for kind in KINDS}
 
 
