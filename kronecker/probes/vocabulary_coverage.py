@@ -234,12 +234,8 @@ def _token_text(raw: bytes) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return _shortened(repr(raw))
-    if len(set(text)) == 1 and len(text) >= 8:
-        return f"{text[0]!r} x {len(text)}"
-    return _shortened(repr(text))
-
-
-def _shortened(text: str) -> str:
+        shown = repr(raw)
+    else:
+        shown = f"{text[0]!r} x {len(text)}" if len(set(text)) == 1 and len(text) >= 8 else repr(text)
     half = LONGEST_EXAMPLE // 2
-    return text if len(text) <= LONGEST_EXAMPLE else f"{text[:half]}...{text[-half:]}"
+    return shown if len(shown) <= LONGEST_EXAMPLE else f"{shown[:half]}...{shown[-half:]}"
