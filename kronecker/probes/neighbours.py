@@ -7,7 +7,6 @@ Shapes: Q queries, V vocabulary, d width, P byte positions, k neighbours.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -17,16 +16,6 @@ BLOCK = 16_384  # ids at a time: 0.5 GB of float32 at width 8,192
 CLOSE = 1e-6
 
 
-class Space(Protocol):
-    """Vectors of a vocabulary's V ids, in any form that gives their cosines with some queries."""
-
-    @property
-    def vocab(self) -> int: ...
-
-    def cosines(self, start: int, stop: int) -> np.ndarray:
-        """Returns the cosines of every query with the ids start to stop, (Q, stop - start)."""
-
-
 class Rows:
     """Queries against the rows of a matrix; the vocabulary's mean, `mean_d`, is subtracted from both if given.
 
@@ -34,14 +23,11 @@ class Rows:
     """
 
     def __init__(self, matrix_Vd: np.ndarray, queries_Qd: np.ndarray, mean_d: np.ndarray | None = None) -> None:
-        self._matrix, self._mean = matrix_Vd, mean_d
+        self._matrix, self._mean, self.vocab = matrix_Vd, mean_d, len(matrix_Vd)
         self._queries = _unit(self._centred(queries_Qd))
 
-    @property
-    def vocab(self) -> int:
-        return len(self._matrix)
-
     def cosines(self, start: int, stop: int) -> np.ndarray:
+        """Returns the cosines of every query with the ids start to stop, (Q, stop - start)."""
         return self._queries @ _unit(self._centred(self._matrix[start:stop])).T
 
     def _centred(self, rows: np.ndarray) -> np.ndarray:
@@ -57,14 +43,11 @@ class Codes:
     """
 
     def __init__(self, table: codec.ByteTable, queries: Sequence[bytes]) -> None:
-        self._table = table
+        self._table, self.vocab = table, len(table.lengths)
         self._queries = codec.byte_table(list(queries), table.pos_dim)
 
-    @property
-    def vocab(self) -> int:
-        return len(self._table.lengths)
-
     def cosines(self, start: int, stop: int) -> np.ndarray:
+        """Returns them as `Rows.cosines` does."""
         lengths_N = self._table.lengths[start:stop]
         used_NP = np.arange(self._table.pos_dim) < lengths_N[:, None]
         found = np.zeros((len(self._queries.lengths), stop - start))
@@ -74,7 +57,7 @@ class Codes:
         return found
 
 
-def nearest(space: Space, k: int, exclude: Sequence[Collection[int]] = ()) -> np.ndarray:
+def nearest(space: Rows | Codes, k: int, exclude: Sequence[Collection[int]] = ()) -> np.ndarray:
     """Returns the k nearest ids of each query of `space`, int64 (Q, k), the highest cosine first.
 
     An id is -1 where fewer than k ids could be chosen.

@@ -7,7 +7,6 @@ Shapes: V vocabulary, d width, N pairs, k neighbours.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -16,24 +15,8 @@ from kronecker.embedding import codec
 from kronecker.probes import embeddings, geometry, neighbours, words
 
 
-class Subject(Protocol):
-    """A vocabulary with a vector for each id."""
-
-    name: str  # for tables
-    forms: np.ndarray  # canonical form of each id, (V,)
-
-    def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
-        """Returns the k nearest ids of each word as `neighbours.nearest` does, without the ids of the word itself."""
-
-    def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
-        """Returns the raw cosine of each pair of ids, (N,)."""
-
-    def anisotropy(self) -> geometry.Anisotropy:
-        """Returns how far the vectors are from being centred."""
-
-
 class Table:
-    """A learned (or random) embedding table and its tokenizer."""
+    """A learned (or random) embedding table and its tokenizer; `forms` has the canonical form of each id, (V,)."""
 
     def __init__(self, name: str, matrix_Vd: np.ndarray, tokenizer: tokenization.Tokenizer) -> None:
         """Rows beyond the tokenizer's vocabulary are padding and are ignored.
@@ -50,11 +33,13 @@ class Table:
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
     def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
+        """Returns the k nearest ids of each word as `neighbours.nearest` does, without the ids of the word itself."""
         tokens = [ids.tolist() for ids in self._tokenizer.encode_batch(list(asked))]
         queries = np.stack([np.asarray(self._matrix[ids], np.float32).mean(axis=0) for ids in tokens])
         return neighbours.nearest(neighbours.Rows(self._matrix, queries), k, exclude=tokens)
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
+        """Returns the raw cosine of each pair of ids, (N,)."""
         return geometry.row_cosines(self._matrix, pairs_N2)
 
     def anisotropy(self) -> geometry.Anisotropy:
@@ -101,3 +86,6 @@ class Codec:
         cells = t.bytes[row, position].astype(np.int64) * t.pos_dim + position
         np.add.at(mean_D, cells, t.lengths[row] ** -0.5)
         return geometry.Anisotropy(float(cosines.mean()), float(np.linalg.norm(mean_D / len(chosen))), 1.0)
+
+
+Subject = Table | Codec
