@@ -11,7 +11,6 @@ from kronecker.run import result
 from kronecker.runtime.printing import Table
 
 SAME, NONE = "Under the paper's conditions.", "The paper gives no numbers for this."
-LONG = 24  # rows beyond which a table is folded away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +21,6 @@ class Shown:
     table: Table
     conditions: Table
     statement: str
-
-    @property
-    def long(self) -> bool:
-        """Whether the table is folded away."""
-        return len(self.result.rows) > LONG
 
 
 def shown(found: Iterable[result.Result]) -> list[Shown]:
@@ -57,18 +51,14 @@ def statement(one: result.Result, begin: str = "Not the paper's ") -> str:
 
 
 def write_numbers(folder: Path, found: Iterable[result.Result]) -> None:
+    """Writes the rows of each as CSV, the paper's last; the first column says whose a row is."""
     for one in found:
-        pages.write_text(folder / f"{one.name}.csv", numbers(one))
-
-
-def numbers(one: result.Result) -> str:
-    """Returns the rows as CSV, the paper's last; the first column says whose a row is."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("from", *one.columns))
-    writer.writerows(("here", *row) for row in one.rows)
-    writer.writerows(("paper", *row) for row in one.paper)
-    return text.getvalue()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("from", *one.columns))
+        writer.writerows(("here", *row) for row in one.rows)
+        writer.writerows(("paper", *row) for row in one.paper)
+        pages.write_text(folder / f"{one.name}.csv", text.getvalue())
 
 
 def _listed(names: Sequence[str]) -> str:
