@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jaxlib
 import ml_collections
 
 from kronecker import tokenization
@@ -129,6 +127,6 @@ def made() -> dict[str, Any]:
     here = machine.environment()
     own = {
         "command": machine.without_paths_outside(here["command"]),
-        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__} | compilers.versions(),
+        "versions": {name: here["versions"][name] for name in ("jax", "jaxlib")} | compilers.versions(),
     }
     return {name: here[name] for name in ("started", "commit", "python")} | own
