@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from kronecker.accelerator import parts
 from kronecker.accelerator.ledger import Ledger
@@ -21,15 +21,15 @@ INDENT = "\N{NO-BREAK SPACE}" * 2  # kept by browsers, unlike spaces
 Waiting = Mapping[str, tuple[int, bool]]  # part -> missing results, and whether more may follow
 
 
-def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting, file: TextIO | None = None) -> bool:
+def show(ledger: Ledger, chosen: Sequence[str], waiting: Waiting) -> bool:
     """Prints the tables and what is missing; returns whether a part of `chosen` has failures."""
     titled = [part for title, table in _tables(ledger) for part in (f"\n{title}", table)]
     machine = (f"{name}: {value}" for name, value in _facts(ledger).items())
-    printing.show(*titled, "", *machine, _overview(ledger, waiting), file=file, wrap=True)
+    printing.show(*titled, "", *machine, _overview(ledger, waiting), wrap=True)
     failed = [sentence for part in chosen for sentence in _failures(ledger, part)]
-    printing.show(*failed, file=file)
+    printing.show(*failed)
     if not failed and not any(number or more for number, more in waiting.values()):
-        printing.show("Complete: all results exist for these devices, this code and these versions.", file=file)
+        printing.show("Complete: all results exist for these devices, this code and these versions.")
     return bool(failed)
 
 

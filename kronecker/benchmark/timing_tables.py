@@ -1,7 +1,7 @@
 """The tables that a benchmark prints, and its verdicts; each fits a terminal of 80 columns."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from kronecker.benchmark import contenders, settings
 from kronecker.runtime import printing
@@ -11,7 +11,7 @@ from kronecker.schema import choices
 MEASURES = {"forward": "forward", "gradient": "forward +\ngradient", "update": "forward +\ngradient +\nAdamW"}
 
 
-def show_setting(setting: Mapping[str, Any], file: TextIO | None = None) -> None:
+def show_setting(setting: Mapping[str, Any]) -> None:
     times, use = [], []
     for row in setting["contenders"]:
         measured = [row["measures"][name] for name in contenders.MEASURES]
@@ -35,13 +35,12 @@ def show_setting(setting: Mapping[str, Any], file: TextIO | None = None) -> None
         "",
         *(f"{name}: {reason}" for name, reason in setting["refused"].items()),
         *_fastest(setting),
-        file=file,
         wrap=True,
     )
 
 
-def show_steps(result: Mapping[str, Any], file: TextIO | None = None) -> None:
-    printing.show(f"\n{step_title(result)}\n", step_times(result), "", step_memory(result), "", file=file)
+def show_steps(result: Mapping[str, Any]) -> None:
+    printing.show(f"\n{step_title(result)}\n", step_times(result), "", step_memory(result), "")
 
 
 def step_times(result: Mapping[str, Any]) -> Table:
@@ -64,7 +63,7 @@ def step_memory(result: Mapping[str, Any]) -> Table:
     return Table(headers, rows, ("arm", "implementation"))
 
 
-def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None:
+def show_training(result: Mapping[str, Any]) -> None:
     others = list(result["contenders"][0]["speedup"])
     speeds, ratios = [], []
     for row in result["contenders"]:
@@ -74,10 +73,10 @@ def show_training(result: Mapping[str, Any], file: TextIO | None = None) -> None
         against = (row["speedup"][other] for other in others)
         ratios.append((row["name"], *(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})" for r in against)))
     headers = ("contender", "step, ms", "rounds", "tokens/s", "GFLOP/s", "MFU, %")
-    printing.show(f"\n{training_title(result)}\n", Table(headers, speeds, ("contender",)), "", file=file)
+    printing.show(f"\n{training_title(result)}\n", Table(headers, speeds, ("contender",)), "")
     if others:
         headers = ("contender", *(f"tokens/s /\n{other}'s" for other in others))
-        printing.show(Table(headers, ratios, ("contender",)), "", file=file)
+        printing.show(Table(headers, ratios, ("contender",)), "")
 
 
 def training_title(result: Mapping[str, Any]) -> str:
@@ -87,7 +86,7 @@ def training_title(result: Mapping[str, Any]) -> str:
     )
 
 
-def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
+def show_verdicts(verdicts: Iterable[Mapping[str, Any]]) -> None:
     for verdict in verdicts:
         reached = "reached" if verdict["reached"] else "not reached"
         target = f"at least {verdict['at_least']:.2f}" if "at_least" in verdict else f"at most {verdict['at_most']:.2f}"
@@ -97,7 +96,6 @@ def show_verdicts(verdicts: Iterable[Mapping[str, Any]], file: TextIO | None = N
             f"{'':<12} {verdict['of_medians']:#.3g}, target {target}",
             f"{'':<12} ratios of the rounds: {rounds}quartiles {verdict['low']:#.3g} to {verdict['high']:#.3g}",
             *([] if verdict["as_specified"] else [f"{'':<12} the target is set for {verdict['set_for']}"]),
-            file=file,
         )
 
 

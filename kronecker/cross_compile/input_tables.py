@@ -1,7 +1,7 @@
 """What `compile_for.py encoder` prints: tables for each target, and the verdicts on auto's choice."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from kronecker.cross_compile import input_programs, program, targets
 from kronecker.runtime import printing
@@ -18,7 +18,7 @@ NOT_COUNTED = "unknown"
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]  # header -> cell of a program, or of an arm
 
 
-def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
+def show(result: Mapping[str, Any]) -> None:
     rows, gpu = result["rows"], any(row["form"] for row in result["rows"])
     memory = result["memory"] if gpu else None
     printing.show(
@@ -28,7 +28,6 @@ def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
         "",
         *(f"{name}: not compiled, {reason}" for name, reason in result["refused"].items()),
         *map(_verdict, result["verdicts"]),
-        file=file,
         wrap=True,
     )
 

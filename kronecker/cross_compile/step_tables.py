@@ -1,7 +1,7 @@
 """What `compile_for.py train` prints: a device's memory, operations, communication and bounds, and the verdicts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from kronecker.cross_compile import counts, input_tables
 from kronecker.cross_compile.input_tables import Columns
@@ -13,7 +13,7 @@ OPERATIONS = {"loops": "while", "scatters": "scatter", "gathers": "gather", "sor
 ATTENTION = (counts.ATTENTION, counts.ATTENTION_BACKWARD)
 
 
-def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
+def show(result: Mapping[str, Any]) -> None:
     fitting = [row for row in result["rows"] if row["fits"]]
     titled = {
         "memory of a device, MB": _table(fitting, _memory(result["memory"])),
@@ -29,10 +29,10 @@ def show(result: Mapping[str, Any], file: TextIO | None = None) -> None:
         elif row["unknown_loops"]:
             lines.append(f"{_name(row)}: loops of unknown length are counted once: {', '.join(row['unknown_loops'])}")
     apart = (part for title, table in titled.items() if table.rows for part in (f"\n{title}", table))
-    printing.show(*apart, "", *lines, *map(_verdict, result["verdicts"]), file=file)
+    printing.show(*apart, "", *lines, *map(_verdict, result["verdicts"]))
 
 
-def show_target(result: Mapping[str, Any], file: TextIO | None = None) -> None:
+def show_target(result: Mapping[str, Any]) -> None:
     mesh = " x ".join(f"mesh.{axis} {size}" for axis, size in result["mesh"].items())
     count = result["devices"]
     printing.show(
@@ -41,11 +41,10 @@ def show_target(result: Mapping[str, Any], file: TextIO | None = None) -> None:
         f"each {input_tables.peaks(result)}",
         f"each {result['memory'] / 2**30:,.0f} GiB at {result['bandwidth'] / 1e9:,.0f} GB/s, links "
         f"{result['links'] / 1e9:,.0f} GB/s",
-        file=file,
     )
     if result["changes"]:
         changes = " ".join(f"--config.{key}={value}" for key, value in result["changes"].items())
-        printing.show(f"The config is for one device; these keys are changed: {changes}", file=file)
+        printing.show(f"The config is for one device; these keys are changed: {changes}")
 
 
 def _memory(capacity: int) -> Columns:
