@@ -41,11 +41,7 @@ class Trial:
 
 
 def losses(arm: step.Arm, steps: int) -> list[float]:
-    found = []
-    for number in range(steps):
-        arm.step(number)
-        found.append(arm.loss)
-    return found
+    return [arm.step(number) for number in range(steps)]
 
 
 def repeats(arm: step.Arm, initial: Any) -> bool:

@@ -177,10 +177,11 @@ class Arm:
             "vocab": c.model.padded_vocab,
         }
 
-    def step(self, number: int) -> None:
-        """Dispatches the steps of one call back to back and waits for all of them."""
+    def step(self, number: int) -> float:
+        """Dispatches the steps of one call back to back, waits for all of them, and returns the last one's loss."""
         for turn in range(number * self._turns, (number + 1) * self._turns):
             tokens = self._batches[turn % len(self._batches)]
             self.state, metrics = self._update(self.state, self._bag, tokens, self._weights)
         jax.block_until_ready((self.state, metrics))
         self.loss = float(metrics.loss)
+        return self.loss

@@ -131,13 +131,8 @@ def start(job: Job) -> Callable[[int], float]:
     """
     mesh = device_mesh.make_mesh()
     if job.name not in PYTORCH:
-        arm = step.Arm(job.config, job.token_bytes, mesh, [sharding.to_devices(batch, mesh) for batch in job.ids])
-
-        def take(number: int) -> float:
-            arm.step(number)
-            return arm.loss
-
-        return take
+        batches = [sharding.to_devices(batch, mesh) for batch in job.ids]
+        return step.Arm(job.config, job.token_bytes, mesh, batches).step
     built = build.build(job.config, job.token_bytes)
     state = jax.jit(lambda: train_step.init_state(built.model, None, job.config))()
     options = {} if job.name == TORCH else {"fused": True}
