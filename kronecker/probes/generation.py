@@ -81,7 +81,7 @@ def measure(
         raise ValueError("there are no prompts; give at least one")
     tokenizer, arm, ids_of = run.tokenizer, run.arm, {}
     around = [template.around(tokenizer) for template in templates]
-    if unseen.can_embed(arm):
+    if arm.bag is not None:  # an arm with a code has a vector for any byte string
         strings = list(dict.fromkeys(string for _, of_slots in around for string in of_slots))
         token_bytes = tokenizer.bytes_from(run.config.embedding.byte_source)
         arm, ids = unseen.extend(arm, run.config, token_bytes, strings)

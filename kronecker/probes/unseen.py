@@ -36,11 +36,6 @@ class TiedEmbed(linen.BagEmbed):
         return super().output(bag.head)
 
 
-def can_embed(arm: build.Arm) -> bool:
-    """Returns whether an arm has a vector for any byte string."""
-    return arm.bag is not None
-
-
 def extend(
     arm: build.Arm,
     config: ml_collections.ConfigDict,
@@ -56,7 +51,7 @@ def extend(
     Raises ValueError if the arm is a table, a string is empty, or it would change the code of a token.
     """
     c, padded = config.embedding, config.model.padded_vocab
-    if not can_embed(arm):
+    if arm.bag is None:
         raise ValueError(f"arm {c.arm} is a table: it has no vector for a byte string; give an arm with a code")
     if not all(strings):
         raise ValueError("an empty byte string has no code; give at least one byte")
