@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from kronecker.runtime import preemption
+from kronecker.runtime import jax_settings, preemption
 from kronecker.schema import config_files, dotted
 
 FLAGS = flags.FLAGS
@@ -45,8 +45,12 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         print("interrupted; the same command resumes", file=sys.stderr)
         code = 130
     except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it
-        traceback.print_exc()
-        code, fault = 1, error
+        if line := jax_settings.without_platform(error):
+            print(f"error: {line}", file=sys.stderr)
+            code = 2
+        else:
+            traceback.print_exc()
+            code, fault = 1, error
     distributed = sys.modules.get("kronecker.runtime.distributed")  # not every script imports it
     if distributed and code not in (0, preemption.EXIT_CODE):
         distributed.leave(code, fault)
@@ -55,6 +59,11 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
 
 def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
     logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
+    for argument in argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"argument {argument!r} is not UTF-8; write texts in UTF-8, and rename files") from None
     if "config" in FLAGS:
         _check_config_flags(argv, needs_config)
     try:
