@@ -15,9 +15,9 @@ FLAGS = flags.FLAGS
 def run(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
     """Parses the flags, runs `main` and exits with the code that it returns (None: 0).
 
-    Bad input is a ValueError or an OSError: one line on stderr and exit code 2.  A loss that is not finite exits with
-    1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it prints its traceback
-    and exits with 1.
+    Bad input is a ValueError, an OSError or a MemoryError: one line on stderr and exit code 2.  A loss that is not
+    finite exits with 1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it
+    prints its traceback and exits with 1.
 
     `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
     that defines the flag --config fails without it.
@@ -32,7 +32,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
             if rest and not positional:
                 raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --; --help lists them")
             code = (main(rest) if positional else main()) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = 2
     except FloatingPointError as error:
@@ -63,7 +63,8 @@ def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"argument {argument!r} is not UTF-8; write texts in UTF-8, and rename files") from None
+            remedy = "write texts in UTF-8, rename files, or set PYTHONUTF8=1"
+            raise ValueError(f"argument {argument!r} is not UTF-8; {remedy}") from None
     if "config" in FLAGS:
         _check_config_flags(argv, needs_config)
     try:
@@ -102,4 +103,4 @@ def _help() -> str:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

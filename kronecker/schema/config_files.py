@@ -86,5 +86,5 @@ def _is_beside(path: str, file: str) -> bool:
 
 def _config_names() -> str:
     folder = pathlib.Path(__file__).parents[2] / "configs"
-    names = sorted(file.name for file in folder.glob("*.py") if "def get_config(" in file.read_text())
+    names = sorted(file.name for file in folder.glob("*.py") if "def get_config(" in file.read_text(encoding="utf-8"))
     return ", ".join(names) or "no config"

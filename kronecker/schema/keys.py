@@ -117,12 +117,12 @@ key("data.folder", "data", NOTHING)  # where downloads and prepared datasets are
 key("data.workers", 0, NOTHING, at_least(0), "threads")  # for tokenising; 0: one per core
 
 # The model.
-key("model.layers", 4, NUMBERS, at_least(1, 10_000))
+key("model.layers", 4, NUMBERS, at_least(1, 1_000))
 key("model.heads", 4, NUMBERS, at_least(1))
 key("model.d_model", 128, NUMBERS, at_least(1))
 key("model.context", 256, NUMBERS, at_least(1), "tokens")  # length of the position table: the longest sequence allowed
 # the vocabulary is padded to a multiple of this; logits of the padding are masked
-key("model.vocab_multiple", 128, NUMBERS, at_least(1), "ids")
+key("model.vocab_multiple", 128, NUMBERS, at_least(1, 2**20), "ids")
 key("model.vocab_size", 0, NUMBERS, at_least(0), "ids")  # number of the tokenizer's ids; 0: derived
 key("model.padded_vocab", 0, NUMBERS, at_least(0), "ids")  # always derived; leave it at 0
 key("model.bias", True, NUMBERS)  # use biases in linear layers and layer norms, as GPT-2 does
@@ -147,7 +147,7 @@ key("embedding.kind", "kronecker", NUMBERS, tuple(arms.KINDS))
 # r of kind factorized; 0: derived, so that it has as many parameters as the projection of pos_dim
 key("embedding.rank", 0, NUMBERS, at_least(0))
 # P: the number of byte positions of a code, which has D = 256 P coordinates
-key("embedding.pos_dim", 16, NUMBERS, at_least(1), "bytes")
+key("embedding.pos_dim", 16, NUMBERS, at_least(1, 4096), "bytes")
 # what is kept of a token longer than P bytes: head: the first P, cut between characters | head_raw: the first P |
 # head_tail: the first P/2 and the last P/2
 key("embedding.truncation", "head", NUMBERS, choices.TRUNCATIONS)
