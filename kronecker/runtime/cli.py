@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from absl import flags, logging
 
 from kronecker.runtime import jax_settings, preemption
-from kronecker.schema import config_files, dotted
+from kronecker.schema import config_files, dotted, keys
 
 FLAGS = flags.FLAGS
 
@@ -68,9 +68,13 @@ def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
     if "config" in FLAGS:
         _check_config_flags(argv, needs_config)
     try:
-        return FLAGS(argv)[1:]
+        rest = FLAGS(argv)[1:]
     except (flags.Error, TypeError) as error:
         raise ValueError(_one_line(error)) from None
+    for name, value in FLAGS.flag_values_dict().items():
+        if isinstance(value, int | float) and not abs(value) <= keys.COUNTABLE:  # nan, too
+            raise ValueError(f"--{name}={value}: it must be a number, in size at most {keys.COUNTABLE:,}")
+    return rest
 
 
 def _check_config_flags(argv: Sequence[str], needed: bool) -> None:

@@ -168,7 +168,7 @@ key("embedding.init_std", 0.0, NUMBERS, at_least(0))
 key("embedding.lr_mult", 1.0, NUMBERS, POSITIVE)  # learning rate of the input embedding, relative to the body's
 
 # Training: its length, the schedule of its learning rate, and the optimizer.
-key("train.batch", 16, NUMBERS, at_least(1), "sequences")  # per step, over all devices and micro-batches
+key("train.batch", 16, NUMBERS, at_least(1, 2**20), "sequences")  # per step, over all devices and micro-batches
 key("train.sequence", 256, NUMBERS, at_least(1), "tokens")  # predicted per sequence
 key("train.steps", 0, NUMBERS, at_least(0), "updates")  # 0: derived from train.tokens
 key("train.tokens", 1_000_000, NUMBERS, at_least(1, COUNTABLE), "tokens")  # to train on; used when train.steps is 0
@@ -197,7 +197,7 @@ key("train.deterministic", False, ROUNDING)
 # between evaluations, which also run before step 0 and after the last step; 0: only after the last step
 key("eval.every", 100, NOTHING, at_least(0), "steps")
 # 0: train.batch / train.accumulate.  Padding of the last batch has weight 0, so the loss does not depend on the size.
-key("eval.batch", 0, ROUNDING, at_least(0), "sequences")
+key("eval.batch", 0, ROUNDING, at_least(0, 2**20), "sequences")
 key("eval.sequences", 0, NUMBERS, at_least(0), "sequences")  # evaluate on the first held-out ones; 0: on all
 
 # Checkpoints.
