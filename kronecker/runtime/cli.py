@@ -1,5 +1,6 @@
 """How every script starts, and fails: bad input ends in one line with its cause and its fix, and exit code 2."""
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -72,8 +73,12 @@ def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
     except (flags.Error, TypeError) as error:
         raise ValueError(_one_line(error)) from None
     for name, value in FLAGS.flag_values_dict().items():
-        if isinstance(value, int | float) and not abs(value) <= keys.COUNTABLE:  # nan, too
-            raise ValueError(f"--{name}={value}: it must be a number, in size at most {keys.COUNTABLE:,}")
+        if "." in name:  # a key of the config, which is checked with the others
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: it must be finite")
+        if isinstance(value, int) and abs(value) > keys.COUNTABLE:
+            raise ValueError(f"--{name}={value}: it must be at most {keys.COUNTABLE:,} in size")
     return rest
 
 
