@@ -39,9 +39,9 @@ def main() -> None:
     """Counts, and writes the record."""
     config = config_files.load(str(ROOT / "configs" / "base.py")).data
     config.source, config.split_field = _SOURCE.value, _SPLIT.value
-    counted = count(config, _PART.value)
     file = Path(_OUT.value)
-    records = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    records = _records(file)
+    counted = count(config, _PART.value)
     old = next((record for record in records if record["name"] == counted["name"]), {"results": [], "prepared": []})
     for name, part in counted["parts"].items():
         part |= {key: old.get("parts", {}).get(name, WORDS)[key] for key in WORDS}
@@ -49,6 +49,18 @@ def main() -> None:
     records.append(old | counted)
     file.write_text(json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n")
     print(f"written: {file}")
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--out={file}: not JSON ({error}); restore it, or give another file") from None
+    if not isinstance(records, list) or not all(isinstance(one, dict) and "name" in one for one in records):
+        raise ValueError(f"--out={file}: not a list of corpora, each with a name; restore it, or give another file")
+    return records
 
 
 def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from kronecker.model import build, transformer
 SHORTEST_WINDOW = 32
 WIDEST = 64.0  # nats below the most likely id beyond which ids are negligible
 HALVINGS = 40  # of that range in the bisection, down to float32's resolution
+COLDEST, HOTTEST = 1e-6, 1e6  # temperatures between which logits stay finite and differ in float32
+LEAST_P = 1e-6  # of top_p; a smaller one leaves the most likely token alone too
 
 
 class Sampler:
@@ -51,10 +53,14 @@ class Sampler:
         """
         if not len(prompt):
             raise ValueError("the prompt is empty; give at least one token")
-        if temperature < 0:
-            raise ValueError(f"temperature is {temperature}; it must be at least 0")
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+        if not (temperature == 0 or COLDEST <= temperature <= HOTTEST):
+            raise ValueError(f"temperature is {temperature}; it must be 0, or from {COLDEST:f} to {HOTTEST:,.0f}")
+        if not LEAST_P <= top_p <= 1:
+            raise ValueError(f"top_p is {top_p}; it must be from {LEAST_P:f} to 1")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}; it must be from 0 to {2**32 - 1}")
+        if not 0 <= new_tokens < 2**32:
+            raise ValueError(f"new_tokens is {new_tokens}; it must be from 0 to {2**32 - 1}")
         return self._sample(list(prompt), new_tokens, temperature, top_p, seed, stop)
 
     def _sample(
@@ -112,7 +118,9 @@ def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float)
         return logits_V.argmax()
     log_p_V = jax.nn.log_softmax(logits_V / temperature)
     if top_p < 1:
-        log_p_V = jnp.where(log_p_V >= _least_of_nucleus(log_p_V, top_p), log_p_V, -jnp.inf)
+        # XLA may compute log_p_V twice and round otherwise, so the most likely id is kept by its logit.
+        kept_V = (log_p_V >= _least_of_nucleus(log_p_V, top_p)) | (logits_V == logits_V.max())
+        log_p_V = jnp.where(kept_V, log_p_V, -jnp.inf)
     return jax.random.categorical(key, log_p_V)
 
 

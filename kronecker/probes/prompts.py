@@ -55,8 +55,8 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     path = pathlib.Path(path)
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); give a JSON file of prompt pairs") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON in UTF-8 ({error}); give a JSON file of prompt pairs") from None
     if isinstance(listed, dict):
         listed = listed.get(LISTED)
     if not isinstance(listed, list) or not listed:
@@ -81,6 +81,10 @@ def _pair(entry: Any, where: str) -> Pair:
     wrong = [field for field, value in zip(FIELDS, values, strict=True) if not isinstance(value, str) or not value]
     if wrong:
         raise ValueError(f"{where}: {' and '.join(wrong)} must be non-empty text; a pair is {{{', '.join(FIELDS)}}}")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} has half of a surrogate pair, which is no character; write the whole one") from None
     category, clean, typo = values
     if clean == typo:
         raise ValueError(f"{where} has the same text twice, {clean!r}; the typo must differ from the clean prompt")

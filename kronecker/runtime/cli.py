@@ -1,13 +1,14 @@
 """How every script starts, and fails: bad input ends in one line with its cause and its fix, and exit code 2."""
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from kronecker.runtime import preemption
-from kronecker.schema import config_files, dotted
+from kronecker.runtime import jax_settings, preemption
+from kronecker.schema import config_files, dotted, keys
 
 FLAGS = flags.FLAGS
 
@@ -15,9 +16,9 @@ FLAGS = flags.FLAGS
 def run(main: Callable[..., int | None], positional: bool = False, needs_config: bool = True) -> None:
     """Parses the flags, runs `main` and exits with the code that it returns (None: 0).
 
-    Bad input is a ValueError or an OSError: one line on stderr and exit code 2.  A loss that is not finite exits with
-    1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it prints its traceback
-    and exits with 1.
+    Bad input is a ValueError, an OSError or a MemoryError: one line on stderr and exit code 2.  A loss that is not
+    finite exits with 1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it
+    prints its traceback and exits with 1.
 
     `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
     that defines the flag --config fails without it.
@@ -32,7 +33,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
             if rest and not positional:
                 raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --; --help lists them")
             code = (main(rest) if positional else main()) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = 2
     except FloatingPointError as error:
@@ -45,8 +46,12 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         print("interrupted; the same command resumes", file=sys.stderr)
         code = 130
     except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it
-        traceback.print_exc()
-        code, fault = 1, error
+        if line := jax_settings.without_platform(error):
+            print(f"error: {line}", file=sys.stderr)
+            code = 2
+        else:
+            traceback.print_exc()
+            code, fault = 1, error
     distributed = sys.modules.get("kronecker.runtime.distributed")  # not every script imports it
     if distributed and code not in (0, preemption.EXIT_CODE):
         distributed.leave(code, fault)
@@ -55,12 +60,26 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
 
 def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
     logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
+    for argument in argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            remedy = "write texts in UTF-8, rename files, or set PYTHONUTF8=1"
+            raise ValueError(f"argument {argument!r} is not UTF-8; {remedy}") from None
     if "config" in FLAGS:
         _check_config_flags(argv, needs_config)
     try:
-        return FLAGS(argv)[1:]
+        rest = FLAGS(argv)[1:]
     except (flags.Error, TypeError) as error:
         raise ValueError(_one_line(error)) from None
+    for name, value in FLAGS.flag_values_dict().items():
+        if "." in name:  # a key of the config, which is checked with the others
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: it must be finite")
+        if isinstance(value, int) and abs(value) > keys.COUNTABLE:
+            raise ValueError(f"--{name}={value}: it must be at most {keys.COUNTABLE:,} in size")
+    return rest
 
 
 def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
@@ -93,4 +112,4 @@ def _help() -> str:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

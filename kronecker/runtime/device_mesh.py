@@ -7,7 +7,7 @@ import ml_collections
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from kronecker.runtime import storage
+from kronecker.runtime import jax_settings, storage
 from kronecker.schema import choices, resolution
 
 
@@ -45,6 +45,7 @@ def make_mesh_for(config: ml_collections.ConfigDict) -> Mesh:
 
 def mesh_of(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of these sizes along choices.MESH_AXES over `devices`; None: over all devices."""
+    jax_settings.check()  # whatever trains or evaluates makes a mesh first
     # jax.make_mesh refuses a mesh axis along a part of a network axis, such as 4 of its 16 chips, except on v5e.
     laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(laid_out, choices.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))

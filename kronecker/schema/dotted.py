@@ -13,13 +13,37 @@ from absl import flags
 from kronecker.schema import keys
 
 
+class _Config(ml_collections.ConfigDict):
+    """Refuses true and false where a number belongs; its base makes them 1.0 and 0.0."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, bool) and isinstance(self.get(key), float):
+            raise TypeError(f"{key} is {value}; it must be {keys.TYPES[float]}")
+        super().__setitem__(key, value)
+
+
 def defaults() -> ml_collections.ConfigDict:
     """Returns a locked config in which every key has its default: a nano model with the paper's encoder."""
-    config: dict[str, Any] = {}
+    config = _Config()
     for name, key in keys.KEYS.items():
         group, _, last = name.rpartition(".")
-        (config.setdefault(group, {}) if group else config)[last] = key.default
-    return ml_collections.ConfigDict(config).lock()
+        if group and group not in config:
+            config[group] = _Config()
+        (config[group] if group else config)[last] = key.default
+    return config.lock()
+
+
+def check_complete(config: Any) -> None:
+    """Raises a ValueError if `config` is no config, lacks a key or has another, or a value is not of its key's type."""
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(f"{config!r:.80} is no config; take the one of configs.base.get_config(), and set keys of it")
+    values = flat(config)
+    faults = [f"config.{name}: there is no such key" for name in values.keys() - keys.KEYS.keys()]
+    faults += [f"config.{name} is missing" for name in keys.KEYS.keys() - values.keys()]
+    if faults:
+        raise ValueError(f"{min(faults)}; take the config of configs.base.get_config(), and set keys of it")
+    if wrong := next(filter(None, (keys.type_fault(name, value) for name, value in values.items())), None):
+        raise ValueError(wrong)
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -51,23 +75,23 @@ def check_override(config: ml_collections.ConfigDict, flag: str, following: str 
     if isinstance(default, bool) and not equals:
         return
     text = value if equals else following
-    kind, parser = next((found for of, found in _TYPES.items() if isinstance(default, of)), _TYPES[str])
+    kind = type(keys.KEYS[key].default)
     try:
         if text is None:
             raise ValueError
-        parser.parse(text)
+        _PARSERS[kind].parse(text)
     except ValueError:
         got = "has no value" if text is None else f"is {text!r}"
-        allowed = ", ".join(filter(None, (kind, keys.allowed(key))))
+        allowed = ", ".join(filter(None, (keys.TYPES[kind], keys.allowed(key))))
         example = f"--config.{key}={_example(default, text or '')}"
         raise ValueError(f"{key} {got}; it must be {allowed}; for example {example}") from None
 
 
-_TYPES: dict[type, tuple[str, flags.ArgumentParser]] = {
-    bool: ("true or false", flags.BooleanParser()),
-    int: ("a whole number in digits", flags.IntegerParser()),
-    float: ("a number", flags.FloatParser()),
-    str: ("text", flags.ArgumentParser()),
+_PARSERS: dict[type, flags.ArgumentParser] = {
+    bool: flags.BooleanParser(),
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    str: flags.ArgumentParser(),
 }
 
 

@@ -32,16 +32,23 @@ class Effect(enum.Enum):
 NUMBERS, INPUT, ROUNDING, NOTHING = Effect
 
 
+TYPES = {bool: "true or false", int: "a whole number in digits", float: "a number", str: "text"}  # after "it must be"
+INT32 = 2**31 - 1
+COUNTABLE = 2**53  # up to here float64 and JSON's readers keep whole numbers exact
+FLOAT32 = 2.0**-126, 3.4e38  # the sizes of float32 numbers other than 0: smaller ones are 0 to a device
+
+
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """Which values are allowed: in words that follow "it must be", and as a function."""
 
     words: str
     holds: Callable[[Any], bool]
+    most: float = INT32  # of a whole number; `fault` names it only where it is exceeded
 
 
-def at_least(least: float) -> Bound:
-    return Bound(f"at least {least}", lambda value: value >= least)
+def at_least(least: float, most: float = INT32) -> Bound:
+    return Bound(f"at least {least}", lambda value: value >= least, most)
 
 
 def forms(*allowed: str) -> Bound:
@@ -52,8 +59,8 @@ def forms(*allowed: str) -> Bound:
 
 
 POSITIVE = Bound("above 0", lambda value: value > 0)
-SHARE = Bound("in [0, 1)", lambda value: 0 <= value < 1)
-SEED = Bound(f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32)
+SHARE = Bound("in [0, 1)", lambda value: 0 <= value <= 1 - 2**-24)  # float32 rounds what is above to 1
+SEED = Bound(f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32, math.inf)
 DEVICES = Bound("at least 1, or -1 for all remaining devices", lambda value: value == -1 or value >= 1)
 TOKENIZERS = forms(
     "gpt2",  # GPT-2's 50,257 ids; part of this package, needs no network
@@ -110,14 +117,14 @@ key("data.folder", "data", NOTHING)  # where downloads and prepared datasets are
 key("data.workers", 0, NOTHING, at_least(0), "threads")  # for tokenising; 0: one per core
 
 # The model.
-key("model.layers", 4, NUMBERS, at_least(1))
+key("model.layers", 4, NUMBERS, at_least(1, 1_000))
 key("model.heads", 4, NUMBERS, at_least(1))
 key("model.d_model", 128, NUMBERS, at_least(1))
 key("model.context", 256, NUMBERS, at_least(1), "tokens")  # length of the position table: the longest sequence allowed
 # the vocabulary is padded to a multiple of this; logits of the padding are masked
-key("model.vocab_multiple", 128, NUMBERS, at_least(1), "ids")
+key("model.vocab_multiple", 128, NUMBERS, at_least(1, 2**20), "ids")
 key("model.vocab_size", 0, NUMBERS, at_least(0), "ids")  # number of the tokenizer's ids; 0: derived
-key("model.padded_vocab", 0, NUMBERS)  # always derived; leave it at 0
+key("model.padded_vocab", 0, NUMBERS, at_least(0), "ids")  # always derived; leave it at 0
 key("model.bias", True, NUMBERS)  # use biases in linear layers and layer norms, as GPT-2 does
 key("model.dropout", 0.0, NUMBERS, SHARE)  # after the sum of embeddings and after each residual branch
 key("model.tie_head", False, NUMBERS)  # use the input table, learned or induced, as the output head
@@ -140,7 +147,7 @@ key("embedding.kind", "kronecker", NUMBERS, tuple(arms.KINDS))
 # r of kind factorized; 0: derived, so that it has as many parameters as the projection of pos_dim
 key("embedding.rank", 0, NUMBERS, at_least(0))
 # P: the number of byte positions of a code, which has D = 256 P coordinates
-key("embedding.pos_dim", 16, NUMBERS, at_least(1), "bytes")
+key("embedding.pos_dim", 16, NUMBERS, at_least(1, 4096), "bytes")
 # what is kept of a token longer than P bytes: head: the first P, cut between characters | head_raw: the first P |
 # head_tail: the first P/2 and the last P/2
 key("embedding.truncation", "head", NUMBERS, choices.TRUNCATIONS)
@@ -161,17 +168,19 @@ key("embedding.init_std", 0.0, NUMBERS, at_least(0))
 key("embedding.lr_mult", 1.0, NUMBERS, POSITIVE)  # learning rate of the input embedding, relative to the body's
 
 # Training: its length, the schedule of its learning rate, and the optimizer.
-key("train.batch", 16, NUMBERS, at_least(1), "sequences")  # per step, over all devices and micro-batches
+key("train.batch", 16, NUMBERS, at_least(1, 2**20), "sequences")  # per step, over all devices and micro-batches
 key("train.sequence", 256, NUMBERS, at_least(1), "tokens")  # predicted per sequence
 key("train.steps", 0, NUMBERS, at_least(0), "updates")  # 0: derived from train.tokens
-key("train.tokens", 1_000_000, NUMBERS, at_least(1), "tokens")  # to train on; used when train.steps is 0
+key("train.tokens", 1_000_000, NUMBERS, at_least(1, COUNTABLE), "tokens")  # to train on; used when train.steps is 0
 key("train.accumulate", 1, NUMBERS, at_least(1), "micro-batches")  # per step
 # tokens per device whose float32 logits are in memory at once, in training and evaluation; 0: a whole micro-batch.
 # With V = 50,304 the logits of one token take 0.2 MB, and their gradient as much again.
 key("train.loss_chunk", 0, ROUNDING, at_least(0), "tokens")
 key("train.lr", 6e-4, NUMBERS, POSITIVE)  # peak learning rate
 key("train.lr_final", 0.1, NUMBERS, SHARE)  # learning rate at the end of the cosine, as a share of the peak
-key("train.warmup_tokens", 0, NUMBERS, at_least(0), "tokens")  # length of the linear warm-up; 0: warmup_share
+key(
+    "train.warmup_tokens", 0, NUMBERS, at_least(0, COUNTABLE), "tokens"
+)  # length of the linear warm-up; 0: warmup_share
 key("train.warmup_share", 0.02, NUMBERS, SHARE)  # warm-up as a share of the run's steps, when warmup_tokens is 0
 key("train.warmup_steps", 0, NUMBERS, at_least(0), "updates")  # 0: derived from the two above
 key("train.optimizer", "adamw", NUMBERS, tuple(choices.OPTIMIZERS), later=True)
@@ -188,7 +197,7 @@ key("train.deterministic", False, ROUNDING)
 # between evaluations, which also run before step 0 and after the last step; 0: only after the last step
 key("eval.every", 100, NOTHING, at_least(0), "steps")
 # 0: train.batch / train.accumulate.  Padding of the last batch has weight 0, so the loss does not depend on the size.
-key("eval.batch", 0, ROUNDING, at_least(0), "sequences")
+key("eval.batch", 0, ROUNDING, at_least(0, 2**20), "sequences")
 key("eval.sequences", 0, NUMBERS, at_least(0), "sequences")  # evaluate on the first held-out ones; 0: on all
 
 # Checkpoints.
@@ -248,10 +257,27 @@ def allowed(name: str) -> str:
 def fault(name: str, value: Any) -> str | None:
     """Returns what is wrong with a key's value and which values are allowed; None if the value is allowed."""
     known = KEYS[name]
+    if wrong := type_fault(name, value):
+        return wrong
     if isinstance(known.allowed, tuple):
-        return None if value in known.allowed else f"{name} is {value!r}; allowed: {', '.join(known.allowed)}"
+        return None if value in known.allowed else f"{name} is {value!r:.200}; allowed: {', '.join(known.allowed)}"
+    words, bound = "", known.allowed or Bound("", lambda _: True)
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{name} is {value!r}; it must be finite; the default is {known.default!r}"
-    if known.allowed is None or known.allowed.holds(value):
+        words = "finite"
+    elif not bound.holds(value):
+        words = allowed(name)
+    elif type(value) is int and value > bound.most:
+        words = f"at most {bound.most:,}"
+    elif isinstance(value, float) and value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
+        words = f"0, or in size from {FLOAT32[0]:.2g} to {FLOAT32[1]:.2g}, as a float32"
+    return f"{name} is {value!r:.200}; it must be {words}; the default is {known.default!r}" if words else None
+
+
+def type_fault(name: str, value: Any) -> str | None:
+    """Returns what is wrong with the type of a key's value; None if a config may hold it."""
+    default = KEYS[name].default
+    of_type = isinstance(value, type(default)) or (isinstance(value, int) and isinstance(default, float))
+    if of_type and isinstance(value, bool) == isinstance(default, bool):
         return None
-    return f"{name} is {value!r}; it must be {allowed(name)}; the default is {known.default!r}"
+    got = f"{value!r:.80} of type {type(value).__name__}"
+    return f"{name} is {got}; it must be {TYPES[type(default)]}; the default is {default!r}"

@@ -30,6 +30,7 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
     `with_vocabulary` fills in the vocabulary later, from the tokenizer.  `devices`: the number of devices over all
     hosts, for `check_devices`; None if unknown.  Raises one ValueError that lists every fault.
     """
+    dotted.check_complete(config)
     c = config.copy_and_resolve_references()
     values = dotted.flat(c)
     faults = [*filter(None, (keys.fault(name, values[name]) for name in keys.KEYS)), *_pair_faults(c)]
@@ -37,8 +38,14 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
     tokens_a_step = c.train.batch * c.train.sequence
     c.train.steps = c.train.steps or max(1, math.ceil(c.train.tokens / tokens_a_step))
     c.train.tokens = c.train.steps * tokens_a_step
-    warmup_tokens = c.train.warmup_tokens or c.train.warmup_share * c.train.tokens
-    c.train.warmup_steps = c.train.warmup_steps or min(math.ceil(warmup_tokens / tokens_a_step), c.train.steps - 1)
+    by_share = min(math.ceil(c.train.warmup_share * c.train.tokens / tokens_a_step), c.train.steps - 1)
+    by_tokens = math.ceil(c.train.warmup_tokens / tokens_a_step)
+    c.train.warmup_steps = c.train.warmup_steps or by_tokens or by_share
+    if c.train.warmup_steps >= c.train.steps:
+        named = f"train.warmup_steps is {config.train.warmup_steps}"
+        if not config.train.warmup_steps:
+            named = f"train.warmup_tokens is {config.train.warmup_tokens:,}, {c.train.warmup_steps:,} steps,"
+        raise ValueError(f"{named} but must be below train.steps {c.train.steps:,}; lower it, or train for longer")
     c.train.warmup_tokens = c.train.warmup_steps * tokens_a_step
     c.eval.batch = c.eval.batch or c.train.batch // c.train.accumulate
     if not c.embedding.init_std:
@@ -108,8 +115,6 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
     if t.accumulate > 0 and t.batch % t.accumulate:
         yield f"train.batch is {t.batch}, not divisible by train.accumulate {t.accumulate}; make it a multiple"
     yield from arms.faults(dotted.flat(c))
-    if t.steps and t.warmup_steps >= t.steps:
-        yield f"train.warmup_steps is {t.warmup_steps} but must be below train.steps {t.steps}; lower it"
     if c.checkpoint.keep_every % max(1, c.checkpoint.every):
         yield (
             f"checkpoint.keep_every is {c.checkpoint.keep_every}, not a multiple of checkpoint.every "

@@ -3,13 +3,14 @@
 `local` and `slurm` run them: they skip finished runs and resume interrupted ones.
 """
 
+import collections
 import dataclasses
 import os
 import re
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from etils import epath
 
 from kronecker.run import finished_runs, rundir, sinks
 from kronecker.runtime import progress
-from kronecker.schema import config_files, dotted, resolution
+from kronecker.schema import config_files, dotted, keys, resolution
 
 ARM, SEED = "embedding.arm", "seed"
+MOST_RUNS = 10_000
 EXAMPLE = 'def sweep(seeds): yield from ({"embedding.arm": "kronecker", "seed": seed} for seed in range(seeds))'
 
 
@@ -76,12 +78,21 @@ def expand(
     twice, two runs have one name, or a run's config cannot work.
     """
     path = config.partition(":")[0]
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"--seeds={seeds}: it must be at least 1")
+    if seeds is not None and not 1 <= seeds <= MOST_RUNS:
+        raise ValueError(f"--seeds={seeds}: it must be from 1 to {MOST_RUNS:,}")
     module = config_files.load_module(path)
     if not hasattr(module, "sweep"):
         raise ValueError(f"--config={config}: {path} has no sweep(); add, for example: {EXAMPLE}")
-    settings = list(module.sweep() if seeds is None else module.sweep(seeds))
+    made, settings = None, []
+    with config_files.faults_named(path, lambda: config_files.line_of(module.sweep, made)):
+        made = module.sweep() if seeds is None else module.sweep(seeds)
+        if not isinstance(made, Iterable):
+            raise ValueError(f"sweep() returns {made!r:.80}, no runs; write, for example: {EXAMPLE}")
+        for setting in made:
+            _check_setting(path, setting, overrides)
+            settings.append(setting)
+            if len(settings) > MOST_RUNS:
+                raise ValueError(f"sweep() yields more than {MOST_RUNS:,} runs; yield fewer")
     if not settings:
         raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no run; add one")
     return _expand(config, settings, overrides)
@@ -91,14 +102,12 @@ def _expand(
     config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]
 ) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
     path = config.partition(":")[0]
-    for setting in settings:
-        _check_setting(path, setting, overrides)
     names = _names(settings)
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice:
+    twice, count = collections.Counter(names).most_common(1)[0]
+    if count > 1:
         raise ValueError(f"--config={config}: sweep() of {path} yields {twice} twice; make the two differ in a key")
     everything = ({**setting, **overrides} for setting in settings)
-    return {name: (keys, _resolved(config, name, keys)) for name, keys in zip(names, everything, strict=True)}
+    return {name: (own, _resolved(config, name, own)) for name, own in zip(names, everything, strict=True)}
 
 
 def describe(planned: Sequence[Planned]) -> str:
@@ -127,7 +136,14 @@ def header(number: int, planned: Sequence[Planned]) -> str:
     return f"[{number}/{len(planned)}] {planned[number - 1].name}"
 
 
-def _check_setting(path: str, setting: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+def _check_setting(path: str, setting: Any, overrides: Mapping[str, Any]) -> None:
+    if not isinstance(setting, Mapping):
+        raise ValueError(f"sweep() yields {setting!r:.80}, no dict of keys; write, for example: {EXAMPLE}")
+    for key, value in setting.items():
+        if key not in keys.KEYS:
+            dotted.check_key(dotted.defaults(), str(key))
+        if fault := keys.fault(key, value):
+            raise ValueError(fault)
     for key in (ARM, SEED):
         if key not in setting:
             raise ValueError(f"{path}: sweep() yields a run without {key!r}; write, for example: {EXAMPLE}")
@@ -138,8 +154,6 @@ def _check_setting(path: str, setting: Mapping[str, Any], overrides: Mapping[str
 
 def _resolved(config: str, name: str, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
     c = config_files.load(config)
-    for key in settings:
-        dotted.check_key(c, key)
     try:
         c.update_from_flattened_dict(settings)
         return resolution.resolve(c)
@@ -154,11 +168,13 @@ def _check_folder(folder: Path, resolved: ml_collections.ConfigDict) -> None:
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = []
+    names, varying = [], {}
     unset = dict.fromkeys(key for setting in settings for key in setting)
+    for arm in dict.fromkeys(setting[ARM] for setting in settings):
+        alike = [unset | setting for setting in settings if setting[ARM] == arm]
+        varying[arm] = [key for key in finished_runs.varying(alike) if key != SEED]
     for setting in settings:
-        alike = [unset | other for other in settings if other[ARM] == setting[ARM]]
-        keys = [key for key in finished_runs.varying(alike) if key != SEED]
-        parts = [setting[ARM], *(f"{key.rpartition('.')[2]}{setting[key]}" for key in keys if key in setting)]
+        told = (key for key in varying[setting[ARM]] if key in setting)
+        parts = [setting[ARM], *(f"{key.rpartition('.')[2]}{setting[key]}" for key in told)]
         names.append(re.sub(r"[^\w.+-]", "_", "-".join([*parts, f"seed{setting[SEED]}"])))
     return names

@@ -142,10 +142,29 @@ def test_a_sampler_draws_many_texts(arm: build.Arm, params: dict):
         assert list(sampler.sample(prompt, new_tokens=12)) == draw(arm, params, prompt)
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}])
-def test_options_out_of_range_are_refused(arm: build.Arm, params: dict, options: dict):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
-        draw(arm, params, [1], **options)
+OUT_OF_RANGE = {
+    "temperature": [-1.0, 1e-39, 1e-7, 1e7, 1e400, np.nan, -np.inf],
+    "top_p": [0.0, 1.1, -1.0, 1e-39, np.nan, np.inf],
+    "seed": [-1, 2**32, 10**30],
+    "new_tokens": [-1, 2**32, 10**30],
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_options_out_of_range_are_refused(arm: build.Arm, params: dict, name: str):
+    for value in OUT_OF_RANGE[name]:
+        with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be "):
+            draw(arm, params, [1], **{name: value})
+
+
+def test_options_at_the_ends_of_their_ranges_draw_ids_of_the_vocabulary(arm: build.Arm, params: dict):
+    greedy = draw(arm, params, [5], temperature=0.0)
+    assert draw(arm, params, [5], temperature=sampling.COLDEST) == greedy
+    assert draw(arm, params, [5], temperature=1.0, top_p=sampling.LEAST_P) == greedy
+    hot = draw(arm, params, [5], temperature=sampling.HOTTEST, top_p=1.0, seed=2**32 - 1, new_tokens=60)
+    assert max(hot) < 50
+    assert len(set(hot)) > 20
+    assert draw(arm, params, [5], new_tokens=0) == []
 
 
 def test_an_empty_prompt_is_refused(arm: build.Arm, params: dict):

@@ -142,6 +142,7 @@ def test_an_operator_in_a_file_is_read(tmp_path: Path):
         ([ENTRY, {"clean": "x", "typo": ""}], "pair 1: category and typo must be non-empty text"),
         ([["a", "b", "c"]], "pair 0: category and clean and typo must be non-empty text"),
         ([ENTRY | {"typo": ENTRY["clean"]}], "pair 0 has the same text twice, 'The clean one'"),
+        ([ENTRY, ENTRY | {"typo": "caf\ud83d"}], "pair 1 has half of a surrogate pair, which is no character"),
     ],
 )
 def test_a_file_of_anything_else_is_refused(tmp_path: Path, content: object, message: str):
@@ -149,9 +150,12 @@ def test_a_file_of_anything_else_is_refused(tmp_path: Path, content: object, mes
         prompts.read_pairs(written(tmp_path, content))
 
 
-def test_a_file_that_is_not_json_is_refused(tmp_path: Path):
-    (tmp_path / "pairs.json").write_text("{")
-    with pytest.raises(ValueError, match=r"pairs\.json is not JSON"):
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"[" * 10**5, json.dumps([ENTRY]).encode("utf-16"), b'["\xff"]', b"NaN"]
+)
+def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "pairs.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"pairs\.json(: no prompt pairs| is not JSON in UTF-8 \()"):
         prompts.read_pairs(tmp_path / "pairs.json")
 
 

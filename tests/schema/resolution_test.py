@@ -105,6 +105,12 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
         ({"data.validation_fraction": 1.0}, 1, r"data.validation_fraction is 1.0; it must be in \[0, 1\)"),
         ({"embedding.pos_dim": 0}, 1, "embedding.pos_dim is 0; it must be at least 1"),
         ({"train.steps": 5, "train.warmup_steps": 5}, 1, "train.warmup_steps is 5 but must be below train.steps 5"),
+        ({"train.tokens": 4096, "train.warmup_steps": 9}, 1, "train.warmup_steps is 9 but must be below train.steps 1"),
+        (
+            {"train.steps": 5, "train.warmup_tokens": 20_480},
+            1,
+            "train.warmup_tokens is 20,480, 5 steps, but must be below train.steps 5; lower it, or train for longer",
+        ),
         ({"checkpoint.every": 30, "checkpoint.keep_every": 100}, 1, "keep_every is 100, not a multiple of"),
         ({"model.padded_vocab": 60000}, 1, "model.padded_vocab is 60000; it is derived"),
         ({"embedding.kind": "table"}, 1, "embedding.arm is 'kronecker' but embedding.kind is 'table'"),

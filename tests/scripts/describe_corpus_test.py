@@ -34,3 +34,9 @@ def test_counts_bytes_by_part_and_split_and_keeps_what_is_written_by_hand(tmp_pa
     out.write_text(json.dumps([record]))
     subprocess.run(command, check=True)
     assert json.loads(out.read_text()) == [record]
+
+    for other in ("[", "{}", "[1]", '[{"names": 3}]'):
+        out.write_text(other)
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert out.read_text() == other

@@ -153,6 +153,70 @@ def test_a_sweep_that_cannot_work_is_refused(tmp_path: Path, body: str, message:
     assert not (tmp_path / "out").exists()
 
 
+RUN_OF = "{'embedding.arm': 'kronecker', 'seed': 0}"
+MISTAKES = {  # the body of sweep(seeds), in line 6 of its file -> what is told of it
+    "1 / 0": "mine.py:6: ZeroDivisionError: division by zero",
+    "arms.ARMS['kroneker']": "mine.py:6: KeyError: 'kroneker'",
+    "arms.ARM": "mine.py:6: AttributeError: module 'configs.arms' has no attribute 'ARM'",
+    "raise ValueError('no seeds')": "mine.py:6: no seeds",
+    "raise OSError(2, 'No such file', 'lr.csv')": "mine.py:6: FileNotFoundError: [Errno 2] No such file: 'lr.csv'",
+    "sys.exit(1)": "mine.py:6: SystemExit: 1",
+    "yield from sweep(seeds)": "mine.py:6: RecursionError",
+    "import nowhere": "mine.py:6: ModuleNotFoundError: No module named 'nowhere'",
+    "raise MemoryError": "mine.py:6: MemoryError",
+    "pass": "mine.py:5: sweep() returns None, no runs; write, for example: def sweep(seeds)",
+    f"return {RUN_OF}": "mine.py:5: sweep() yields 'embedding.arm', no dict of keys",
+    "return 3": "mine.py:5: sweep() returns 3, no runs",
+    "return 'ab'": "mine.py:5: sweep() yields 'a', no dict of keys",
+    "return [None]": "mine.py:5: sweep() yields None, no dict of keys",
+    f"return map(dict, [{RUN_OF}, 3])": "mine.py:5: TypeError: 'int' object is not iterable",
+    "yield": "mine.py:6: sweep() yields None, no dict of keys",
+    f"yield [{RUN_OF}]": "mine.py:6: sweep() yields [{'embedding.arm': 'kronecker', 'seed': 0}], no dict",
+    f"yield {RUN_OF} | {{3: 4}}": "mine.py:6: config.3: there is no such key",
+    f"yield {RUN_OF} | {{'train': {{'lr': 1.0}}}}": "mine.py:6: config.train is a group of keys; set one of",
+    f"yield {RUN_OF} | {{'train.lr': None}}": "mine.py:6: train.lr is None of type NoneType; it must be a number",
+    f"yield {RUN_OF} | {{'train.lr': True}}": "mine.py:6: train.lr is True of type bool; it must be a number",
+    f"yield {RUN_OF} | {{'train.lr': '1e-3'}}": "mine.py:6: train.lr is '1e-3' of type str; it must be a number",
+    f"yield {RUN_OF} | {{'train.lr': float('nan')}}": "mine.py:6: train.lr is nan; it must be finite",
+    f"yield {RUN_OF} | {{'train.steps': 1e3}}": "mine.py:6: train.steps is 1000.0 of type float; it must be a whole",
+    f"yield {RUN_OF} | {{'train.steps': np.arange(3)[1]}}": "mine.py:6: train.steps is np.int64(1) of type int64; it",
+    f"yield {RUN_OF} | {{'seed': [1]}}": "mine.py:6: seed is [1] of type list; it must be a whole number",
+    f"yield {RUN_OF} | {{'seed': 2**64}}": "mine.py:6: seed is 18446744073709551616; it must be from 0 to 4294967295",
+    "yield {'embedding.arm': 3, 'seed': 0}": "mine.py:6: embedding.arm is 3 of type int; it must be text",
+    "for i in iter(int, 1): yield {'embedding.arm': 'x', 'seed': 0}": "mine.py:6: sweep() yields more than 10,000",
+}
+
+
+@pytest.mark.parametrize("body", MISTAKES)
+def test_a_mistake_inside_a_sweep_is_named_with_file_and_line(tmp_path: Path, body: str):
+    file = write_config(tmp_path, f"import numpy as np; from configs import arms\ndef sweep(seeds):\n    {body}")
+    with pytest.raises(ValueError) as raised:
+        plan(file, tmp_path / "out")
+    text = str(raised.value)
+    assert text.startswith(f"--config={file}: {tmp_path}/{MISTAKES[body]}")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("def sweep(): yield {}", "mine.py:4: TypeError: sweep() takes 0 positional arguments but 1 was given"),
+        ("sweep = 3", "TypeError: 'int' object is not callable"),
+        ("sweep = range", "sweep() yields 0, no dict of keys"),
+        ("def sweep(one, two): yield {}", "mine.py:4: TypeError: sweep() missing 1 required positional argument"),
+    ],
+)
+def test_a_sweep_that_cannot_be_called_is_refused_in_one_line(tmp_path: Path, sweep: str, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan(write_config(tmp_path, sweep), tmp_path / "out")
+
+
+@pytest.mark.parametrize("seeds", [0, -1, 10_001, 10**30])
+def test_a_number_of_seeds_that_no_sweep_has_is_refused(tmp_path: Path, seeds: int):
+    with pytest.raises(ValueError, match=f"--seeds={seeds}: it must be from 1 to 10,000"):
+        plan(DEMO, tmp_path, seeds=seeds)
+
+
 def test_an_override_of_what_the_sweep_sets_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"--config.seed: sweep\(\) of .*demo.py sets seed itself; change it there"):
         plan(DEMO, tmp_path, seed=3)

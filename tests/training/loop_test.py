@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(data: Path,
 @pytest.mark.slow
 def test_a_last_update_that_is_not_finite_leaves_no_finished_run(data: Path, tmp_path: Path):
     # One step: its loss, taken before the update, is fine.
-    options = {"train__steps": 1, "train__lr": 1e39, "train__warmup_steps": 0, "eval__every": 0}
+    options = {"train__steps": 1, "train__lr": 3e38, "train__warmup_steps": 0, "eval__every": 0}
     done = train(tmp_path / "run", data, **options)
     assert done.returncode == 1
     assert "is not finite between steps 1 and 1" in done.stderr
@@ -328,7 +328,7 @@ def levels(node: ast.AST) -> int:
 
 @pytest.mark.slow
 def test_a_run_without_a_checkpoint_may_start_anew_with_another_config(data: Path, tmp_path: Path):
-    failed = train(tmp_path / "run", data, train__steps=1, train__lr=1e39, train__warmup_steps=0, eval__every=0)
+    failed = train(tmp_path / "run", data, train__steps=1, train__lr=3e38, train__warmup_steps=0, eval__every=0)
     assert failed.returncode == 1
     done = train(tmp_path / "run", data, train__steps=2)
     assert done.returncode == 0, done.stderr
