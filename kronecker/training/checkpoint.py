@@ -1,10 +1,14 @@
 """Checkpoints through orbax: saved asynchronously, old ones deleted but every nth, never restored in another run."""
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import itertools
 import json
+import logging
 import shutil  # noqa: TID251  reads a local disk's free space
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +19,7 @@ from etils import epath
 
 from kronecker.model import build
 from kronecker.run import rundir
-from kronecker.runtime import allocator, distributed, progress, sharding, storage
+from kronecker.runtime import allocator, distributed, sharding, storage
 from kronecker.training import checksums, train_step
 
 _STATE, _IDENTITY = "state", "identity"
@@ -91,7 +95,7 @@ def resume(
         for damaged, fault in faults.items():
             aside = _set_aside(workdir, damaged)
             then = f"resumes from step {step}" if step else "begins anew"
-            progress.note(*f"{fault}; moved to {aside}; {then}".split(" ", 1))
+            _say(f"{fault}; moved to {aside}; {then}")
     sharding.wait_for_hosts("damaged checkpoints")
     return step, state
 
@@ -210,11 +214,11 @@ def _read(workdir: epath.Path, step: int, abstract: Any, identity: dict[str, str
     )
     # Not by a Checkpointer: its processes wait for one another, also for one that found a fault.
     arrays = _on_all(
-        folder, lambda: ocp.PyTreeCheckpointHandler().restore(storage.absolute(folder / _STATE), args=args)
+        folder, _STATE, lambda part: ocp.PyTreeCheckpointHandler().restore(storage.absolute(part), args=args)
     )
     if _CHECKSUMS not in saved:
         if jax.process_index() == 0:
-            progress.note(f"{folder}:", "cannot be checked for damage, as it was saved without checksums")
+            _say(f"{folder}: cannot be checked for damage, as it was saved without checksums")
         return arrays
     changed = [path for path, number in checksums.of(arrays).items() if saved[_CHECKSUMS].get(path) != number]
     if changed:
@@ -225,34 +229,51 @@ def _read(workdir: epath.Path, step: int, abstract: Any, identity: dict[str, str
 
 def _read_identity(workdir: epath.Path, step: int) -> dict[str, Any]:
     """Returns what a checkpoint belongs to, with the checksums of its arrays; all hosts must call it."""
-    folder = _folder(workdir, step)
 
-    def read() -> dict[str, Any]:
-        saved = ocp.JsonCheckpointHandler().restore(folder / _IDENTITY)
+    def read(part: epath.Path) -> dict[str, Any]:
+        saved = ocp.JsonCheckpointHandler().restore(part)
         if saved.keys() & {_CHECKSUMS, _SEAL} and saved.get(_SEAL) != _seal(saved):
-            raise ValueError(f"{_IDENTITY} is not what was saved")
+            raise ValueError("not what was saved")
         return saved
 
-    return _on_all(folder, read)
+    return _on_all(_folder(workdir, step), _IDENTITY, read)
 
 
-def _on_all(folder: epath.Path, read: Callable[[], Read]) -> Read:
-    """Returns what `read` returns; raises DamagedError on all hosts if it fails on one of them."""
+def _on_all(folder: epath.Path, part: str, read: Callable[[epath.Path], Read]) -> Read:
+    """Returns what `read` returns for a part of a checkpoint; raises DamagedError on all hosts if one of them fails."""
+    _ignore_late_faults()
     fault = ""
     try:
-        found = read()
+        found = read(folder / part)
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # orbax and its libraries raise many kinds for files that are not whole
         if allocator.OUT_OF_MEMORY in str(error):
             raise
-        fault = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
+        fault = f"{part}: " + " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
     failed = distributed.told_by_all(bool(fault))
     if fault and not failed[0]:
-        progress.note(f"{folder}:", f"damaged ({fault})")
+        _say(f"{folder}: damaged ({fault})")
     if any(failed):
         raise DamagedError(f"{folder}: damaged ({fault or f'process {failed.index(1)} cannot read it; see its log'})")
     return found
+
+
+@functools.cache
+def _ignore_late_faults() -> None:
+    """Lets orbax close its event loop at a first fault, while it reads more, without a traceback for each read."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value) and not inspect.iscoroutine(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _seal(about: dict[str, Any]) -> str:
