@@ -79,10 +79,11 @@ def renamed(path: Local, writer: str = "") -> Iterator[Local]:
 def move(path: Local, target: Local) -> None:
     """Moves a file or a folder to where nothing is yet; in a bucket, one object after another."""
     if is_remote(path):
-        inside = [file for file in path.glob("**/*") if file.is_file()]
-        for file in inside:
-            (target / file.relative_to(path)).write_bytes(file.read_bytes())
-        path.rmtree()
+        for inner in path.iterdir() if path.is_dir() else ():
+            move(inner, target / inner.name)
+        if path.exists():
+            path.copy(target)
+            path.unlink()
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     path.rename(target)

@@ -302,7 +302,6 @@ class _OnDisk(ocp.path.atomicity.AtomicRenameTemporaryPath):
     async def finalize(self) -> None:
         storage.sync(self.get())
         await super().finalize()
-        storage.sync(self.get_final())
         storage.flush(self.get_final().parent)
 
 
