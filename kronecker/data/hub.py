@@ -146,7 +146,8 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
             f"{url}: got {got}, but the hub lists {file.size:,} bytes, sha256 {file.sha256}; the file was deleted; run "
             "the same command again"
         )
-    part.replace(target)
+    storage.sync(part)
+    storage.move(part, target)
 
 
 def _endpoint() -> str:

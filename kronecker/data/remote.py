@@ -73,7 +73,7 @@ def publish(prepared: pathlib.Path, folder: epath.Path, show: Show) -> None:
     local = _place(folder.name, manifests.read_manifest(own))
     with locks.locked(cache() / f".{local.name}.lock"):
         if not local.exists():
-            prepared.rename(local)
+            storage.move(prepared, local)
 
 
 def _place(name: str, manifest: dict[str, Any]) -> pathlib.Path:

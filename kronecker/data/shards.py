@@ -128,6 +128,7 @@ def finish(
     """Gives the shards of `all_parts` their final names and writes the files that describe them, the manifest last."""
     splits = {split: _finish_split(folder, parts, split) for split in sources.SPLITS}
     features.save_config(folder)
+    storage.sync(folder)
     _write_json(folder / "dataset_info.json", _dataset_info(folder, splits))
     manifest = {
         "version": manifests.MANIFEST_VERSION,

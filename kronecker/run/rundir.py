@@ -4,11 +4,13 @@
     env.json        versions, commit, devices      metrics.jsonl  one object per line
     checkpoints/    orbax                          result.json    written last: the run is complete
 
-and token_losses.npz, which token_losses.py adds to a complete run, and profile/ if log.profile_steps is set.
+and token_losses.npz, which token_losses.py adds to a complete run, profile/ if log.profile_steps is set, and
+damaged-checkpoints/, where a run that resumed from an older checkpoint has put newer ones.
 """
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path  # noqa: TID251  for the lock, which is always local
 from typing import Any
@@ -21,7 +23,7 @@ from kronecker.schema import dotted, keys
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
 TOKEN_LOSSES = "token_losses.npz"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, DAMAGED = "checkpoints", "damaged-checkpoints"
 COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that may change when a run resumes.
@@ -98,13 +100,22 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
 
 
 def has_checkpoint(workdir: epath.Path) -> bool:
-    """Returns whether there is a complete checkpoint.
+    """Returns whether there is a checkpoint, be it damaged; an empty folder is none."""
+    folders = (workdir / CHECKPOINTS / str(step) for step in saved_steps(workdir))
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+
+
+def saved_steps(workdir: epath.Path) -> list[int]:
+    """Returns the steps whose checkpoints were completed, the newest first; they may be damaged.
 
     On a disk orbax renames its folder to a number last; in a bucket, which cannot rename, it adds COMMITTED last.
     """
     folder = workdir / CHECKPOINTS
-    steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
-    return any(not storage.is_remote(step) or (step / COMMITTED).exists() for step in steps)
+    saved = (
+        [child for child in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", child.name)] if folder.exists() else []
+    )
+    complete = (step for step in saved if not storage.is_remote(step) or (step / COMMITTED).exists())
+    return sorted((int(step.name) for step in complete), reverse=True)
 
 
 def _is_passing(name: str) -> bool:

@@ -6,8 +6,10 @@ paths never go to `pathlib` or `open`.
 """
 
 import contextlib
+import errno
 import importlib.util
 import io
+import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TypeVar
@@ -61,21 +63,59 @@ def renamed(path: Local, writer: str = "") -> Iterator[Local]:
     """Yields a temporary name beside a local path, which is renamed to the path if nothing failed.
 
     The name is always the same, so that a killed process leaves no other files behind; without a lock, `writer`
-    separates the names of several processes, and the last one to finish wins.
+    separates the names of several processes, and the last one to finish wins.  A power cut leaves the old file or the
+    whole new one.
     """
     temporary = path.with_name(f"{path.name}{writer}.tmp")
     try:
         yield temporary
+        sync(temporary)
         temporary.replace(path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move(path: Local, target: Local) -> None:
+    """Moves a file or a folder to where nothing is yet; in a bucket, one object after another."""
+    if is_remote(path):
+        for inner in path.iterdir() if path.is_dir() else ():
+            move(inner, target / inner.name)
+        if path.exists():
+            path.copy(target)
+            path.unlink()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(target)
+    for folder in (target.parent, path.parent):
+        flush(folder)
+
+
+def sync(path: Local) -> None:
+    """Returns once a local file, or a folder with all that is in it, would survive a power cut."""
+    for inner in path.iterdir() if path.is_dir() else ():
+        sync(inner)
+    flush(path)
+
+
+def flush(path: Local) -> None:
+    """Returns once a local file, or a folder with the names in it, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network disks cannot do it for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class Lines:
     """A text file that grows by lines.
 
-    On a disk each line reaches the operating system at once.  To an object store the whole file is uploaded again, at
-    most every SECONDS_BETWEEN_UPLOADS, and by `sync` and `close`: a killed process loses later lines.
+    On a disk each line reaches the operating system at once, and the disk itself by `sync` and `close`.  To an object
+    store the whole file is uploaded again, at most every SECONDS_BETWEEN_UPLOADS, and by `sync` and `close`: a killed
+    process loses later lines.
     """
 
     def __init__(self, path: epath.Path, lines: Iterable[str]) -> None:
@@ -95,8 +135,10 @@ class Lines:
             self._upload()
 
     def sync(self) -> None:
-        """Returns once all lines would survive the end of this process."""
-        if self._remote and self._uploaded != self._content:
+        """Returns once all lines would survive the end of this process, and a power cut."""
+        if not self._remote:
+            os.fsync(self._file.fileno())
+        elif self._uploaded != self._content:
             self._upload()
 
     def close(self) -> None:

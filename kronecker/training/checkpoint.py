@@ -1,11 +1,16 @@
 """Checkpoints through orbax: saved asynchronously, old ones deleted but every nth, never restored in another run."""
 
 import contextlib
+import functools
 import hashlib
+import inspect
+import itertools
 import json
+import logging
 import shutil  # noqa: TID251  reads a local disk's free space
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import ml_collections
@@ -14,11 +19,15 @@ from etils import epath
 
 from kronecker.model import build
 from kronecker.run import rundir
-from kronecker.runtime import storage
-from kronecker.training import train_step
+from kronecker.runtime import allocator, distributed, sharding, storage
+from kronecker.training import checksums, train_step
 
 _STATE, _IDENTITY = "state", "identity"
+_CHECKSUMS, _SEAL = "checksums", "sha256"  # of the arrays, and of the rest of an identity; in none before 2.0
+_LONGEST_FAULT = 200  # characters
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
+
+Read = TypeVar("Read")
 
 
 def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, dataset: str) -> dict[str, str]:
@@ -35,19 +44,15 @@ def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, 
 
 
 @contextlib.contextmanager
-def open_manager(
-    workdir: epath.Path, config: ml_collections.ConfigDict | None = None
-) -> Iterator[ocp.CheckpointManager]:
-    """Yields the manager of a run's checkpoints, read-only without `config`; waits for the last save at the end."""
-    keep = {}
-    if config is not None:
-        keep = {
-            "max_to_keep": config.checkpoint.keep,
-            "keep_period": config.checkpoint.keep_every or None,
-            "enable_async_checkpointing": True,
-        }
-    options = ocp.CheckpointManagerOptions(create=config is not None, read_only=config is None, **keep)
+def open_manager(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[ocp.CheckpointManager]:
+    """Yields the manager that saves a run's checkpoints; waits for the last save at the end."""
     folder = storage.absolute(workdir / rundir.CHECKPOINTS)  # orbax takes absolute paths only
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=config.checkpoint.keep,
+        keep_period=config.checkpoint.keep_every or None,
+        lightweight_initialize=True,  # else a damaged _CHECKPOINT_METADATA, which nothing needs, ends the run
+        temporary_path_class=None if storage.is_remote(folder) else _OnDisk,
+    )
     manager = _Manager(folder, options=options, item_names=(_STATE, _IDENTITY))
     try:
         yield manager
@@ -58,57 +63,79 @@ def open_manager(
 def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, identity: dict[str, str]) -> None:
     """Starts to save `state` after `step` updates; all hosts must call it; raises OSError if the disk is full."""
     _check_free_space(manager.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-    args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(identity)})
-    with jax.transfer_guard("allow"):  # the loop forbids implicit transfers, and orbax makes them
+    with jax.transfer_guard("allow"):  # the loop forbids implicit transfers, and checksums and orbax make them
+        about = identity | {_CHECKSUMS: checksums.of(state)}
+        about |= {_SEAL: _seal(about)}
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(about)})
         manager.save(step, args=args, force=True)
 
 
-def restore(
-    manager: ocp.CheckpointManager,
-    abstract_state: train_step.TrainState,
-    identity: dict[str, str],
-    step: int | None = None,
-) -> train_step.TrainState:
-    """Returns the saved state, with the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.
+def resume(
+    workdir: epath.Path, abstract_state: train_step.TrainState, identity: dict[str, str]
+) -> tuple[int, train_step.TrainState | None]:
+    """Returns step and state of the newest intact checkpoint, or (0, None) if nothing is saved; all hosts must call it.
 
-    `identity` is that of the current model and data; `step` None: the latest.  Raises ValueError if none has both.
+    The state has the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.  DamagedError newer
+    checkpoints are moved to DAMAGED.  Raises ValueError if the newest intact one has another `identity` than the
+    current model and data, or if all are damaged.
     """
-    step = manager.latest_step() if step is None else step
-    if step is None or step not in manager.all_steps():
-        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        there = ", ".join(map(str, manager.all_steps())) or "none; train the run first"
-        raise ValueError(f"{manager.directory}: {wanted} here; saved steps: {there}")
-    saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
-    for name, value in identity.items():
-        if saved.get(name) != value:
-            raise ValueError(
-                f"{manager.directory}: step {step} was saved with another {name} ({saved.get(name)}, now {value}); "
-                "restore it with the same one, or train in a new --workdir"
-            )
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
-    args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(shapes)})
-    return manager.restore(step, args=args)[_STATE]
+    left, faults, state = rundir.saved_steps(workdir), {}, None
+    while state is None and (step := distributed.told_by_all(max(left, default=0))[0]):
+        left = [older for older in left if older < step]
+        try:
+            state = _read(workdir, step, abstract_state, identity)
+        except DamagedError as fault:
+            faults[step] = str(fault)  # as text: the exception holds on to what was read
+    if state is None and distributed.told_by_all(rundir.has_checkpoint(workdir))[0]:
+        raise ValueError(
+            f"{workdir / rundir.CHECKPOINTS}: no checkpoint is intact ({'; '.join(faults.values())}); put back a copy "
+            "of one, or delete this folder, and the same command trains from the beginning"
+        )
+    if jax.process_index() == 0:
+        for damaged, fault in faults.items():
+            aside = _set_aside(workdir, damaged)
+            then = f"resumes from step {step}" if step else "begins anew"
+            _say(f"{fault}; moved to {aside}; {then}")
+    sharding.wait_for_hosts("damaged checkpoints")
+    return step, state
+
+
+def restore(
+    workdir: epath.Path, abstract_state: train_step.TrainState, identity: dict[str, str], step: int | None = None
+) -> train_step.TrainState:
+    """Returns the saved state, like `resume`; `step` None: the last one.
+
+    Raises ValueError if there is none, or not with `identity`, or if it is damaged.
+    """
+    step = _last_step(workdir, step)
+    return _unless_damaged(workdir, step, abstract_state, lambda: _read(workdir, step, abstract_state, identity))
+
+
+class DamagedError(ValueError):
+    """A checkpoint that is not what was saved, or of which a part is missing."""
 
 
 class Weights(NamedTuple):
     """A checkpoint of another run, whose parameters a run starts from."""
 
-    state: epath.Path  # its folder
+    workdir: epath.Path  # of the other run
     step: int
 
 
-def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_collections.ConfigDict) -> Weights:
-    """Returns the newest checkpoint in another run's `workdir`; `identity` and `config` are those of this run.
+def find_weights(
+    workdir: epath.Path, identity: dict[str, str], config: ml_collections.ConfigDict, abstract_params: dict[str, Any]
+) -> Weights:
+    """Returns the last checkpoint in another run's `workdir`; the other arguments are those of this run.
 
-    Raises ValueError if there is none, or tokenizer, model, byte table, embedding.norm or embedding.rank differ.
+    Raises ValueError if there is none, or it is damaged, or tokenizer, model, byte table, embedding.norm or
+    embedding.rank differ.
     """
     named = f"checkpoint.init_from={workdir}"
     if not rundir.has_checkpoint(workdir):
         raise ValueError(f"{named}: no checkpoint in this folder; set it to the folder of a run that has saved one")
-    with open_manager(workdir) as manager:
-        step = manager.latest_step()
-        saved = manager.restore(step, args=ocp.args.Composite(**{_IDENTITY: ocp.args.JsonRestore()}))[_IDENTITY]
-        found = Weights(manager.directory / str(step) / _STATE, step)
+    step = _last_step(workdir)
+    found = Weights(workdir, step)
+    saved = _unless_damaged(*found, {"params": abstract_params}, lambda: _read_identity(workdir, step))
     for name in _OF_WEIGHTS:
         if saved.get(name) != identity[name]:
             raise ValueError(
@@ -124,17 +151,158 @@ def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_colle
 
 
 def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str, Any]:
-    """Returns a checkpoint's parameters, laid out as `abstract_params`; raises ValueError if it was deleted."""
-    if not found.state.exists():
+    """Returns a checkpoint's parameters, laid out as `abstract_params`; all hosts must call it.
+
+    Raises ValueError if it was deleted, or is damaged.
+    """
+    if not _folder(*found).exists():
         raise ValueError(
-            f"{found.state}: the checkpoint was deleted by its own run, which keeps recent ones only; run the same "
+            f"{_folder(*found)}: the checkpoint was deleted by its own run, which keeps recent ones only; run the same "
             "command again to use the newest, or wait until that run is finished"
         )
     item = {"params": abstract_params}
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(found.state, args)["params"]
+    return _unless_damaged(*found, item, lambda: _read(*found, item))["params"]
+
+
+def _last_step(workdir: epath.Path, step: int | None = None) -> int:
+    """Returns `step`, or the last one of the run; raises ValueError if it is not saved."""
+    saved, result = rundir.saved_steps(workdir), rundir.read_json(workdir / rundir.RESULT)
+    if step is None and (saved or result):
+        step = result["step"] if result else saved[0]
+    if step is None or step not in saved:
+        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        there = ", ".join(map(str, sorted(saved))) or "none; train the run first"
+        raise ValueError(f"{workdir / rundir.CHECKPOINTS}: {wanted} here; saved steps: {there}")
+    return step
+
+
+def _unless_damaged(workdir: epath.Path, step: int, abstract: Any, read: Callable[[], Read]) -> Read:
+    """Returns `read()`, of this step; raises ValueError with the intact steps if it is damaged."""
+    try:
+        return read()
+    except DamagedError as error:
+        fault = str(error)
+    intact = []
+    for other in rundir.saved_steps(workdir):
+        with contextlib.suppress(DamagedError):
+            _read(workdir, other, abstract)
+            intact.append(str(other))
+    if not intact:
+        raise ValueError(f"{fault}; no other checkpoint is intact: train the run again in a new --workdir")
+    raise ValueError(
+        f"{fault}; intact steps: {', '.join(intact)}; eval.py --step={intact[0]} uses one; to make the newest again, "
+        f"delete {workdir / rundir.RESULT}, if it is there, and give the run's train.py command again"
+    )
+
+
+def _read(workdir: epath.Path, step: int, abstract: Any, identity: dict[str, str] | None = None) -> Any:
+    """Returns the arrays of a checkpoint that `abstract` has; all hosts must call it.
+
+    Raises DamagedError, on all hosts, or ValueError if it was saved with another `identity`.
+    """
+    folder = _folder(workdir, step)
+    saved = _read_identity(workdir, step)
+    for name, value in (identity or {}).items():
+        if saved.get(name) != value:
+            raise ValueError(
+                f"{folder.parent}: step {step} was saved with another {name} ({saved.get(name)}, now {value}); "
+                "restore it with the same one, or train in a new --workdir"
+            )
+    item = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract)
+    args = ocp.args.PyTreeRestore(
+        item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
+    )
+    # Not by a Checkpointer: its processes wait for one another, also for one that found a fault.
+    arrays = _on_all(
+        folder, _STATE, lambda part: ocp.PyTreeCheckpointHandler().restore(storage.absolute(part), args=args)
+    )
+    if _CHECKSUMS not in saved:
+        if jax.process_index() == 0:
+            _say(f"{folder}: cannot be checked for damage, as it was saved without checksums")
+        return arrays
+    changed = [path for path, number in checksums.of(arrays).items() if saved[_CHECKSUMS].get(path) != number]
+    if changed:
+        more = f" and {len(changed) - 1} more arrays are" if changed[1:] else " is"
+        raise DamagedError(f"{folder}: damaged ({changed[0]}{more} not what was saved)")
+    return arrays
+
+
+def _read_identity(workdir: epath.Path, step: int) -> dict[str, Any]:
+    """Returns what a checkpoint belongs to, with the checksums of its arrays; all hosts must call it."""
+
+    def read(part: epath.Path) -> dict[str, Any]:
+        saved = ocp.JsonCheckpointHandler().restore(part)
+        if saved.keys() & {_CHECKSUMS, _SEAL} and saved.get(_SEAL) != _seal(saved):
+            raise ValueError("not what was saved")
+        return saved
+
+    return _on_all(_folder(workdir, step), _IDENTITY, read)
+
+
+def _on_all(folder: epath.Path, part: str, read: Callable[[epath.Path], Read]) -> Read:
+    """Returns what `read` returns for a part of a checkpoint; raises DamagedError on all hosts if one of them fails."""
+    _ignore_late_faults()
+    fault = ""
+    try:
+        found = read(folder / part)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # orbax and its libraries raise many kinds for files that are not whole
+        if allocator.OUT_OF_MEMORY in str(error):
+            raise
+        fault = f"{part}: " + " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
+    failed = distributed.told_by_all(bool(fault))
+    if fault and not failed[0]:
+        _say(f"{folder}: damaged ({fault})")
+    if any(failed):
+        raise DamagedError(f"{folder}: damaged ({fault or f'process {failed.index(1)} cannot read it; see its log'})")
+    return found
+
+
+@functools.cache
+def _ignore_late_faults() -> None:
+    """Lets orbax close its event loop at a first fault, while it reads more, without a traceback for each read."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value) and not inspect.iscoroutine(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _seal(about: dict[str, Any]) -> str:
+    content = {name: value for name, value in about.items() if name != _SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _folder(workdir: epath.Path, step: int) -> epath.Path:
+    return workdir / rundir.CHECKPOINTS / str(step)
+
+
+def _set_aside(workdir: epath.Path, step: int) -> epath.Path:
+    folder = workdir / rundir.DAMAGED
+    names = itertools.chain([str(step)], (f"{step}-{number}" for number in itertools.count(2)))
+    aside = next(folder / name for name in names if not (folder / name).exists())
+    storage.move(_folder(workdir, step), aside)
+    return aside
+
+
+class _OnDisk(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A new checkpoint, which a power cut leaves whole or leaves out.
+
+    Older ones are deleted after `finalize`.  Only the files of arrays are flushed to the disk by their writer.
+    """
+
+    async def finalize(self) -> None:
+        storage.sync(self.get())
+        await super().finalize()
+        storage.flush(self.get_final().parent)
 
 
 class _Manager(ocp.CheckpointManager):

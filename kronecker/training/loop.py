@@ -93,7 +93,7 @@ def _prepare(
     has_checkpoint, init_weights = rundir.has_checkpoint(workdir), None
     if config.checkpoint.init_from and not has_checkpoint:
         source = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
-        init_weights = checkpoint.find_weights(source, identity, config)
+        init_weights = checkpoint.find_weights(source, identity, config, abstract_state.params)
     trainer = _Trainer(
         config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
     )
@@ -152,14 +152,13 @@ class _Trainer:
         """Trains to the end, unless preempted, and returns the content of result.json."""
         self._write_config()
         lock = rundir.locked(self.workdir) if _is_lead() else contextlib.nullcontext()
-        with lock, checkpoint.open_manager(self.workdir, self.config) as manager:
-            start = manager.latest_step() or 0
-            state = self._restored_state(manager) if start else self._initial_state()
-            if start and _is_lead():
-                _print_lines(self.config, [f"resumes after step {start:,}"])
-            with run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log:
+        with lock:
+            start, state = self._first_state()
+            with (
+                checkpoint.open_manager(self.workdir, self.config) as manager,
+                run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log,
+            ):
                 step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
-            manager.wait_until_finished()
             if leaves:
                 saved = f"step {step:,} is saved" if step else "no step is finished"
                 raise preemption.Preempted(
@@ -241,8 +240,14 @@ class _Trainer:
                 facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
             rundir.write_json(self.workdir / rundir.ENV, machine.environment() | facts)
 
-    def _restored_state(self, manager: ocp.CheckpointManager) -> train_step.TrainState:
-        return checkpoint.restore(manager, self.abstract_state, self.identity)
+    def _first_state(self) -> tuple[int, train_step.TrainState]:
+        """Returns the number of finished updates and the state after them."""
+        start, state = checkpoint.resume(self.workdir, self.abstract_state, self.identity)
+        if state is None:
+            return 0, self._initial_state()
+        if _is_lead():
+            _print_lines(self.config, [f"resumes after step {start:,}"])
+        return start, state
 
     def _initial_state(self) -> train_step.TrainState:
         """Returns the state before the first step, and writes params.json."""

@@ -31,8 +31,8 @@ class Restored:
 def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     """Returns a run's parameters, and all that is needed to use them; `step` None is the latest checkpoint.
 
-    Raises FileNotFoundError if there is no run; ValueError if there is no such checkpoint, or tokenizer, data or codes
-    have changed since.
+    Raises FileNotFoundError if there is no run; ValueError if there is no such checkpoint, it is damaged, or tokenizer,
+    data or codes have changed since.
     """
     workdir = storage.open_path(workdir, "--workdir")
     saved = rundir.read_json(workdir / rundir.CONFIG)
@@ -50,8 +50,6 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     mesh = device_mesh.make_mesh_for(config)
     arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
-    with checkpoint.open_manager(workdir) as manager:
-        abstract_state = train_step.abstract_state(arm.model, arm.bag, config, mesh)
-        state = checkpoint.restore(manager, abstract_state, identity, step)
+    state = checkpoint.restore(workdir, train_step.abstract_state(arm.model, arm.bag, config, mesh), identity, step)
     arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
     return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)

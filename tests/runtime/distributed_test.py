@@ -70,10 +70,44 @@ def test_four_processes_train_as_one_does_and_the_first_writes(alone: Path, on_f
 def test_what_four_processes_saved_goes_on_on_other_numbers(
     processes: int, data: Path, alone: Path, on_four: Path, tmp_path: Path
 ):
-    workdir = cut_off(on_four, tmp_path / "run", SAVED)
-    finish(start(workdir, data, OPTIONS, processes))
+    workdir = cut_off(on_four, tmp_path / "run", 2 * SAVED)
+    (workdir / "checkpoints" / str(2 * SAVED) / "state" / "manifest.ocdbt").write_bytes(b"")
+    words = finish(start(workdir, data, OPTIONS, processes))
+    assert f"damaged-checkpoints/{2 * SAVED}; resumes from step {SAVED}\n" in words[0]
     assert losses(workdir) == pytest.approx(losses(alone), abs=1e-5)
     assert len(losses(workdir)) == len(losses(alone))
+
+
+@pytest.mark.slow
+def test_processes_agree_on_a_checkpoint_that_all_can_read(tmp_path: Path):
+    script = (
+        "import sys, jax, ml_collections\n"
+        "from etils import epath\n"
+        "from configs import base\n"
+        "from kronecker.runtime import device_mesh, distributed, sharding\n"
+        "from kronecker.training import checkpoint\n"
+        "distributed.start(base.get_config())\n"
+        "whole = sharding.replicated(device_mesh.make_mesh())\n"
+        "state = jax.jit(lambda: {'w': jax.numpy.arange(4.0)}, out_shardings=whole)()\n"
+        "keep = ml_collections.ConfigDict({'checkpoint': {'keep': 3, 'keep_every': 0}})\n"
+        "with checkpoint.open_manager(epath.Path(sys.argv[1]), keep) as manager:\n"
+        "    for step in (1, 2, 3):\n"
+        "        checkpoint.save(manager, step, state, {})\n"
+        "if jax.process_index() == 0:\n"
+        "    import pathlib, shutil\n"
+        "    shutil.copytree(sys.argv[1], sys.argv[2])\n"
+        "    for folder, step in ((sys.argv[1], 3), (sys.argv[2], 2)):\n"
+        "        pathlib.Path(folder, 'checkpoints', str(step), 'state', 'manifest.ocdbt').unlink()\n"
+        "sharding.wait_for_hosts('damages')\n"
+        "print('step', checkpoint.resume(epath.Path(sys.argv[1 + jax.process_index()]), state, {})[0])\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "first"), str(tmp_path / "second")]
+    ended = [process.communicate(timeout=120) for process in tiny_runs.start_all([command] * 2)]
+    assert [said.splitlines()[-1:] for said, _ in ended] == [["step 1"]] * 2, ended
+    first, second = (words for _, words in ended)
+    assert "first/checkpoints/3: damaged (state: " in first
+    assert "first/checkpoints/2: damaged (process 1 cannot read it; see its log); moved to " in first
+    assert "second/checkpoints/2: damaged (state: " in second
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import jax
+import ml_collections
 import numpy as np
 import pytest
 import tiny_runs
@@ -21,7 +23,7 @@ from etils import epath
 from kronecker.data import preparation, remote, rows
 from kronecker.report import pages
 from kronecker.run import rundir, sinks
-from kronecker.runtime import storage
+from kronecker.runtime import device_mesh, sharding, storage
 from kronecker.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -175,15 +177,35 @@ def test_a_checkpoint_that_is_half_in_the_bucket_is_none(bucket: epath.Path):
     (step / "state" / "manifest.ocdbt").write_bytes(b"half")
     (bucket / "run" / "config.json").write_text("{}")
     assert not rundir.has_checkpoint(bucket / "run")
-    with checkpoint.open_manager(bucket / "run") as manager:
+    keep = ml_collections.ConfigDict({"checkpoint": {"keep": 1, "keep_every": 0}})
+    with checkpoint.open_manager(bucket / "run", keep) as manager:
         assert manager.latest_step() is None  # and orbax is of the same opinion
     rundir.check_same_run(bucket / "run", configured("data", "stdlib"))  # nothing to lose: begins anew
+    (step / "state" / "manifest.ocdbt").write_bytes(b"half")
     (step / "commit_success.txt").write_text("")
     assert rundir.has_checkpoint(bucket / "run")
-    with checkpoint.open_manager(bucket / "run") as manager:
+    with checkpoint.open_manager(bucket / "run", keep) as manager:
         assert manager.latest_step() == 4
     with pytest.raises(ValueError, match="holds a run of another config"):
         rundir.check_same_run(bucket / "run", configured("data", "stdlib"))
+
+
+def test_a_damaged_checkpoint_in_the_bucket_is_passed_over_and_kept(bucket: epath.Path):
+    state = jax.device_put({"w": np.arange(4.0)}, sharding.replicated(device_mesh.make_mesh()))
+    keep = ml_collections.ConfigDict({"checkpoint": {"keep": 2, "keep_every": 0}})
+    with checkpoint.open_manager(bucket, keep) as manager:
+        for step in (1, 2):
+            checkpoint.save(manager, step, state, {})
+    manifest = "state/manifest.ocdbt"
+    (bucket / "checkpoints" / "2" / manifest).write_bytes(b"half")
+    found = checkpoint.resume(bucket, state, {})
+    assert found[0] == 1
+    np.testing.assert_array_equal(found[1]["w"], np.arange(4.0))
+    assert {folder.name for folder in (bucket / "checkpoints").iterdir()} == {"1"}
+    assert (bucket / "damaged-checkpoints" / "2" / manifest).read_bytes() == b"half"
+    with checkpoint.open_manager(bucket, keep) as manager:
+        checkpoint.save(manager, 2, state, {})
+    assert rundir.saved_steps(bucket) == [2, 1]
 
 
 def test_lines_reach_the_bucket_at_a_sync_and_at_the_end(bucket: epath.Path):
@@ -206,11 +228,39 @@ def test_lines_reach_the_bucket_after_a_while(bucket: epath.Path, monkeypatch: p
     assert (bucket / "lines").read_text() == "one\n"
 
 
-def test_lines_reach_a_disk_at_once(tmp_path: Path):
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what reaches the disk itself, in order."""
+    names, fsync = [], os.fsync
+
+    def recorded(descriptor: int) -> None:
+        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    return names
+
+
+def test_lines_reach_a_disk_at_once_and_outlive_a_power_cut_after_a_sync(tmp_path: Path, synced: list[str]):
     lines = storage.Lines(epath.Path(tmp_path / "lines"), ["kept"])
+    synced.clear()
     lines.write("one")
     assert (tmp_path / "lines").read_text() == "kept\none\n"
+    assert not synced
+    lines.sync()
+    assert synced == ["lines"]
     lines.close()
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_folder_after(tmp_path: Path, synced: list[str]):
+    with storage.writing(epath.Path(tmp_path / "file")) as file:
+        file.write(b"all")
+    assert synced == ["file.tmp", tmp_path.name]
+    synced.clear()
+    with storage.renamed(tmp_path / "folder") as folder:
+        (folder / "in").mkdir(parents=True)
+        (folder / "in" / "file").write_text("all")
+    assert synced == ["file", "in", "folder.tmp", tmp_path.name]
 
 
 def test_metrics_in_a_bucket_drop_what_lies_beyond_the_checkpoint(bucket: epath.Path):

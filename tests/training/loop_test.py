@@ -166,6 +166,25 @@ def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_damaged_newest_checkpoint_changes_no_loss(finished: Path, data: Path, tmp_path: Path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    manifest = workdir / "checkpoints" / str(STEPS) / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    fault = f"checkpoints/{STEPS}: damaged (state: "
+    for done in (evaluate(workdir), train(tmp_path / "other", data, checkpoint__init_from=workdir)):
+        refused(done, fault)
+        assert f"; intact steps: {STEPS - 2}; eval.py --step={STEPS - 2} uses one" in done.stderr
+    (workdir / "result.json").unlink()
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if fault in line]
+    assert line.endswith(f"run/damaged-checkpoints/{STEPS}; resumes from step {STEPS - 2}")
+    assert "Traceback" not in done.stderr
+    assert losses(workdir) == losses(finished)
+    assert {folder.name for folder in (workdir / "checkpoints").iterdir()} == {str(STEPS - 2), str(STEPS)}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_first_losses_are_the_golden_ones(arm: str, data: Path, tmp_path: Path):
     workdir = tmp_path / arm
