@@ -8,10 +8,11 @@ and token_losses.npz, which token_losses.py adds to a complete run, and profile/
 """
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Iterator
+import sys
 from pathlib import Path  # noqa: TID251  for the lock, which is always local
-from typing import Any
+from typing import Any, Self
 
 import ml_collections
 from etils import epath
@@ -63,14 +64,66 @@ def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def locked(workdir: epath.Path) -> Iterator[None]:
-    """Locks the run's folder; a second process of this machine waits, and then finds the run finished."""
-    if storage.is_remote(workdir):  # object stores have no locks
-        yield
-        return
-    with locks.locked(Path(workdir) / locks.LOCK):
-        yield
+def config_sha256(config: ml_collections.ConfigDict) -> str:
+    """Returns the hash of a config's fixed part, which checkpoints and result.json keep."""
+    return hashlib.sha256(json.dumps(fixed(config), sort_keys=True).encode()).hexdigest()
+
+
+class Lock:
+    """The lock of a run's folder, with the config of its holder; a context that releases it.
+
+    A folder that holds nothing else at the end is removed: a command that was refused leaves nothing.
+    """
+
+    MINE, TAKEN, REFUSED = range(3)
+
+    def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+        """Raises OSError if the folder cannot be written."""
+        self.refusal, self._mine = "", False
+        self._workdir, self._fixed = workdir, fixed(config)
+        self._lock: locks.Lock | None = None
+        self._seen: dict[str, Any] | None = None  # the holder at the last look
+        self._told: dict[str, Any] | None = None  # the last holder that was printed
+        if storage.is_remote(workdir):  # object stores have no locks
+            return
+        self._made = [folder for folder in (Path(workdir), *Path(workdir).parents) if not folder.exists()]
+        try:
+            self._lock = locks.Lock(Path(workdir) / locks.LOCK)
+        except OSError as error:
+            raise OSError(f"--workdir={workdir}: cannot be written ({error.strerror}); choose another folder") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is None:
+            return
+        folder = Path(self._workdir)
+        if self._mine and [child.name for child in folder.iterdir()] == [locks.LOCK]:
+            (folder / locks.LOCK).unlink()
+            with contextlib.suppress(OSError):  # another process has begun to use them
+                for made in self._made:
+                    made.rmdir()
+        self._lock.__exit__()
+
+    def ask(self) -> int:
+        """Returns MINE if this process holds the lock now; TAKEN if another one does, to be asked again.
+
+        REFUSED if its holder runs another config; `refusal` then names the difference.  A new holder is printed.
+        """
+        self._mine = self._lock is None or self._lock.take(facts={"config": self._fixed})
+        if self._mine:
+            return self.MINE
+        seen, self._seen = self._seen, self._lock.holder()
+        if self._seen != seen or self._seen == self._told:  # the first look may be at the record of the holder before
+            return self.TAKEN
+        self._told = self._seen
+        words = f"--workdir={self._workdir}: {self._lock.holder_words()}"
+        if differing := _differing(self._seen.get("config", self._fixed), self._fixed):
+            self.refusal = f"{words} trains another config here ({differing}); choose another folder"
+            return self.REFUSED
+        print(f"{words} uses this folder; waiting for it", file=sys.stderr, flush=True)
+        return self.TAKEN
 
 
 def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
@@ -85,16 +138,16 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
         return
     if not has_checkpoint(workdir) and not (workdir / RESULT).exists():
         return
-    before, now = fixed(ml_collections.ConfigDict(saved)), fixed(config)
-    differing = [
+    if differing := _differing(fixed(ml_collections.ConfigDict(saved)), fixed(config)):
+        raise ValueError(f"--workdir={workdir}: holds a run of another config ({differing}); choose another folder")
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return "; ".join(
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"--workdir={workdir}: holds a run of another config ({'; '.join(differing)}); choose another folder"
-        )
+    )
 
 
 def has_checkpoint(workdir: epath.Path) -> bool:

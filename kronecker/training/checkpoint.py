@@ -1,7 +1,6 @@
 """Checkpoints through orbax: saved asynchronously, old ones deleted but every nth, never restored in another run."""
 
 import contextlib
-import hashlib
 import json
 import shutil  # noqa: TID251  reads a local disk's free space
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, 
         "dataset": dataset,
         "model shape": json.dumps(layout),
         "byte table": arm.codes.fingerprint if arm.codes else "none",
-        "config": hashlib.sha256(json.dumps(rundir.fixed(config), sort_keys=True).encode()).hexdigest(),
+        "config": rundir.config_sha256(config),
     }
 
 

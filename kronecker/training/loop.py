@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from kronecker.runtime import (
     device_mesh,
     distributed,
     hardware,
+    locks,
     machine,
     preemption,
     profiling,
@@ -62,13 +64,36 @@ def run(
     profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = preparation.ensure_prepared(config)
     config = resolution.with_vocabulary(config, tokenizer.vocab_size)
-    if not compile_only:
-        rundir.check_same_run(workdir, config)
-        if (result := rundir.read_json(workdir / rundir.RESULT)) is not None:
+    if compile_only:
+        _prepare(config, workdir, prepared, tokenizer).compile()
+        return None
+    if (result := _result(workdir, config)) is not None:  # without the lock, so also on a disk that is read-only
+        return result
+    with _locked(workdir, config):
+        if (result := _result(workdir, config)) is not None:
             return result
-    trainer = _prepare(config, workdir, prepared, tokenizer)
-    programs = trainer.compile()
-    return None if compile_only else trainer.train(programs, asked_to_leave)
+        trainer = _prepare(config, workdir, prepared, tokenizer)
+        return trainer.train(trainer.compile(), asked_to_leave)
+
+
+def _result(workdir: epath.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """Returns the result of a finished run, in all processes or in none; raises ValueError for another run's folder."""
+    finished = sharding.of_first_host((workdir / rundir.RESULT).exists())
+    rundir.check_same_run(workdir, config)
+    return rundir.read_json(workdir / rundir.RESULT) if finished else None
+
+
+@contextlib.contextmanager
+def _locked(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Holds the run's folder in the first process; the others wait until it does, so that all find the same files."""
+    with rundir.Lock(workdir, config) if _is_lead() else contextlib.nullcontext() as lock:
+        while state := sharding.of_first_host(lock.ask() if lock else rundir.Lock.MINE):
+            if state == rundir.Lock.REFUSED:
+                raise ValueError(
+                    lock.refusal if lock else f"--workdir={workdir}: in use; the first process names by whom"
+                )
+            time.sleep(locks.POLL_SECONDS)
+        yield
 
 
 def _join_devices(config: ml_collections.ConfigDict) -> None:
@@ -151,8 +176,7 @@ class _Trainer:
     def train(self, programs: _Programs, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
         """Trains to the end, unless preempted, and returns the content of result.json."""
         self._write_config()
-        lock = rundir.locked(self.workdir) if _is_lead() else contextlib.nullcontext()
-        with lock, checkpoint.open_manager(self.workdir, self.config) as manager:
+        with checkpoint.open_manager(self.workdir, self.config) as manager:
             start = manager.latest_step() or 0
             state = self._restored_state(manager) if start else self._initial_state()
             if start and _is_lead():
@@ -279,6 +303,7 @@ class _Trainer:
                 "peak_memory_bytes": hardware.peak_memory_bytes(),
                 "data_fingerprint": self.prepared.fingerprint,
                 "tokenizer_fingerprint": self.tokenizer.fingerprint,
+                "config_sha256": self.identity["config"],
                 "params": rundir.read_json(self.workdir / rundir.PARAMS),
             }
             (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of an earlier run in this folder

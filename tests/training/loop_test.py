@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import pytest
 import tiny_runs
 from tiny_runs import lines, losses
+
+from kronecker.run import rundir
 
 ROOT = Path(__file__).parents[2]
 GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
@@ -61,6 +64,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_the_files_that_everything_else_reads(finished: Path):
     result = json.loads((finished / "result.json").read_text())
     assert result["step"] == STEPS
+    config = ml_collections.ConfigDict(json.loads((finished / "config.json").read_text()))
+    assert result["config_sha256"] == rundir.config_sha256(config)
     assert result["tokens"] == STEPS * 4 * 32
     assert result["validation_loss"] == lines(finished, "validation")[-1]["loss"]
     assert [line["step"] for line in lines(finished)] == list(range(1, STEPS + 1))
@@ -162,6 +167,30 @@ def test_kill_9_in_mid_run_changes_no_loss(finished: Path, data: Path, tmp_path:
     done = train(workdir, data)
     assert done.returncode == 0, done.stderr
     assert "resumes after step " in done.stderr
+    assert losses(workdir) == losses(finished)
+
+
+@pytest.mark.slow
+def test_a_second_command_on_a_run_waits_and_takes_over_and_one_of_another_config_is_refused_at_once(
+    finished: Path, data: Path, tmp_path: Path
+):
+    workdir = tmp_path / "run"
+    first = subprocess.Popen(command(workdir, data, checkpoint__every=STEPS), cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not _line_count(workdir):
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # no checkpoint yet, so without the lock the folder would be free for any config
+    assert not list((workdir / "checkpoints").glob("[0-9]"))
+    same = [subprocess.Popen(command(workdir, data), cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        refused(train(workdir, data, train__lr=1e-2), f"process {first.pid} on ")
+        assert json.loads((workdir / "config.json").read_text())["train"]["lr"] == 1e-3
+        for process in same:
+            while "waiting for it" not in process.stderr.readline():
+                assert process.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    assert [process.communicate()[1] and process.returncode for process in same] == [0, 0]
     assert losses(workdir) == losses(finished)
 
 
