@@ -7,6 +7,7 @@ this needs train.deterministic, and has not been tried.
 import contextlib
 import dataclasses
 import functools
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,7 @@ from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
 def run(
     config: ml_collections.ConfigDict,
     workdir: epath.PathLike,
-    asked_to_leave: Callable[[], bool] = lambda: False,
+    asked_to_leave: Callable[[], signal.Signals | None] = lambda: None,
     compile_only: bool = False,
 ) -> dict[str, Any] | None:
     """Trains or resumes a run, and returns the content of result.json; a complete run returns at once.
@@ -89,9 +90,7 @@ def _locked(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[
     with rundir.Lock(workdir, config) if _is_lead() else contextlib.nullcontext() as lock:
         while state := sharding.of_first_host(lock.ask() if lock else rundir.Lock.MINE):
             if state == rundir.Lock.REFUSED:
-                raise ValueError(
-                    lock.refusal if lock else f"--workdir={workdir}: in use; the first process names by whom"
-                )
+                raise ValueError(lock.refusal if lock else f"--workdir={workdir}: in use; see process 0")
             time.sleep(locks.POLL_SECONDS)
         yield
 
@@ -173,7 +172,7 @@ class _Trainer:
         )
         return _Programs(update, evaluate)
 
-    def train(self, programs: _Programs, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
+    def train(self, programs: _Programs, asked_to_leave: Callable[[], signal.Signals | None]) -> dict[str, Any]:
         """Trains to the end, unless preempted, and returns the content of result.json."""
         self._write_config()
         with checkpoint.open_manager(self.workdir, self.config) as manager:
@@ -186,9 +185,9 @@ class _Trainer:
             manager.wait_until_finished()
             if leaves:
                 saved = f"step {step:,} is saved" if step else "no step is finished"
-                raise preemption.Preempted(
-                    f"{run_log.label(self.config)}: received SIGTERM; {saved}; the same command resumes"
-                )
+                received = asked_to_leave()
+                words = f"{run_log.label(self.config)}: received {received.name}; {saved}; the same command resumes"
+                raise preemption.Preempted(words, received)
             return self._write_result(log)
 
     def _train_steps(
@@ -198,7 +197,7 @@ class _Trainer:
         programs: _Programs,
         manager: ocp.CheckpointManager,
         log: run_log.Log,
-        asked_to_leave: Callable[[], bool],
+        asked_to_leave: Callable[[], signal.Signals | None],
     ) -> tuple[int, bool]:
         """Returns the last step, which is saved, and whether training was preempted."""
         c, last = self.config, self.config.train.steps
@@ -210,7 +209,7 @@ class _Trainer:
         with jax.transfer_guard("disallow"):
             # DO NOT REORDER: evaluate and save the old state before the update that changes it.
             for step in range(start, last + 1):
-                leaves = asked_to_leave()
+                leaves = bool(asked_to_leave())
                 evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
                 if evaluates and not leaves and not log.has_validation(step):
                     leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params), asked_to_leave)
