@@ -55,5 +55,5 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
 
 def _losses(run: planning.Planned) -> dict[str, float]:
-    result = finished_runs.read_json(epath.Path(run.folder), rundir.RESULT)
-    return {name: result[name] for name in ("train_loss", "validation_loss")}
+    result = finished_runs.read_json(epath.Path(run.folder), rundir.RESULT, finished_runs.LOSSES)
+    return {name: result[name] for name in finished_runs.LOSSES}

@@ -113,7 +113,7 @@ def find_weights(workdir: epath.Path, identity: dict[str, str], config: ml_colle
             raise ValueError(
                 f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
             )
-    theirs = rundir.read_json(workdir / rundir.CONFIG)["embedding"]
+    theirs = (rundir.read_json(workdir / rundir.CONFIG, {"embedding": dict}) or {"embedding": {}})["embedding"]
     for key in ("norm", "rank"):  # with another norm, a projection induces another table
         if theirs.get(key) != config.embedding[key]:
             raise ValueError(

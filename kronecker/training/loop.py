@@ -174,12 +174,15 @@ class _Trainer:
 
     def train(self, programs: _Programs, asked_to_leave: Callable[[], signal.Signals | None]) -> dict[str, Any]:
         """Trains to the end, unless preempted, and returns the content of result.json."""
-        self._write_config()
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if _is_lead():
+            rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
         with checkpoint.open_manager(self.workdir, self.config) as manager:
             start = manager.latest_step() or 0
             state = self._restored_state(manager) if start else self._initial_state()
             if start and _is_lead():
                 _print_lines(self.config, [f"resumes after step {start:,}"])
+            params = self._write_records(state, start)
             with run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log:
                 step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
             manager.wait_until_finished()
@@ -188,7 +191,7 @@ class _Trainer:
                 received = asked_to_leave()
                 words = f"{run_log.label(self.config)}: received {received.name}; {saved}; the same command resumes"
                 raise preemption.Preempted(words, received)
-            return self._write_result(log)
+            return self._write_result(log, params)
 
     def _train_steps(
         self,
@@ -250,25 +253,20 @@ class _Trainer:
             lines += [build.product_line(self.arm, self.config, self.mesh)]
         return [*lines, determinism.line(self.config, self.mesh), evaluation.few_tokens(self.prepared, self.config)]
 
-    def _write_config(self) -> None:
-        """Writes config.json and, if the run is new, env.json."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        if not _is_lead():
-            return
-        rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-        if not rundir.has_checkpoint(self.workdir):
-            facts = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
-            if self.arm.bag:
-                facts["implementation"] = implementations.describe(self.arm.bag)
-            if self.init_weights:
-                facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
-            rundir.write_json(self.workdir / rundir.ENV, machine.environment() | facts)
+    def _environment(self) -> dict[str, Any]:
+        """Returns the content of env.json."""
+        facts = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
+        if self.arm.bag:
+            facts["implementation"] = implementations.describe(self.arm.bag)
+        if self.init_weights:
+            facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
+        return machine.environment() | facts
 
     def _restored_state(self, manager: ocp.CheckpointManager) -> train_step.TrainState:
         return checkpoint.restore(manager, self.abstract_state, self.identity)
 
     def _initial_state(self) -> train_step.TrainState:
-        """Returns the state before the first step, and writes params.json."""
+        """Returns the state before the first step."""
         init_from = self.config.checkpoint.init_from
         if init_from and not self.init_weights:
             raise ValueError(
@@ -280,18 +278,54 @@ class _Trainer:
             state = state.replace(params=checkpoint.restore_weights(self.init_weights, self.abstract_state.params))
             if _is_lead():
                 _print_lines(self.config, [f"starts from the weights of {init_from}, step {self.init_weights.step:,}"])
-        params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
-        if _is_lead():
-            rundir.write_json(self.workdir / rundir.PARAMS, params)
         return state
 
-    def _write_result(self, log: run_log.Log) -> dict[str, Any]:
+    def _write_records(self, state: train_step.TrainState, start: int) -> dict[str, Any]:
+        """Writes env.json and params.json, of a resumed run only those that were lost; returns the latter's content.
+
+        The hash of the initial body is in both, as no checkpoint has it.
+        """
+        params = accounting.count(state.params)
+        if start:
+            env, saved = (self._read_record(name) for name in (rundir.ENV, rundir.PARAMS))
+            body = env.get("body_init_sha256", saved.get("body_init_sha256"))
+            if not isinstance(body, str):
+                raise ValueError(
+                    f"{self.workdir / rundir.PARAMS}: lost or damaged, and {rundir.ENV} lacks body_init_sha256 too; "
+                    "restore one of them from a copy, or train in a new --workdir"
+                )
+        else:
+            env, saved, body = {}, {}, accounting.body_hash(state.params)
+        params |= {"body_init_sha256": body}
         if _is_lead():
-            lines = sinks.read(self.workdir)
+            if not env:
+                rundir.write_json(self.workdir / rundir.ENV, self._environment() | {"body_init_sha256": body})
+            if saved != params:
+                rundir.write_json(self.workdir / rundir.PARAMS, params)
+            if start and (not env or saved != params):
+                _print_lines(self.config, [f"{self.workdir}: {rundir.ENV} or {rundir.PARAMS} was lost: written again"])
+        return params
+
+    def _read_record(self, name: str) -> dict[str, Any]:
+        """Returns a file's content, empty if it is lost or damaged."""
+        try:
+            return rundir.read_json(self.workdir / name) or {}
+        except ValueError:
+            return {}
+
+    def _write_result(self, log: run_log.Log, params: dict[str, Any]) -> dict[str, Any]:
+        if _is_lead():
+            lines, last = sinks.read(self.workdir), self.config.train.steps
             train = [line for line in lines if line["kind"] == "train"]
             validation = [line for line in lines if line["kind"] == "validation"]
+            if not train or train[-1]["step"] != last:
+                raise ValueError(
+                    f"{self.workdir / sinks.METRICS}: the training line of step {last:,} is lost, so the result has no "
+                    f"training loss; restore it, or delete {self.workdir / rundir.CHECKPOINTS / str(last)} and run the "
+                    "same command again: it trains the last steps again"
+                )
             result = {
-                "step": self.config.train.steps,
+                "step": last,
                 "tokens": self.config.train.tokens,
                 "validation_loss": validation[-1]["loss"],
                 "validation_bits_per_byte": validation[-1]["bits_per_byte"],
@@ -303,7 +337,8 @@ class _Trainer:
                 "data_fingerprint": self.prepared.fingerprint,
                 "tokenizer_fingerprint": self.tokenizer.fingerprint,
                 "config_sha256": self.identity["config"],
-                "params": rundir.read_json(self.workdir / rundir.PARAMS),
+                "metrics_gaps": sinks.gaps(lines, last),
+                "params": params,
             }
             (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of an earlier run in this folder
             rundir.write_json(self.workdir / rundir.RESULT, result)
