@@ -1,9 +1,9 @@
 """Outputs of a run's metrics: metrics.jsonl always, TensorBoard and W&B if the config enables them."""
 
 import functools
-import hashlib
 import importlib.util
 import json
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from etils import epath
 from kronecker.run import rundir
 from kronecker.runtime import storage
 
-METRICS = "metrics.jsonl"
+METRICS, WANDB = "metrics.jsonl", "wandb.json"
 HELD = "held"  # kind of a line that only a resumed run reads: updates after the last line of kind "train"
 # The fields, with their types, that every line of a kind must have.
 FIELDS = {
@@ -47,11 +47,13 @@ class JsonLines:
     """
 
     def __init__(self, workdir: epath.Path, resume_step: int) -> None:
-        kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
-        counted = [line for line in kept if line["kind"] != HELD]
+        self.kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
+        counted = [line for line in self.kept if line["kind"] != HELD]
         self._number = counted[-1].get("line", len(counted) - 1) + 1 if counted else 0
-        self._number += _trained(kept) < resume_step  # its last lines are gone: leaves a number out, so `gaps` sees it
-        self._lines = storage.Lines(workdir / METRICS, map(json.dumps, kept))
+        self._number += (
+            _trained(self.kept) < resume_step
+        )  # its last lines are gone: leaves a number out, so `gaps` sees it
+        self._lines = storage.Lines(workdir / METRICS, map(json.dumps, self.kept))
 
     def write(self, line: dict[str, Any]) -> None:
         if line["kind"] != HELD:
@@ -69,10 +71,16 @@ class JsonLines:
 class TensorBoard:
     """Event files in the run's folder, by tensorboardX, with every number of a line as KIND/NAME."""
 
-    def __init__(self, workdir: epath.Path, resume_step: int) -> None:
+    def __init__(self, workdir: epath.Path, resume_step: int, kept: Sequence[dict[str, Any]]) -> None:
+        """Purges events after `resume_step`; `kept` are the lines up to it, for a folder without events."""
         import tensorboardX
 
-        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        folder = workdir / "tensorboard"
+        lacking = [] if folder.exists() else kept
+        purged = resume_step + 1 if resume_step else 0
+        self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purged)
+        for line in lacking:
+            self.write(line)
 
     def write(self, line: dict[str, Any]) -> None:
         for name, value in _numbers(line).items():
@@ -86,19 +94,45 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run of the configured project, with every number of a line as KIND/NAME."""
+    """A W&B run of the configured project, with every number of a line as KIND/NAME over the axis "step".
 
-    def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+    The axis is a number like the others: W&B's own step only rises, so it would drop the lines that a resumed run
+    writes again.  The run's id is kept in its folder.  A moved folder goes on with it; a copy, and a run that starts
+    anew, draw another one, and log the lines so far.
+    """
+
+    def __init__(
+        self, workdir: epath.Path, config: ml_collections.ConfigDict, resume_step: int, kept: Sequence[dict[str, Any]]
+    ) -> None:
+        """`kept` are the lines up to `resume_step`; raises ValueError if W&B refuses, such as without a login."""
         import wandb
 
-        run_id = hashlib.sha256(str(storage.absolute(workdir)).encode()).hexdigest()[:16]
-        self._run = wandb.init(
-            project=config.log.wandb, name=workdir.name, id=run_id, resume="allow", config=config.to_dict()
-        )
+        here = str(storage.absolute(workdir))
+        known = rundir.read_json(workdir / WANDB, {"id": str, "folder": str}) if resume_step else None
+        original = epath.Path(known["folder"]) / WANDB if known and known["folder"] != here else None
+        if original is not None and original.exists() and rundir.read_json(original).get("id") == known["id"]:
+            known = None  # this folder is a copy
+        run_id = known["id"] if known else uuid.uuid4().hex[:16]
+        place = {} if storage.is_remote(workdir) else {"dir": here}
+        try:
+            self._run = wandb.init(
+                project=config.log.wandb,
+                name=workdir.name,
+                id=run_id,
+                resume="allow",
+                config=config.to_dict(),
+                **place,
+            )
+        except wandb.errors.Error as error:
+            raise ValueError(f"log.wandb={config.log.wandb}: {error}; or set log.wandb to empty") from error
+        rundir.write_json(workdir / WANDB, {"id": run_id, "folder": here})
+        self._run.define_metric("*", step_metric="step")
+        for line in kept if known is None else ():
+            self.write(line)
 
     def write(self, line: dict[str, Any]) -> None:
-        named = {f"{line['kind']}/{name}": value for name, value in _numbers(line).items()}
-        self._run.log(named, step=line["step"])
+        if named := {f"{line['kind']}/{name}": value for name, value in _numbers(line).items()}:
+            self._run.log(named | {"step": line["step"]})
 
     def sync(self) -> None:
         """Does nothing: W&B keeps its own copy."""
@@ -114,11 +148,12 @@ def check_sinks(config: ml_collections.ConfigDict) -> None:
 
 def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_step: int) -> list[Sink]:
     """Returns the sinks that the config enables; `resume_step` is 0 for a new run."""
-    sinks: list[Sink] = [JsonLines(workdir, resume_step)]
+    lines = JsonLines(workdir, resume_step)
+    sinks: list[Sink] = [lines]
     if config.log.tensorboard:
-        sinks.append(TensorBoard(workdir, resume_step))
+        sinks.append(TensorBoard(workdir, resume_step, lines.kept))
     if config.log.wandb:
-        sinks.append(WeightsAndBiases(workdir, config))
+        sinks.append(WeightsAndBiases(workdir, config, resume_step, lines.kept))
     return sinks
 
 
@@ -174,4 +209,4 @@ def _trained(lines: Iterable[dict[str, Any]]) -> int:
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
     if line["kind"] == HELD:
         return {}
-    return {k: v for k, v in line.items() if k not in ("kind", "step") and isinstance(v, int | float)}
+    return {k: v for k, v in line.items() if k not in ("kind", "step", "line") and isinstance(v, int | float)}
