@@ -45,22 +45,26 @@ else:
     import pathlib
     from wandb.proto import wandb_internal_pb2
     # LevelDB's log, after 7 bytes: blocks of 32 KiB with parts, each with a CRC, its length and its place
-    content, at, data, lines, about = pathlib.Path(sys.argv[2]).read_bytes(), 7, b"", [], {}
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        length, place = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
-        data += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if place not in (1, 4):  # whole, or the last part
-            continue
-        record, data = wandb_internal_pb2.Record.FromString(data), b""
-        if record.WhichOneof("record_type") == "history":
-            lines.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item})
-        elif record.WhichOneof("record_type") == "run":
-            about = {"id": record.run.run_id, "project": record.run.project, "name": record.run.display_name}
-    print(json.dumps([about, lines]))
+    sessions = []
+    for file in sys.argv[2:]:
+        content, at, data, lines, about = pathlib.Path(file).read_bytes(), 7, b"", [], {}
+        while at + 7 <= len(content):
+            if 32768 - at % 32768 < 7:
+                at += 32768 - at % 32768
+                continue
+            length, place = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+            data += content[at + 7 : at + 7 + length]
+            at += 7 + length
+            if place not in (1, 4):  # whole, or the last part
+                continue
+            record, data = wandb_internal_pb2.Record.FromString(data), b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                lines.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+            elif record.WhichOneof("record_type") == "run":
+                about = {"id": record.run.run_id, "project": record.run.project, "name": record.run.display_name}
+        sessions.append([about, lines])
+    print(json.dumps(sessions))
 """
 
 pytestmark = [
@@ -82,7 +86,7 @@ def python(script: str, *arguments: Any) -> str:
 def logged(run: Path) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
     """Returns each of the folder's W&B sessions, by time: what the run is, and its lines."""
     files = sorted(run.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns)
-    return [json.loads(python(READ, "wandb", file).splitlines()[-1]) for file in files]
+    return json.loads(python(READ, "wandb", *files))
 
 
 def steps(lines: list[dict[str, Any]]) -> list[int]:
@@ -107,12 +111,14 @@ def test_a_rolled_back_moved_copied_and_restarted_run_is_logged_as_it_went(tmp_p
 
     shutil.copytree(run, copy)
     python(WRITE, copy, 8, 9, 3)
-    assert logged(copy)[-1][0]["id"] != first["id"]
-    assert steps(logged(copy)[-1][1]) == list(range(10)), "a copy's own W&B run has the lines before it too"
+    about, own = logged(copy)[-1]
+    assert about["id"] != first["id"]
+    assert steps(own) == list(range(10)), "a copy's own W&B run has the lines before it too"
     run.rename(moved)
     python(WRITE, moved, 8, 9, 3)
-    assert logged(moved)[-1][0] == first | {"name": "moved"}
-    assert steps(logged(moved)[-1][1]) == [9]
+    about, own = logged(moved)[-1]
+    assert about == first | {"name": "moved"}
+    assert steps(own) == [9]
 
     python(WRITE, moved, 0, 2, 7)  # no checkpoint is left: it starts anew
     assert logged(moved)[-1][0]["id"] != first["id"]
