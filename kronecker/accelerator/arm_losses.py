@@ -92,7 +92,7 @@ def on_cpu(
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the CPU has not finished the losses of {name}")
             time.sleep(POLL_SECONDS)
-        return found
+        return found["losses"]
 
     try:
         yield wait
@@ -108,7 +108,7 @@ def main(job: Mapping[str, Any]) -> None:
         found = losses(trial.start(name, "float32"), extent.trained["train.steps"])
         if not all(map(math.isfinite, found)):
             raise FloatingPointError(f"{name}: a loss on the CPU is not finite; report this: {found}")
-        rundir.write_json(epath.Path(job["folder"]) / f"{name}.json", found)
+        rundir.write_json(epath.Path(job["folder"]) / f"{name}.json", {"losses": found})
 
 
 if __name__ == "__main__":

@@ -45,13 +45,15 @@ class Notice:
         threading.Thread(target=self._listen, name="preemption", daemon=True).start()
         signal.set_wakeup_fd(self._writer.fileno())
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as of a script's job in the background
+                signal.signal(number, lambda *_: None)
 
     def close(self) -> None:
         """Ends listening, unless there was a signal: then this process ends soon, or by the next Ctrl-C."""
         if self._received is None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, usual)
             signal.set_wakeup_fd(-1)
             self._writer.close()  # and the thread ends
 
