@@ -25,6 +25,8 @@
 #                   mostly cuDNN; skipped when done
 # make sky          adds SkyPilot, in its own environment, for the tests of
 #                   launch/; skipped when done
+# make trackers     adds wandb and tensorboard beside .venv, for the test of what
+#                   log.wandb and log.tensorboard write; skipped when done
 # make clean        removes .venv, site/ and build files
 
 SEEDS ?= 1
@@ -46,8 +48,9 @@ REFERENCE := $(VENV)/reference
 TPU := $(VENV)/tpu/ready
 GPU := $(VENV)/gpu/ready
 SKY := $(VENV)/sky/ready
+TRACKERS := $(VENV)/trackers/ready
 
-.PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky clean
+.PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky trackers clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS) $(ARGS)
@@ -151,6 +154,19 @@ $(SKY): $(READY) requirements-sky.txt
 	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-sky.txt \
 		|| { echo "uv failed; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
 			--disable-pip-version-check -r requirements-sky.txt; }
+	@touch $@
+
+trackers: $(TRACKERS)
+
+# In their own folder: they are large, and a test is about a machine without wandb.  tensorboard without dependencies, as
+# its reader of events needs none.
+$(TRACKERS): $(READY)
+	@echo "adding wandb and tensorboard to $(@D) ..."
+	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) "wandb>=0.22" \
+		&& UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) --no-deps "tensorboard>=2.19" \
+		|| { echo "uv failed; installing with pip, which takes minutes"; \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) "wandb>=0.22"; \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps "tensorboard>=2.19"; }
 	@touch $@
 
 clean:

@@ -10,10 +10,10 @@ r"""Trains one model from a config file, or resumes a run that was interrupted.
 --workdir then holds config.json, env.json, params.json, metrics.jsonl,
 checkpoints/ and, once the run is complete, result.json.
 
-On SIGTERM it saves a checkpoint and exits with code 143 within
-checkpoint.grace_seconds; the same command resumes the run.  On a CPU a resumed
-run has the same losses as an uninterrupted one, bit for bit; on a GPU only if
-train.deterministic is set.
+On SIGTERM or Ctrl-C it saves a checkpoint and exits with code 143 or 130 within
+checkpoint.grace_seconds; the same command resumes the run.  A second Ctrl-C
+ends it at once.  On a CPU a resumed run has the same losses as an uninterrupted
+one, bit for bit; on a GPU only if train.deterministic is set.
 
 Before the first step it prints parameters, memory and FLOPs, and refuses a run
 that needs more memory than a device has; --compile_only stops there.  After the
@@ -24,10 +24,17 @@ if each of them gets --config.distributed.coordinator=HOST:PORT
 --config.distributed.processes=N --config.distributed.index=I.
 """
 
+from kronecker.runtime import preemption
+
+if __name__ == "__main__":
+    preemption.NOTICE.listen()  # before the other imports, in which an interrupt could be lost
+
+import contextlib
+
 from absl import flags
 from ml_collections import config_flags
 
-from kronecker.runtime import allocator, cli, preemption
+from kronecker.runtime import allocator, cli
 from kronecker.schema import resolution
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, with its arguments after a colon.")
@@ -43,7 +50,8 @@ def main() -> None:
         raise ValueError("--workdir is missing; for example --workdir=runs/first")
     config = resolution.resolve(_CONFIG.value)
     allocator.keep_freed()
-    with preemption.Notice(config.checkpoint.grace_seconds) as notice:
+    preemption.NOTICE.grace_seconds = config.checkpoint.grace_seconds
+    with contextlib.closing(preemption.NOTICE) as notice:
         import jax  # here, so that --help, bad flags and bad configs need not wait for it
 
         from kronecker.training import loop

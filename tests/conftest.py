@@ -3,6 +3,7 @@
 import collections
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets all processes of the tests, also those that they start, share what they compile: half the time."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and so would children
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, *tiny_runs.QUICK_TO_COMPILE]))
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -15,11 +15,20 @@ from kronecker.run import rundir, sinks
 from kronecker.runtime import storage
 from kronecker.schema import dotted
 
-# The keys that each kind of line in metrics.jsonl must have.
-COLUMNS = {
-    "train": ("step", "tokens", "loss", "clip_share", "embedding_std", "tokens_per_second"),
-    "validation": ("step", "tokens", "loss"),
+# The fields, with their types, that each file must have; env.json's "data" is newer, and only open runs need it.
+LOSSES = {"train_loss": float, "validation_loss": (float, type(None))}
+_NEEDED = {
+    rundir.ENV: {"versions": dict, "python": str, "commit": (str, type(None)), "platform": str}
+    | {"devices": list, "command": list, "started": str},
+    rundir.PARAMS: dict.fromkeys(("input", "body", "head", "total"), int) | {"body_init_sha256": str},
+    rundir.RESULT: LOSSES
+    | dict.fromkeys(("step", "tokens"), int)
+    | dict.fromkeys(("validation_bits_per_byte", "tokens_per_second", "peak_memory_bytes", "clip_share"), float)
+    | dict.fromkeys(("data_fingerprint", "tokenizer_fingerprint"), str),
 }
+
+
+Content = TypeVar("Content")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,33 +95,65 @@ def require_finished(folder: epath.Path) -> None:
 def read(folder: epath.Path) -> Run:
     """Returns a finished run.
 
-    Raises FileNotFoundError if a file is missing; ValueError if the run is unfinished or diverged, or a file is bad.
+    Prints which metrics were lost while it trained.  Raises FileNotFoundError if a file is missing; ValueError if the
+    run is unfinished or diverged, or a file is bad or not of this run.
     """
     require_finished(folder)
-    result = read_json(folder, rundir.RESULT)
+    env, params, result = (read_json(folder, name, needed) for name, needed in _NEEDED.items())
     loss = result["validation_loss"]
     if not isinstance(loss, int | float) or not math.isfinite(loss):
         raise ValueError(
             f"{folder}: validation_loss is {result['validation_loss']} in {rundir.RESULT}: the run diverged; "
             "train it again with a lower train.lr, or leave the folder out"
         )
-    lines = sinks.read(folder)
+    config = _present(folder / rundir.CONFIG, rundir.read_config(folder / rundir.CONFIG))
+    if result.get("config_sha256", rundir.config_sha256(config)) != rundir.config_sha256(config):
+        raise ValueError(
+            f"{folder / rundir.CONFIG}: not the config of {rundir.RESULT} beside it (their hashes differ); restore it, "
+            "or leave the folder out"
+        )
+    if "metrics_gaps" in result and result.get("params") != params:  # else of an earlier version
+        raise ValueError(f"{folder / rundir.PARAMS}: differs from params in {rundir.RESULT} beside it; restore it")
+    lines = _lines(folder, result)
     return Run(
         folder=folder,
-        config=dotted.flat(rundir.completed(read_json(folder, rundir.CONFIG))),
-        env=read_json(folder, rundir.ENV),
-        params=read_json(folder, rundir.PARAMS),
+        config=dotted.flat(config),
+        env=env,
+        params=params,
         result=result,
-        train=_columns(folder, lines, "train"),
-        validation=_columns(folder, lines, "validation"),
+        train=_columns(lines, "train"),
+        validation=_columns(lines, "validation"),
     )
 
 
-def read_json(folder: epath.Path, name: str) -> dict[str, Any]:
-    content = rundir.read_json(folder / name)
+def read_json(folder: epath.Path, name: str, needed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a file that must be there; `needed` as of `rundir.parsed`."""
+    return _present(folder / name, rundir.read_json(folder / name, needed))
+
+
+def _present(path: epath.Path, content: Content | None) -> Content:
     if content is None:
-        raise FileNotFoundError(f"{folder / name}: missing; restore it, or train the run again in a new folder")
+        raise FileNotFoundError(f"{path}: missing; restore it, or train the run again in a new folder")
     return content
+
+
+def _lines(folder: epath.Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl; raises ValueError if some were lost since the run ended, or are another's."""
+    path, lines = folder / sinks.METRICS, sinks.read(folder)
+    if "metrics_gaps" not in result:  # of an earlier version
+        return lines
+    gaps = sinks.gaps(lines, result["step"])
+    if gaps and gaps != result["metrics_gaps"]:
+        raise ValueError(f"{path}: lacks lines {sinks.words(gaps)}; restore it, or leave the folder out")
+    validation = [line["loss"] for line in lines if line["kind"] == "validation"]
+    if validation[-1:] != [result["validation_loss"]]:
+        raise ValueError(
+            f"{path}: its last validation loss is {(validation or [None])[-1]}, but {rundir.RESULT} has "
+            f"{result['validation_loss']}; restore it, or leave the folder out"
+        )
+    if gaps:
+        print(f"{path}: lacks lines {sinks.words(gaps)}; curves and speed are of the others", file=sys.stderr)
+    return lines
 
 
 def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -124,11 +165,6 @@ def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     return [key for key, seen in values.items() if len(seen) > 1]
 
 
-def _columns(folder: epath.Path, lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
+def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
     of_kind = [line for line in lines if line["kind"] == kind]
-    missing = [name for name in COLUMNS[kind] for line in of_kind if name not in line]
-    if missing:
-        raise ValueError(
-            f"{folder / sinks.METRICS}: a {kind} line lacks {missing[0]!r}; train the run again with this version"
-        )
-    return {name: np.array([line[name] for line in of_kind], dtype=np.float64) for name in COLUMNS[kind]}
+    return {name: np.array([line[name] for line in of_kind], dtype=np.float64) for name in sinks.FIELDS[kind]}

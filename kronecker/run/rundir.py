@@ -9,11 +9,14 @@ damaged-checkpoints/, where a run that resumed from an older checkpoint has put 
 """
 
 import contextlib
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+import reprlib
+import sys
+from collections.abc import Mapping
 from pathlib import Path  # noqa: TID251  for the lock, which is always local
-from typing import Any
+from typing import Any, Self
 
 import ml_collections
 from etils import epath
@@ -28,6 +31,16 @@ COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that may change when a run resumes.
 FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
+MOST_BYTES = 2**26  # of a JSON file; beyond them it ends for us
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "an object",
+    list: "a list of texts",
+    type(None): "null",
+}
 _LATER = {name: key.default for name, key in keys.KEYS.items() if key.later}
 
 
@@ -38,22 +51,93 @@ def write_json(path: epath.Path, content: Any) -> None:
         file.write(text.encode())
 
 
-def read_json(path: epath.Path) -> Any:
-    """Returns the content of a JSON file, or None if there is none; raises ValueError if it is damaged."""
+def read_json(path: epath.Path, needed: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Returns the content of a JSON file, or None if there is none; `needed` as of `parsed`.
+
+    Raises ValueError if it is damaged.
+    """
     if not path.exists():
         return None
+    with path.open("rb") as file:
+        return parsed(file.read(MOST_BYTES), str(path), needed or {})
+
+
+def parsed(
+    text: bytes, where: str, needed: Mapping[str, Any], remedy: str = "restore it from a copy, or use a new folder"
+) -> dict[str, Any]:
+    """Returns a JSON object; `needed`: field -> its type, or types; float stands for any number.
+
+    Raises ValueError with `where`, its file and line, and the remedy if it is something else, or a field is missing or
+    of another type.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}): incomplete or edited; restore it or use a new folder") from None
+        content = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({error}): incomplete or edited; {remedy}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: holds {_short(content)}, not a JSON object; {remedy}")
+    check(content, where, needed, remedy)
+    return content
 
 
-def completed(saved: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that a run has saved; newer keys, which it lacks, get their defaults."""
-    for name, default in _LATER.items():
+def check(content: dict[str, Any], where: str, needed: Mapping[str, Any], remedy: str) -> None:
+    """Raises ValueError as `parsed` does."""
+    for name, kinds in needed.items():
+        if name not in content:
+            raise ValueError(f"{where}: lacks {name!r}; {remedy}")
+        if not is_of(content[name], kinds):
+            raise ValueError(f"{where}: {name!r} is {_short(content[name])}, not {_words(kinds)}; {remedy}")
+
+
+def is_of(value: Any, kinds: Any) -> bool:
+    """Returns whether a value of JSON has the type, or one of the types; a list of one type holds texts only."""
+    if isinstance(kinds, tuple):
+        return any(is_of(value, kind) for kind in kinds)
+    if isinstance(value, bool) or kinds is bool:
+        return isinstance(value, bool) and kinds is bool
+    if kinds is list:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, int | float if kinds is float else kinds)
+
+
+def _words(kinds: Any) -> str:
+    return " or ".join(_NAMES[kind] for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+
+
+def _short(value: Any) -> str:
+    text = reprlib.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_config(path: epath.Path) -> ml_collections.ConfigDict | None:
+    """Returns the config that a run has saved, or None if there is none; newer keys that it lacks get their defaults.
+
+    Raises ValueError with the file and the key if one is missing or of another type.
+    """
+    saved = read_json(path)
+    return None if saved is None else completed(saved, str(path))
+
+
+def completed(saved: dict[str, Any], where: str = CONFIG) -> ml_collections.ConfigDict:
+    """Returns a saved config as `read_config` does; `where` is its file."""
+    for name, key in keys.KEYS.items():
         group, _, last = name.rpartition(".")
-        (saved.setdefault(group, {}) if group else saved).setdefault(last, default)
-    return ml_collections.ConfigDict(saved)
+        of_group = saved.setdefault(group, {}) if group else saved
+        if not isinstance(of_group, dict):
+            raise ValueError(
+                f"{where}: {group} is {_short(of_group)}, not a group of keys; restore the file from a copy"
+            )
+        if key.later:
+            of_group.setdefault(last, key.default)
+        if last not in of_group:
+            raise ValueError(f"{where}: lacks {name}; restore the file from a copy, or train again with this version")
+        if not is_of(of_group[last], type(key.default)):
+            wrong = f"{name} is {_short(of_group[last])}, not {_words(type(key.default))}"
+            raise ValueError(f"{where}: {wrong}; restore the file from a copy")
+    try:
+        return ml_collections.ConfigDict(saved)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # names of unknown keys
+        raise ValueError(f"{where}: not a config ({error}); restore the file from a copy") from None
 
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -65,14 +149,66 @@ def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def locked(workdir: epath.Path) -> Iterator[None]:
-    """Locks the run's folder; a second process of this machine waits, and then finds the run finished."""
-    if storage.is_remote(workdir):  # object stores have no locks
-        yield
-        return
-    with locks.locked(Path(workdir) / locks.LOCK):
-        yield
+def config_sha256(config: ml_collections.ConfigDict) -> str:
+    """Returns the hash of a config's fixed part, which checkpoints and result.json keep."""
+    return hashlib.sha256(json.dumps(fixed(config), sort_keys=True).encode()).hexdigest()
+
+
+class Lock:
+    """The lock of a run's folder, with the config of its holder; a context that releases it.
+
+    A folder that holds nothing else at the end is removed: a command that was refused leaves nothing.
+    """
+
+    MINE, TAKEN, REFUSED = range(3)
+
+    def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+        """Raises OSError if the folder cannot be written."""
+        self.refusal, self._mine = "", False
+        self._workdir, self._fixed = workdir, fixed(config)
+        self._lock: locks.Lock | None = None
+        self._seen: dict[str, Any] | None = None  # the holder at the last look
+        self._told: dict[str, Any] | None = None  # the last holder that was printed
+        if storage.is_remote(workdir):  # object stores have no locks
+            return
+        self._made = [folder for folder in (Path(workdir), *Path(workdir).parents) if not folder.exists()]
+        try:
+            self._lock = locks.Lock(Path(workdir) / locks.LOCK)
+        except OSError as error:
+            raise OSError(f"--workdir={workdir}: cannot be written ({error.strerror}); choose another folder") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is None:
+            return
+        folder = Path(self._workdir)
+        if self._mine and [child.name for child in folder.iterdir()] == [locks.LOCK]:
+            (folder / locks.LOCK).unlink()
+            with contextlib.suppress(OSError):  # another process has begun to use them
+                for made in self._made:
+                    made.rmdir()
+        self._lock.__exit__()
+
+    def ask(self) -> int:
+        """Returns MINE if this process holds the lock now; TAKEN if another one does, to be asked again.
+
+        REFUSED if its holder runs another config; `refusal` then names the difference.  A new holder is printed.
+        """
+        self._mine = self._lock is None or self._lock.take(facts={"config": self._fixed})
+        if self._mine:
+            return self.MINE
+        seen, self._seen = self._seen, self._lock.holder()
+        if self._seen != seen or self._seen == self._told:  # the first look may be at the record of the holder before
+            return self.TAKEN
+        self._told = self._seen
+        words = f"--workdir={self._workdir}: {self._lock.holder_words()}"
+        if differing := _differing(self._seen.get("config", self._fixed), self._fixed):
+            self.refusal = f"{words} trains another config here ({differing}); choose another folder"
+            return self.REFUSED
+        print(f"{words} uses this folder; waiting for it", file=sys.stderr, flush=True)
+        return self.TAKEN
 
 
 def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
@@ -80,23 +216,22 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
 
     A run without checkpoint and result has nothing to lose, and may start again with any config.
     """
-    saved = read_json(workdir / CONFIG)
-    if saved is None:
+    if not (workdir / CONFIG).exists():
         if workdir.exists() and any(not _is_passing(file.name) for file in workdir.iterdir()):
             raise ValueError(f"--workdir={workdir}: not empty and not a run (no {CONFIG}); choose another folder")
         return
     if not has_checkpoint(workdir) and not (workdir / RESULT).exists():
         return
-    before, now = fixed(ml_collections.ConfigDict(saved)), fixed(config)
-    differing = [
+    if differing := _differing(fixed(read_config(workdir / CONFIG)), fixed(config)):
+        raise ValueError(f"--workdir={workdir}: holds a run of another config ({differing}); choose another folder")
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return "; ".join(
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"--workdir={workdir}: holds a run of another config ({'; '.join(differing)}); choose another folder"
-        )
+    )
 
 
 def has_checkpoint(workdir: epath.Path) -> bool:

@@ -24,6 +24,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     that defines the flag --config fails without it.
     """
     fault: Exception | None = None
+    saved = False
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(_help())
@@ -41,10 +42,10 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         code = 1
     except preemption.Preempted as words:
         print(words, file=sys.stderr)
-        code = preemption.EXIT_CODE
+        code, saved = words.code, True
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        code = 130
+        print("interrupted: what is complete on disk stays; run the same command again", file=sys.stderr)
+        code = preemption.INTERRUPTED
     except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it
         if line := jax_settings.without_platform(error):
             print(f"error: {line}", file=sys.stderr)
@@ -53,7 +54,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
             traceback.print_exc()
             code, fault = 1, error
     distributed = sys.modules.get("kronecker.runtime.distributed")  # not every script imports it
-    if distributed and code not in (0, preemption.EXIT_CODE):
+    if distributed and code and not saved:
         distributed.leave(code, fault)
     sys.exit(code)
 

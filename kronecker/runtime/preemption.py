@@ -1,9 +1,9 @@
-"""Preemption: SIGTERM becomes a complete checkpoint and exit code 143, within a grace period.
+"""Being told to stop: SIGTERM or Ctrl-C becomes a complete checkpoint and exit code 143 or 130, in a grace period.
 
 The training loop polls `asked()` between steps, when the state can be saved.  Before training starts there is nothing
-to save, and SIGTERM ends the process at once, even in a compilation.  A thread ends it after the grace period, saved or
-not.  With several processes, JAX's runtime passes the signal of any of them to all, and `asked()` returns True at the
-same call in each.  A second signal changes nothing.
+to save, and a signal ends the process at once, even in a compilation.  A thread ends it after the grace period, saved
+or not.  With several processes, JAX's runtime passes SIGTERM from any of them to all, and `asked()` is true at the same
+call in each.  A second SIGTERM changes nothing; a second Ctrl-C ends the process at once.
 """
 
 import os
@@ -12,75 +12,109 @@ import socket
 import sys
 import threading
 import time
-from typing import Self
 
-EXIT_CODE = 128 + signal.SIGTERM
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT  # exit codes
 
 
 class Preempted(Exception):  # noqa: N818  not an error: the run resumes later
-    """The run was preempted and has stopped; the text says what is saved."""
+    """The run was told to stop and has stopped; the text says what is saved."""
+
+    def __init__(self, words: str, received: signal.Signals) -> None:
+        super().__init__(words)
+        self.code = 128 + received
 
 
 class Notice:
-    """Whether this process has been preempted; a context that the main thread enters as early as possible."""
+    """Whether this process was told to stop."""
 
-    def __init__(self, grace_seconds: float) -> None:
-        """`grace_seconds` begin with the signal or, with several processes, when they agree to stop."""
-        self._grace = grace_seconds
-        self._received = threading.Event()
+    def __init__(self) -> None:
+        # Of each signal, from its arrival or, with several processes, from when they agree to stop.
+        self.grace_seconds = 30.0
+        self._received: signal.Signals | None = None  # the first one
+        self._interrupts = 0
+        self._leaves = threading.Event()
         self._training = False
         self._calls = 0
 
-    def __enter__(self) -> Self:
-        # Python runs a handler between two bytecodes only, so a compilation or a step delays it; this socket, which C
-        # code writes to, wakes the thread at once.
+    def listen(self) -> None:
+        """Begins to listen; the main thread calls it as early as possible."""
+        # Python runs a handler between two bytecodes only, so a compilation or a step delays it, and an exception from
+        # it is lost where libraries call back; this socket, which C code writes to, wakes the thread at once.
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(self._writer.fileno())
         threading.Thread(target=self._listen, name="preemption", daemon=True).start()
-        return self
+        signal.set_wakeup_fd(self._writer.fileno())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as of a script's job in the background
+                signal.signal(number, lambda *_: None)
 
-    def __exit__(self, *_: object) -> None:
-        handler, wakeup = self._before
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if self._received.is_set() else handler or signal.SIG_DFL)
-        self._writer.close()  # and the thread ends
+    def close(self) -> None:
+        """Ends listening, unless there was a signal: then this process ends soon, or by the next Ctrl-C."""
+        if self._received is None:
+            for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, usual)
+            signal.set_wakeup_fd(-1)
+            self._writer.close()  # and the thread ends
 
-    def asked(self) -> bool:
-        """Returns whether to save and exit; all processes call it equally often, once there is a state to save."""
+    def asked(self) -> signal.Signals | None:
+        """Returns why to save and exit, else None; all processes call it equally often, once there is a state."""
         self._training = True
-        if self._received.is_set():
-            return True
-        import jax  # here, so that this module listens before JAX is loaded
-
-        if jax.distributed.is_initialized():
-            from jax.experimental import multihost_utils
+        if not self._leaves.is_set() and _is_one_of_several():
+            from jax.experimental import multihost_utils  # here, so that this module listens before JAX is loaded
 
             self._calls += 1
             if multihost_utils.reached_preemption_sync_point(self._calls):
-                self._received.set()
-                threading.Thread(target=self._end_in_time, name="grace", daemon=True).start()
-        return self._received.is_set()
+                self._leave()
+        return (self._received or signal.SIGTERM) if self._leaves.is_set() else None
 
     def _listen(self) -> None:
         while signals := self._reader.recv(64):
-            if signal.SIGTERM in signals:
-                break
-        else:
-            return
+            for number in signals:
+                if number in (signal.SIGINT, signal.SIGTERM):
+                    self._hear(signal.Signals(number))
+
+    def _hear(self, number: signal.Signals) -> None:
         if not self._training:
-            _end("received SIGTERM before training started: nothing to save; run the same command again")
-        self._received.set()
-        self._end_in_time()
+            _end(f"received {number.name} before training started: nothing to save; run the same command again", number)
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                words = (
+                    "received SIGINT again: ends at once; the same command resumes from the newest complete checkpoint"
+                )
+                _end(words, number)
+            print("received SIGINT: saves and stops; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
+        if self._received is None:
+            self._received = number
+            if number == signal.SIGINT and _is_one_of_several():
+                os.kill(os.getpid(), signal.SIGTERM)  # for JAX, which has its own handler, of SIGTERM alone
+            else:
+                self._leave()
+
+    def _leave(self) -> None:
+        self._leaves.set()
+        threading.Thread(target=self._end_in_time, name="grace", daemon=True).start()
 
     def _end_in_time(self) -> None:
-        time.sleep(self._grace)
+        time.sleep(self.grace_seconds)
+        received = self._received or signal.SIGTERM
         _end(
-            f"received SIGTERM and did not stop within checkpoint.grace_seconds={self._grace:g}; exiting now; the same "
-            "command resumes from the newest complete checkpoint"
+            f"received {received.name} and did not stop within checkpoint.grace_seconds={self.grace_seconds:g}; "
+            "exiting now; the same command resumes from the newest complete checkpoint",
+            received,
         )
 
 
-def _end(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
-    os._exit(EXIT_CODE)
+NOTICE = Notice()  # of this process; only train.py listens
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _end(words: str, number: signal.Signals) -> None:
+    terminal = sys.__stderr__  # as a live line replaces sys.stderr
+    print(f"\n\x1b[?25h{words}" if terminal.isatty() else words, file=terminal, flush=True)  # shows the cursor again
+    os._exit(128 + number)

@@ -107,6 +107,8 @@ class _Children:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del frame
         again, self.stopped_by = self.stopped_by is not None, number
+        words = "kills its runs" if again else "its runs save and stop; a second signal kills them"
+        os.write(2, f"sweep: received {signal.Signals(number).name}: {words}\n".encode())  # `print` may be at work
         for process in self._alive:
             process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 

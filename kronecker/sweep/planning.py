@@ -162,9 +162,8 @@ def _resolved(config: str, name: str, settings: Mapping[str, Any]) -> ml_collect
 
 
 def _check_folder(folder: Path, resolved: ml_collections.ConfigDict) -> None:
-    if finished_runs.is_run(epath.Path(folder)):
-        vocabulary = finished_runs.read_json(epath.Path(folder), rundir.CONFIG)["model"]["vocab_size"]
-        rundir.check_same_run(epath.Path(folder), resolution.with_vocabulary(resolved, vocabulary))
+    if saved := rundir.read_config(epath.Path(folder / rundir.CONFIG)):
+        rundir.check_same_run(epath.Path(folder), resolution.with_vocabulary(resolved, saved.model.vocab_size))
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:

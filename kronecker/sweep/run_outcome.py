@@ -10,7 +10,7 @@ from kronecker.runtime import preemption, printing
 from kronecker.runtime.printing import Table
 from kronecker.sweep import planning
 
-STOPPED = preemption.EXIT_CODE  # of train.py, after a signal made it save and exit
+STOPPED = preemption.TERMINATED  # of train.py, after SIGTERM made it save and exit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,9 @@ def skipped(run: planning.Planned) -> Outcome:
 def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped: bool) -> Outcome:
     """Returns the outcome of a run that has ended; `exit_code`: its process's, `stopped`: a signal ended the sweep."""
     finished = run.state == "finished"
-    state = "finished" if finished else "stopped" if stopped or exit_code == STOPPED else "failed"
+    state = (
+        "finished" if finished else "stopped" if stopped or exit_code in (STOPPED, preemption.INTERRUPTED) else "failed"
+    )
     return Outcome(run.name, state, seconds, exit_code=exit_code, **(_losses(run) if finished else {}))
 
 
@@ -53,5 +55,5 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
 
 def _losses(run: planning.Planned) -> dict[str, float]:
-    result = finished_runs.read_json(epath.Path(run.folder), rundir.RESULT)
-    return {name: result[name] for name in ("train_loss", "validation_loss")}
+    result = finished_runs.read_json(epath.Path(run.folder), rundir.RESULT, finished_runs.LOSSES)
+    return {name: result[name] for name in finished_runs.LOSSES}

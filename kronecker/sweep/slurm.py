@@ -165,7 +165,7 @@ def _alive(jobs: Sequence[str]) -> set[str]:
 
 
 def _jobs(out: Path) -> dict[str, str]:
-    return (rundir.read_json(epath.Path(out / FOLDER / JOBS)) or {"jobs": {}})["jobs"]
+    return (rundir.read_json(epath.Path(out / FOLDER / JOBS), {"jobs": dict}) or {"jobs": {}})["jobs"]
 
 
 def _active(planned: Sequence[planning.Planned], jobs: Mapping[str, str]) -> list[planning.Planned]:

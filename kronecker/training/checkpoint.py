@@ -39,7 +39,7 @@ def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, 
         "dataset": dataset,
         "model shape": json.dumps(layout),
         "byte table": arm.codes.fingerprint if arm.codes else "none",
-        "config": hashlib.sha256(json.dumps(rundir.fixed(config), sort_keys=True).encode()).hexdigest(),
+        "config": rundir.config_sha256(config),
     }
 
 
@@ -141,7 +141,7 @@ def find_weights(
             raise ValueError(
                 f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
             )
-    theirs = rundir.read_json(workdir / rundir.CONFIG)["embedding"]
+    theirs = (rundir.read_json(workdir / rundir.CONFIG, {"embedding": dict}) or {"embedding": {}})["embedding"]
     for key in ("norm", "rank"):  # with another norm, a projection induces another table
         if theirs.get(key) != config.embedding[key]:
             raise ValueError(

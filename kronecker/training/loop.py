@@ -7,7 +7,9 @@ this needs train.deterministic, and has not been tried.
 import contextlib
 import dataclasses
 import functools
+import signal
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from kronecker.runtime import (
     device_mesh,
     distributed,
     hardware,
+    locks,
     machine,
     preemption,
     profiling,
@@ -42,7 +45,7 @@ from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
 def run(
     config: ml_collections.ConfigDict,
     workdir: epath.PathLike,
-    asked_to_leave: Callable[[], bool] = lambda: False,
+    asked_to_leave: Callable[[], signal.Signals | None] = lambda: None,
     compile_only: bool = False,
 ) -> dict[str, Any] | None:
     """Trains or resumes a run, and returns the content of result.json; a complete run returns at once.
@@ -62,13 +65,34 @@ def run(
     profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = preparation.ensure_prepared(config)
     config = resolution.with_vocabulary(config, tokenizer.vocab_size)
-    if not compile_only:
-        rundir.check_same_run(workdir, config)
-        if (result := rundir.read_json(workdir / rundir.RESULT)) is not None:
+    if compile_only:
+        _prepare(config, workdir, prepared, tokenizer).compile()
+        return None
+    if (result := _result(workdir, config)) is not None:  # without the lock, so also on a disk that is read-only
+        return result
+    with _locked(workdir, config):
+        if (result := _result(workdir, config)) is not None:
             return result
-    trainer = _prepare(config, workdir, prepared, tokenizer)
-    programs = trainer.compile()
-    return None if compile_only else trainer.train(programs, asked_to_leave)
+        trainer = _prepare(config, workdir, prepared, tokenizer)
+        return trainer.train(trainer.compile(), asked_to_leave)
+
+
+def _result(workdir: epath.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """Returns the result of a finished run, in all processes or in none; raises ValueError for another run's folder."""
+    finished = sharding.of_first_host((workdir / rundir.RESULT).exists())
+    rundir.check_same_run(workdir, config)
+    return rundir.read_json(workdir / rundir.RESULT) if finished else None
+
+
+@contextlib.contextmanager
+def _locked(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Holds the run's folder in the first process; the others wait until it does, so that all find the same files."""
+    with rundir.Lock(workdir, config) if _is_lead() else contextlib.nullcontext() as lock:
+        while state := sharding.of_first_host(lock.ask() if lock else rundir.Lock.MINE):
+            if state == rundir.Lock.REFUSED:
+                raise ValueError(lock.refusal if lock else f"--workdir={workdir}: in use; see process 0")
+            time.sleep(locks.POLL_SECONDS)
+        yield
 
 
 def _join_devices(config: ml_collections.ConfigDict) -> None:
@@ -148,23 +172,24 @@ class _Trainer:
         )
         return _Programs(update, evaluate)
 
-    def train(self, programs: _Programs, asked_to_leave: Callable[[], bool]) -> dict[str, Any]:
+    def train(self, programs: _Programs, asked_to_leave: Callable[[], signal.Signals | None]) -> dict[str, Any]:
         """Trains to the end, unless preempted, and returns the content of result.json."""
-        self._write_config()
-        lock = rundir.locked(self.workdir) if _is_lead() else contextlib.nullcontext()
-        with lock:
-            start, state = self._first_state()
-            with (
-                checkpoint.open_manager(self.workdir, self.config) as manager,
-                run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log,
-            ):
-                step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
-            if leaves:
-                saved = f"step {step:,} is saved" if step else "no step is finished"
-                raise preemption.Preempted(
-                    f"{run_log.label(self.config)}: received SIGTERM; {saved}; the same command resumes"
-                )
-            return self._write_result(log)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if _is_lead():
+            rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
+        start, state = self._first_state()
+        params = self._write_records(state, start)
+        with (
+            checkpoint.open_manager(self.workdir, self.config) as manager,
+            run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log,
+        ):
+            step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
+        if leaves:
+            saved = f"step {step:,} is saved" if step else "no step is finished"
+            received = asked_to_leave()
+            words = f"{run_log.label(self.config)}: received {received.name}; {saved}; the same command resumes"
+            raise preemption.Preempted(words, received)
+        return self._write_result(log, params)
 
     def _train_steps(
         self,
@@ -173,7 +198,7 @@ class _Trainer:
         programs: _Programs,
         manager: ocp.CheckpointManager,
         log: run_log.Log,
-        asked_to_leave: Callable[[], bool],
+        asked_to_leave: Callable[[], signal.Signals | None],
     ) -> tuple[int, bool]:
         """Returns the last step, which is saved, and whether training was preempted."""
         c, last = self.config, self.config.train.steps
@@ -185,7 +210,7 @@ class _Trainer:
         with jax.transfer_guard("disallow"):
             # DO NOT REORDER: evaluate and save the old state before the update that changes it.
             for step in range(start, last + 1):
-                leaves = asked_to_leave()
+                leaves = bool(asked_to_leave())
                 evaluates = step == last or (c.eval.every and step % c.eval.every == 0)
                 if evaluates and not leaves and not log.has_validation(step):
                     leaves = not log.evaluate(step, functools.partial(programs.evaluate, state.params), asked_to_leave)
@@ -226,19 +251,14 @@ class _Trainer:
             lines += [build.product_line(self.arm, self.config, self.mesh)]
         return [*lines, determinism.line(self.config, self.mesh), evaluation.few_tokens(self.prepared, self.config)]
 
-    def _write_config(self) -> None:
-        """Writes config.json and, if the run is new, env.json."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        if not _is_lead():
-            return
-        rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-        if not rundir.has_checkpoint(self.workdir):
-            facts = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
-            if self.arm.bag:
-                facts["implementation"] = implementations.describe(self.arm.bag)
-            if self.init_weights:
-                facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
-            rundir.write_json(self.workdir / rundir.ENV, machine.environment() | facts)
+    def _environment(self) -> dict[str, Any]:
+        """Returns the content of env.json."""
+        facts = {"data": str(self.prepared.location), "attention": self.arm.model.shape.attention}
+        if self.arm.bag:
+            facts["implementation"] = implementations.describe(self.arm.bag)
+        if self.init_weights:
+            facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
+        return machine.environment() | facts
 
     def _first_state(self) -> tuple[int, train_step.TrainState]:
         """Returns the number of finished updates and the state after them."""
@@ -250,7 +270,7 @@ class _Trainer:
         return start, state
 
     def _initial_state(self) -> train_step.TrainState:
-        """Returns the state before the first step, and writes params.json."""
+        """Returns the state before the first step."""
         init_from = self.config.checkpoint.init_from
         if init_from and not self.init_weights:
             raise ValueError(
@@ -262,18 +282,54 @@ class _Trainer:
             state = state.replace(params=checkpoint.restore_weights(self.init_weights, self.abstract_state.params))
             if _is_lead():
                 _print_lines(self.config, [f"starts from the weights of {init_from}, step {self.init_weights.step:,}"])
-        params = accounting.count(state.params) | {"body_init_sha256": accounting.body_hash(state.params)}
-        if _is_lead():
-            rundir.write_json(self.workdir / rundir.PARAMS, params)
         return state
 
-    def _write_result(self, log: run_log.Log) -> dict[str, Any]:
+    def _write_records(self, state: train_step.TrainState, start: int) -> dict[str, Any]:
+        """Writes env.json and params.json, of a resumed run only those that were lost; returns the latter's content.
+
+        The hash of the initial body is in both, as no checkpoint has it.
+        """
+        params = accounting.count(state.params)
+        if start:
+            env, saved = (self._read_record(name) for name in (rundir.ENV, rundir.PARAMS))
+            body = env.get("body_init_sha256", saved.get("body_init_sha256"))
+            if not isinstance(body, str):
+                raise ValueError(
+                    f"{self.workdir / rundir.PARAMS}: lost or damaged, and {rundir.ENV} lacks body_init_sha256 too; "
+                    "restore one of them from a copy, or train in a new --workdir"
+                )
+        else:
+            env, saved, body = {}, {}, accounting.body_hash(state.params)
+        params |= {"body_init_sha256": body}
         if _is_lead():
-            lines = sinks.read(self.workdir)
+            if not env:
+                rundir.write_json(self.workdir / rundir.ENV, self._environment() | {"body_init_sha256": body})
+            if saved != params:
+                rundir.write_json(self.workdir / rundir.PARAMS, params)
+            if start and (not env or saved != params):
+                _print_lines(self.config, [f"{self.workdir}: {rundir.ENV} or {rundir.PARAMS} was lost: written again"])
+        return params
+
+    def _read_record(self, name: str) -> dict[str, Any]:
+        """Returns a file's content, empty if it is lost or damaged."""
+        try:
+            return rundir.read_json(self.workdir / name) or {}
+        except ValueError:
+            return {}
+
+    def _write_result(self, log: run_log.Log, params: dict[str, Any]) -> dict[str, Any]:
+        if _is_lead():
+            lines, last = sinks.read(self.workdir), self.config.train.steps
             train = [line for line in lines if line["kind"] == "train"]
             validation = [line for line in lines if line["kind"] == "validation"]
+            if not train or train[-1]["step"] != last:
+                raise ValueError(
+                    f"{self.workdir / sinks.METRICS}: the training line of step {last:,} is lost, so the result has no "
+                    f"training loss; restore it, or delete {self.workdir / rundir.CHECKPOINTS / str(last)} and run the "
+                    "same command again: it trains the last steps again"
+                )
             result = {
-                "step": self.config.train.steps,
+                "step": last,
                 "tokens": self.config.train.tokens,
                 "validation_loss": validation[-1]["loss"],
                 "validation_bits_per_byte": validation[-1]["bits_per_byte"],
@@ -284,7 +340,9 @@ class _Trainer:
                 "peak_memory_bytes": hardware.peak_memory_bytes(),
                 "data_fingerprint": self.prepared.fingerprint,
                 "tokenizer_fingerprint": self.tokenizer.fingerprint,
-                "params": rundir.read_json(self.workdir / rundir.PARAMS),
+                "config_sha256": self.identity["config"],
+                "metrics_gaps": sinks.gaps(lines, last),
+                "params": params,
             }
             (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of an earlier run in this folder
             rundir.write_json(self.workdir / rundir.RESULT, result)

@@ -12,6 +12,7 @@ from kronecker.data import manifests, preparation
 from kronecker.model import build
 from kronecker.run import finished_runs, rundir
 from kronecker.runtime import device_mesh, sharding, storage
+from kronecker.schema import dotted, keys
 from kronecker.training import checkpoint, train_step
 
 
@@ -35,14 +36,20 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     data or codes have changed since.
     """
     workdir = storage.open_path(workdir, "--workdir")
-    saved = rundir.read_json(workdir / rundir.CONFIG)
-    if saved is None:
+    config = rundir.read_config(workdir / rundir.CONFIG)
+    if config is None:
         runs = sorted(filter(finished_runs.is_run, workdir.iterdir())) if workdir.is_dir() else []
         give = f"one of the runs in it, such as {runs[0]}" if runs else "a folder that train.py wrote"
         raise FileNotFoundError(f"--workdir={workdir}: not a run's folder (no {rundir.CONFIG}); give {give}")
-    config = rundir.completed(saved).lock()
+    if fault := next(
+        filter(None, (keys.fault(*one) for one in dotted.flat(config).items() if one[0] in keys.KEYS)), None
+    ):
+        raise ValueError(f"{workdir / rundir.CONFIG}: {fault}; restore the file from a copy")
+    config.lock()
     device_mesh.use_simulated_cpu_devices(config)
-    recorded = storage.open_path(finished_runs.read_json(workdir, rundir.ENV)["data"], f"{rundir.ENV}: data")
+    recorded = storage.open_path(
+        finished_runs.read_json(workdir, rundir.ENV, {"data": str})["data"], f"{rundir.ENV}: data"
+    )
     if (recorded / manifests.MANIFEST).exists():  # its source text may be gone
         prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer)
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from kronecker.model import accounting, transformer
-from kronecker.run import sinks
+from kronecker.run import rundir, sinks
 from kronecker.runtime import progress, sharding
 from kronecker.training import pace, train_step
 
@@ -37,13 +37,16 @@ class Log:
         self._progress_line = progress.ProgressLine(label(config), config.train.steps, start, lead, PLAIN_SECONDS)
         self._sinks = sinks.open_sinks(workdir, config, start) if lead else []
         before = sinks.read(workdir) if lead else []
+        if gaps := sinks.gaps(before, start):
+            words = f"lacks lines {sinks.words(gaps)}; the run goes on, and {rundir.RESULT} will name the gap"
+            self._progress_line.note(f"{workdir / sinks.METRICS}: {words}")
         trained = [line["seconds"] for line in before if line["kind"] == "train"]
         updates = [line for line in before if line["kind"] in ("train", sinks.HELD)]
         unlogged = [line for line in updates[-1:] if line["kind"] == sinks.HELD and line["step"] == start]
         validated = any(line["kind"] == "validation" and line["step"] == start for line in before)
         self._validated = start if sharding.of_first_host(validated) else None
         self._flushed_at = trained[-1] if trained else 0.0
-        self._pending = [train_step.StepMetrics(*values) for values in unlogged[-1]["values"]] if unlogged else []
+        self._pending = _held(unlogged[-1], workdir / sinks.METRICS) if unlogged else []
         self.watch = progress.Stopwatch(unlogged[-1]["seconds"] if unlogged else self._flushed_at)
         self._pace = pace.Pace(config, start, self.watch.seconds())
         self._loss = self._validation_loss = self._speed_words = ""  # of the progress line
@@ -160,6 +163,13 @@ class Log:
     def _write(self, line: dict[str, Any]) -> None:
         for sink in self._sinks:
             sink.write(line)
+
+
+def _held(line: dict[str, Any], path: epath.Path) -> list[train_step.StepMetrics]:
+    try:
+        return [train_step.StepMetrics(*map(float, values)) for values in line["values"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path}: the line {sinks.HELD!r} of step {line['step']} is damaged; {sinks.REMEDY}") from None
 
 
 def _last_finite(loss: np.ndarray) -> str:

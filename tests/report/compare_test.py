@@ -107,8 +107,11 @@ def test_runs_that_are_not_a_pair_are_refused_with_the_difference(
 
 def test_another_initial_body_is_refused(tmp_path: Path):
     write_pairs(tmp_path, [-0.01])
-    params = json.loads((tmp_path / "kronecker-seed0" / "params.json").read_text())
-    write_json(tmp_path / "kronecker-seed0" / "params.json", params | {"body_init_sha256": "a" * 64})
+    run = tmp_path / "kronecker-seed0"
+    result = json.loads((run / "result.json").read_text())
+    result["params"]["body_init_sha256"] = "a" * 64
+    write_json(run / "result.json", result)
+    write_json(run / "params.json", result["params"])
     with pytest.raises(ValueError, match="body_init_sha256 is 000000000000… against aaaaaaaaaaaa…"):
         comparison(tmp_path)
 
@@ -190,10 +193,10 @@ def test_an_unknown_baseline_is_refused_with_the_arms_there_are(tmp_path: Path):
     [
         (lambda run: (run / "params.json").unlink(), r"params.json: missing; restore it, or train the run again"),
         (lambda run: (run / "result.json").write_text("{"), r"result.json: not JSON"),
-        (lambda run: (run / "metrics.jsonl").write_text("{]\n"), r"metrics.jsonl: not JSON lines"),
+        (lambda run: (run / "metrics.jsonl").write_text("{]\n"), r"metrics.jsonl line 1: not JSON"),
         (
             lambda run: (run / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n'),
-            "metrics.jsonl: a train line lacks 'tokens'",
+            "metrics.jsonl line 1: lacks 'tokens'; restore the file from a copy",
         ),
     ],
 )

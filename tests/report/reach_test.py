@@ -91,7 +91,8 @@ def test_a_loss_that_the_better_run_had_before_training_tells_nothing(arm_ahead:
 def write_evaluations(folder: Path, *evaluations: tuple[int, float]) -> None:
     """Gives a run these validation losses, (step, loss) each."""
     lines = [
-        {"kind": "validation", "step": step, "tokens": step * TOKENS_A_STEP, "loss": loss} for step, loss in evaluations
+        {"kind": "validation", "step": step, "tokens": step * TOKENS_A_STEP, "loss": loss, "bits_per_byte": loss / 2}
+        for step, loss in evaluations
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -1,6 +1,7 @@
 """Being told to leave, as SLURM or a cloud does it: a real SIGTERM at each moment of a run, alone and with others."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -67,24 +68,25 @@ def saving(workdir: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_at_any_moment_saves_and_changes_no_number(
+def test_a_signal_at_any_moment_saves_and_changes_no_number(
     processes: int, data: Path, undisturbed: dict[str, float], tmp_path: Path
 ):
     workdir = tmp_path / "run"
     moments = {
-        "starting": lambda: (workdir / "config.json").exists(),
-        "training": lambda: trained(workdir, 7),
-        "saving": lambda: saving(workdir),
-        "evaluating": lambda: evaluating(workdir, 200),
+        "starting": (signal.SIGTERM, lambda: (workdir / "config.json").exists()),
+        "training": (signal.SIGINT, lambda: trained(workdir, 7)),
+        "saving": (signal.SIGTERM, lambda: saving(workdir)),
+        "evaluating": (signal.SIGINT, lambda: evaluating(workdir, 200)),
     }
-    for name, moment in moments.items():
+    for name, (number, moment) in moments.items():
         group = start(workdir, data, OPTIONS, processes)
         wait_until(group, moment)
         told = time.monotonic()
-        group[-1].send_signal(signal.SIGTERM)
-        ended = finish(group, 143)
+        for process in group if number == signal.SIGINT else group[-1:]:  # a terminal interrupts all of its processes
+            process.send_signal(number)
+        ended = finish(group, 128 + number)
         assert time.monotonic() - told < 30, name
-        assert "received SIGTERM" in ended[0], name
+        assert all(f"received {number.name}" in words for words in ended), name
         assert "Traceback" not in "".join(ended)
         assert not (workdir / "result.json").exists(), "the run ended before the signal; the test shows nothing"
         if name == "starting" and processes == 1:
@@ -110,6 +112,40 @@ def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, line
     assert len(tiny_runs.lines(tmp_path)) == line_after + lines
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_ctrl_c_at_a_random_moment_of_the_start_ends_the_run_at_once(seed: int, data: Path, tmp_path: Path):
+    (process,) = start(tmp_path / "run", data, OPTIONS)
+    time.sleep(random.Random(seed).uniform(0.3, 4))
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    (ended,) = finish([process], 130)
+    assert time.monotonic() - began < 5
+    assert "received SIGINT before training started: nothing to save" in ended or "is saved" in ended
+    assert "Traceback" not in ended
+
+
+STUCK = """
+import time
+from kronecker.runtime import preemption
+notice = preemption.NOTICE
+notice.grace_seconds = 1.0
+notice.listen()
+BEFORE
+print("stuck", flush=True)
+THEN
+notice.close()
+time.sleep(60)
+"""
+
+
+def stuck(before: str, then: str) -> subprocess.Popen:
+    script = STUCK.replace("BEFORE", before).replace("THEN", then)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tiny_runs.ROOT, **pipes)
+    assert process.stdout.readline() == "stuck\n"
+    return process
+
+
 @pytest.mark.parametrize(
     ("before", "then", "words"),
     [
@@ -118,27 +154,38 @@ def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, line
         # it has saved and left the block, and JAX waits for other processes that do not come
         (
             "notice.asked()",
-            "[time.sleep(.01) for _ in iter(notice.asked, True)]",
+            "[time.sleep(.01) for _ in iter(notice.asked, signal.SIGTERM)]",
             "did not stop within checkpoint.grace_seconds=1;",
         ),
     ],
 )
-def test_a_process_that_is_stuck_ends_when_the_grace_is_over(before: str, then: str, words: str):
-    script = (
-        "import time; from kronecker.runtime import preemption\n"
-        "with preemption.Notice(1.0) as notice:\n"
-        f"    {before}\n"
-        "    print('stuck', flush=True)\n"
-        f"    {then}\n"
-        "time.sleep(60)\n"
-    )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=tiny_runs.ROOT, **pipes)
-    assert process.stdout.readline() == "stuck\n"
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)  # changes nothing
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_stuck_ends_when_the_grace_is_over(
+    number: signal.Signals, before: str, then: str, words: str
+):
+    process = stuck(before, then.replace("signal.SIGTERM", str(number.value)))
+    process.send_signal(number)
+    if number == signal.SIGTERM:
+        process.send_signal(number)  # changes nothing
     began = time.monotonic()
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
+    assert f"received {number.name} " in errors
     assert words in errors
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_ctrl_c_ends_a_run_that_saves(first: signal.Signals):
+    process = stuck("notice.asked()", "notice.grace_seconds = 60; time.sleep(60)")
+    process.send_signal(first)
+    if first == signal.SIGTERM:
+        process.send_signal(signal.SIGINT)
+    assert "press Ctrl-C again to end at once" in process.stderr.readline()
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert errors.endswith(
+        "received SIGINT again: ends at once; the same command resumes from the newest complete checkpoint\n"
+    )

@@ -267,7 +267,7 @@ def test_metrics_in_a_bucket_drop_what_lies_beyond_the_checkpoint(bucket: epath.
     for resume_step, new in ((0, (1, 2, 3)), (2, (3, 4))):
         sink = sinks.JsonLines(bucket, resume_step)
         for step in new:
-            sink.write({"kind": "train", "step": step, "try": resume_step})
+            sink.write({"kind": "held", "step": step, "seconds": 1.0, "try": resume_step})
         sink.close()
     assert [(line["step"], line["try"]) for line in sinks.read(bucket)] == [(1, 0), (2, 0), (3, 2), (4, 2)]
 

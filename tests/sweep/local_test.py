@@ -134,6 +134,7 @@ def test_a_signal_lets_every_child_save_and_starts_no_other(tmp_path: Path, numb
     assert not any(map(is_alive, children))
     assert all((tmp_path / name / "saved").exists() for name in NAMES[:2])
     assert not (tmp_path / "third").exists()
+    assert f"sweep: received {number.name}: its runs save and stop; a second signal kills them\n" in out
     assert re.findall(r"^(first|second) +stopped +\d+ +143$", out, re.MULTILINE) == ["first", "second"]
 
 
@@ -148,6 +149,7 @@ def test_a_second_signal_kills(tmp_path: Path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 143
+    assert "sweep: received SIGTERM: kills its runs\n" in out
     assert re.findall(r"^(first|second) +stopped +\d+ +-9$", out, re.MULTILINE) == ["first", "second"]
 
 

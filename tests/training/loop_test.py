@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import pytest
 import tiny_runs
 from tiny_runs import lines, losses
+
+from kronecker.run import rundir
 
 ROOT = Path(__file__).parents[2]
 GOLDEN_LOSSES = ROOT / "tests" / "golden" / "losses.json"
@@ -61,6 +65,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_the_files_that_everything_else_reads(finished: Path):
     result = json.loads((finished / "result.json").read_text())
     assert result["step"] == STEPS
+    config = ml_collections.ConfigDict(json.loads((finished / "config.json").read_text()))
+    assert result["config_sha256"] == rundir.config_sha256(config)
     assert result["tokens"] == STEPS * 4 * 32
     assert result["validation_loss"] == lines(finished, "validation")[-1]["loss"]
     assert [line["step"] for line in lines(finished)] == list(range(1, STEPS + 1))
@@ -182,6 +188,147 @@ def test_a_damaged_newest_checkpoint_changes_no_loss(finished: Path, data: Path,
     assert "Traceback" not in done.stderr
     assert losses(workdir) == losses(finished)
     assert {folder.name for folder in (workdir / "checkpoints").iterdir()} == {str(STEPS - 2), str(STEPS)}
+
+
+def test_a_second_command_on_a_run_waits_and_takes_over_and_one_of_another_config_is_refused_at_once(
+    finished: Path, data: Path, tmp_path: Path
+):
+    workdir = tmp_path / "run"
+    first = subprocess.Popen(command(workdir, data, checkpoint__every=STEPS), cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not _line_count(workdir):
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # no checkpoint yet, so without the lock the folder would be free for any config
+    assert not list((workdir / "checkpoints").glob("[0-9]"))
+    same = [subprocess.Popen(command(workdir, data), cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        refused(train(workdir, data, train__lr=1e-2), f"process {first.pid} on ")
+        assert json.loads((workdir / "config.json").read_text())["train"]["lr"] == 1e-3
+        for process in same:
+            while "waiting for it" not in process.stderr.readline():
+                assert process.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    assert [process.communicate()[1] and process.returncode for process in same] == [0, 0]
+    assert losses(workdir) == losses(finished)
+
+
+# Reads or resumes each folder in one process, and prints how it ended.
+EACH = """
+import json, sys
+from pathlib import Path
+from kronecker.run import rundir
+from kronecker.schema import resolution
+from kronecker.training import loop, restore
+for folder in sys.argv[2:]:
+    try:
+        if sys.argv[1] == "eval":
+            restore.open_run(folder)
+        else:
+            config = rundir.read_config(rundir.epath.Path(sys.argv[1]) / "config.json")
+            config.model.padded_vocab = 0  # derived again
+            loop.run(config, folder)
+        print(json.dumps([folder, ""]))
+    except (ValueError, OSError) as error:
+        print(json.dumps([folder, str(error)]))
+"""
+
+
+def each(what: str, copies: dict[str, Path]) -> tuple[dict[str, str], str]:
+    """Returns the error of each folder, empty if there was none, and stderr."""
+    command = [sys.executable, "-c", EACH, what, *map(str, copies.values())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = {str(folder): name for name, folder in copies.items()}
+    return {names[folder]: error for folder, error in map(json.loads, done.stdout.splitlines())}, done.stderr
+
+
+def copies_of(run: Path, folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    found = {name: folder / str(i) for i, name in enumerate(names)}
+    for copy in found.values():
+        shutil.copytree(run, copy)
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_with_a_damaged_config_or_environment_is_not_evaluated_and_the_file_is_named(
+    finished: Path, tmp_path: Path
+):
+    config, env = (json.loads((finished / name).read_text()) for name in ("config.json", "env.json"))
+    lacking = config | {"train": {key: value for key, value in config["train"].items() if key != "lr"}}
+    damages = {
+        "config.json: lacks train.lr": ("config.json", json.dumps(lacking)),
+        "config.json: model.layers is 'one', not a whole number": (
+            "config.json",
+            json.dumps(config | {"model": config["model"] | {"layers": "one"}}),
+        ),
+        "config.json: embedding.kind is 'tabel'; allowed:": (
+            "config.json",
+            json.dumps(config | {"embedding": config["embedding"] | {"kind": "tabel"}}),
+        ),
+        "config.json: holds [1], not a JSON object": ("config.json", "[1]"),
+        "config.json: not JSON (": ("config.json", "[" * 100_000),
+        "env.json: lacks 'data'": ("env.json", "{}"),
+        "env.json: 'data' is 3, not text": ("env.json", json.dumps(env | {"data": 3})),
+        "env.json: not JSON (": ("env.json", ""),
+    }
+    copies = copies_of(finished, tmp_path, list(damages))
+    for name, (file, content) in damages.items():
+        (copies[name] / file).write_text(content)
+    for name, error in each("eval", copies)[0].items():
+        assert name in error
+        assert "\n" not in error
+
+
+@pytest.mark.slow
+def test_what_a_resumed_run_has_lost_is_written_again_or_named(finished: Path, data: Path, tmp_path: Path):
+    lost = tmp_path / "base"
+    shutil.copytree(finished, lost)
+    (lost / "result.json").unlink()
+    shutil.rmtree(lost / "checkpoints" / str(STEPS))  # it resumes from the one before
+    copies = copies_of(
+        lost, tmp_path / "copies", ["nothing", "params", "cut params", "env", "both", "middle", "end", "all", "broken"]
+    )
+    (copies["params"] / "params.json").unlink()
+    (copies["cut params"] / "params.json").write_text('{"input": 1')
+    (copies["env"] / "env.json").write_text("")
+    for name in ("params.json", "env.json"):
+        (copies["both"] / name).unlink()
+    text = (lost / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for name, kept in {
+        "middle": text[:5] + text[8:],
+        "end": text[:9],
+        "all": [],
+        "broken": [*text[:3], "{]\n"],
+    }.items():
+        (copies[name] / "metrics.jsonl").write_text("".join(kept))
+    copies["last"] = tmp_path / "last"
+    shutil.copytree(finished, copies["last"])
+    for name in ("result.json", "metrics.jsonl"):
+        (copies["last"] / name).unlink()
+    ended, told = each(str(lost), copies)
+    result = {name: folder / "result.json" for name, folder in copies.items()}
+    for name in ("nothing", "params", "cut params", "env"):
+        assert ended[name] == ""
+        assert losses(copies[name]) == losses(finished)
+        assert json.loads((copies[name] / "params.json").read_text()) == json.loads(
+            (finished / "params.json").read_text()
+        )
+        assert json.loads(result[name].read_text())["metrics_gaps"] == []
+        env = json.loads((copies[name] / "env.json").read_text())
+        assert env["body_init_sha256"] == json.loads((finished / "params.json").read_text())["body_init_sha256"]
+        assert (f"{copies[name]}: env.json or params.json was lost: written again" in told) == (name != "nothing")
+    assert "lost or damaged, and env.json lacks body_init_sha256 too; restore one of them" in ended["both"]
+    last = lines(finished, "validation")[-1]["loss"]
+    for name in ("middle", "end", "all"):
+        assert ended[name] == ""
+        assert f"{copies[name]}/metrics.jsonl: lacks lines between steps " in told
+        found = json.loads(result[name].read_text())
+        assert found["metrics_gaps"]
+        assert found["validation_loss"] == last
+    assert "metrics.jsonl line 4: not JSON (" in ended["broken"]
+    assert f"the training line of step {STEPS} is lost" in ended["last"]
+    assert not result["broken"].exists()
 
 
 @pytest.mark.slow
