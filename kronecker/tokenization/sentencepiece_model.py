@@ -52,6 +52,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         },  # scores and normaliser; the vocabulary alone is not enough
         encode=lambda texts, num_threads: model.encode(texts, num_threads=num_threads),
         library_decoded=decoded,
+        other_forms=lambda text: base.with_spaces(model.normalize(text)),
     )
     base.refuse_changed_text(tokenizer)
     return tokenizer

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tokenizers
@@ -30,7 +30,10 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     library.encode_special_tokens = True  # despite its name, it encodes special tokens in the text as plain text
     library.no_truncation()
     library.no_padding()
-    to_bytes = _raw_bytes_rule(spec, definition)
+    byte_level = any(
+        part["type"] == "ByteLevel" for part in _parts([definition.get("pre_tokenizer"), definition.get("decoder")])
+    )
+    to_bytes = _raw_bytes_rule(spec, definition, byte_level)
     _refuse_replacements(spec, definition.get("normalizer"))
     tokens = {token_id: to_bytes(token) for token, token_id in library.get_vocab(with_added_tokens=False).items()}
     added = library.get_added_tokens_decoder()
@@ -44,6 +47,10 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
             encoding.ids for batch in batches for encoding in library.encode_batch_fast(batch, add_special_tokens=False)
         ]
 
+    def other_forms(text: str) -> Iterable[str]:
+        written = library.normalizer.normalize_str(text) if library.normalizer else text
+        return (written,) if byte_level else base.with_spaces(written)
+
     tokenizer = base.assemble(
         spec,
         base.label(path),
@@ -52,6 +59,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         rules={key: definition.get(key) for key in ("normalizer", "pre_tokenizer", "model")},
         encode=encode,
         library_decoded=lambda: _decoded(library, len(token_bytes), frozenset(special.values())),
+        other_forms=other_forms,
     )
     base.refuse_changed_text(tokenizer)
     return tokenizer
@@ -71,13 +79,14 @@ def _decoded(library: tokenizers.Tokenizer, vocab_size: int, special_ids: frozen
     return tuple(map(one, range(vocab_size), texts))
 
 
-def _raw_bytes_rule(spec: str, definition: dict[str, Any]) -> Callable[[str], bytes | None]:
-    parts = [definition.get("pre_tokenizer"), definition.get("decoder")]
-    if any(part["type"] == "ByteLevel" for part in _parts(parts)):
+def _raw_bytes_rule(spec: str, definition: dict[str, Any], byte_level: bool) -> Callable[[str], bytes | None]:
+    if byte_level:
         byte_of = _byte_level_alphabet()
         # Text never encodes to a token with a letter outside the alphabet.
         return lambda token: bytes(map(byte_of.get, token)) if byte_of.keys() >= set(token) else None
-    if definition["model"].get("byte_fallback") or any(part["type"] == "ByteFallback" for part in _parts(parts)):
+    if definition["model"].get("byte_fallback") or any(
+        part["type"] == "ByteFallback" for part in _parts(definition.get("decoder"))
+    ):
         return lambda token: base.BYTE_PIECES.get(token) or token.replace(base.SPACE_MARK, " ").encode()
     raise ValueError(
         f"tokenizer {spec}: its ids have no bytes; use a tokenizer that is byte-level or has byte fallback"
