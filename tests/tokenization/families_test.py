@@ -348,12 +348,9 @@ def byte_level_json(folder: Path, **parts: object) -> Path:
             "it changes capital letters: 'From aB to CD' becomes ' from ab to cd'",
         ),
         ({"byte_fallback": False}, "no byte fallback, so characters outside its vocabulary have no bytes"),
-        ({"eos_id": -1}, "it has no end-of-text token"),
     ],
 )
-def test_a_sentencepiece_model_that_loses_text_or_ends_none_is_refused(
-    options: dict[str, object], message: str, tmp_path: Path
-):
+def test_a_sentencepiece_model_that_loses_text_is_refused(options: dict[str, object], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         tokenization.load(f"sentencepiece:{sentencepiece_model(tmp_path, **options)}")
 
@@ -422,7 +419,9 @@ def test_a_missing_file_is_named(kind: str):
 @pytest.mark.parametrize(
     ("content", "spec", "message"),
     [
-        (b"IQ== 0\n", "tiktoken:{}", "sha256 .* is not that of gpt2, cl100k_base, o200k_base, qwen"),
+        (b"IQ== 0\n", "tiktoken:{}", "no token for 255 bytes, so text with them would be lost: 0x00 .*all 256 single"),
+        (b"IQ== 0\nIQ== 1\n", "tiktoken:{}", r"not a rank file \(line 2: b'!' has rank 0 already\)"),
+        (b"IQ== 0\nIg== 0\n", "tiktoken:{}@gpt2", "b'!' and b'\"' have one rank, 0; download"),
         (b"\x00\xff\n", "tiktoken:{}@gpt2", "not a rank file .*; its lines must be 'base64 rank'"),
         (b"IQ== 0\n", "tiktoken:{}@gpt2", "all 256 single bytes; download"),
         (b'{"model": ', "tokenizers:{}", "not a tokenizer.json"),
@@ -455,14 +454,6 @@ def test_a_damaged_shipped_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tiktoken_ranks, "ASSETS", tmp_path)
     with pytest.raises(ValueError, match="damaged"):
         tokenization.load("gpt2")
-
-
-def test_a_vocabulary_without_an_end_of_text_is_refused(tmp_path: Path):
-    definition = library.Tokenizer(library.models.BPE(vocab={"a": 0}, merges=[]))
-    definition.pre_tokenizer = library.pre_tokenizers.ByteLevel()
-    definition.save(str(tmp_path / "t.json"))
-    with pytest.raises(ValueError, match="it has no end-of-text token; use one that has one of"):
-        tokenization.load(f"tokenizers:{tmp_path / 't.json'}")
 
 
 def test_a_vocabulary_whose_tokens_have_no_bytes_is_refused(tmp_path: Path):
