@@ -161,7 +161,8 @@ class Tokenizer:
         return len(found)
 
     def _refuse_difference(self, text: str, found: bytes) -> None:
-        forms = [form.encode() for form in (text, *self._other_forms(text))]
+        with library_errors(f"tokenizer {self.spec}: it cannot normalise text"):
+            forms = [form.encode() for form in (text, *self._other_forms(text))]
         if found not in forms:
             at, form = max((_first_difference(form, found), form) for form in forms)
             shown = [part[at : at + 20].decode(errors="replace") or "nothing more" for part in (form, found)]

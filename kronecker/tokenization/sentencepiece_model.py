@@ -25,8 +25,8 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         f"tokenizer {spec}: the file is not a SentencePiece model, or is damaged; download it again"
     ):
         model.LoadFromSerializedProto(content)
-    ids = range(model.vocab_size())
-    pieces = [model.id_to_piece(i) for i in ids]
+        ids = range(model.vocab_size())
+        pieces = [model.id_to_piece(i) for i in ids]
     if not any(map(model.is_byte, ids)):
         raise ValueError(
             f"tokenizer {spec}: the model has no byte fallback, so characters outside its vocabulary have no bytes; "

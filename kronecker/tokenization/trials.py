@@ -31,7 +31,7 @@ def check(tokenizer: base.Tokenizer, tokens: Iterable[str] = ()) -> base.Tokeniz
                 f"tokenizer {tokenizer.spec}: it changes {what}: {text!r} becomes {found.decode(errors='replace')!r}, "
                 "so bits per byte would count the wrong bytes; use a tokenizer that does not change text"
             )
-    texts = [*ORDINARY_TEXT.values(), *CHARACTERS, *map(AROUND.format, tokens)]
+    texts = [*ORDINARY_TEXT.values(), *CHARACTERS, *map(AROUND.format, [*tokens, "".join(base.BYTE_PIECES)])]
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         tokenizer.check_kept(text, ids)
     return tokenizer

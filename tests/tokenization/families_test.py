@@ -1,10 +1,8 @@
 """Specs, raw bytes per id, ordinary text, fingerprints, and what a bad file says."""
 
-import base64
 import collections
 import hashlib
 import inspect
-import io
 import itertools
 import json
 import lzma
@@ -16,8 +14,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import tokenizers as library
+from tokenizer_files import (
+    TEKKEN_SIZES,
+    byte_fallback_json,
+    byte_level_json,
+    sentencepiece_model,
+    tekken_json,
+    write_ranks,
+)
 
 from kronecker import tokenization
 from kronecker.tokenization import tiktoken_ranks
@@ -57,50 +62,6 @@ def documents() -> list[str]:
                 of_language += [document["text"]] * (len(of_language) < each)
     assert len(texts) == LANGUAGES + 2
     return [text for of_language in texts.values() for text in of_language]
-
-
-def byte_fallback_json(folder: Path, **model: object) -> Path:
-    vocab = ["<unk>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), "▁", "a", "b", "ab", "▁ab"]
-    definition = library.Tokenizer(
-        library.models.BPE(
-            vocab={token: i for i, token in enumerate(vocab)},
-            merges=[("a", "b"), ("▁", "ab")],
-            unk_token="<unk>",
-            byte_fallback=True,
-        )
-    )
-    definition.normalizer = library.normalizers.Replace(" ", "▁")
-    definition.add_special_tokens(["<unk>", "</s>"])
-    definition.add_tokens(["<table>"])
-    for name, value in model.items():
-        getattr(definition, name)(value)
-    definition.save(str(folder / "tokenizer.json"))
-    return folder / "tokenizer.json"
-
-
-def sentencepiece_model(folder: Path, **options: object) -> Path:
-    content = io.BytesIO()
-    defaults = {"model_type": "bpe", "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(Path(inspect.__file__).read_text().splitlines()),
-        model_writer=content,
-        **(defaults | {"vocab_size": 600, "byte_fallback": True, "minloglevel": 2} | options),
-    )
-    (folder / "tokenizer.model").write_bytes(content.getvalue())
-    return folder / "tokenizer.model"
-
-
-TEKKEN_SIZES = {"pattern": r" ?\p{L}+|\s+|[^\p{L}\s]+", "default_vocab_size": 268, "default_num_special_tokens": 10}
-
-
-def tekken_json(folder: Path, **changes: object) -> Path:
-    tokens = [*(bytes([value]) for value in range(256)), b"ab", b" ab", b"cut off"]
-    definition = {
-        "config": TEKKEN_SIZES,
-        "vocab": [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for rank, token in enumerate(tokens)],
-    }
-    (folder / "tekken.json").write_text(json.dumps(definition | changes))
-    return folder / "tekken.json"
 
 
 def small_spec(family: str, folder: Path) -> str:
@@ -327,18 +288,6 @@ def test_a_tokenizer_json_that_replaces_ordinary_text_is_refused(tmp_path: Path)
         tokenization.load(f"tokenizers:{path}")
 
 
-def byte_level_json(folder: Path, **parts: object) -> Path:
-    path = folder / "t.json"
-    tokenization.train_bpe(["ab"], 257, path)
-    definition = library.Tokenizer.from_file(str(path))
-    definition.normalizer = parts.get("normalizer")
-    if "pre_tokenizer" in parts:
-        stages = [parts["pre_tokenizer"], definition.pre_tokenizer]
-        definition.pre_tokenizer = library.pre_tokenizers.Sequence(stages)
-    definition.save(str(path))
-    return path
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -375,12 +324,6 @@ def test_a_sentencepiece_model_that_loses_text_is_refused(options: dict[str, obj
 def test_a_tekken_file_with_parts_missing_is_refused(changes: dict[str, object], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         tokenization.load(f"tekken:{tekken_json(tmp_path, **changes)}")
-
-
-def write_ranks(path: Path, count: int = 256) -> Path:
-    lines = (base64.b64encode(bytes([value])) + b" %d\n" % value for value in range(count))
-    path.write_bytes(b"".join(lines))
-    return path
 
 
 def test_an_unknown_rank_file_borrows_a_known_pattern(tmp_path: Path):
