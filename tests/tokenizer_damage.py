@@ -71,8 +71,8 @@ def of_json(content: bytes, random_: random.Random) -> bytes:
                 container.insert(key, random_.choice(VALUES))
             case 4 | 5 if not isinstance(old, dict | list):
                 container[key] = random_.choice([value for value in VALUES if type(value) is type(old)])
-            case 6 if "model" in tree:
-                tree.setdefault("added_tokens", []).append(random_.choice(ADDED))
+            case 6 if isinstance(tree.get("added_tokens"), list):
+                tree["added_tokens"].append(random_.choice(ADDED))
             case 7 if "model" in tree:
                 part, kind, parts = random_.choice(
                     (("normalizer", "normalizers", NORMALIZERS), ("pre_tokenizer", "pretokenizers", PRE_TOKENIZERS))

@@ -154,7 +154,8 @@ def open_folder(
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
             f"{folder} was prepared with another tokenizer ({stored['spec']}) than the one given ({spec}); "
-            f"set --config.tokenizer={stored['spec']}, or delete the folder if the tokenizer's file was changed"
+            f"set --config.tokenizer={stored['spec']} and data.end_of_text as then, or delete the folder if the "
+            "tokenizer's file was changed"
         )
     return prepared, tokenizer
 

@@ -86,7 +86,9 @@ class Tokenizer:
     def _eot_id(self) -> int | None:
         ids = {self.token_bytes[i]: i for i in self.special_ids}
         names = (self.end_of_text,) if self.end_of_text else END_OF_TEXT_NAMES
-        return next((ids[name.encode()] for name in names if name.encode() in ids), None)
+        return next(
+            (ids[name] for name in (name.encode(errors="surrogatepass") for name in names) if name in ids), None
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -206,7 +206,6 @@ def _ranks(spec: str, content: bytes) -> dict[bytes, int]:
 
 
 def _encode(library: tiktoken.Encoding, texts: list[str], num_threads: int) -> list[list[int]]:
-    # Not encode_to_numpy: in tiktoken 0.9 it encodes special tokens in the text as their ids.
     long = {i for i, text in enumerate(texts) if _has_long_run(text)}
     short = [text for i, text in enumerate(texts) if i not in long]
     encoded = iter(library.encode_ordinary_batch(short, num_threads=num_threads))

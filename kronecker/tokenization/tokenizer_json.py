@@ -117,7 +117,12 @@ def _faults(
             )
         if part.get("behavior") == "Removed" and not part.get("invert"):
             yield f"its pre-tokenizer removes {part.get('pattern', 'punctuation')} from text; set another behavior"
-    for token in library.get_added_tokens_decoder().values():
+    for token_id, token in library.get_added_tokens_decoder().items():
+        if of_id.get(token_id, token.content) != token.content:
+            yield (
+                f"its added token {token.content!r} and its piece {of_id[token_id]!r} have one id, {token_id}; "
+                "download the file again"
+            )
         if not token.special and (token.lstrip or token.rstrip):
             yield (
                 f"its added token {token.content!r} has lstrip or rstrip, so the blanks beside it would be lost; set "
