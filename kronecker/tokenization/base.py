@@ -185,7 +185,10 @@ class Tokenizer:
         """
         if byte_source not in choices.BYTE_SOURCES:
             raise ValueError(f"embedding.byte_source is {byte_source!r}; allowed: {', '.join(choices.BYTE_SOURCES)}")
-        return self.token_bytes if byte_source == "raw" else self._decoded()
+        if byte_source == "raw":
+            return self.token_bytes
+        with library_errors(f"tokenizer {self.spec}: it cannot decode its ids"):
+            return self._decoded()
 
 
 def assemble(

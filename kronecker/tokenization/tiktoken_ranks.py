@@ -88,7 +88,7 @@ _ENCODINGS = {
         pattern=_QWEN_PATTERN,
         special={text: 151643 + i for i, text in enumerate(_QWEN3_SPECIAL)},
     ),
-    # Llama 3 to 3.3, with the names of 3.1 and later; 3.0 calls some of them reserved.
+    # Llama 3 to 3.3, with the names that 3.1 and later use; 3.0 calls more of them reserved.
     "llama3": _Encoding(
         sha256="82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55",
         pattern=_CL100K_PATTERN,

@@ -25,7 +25,7 @@ from tokenizer_files import (
 )
 
 from kronecker import tokenization
-from kronecker.tokenization import tiktoken_ranks
+from kronecker.tokenization import byte_bpe, tiktoken_ranks
 
 SHARED = Path(__file__).parents[3] / "shared"
 RANK_FILES = {"gpt2": 50_257, "cl100k_base": 100_277, "o200k_base": 200_019, "qwen": 151_646}
@@ -433,6 +433,17 @@ def test_a_trained_bpe_round_trips_and_has_the_size_asked_for(tmp_path: Path):
     assert tokenizer.token_bytes[tokenizer.eot_id] == b"<|endoftext|>"
     assert tokenizer.decode(tokenizer.encode_batch([TEXT])[0]) == TEXT.encode()
     assert [p.name for p in tmp_path.iterdir()] == ["bpe.json"]
+
+
+def test_a_bpe_is_trained_on_the_start_of_a_very_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(byte_bpe, "LONGEST_RUN", 2000)
+    files = [tmp_path / "long.json", tmp_path / "cut.json"]
+    for file, length in zip(files, (1_000_000, 2000), strict=True):
+        tokenization.train_bpe(["a text " * 100 + " \t" * (length // 2) + "end", TEXT], 300, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    tokenizer = tokenization.load(f"tokenizers:{files[0]}")
+    text = "x" + " \t" * 100_000
+    assert tokenizer.check_kept(text, tokenizer.encode_batch([text], 1)[0]) == len(text)
 
 
 def test_a_bpe_too_small_for_the_bytes_is_refused(tmp_path: Path):
