@@ -49,10 +49,10 @@ How it is tokenised: --config.tokenizer=FORM
   gpt2                   GPT-2's 50,257 ids; needs no network
   tiktoken:NAME          an encoding of tiktoken, downloaded once:
                          tiktoken:cl100k_base, tiktoken:o200k_base
-  tiktoken:PATH          a rank file of gpt2, cl100k_base, o200k_base or qwen:
-                         tiktoken:vocabularies/o200k_base.tiktoken
-  tiktoken:PATH@NAME     any other rank file; NAME decides how text is split:
-                         tiktoken:mine.tiktoken@gpt2
+  tiktoken:PATH          a rank file of gpt2, cl100k_base, o200k_base, llama3 or
+                         qwen:  tiktoken:vocabularies/o200k_base.tiktoken
+  tiktoken:PATH@NAME     a rank file that splits text as NAME does, one of these
+                         or qwen3:  tiktoken:mine.tiktoken@gpt2
   tekken:PATH            Mistral's tekken.json:  tekken:mistral/tekken.json
   tokenizers:PATH        a tokenizer.json of the tokenizers library:
                          tokenizers:llama/tokenizer.json
@@ -60,6 +60,9 @@ How it is tokenised: --config.tokenizer=FORM
                          sentencepiece:mistral/tokenizer.model
   bpe:SIZE               a byte-level BPE of SIZE ids, trained on the first 64
                          MB of the training text:  bpe:8192
+
+The special token that ends a document is found by name, or given by its text:
+--config.data.end_of_text="<eot>".
 
 What is held out for validation: 1 % of the documents, chosen by a hash of their
 text, so the same on every machine (--config.data.validation_fraction=0.005 sets

@@ -80,14 +80,16 @@ def ensure_prepared(
     """
     if config.data.source.startswith(PREPARED):
         found = storage.open_path(config.data.source.removeprefix(PREPARED), "data.source=prepared")
-        return open_folder(found.expanduser(), config.tokenizer)
+        return open_folder(found.expanduser(), config.tokenizer, end_of_text=config.data.end_of_text)
     root = storage.open_path(config.data.folder, "data.folder").expanduser()
     config = config.copy_and_resolve_references()
     if storage.is_remote(root):  # downloads and the new dataset are written to the local disk first
         config.data.folder = str(remote.cache() / "preparing")
     source = sources.open_source(config.data)
     bpe_size = _bpe_size(config.tokenizer)
-    tokenizer = None if bpe_size else tokenization.load(config.tokenizer)
+    tokenizer = None if bpe_size else tokenization.load(config.tokenizer, config.data.end_of_text)
+    if tokenizer:
+        tokenizer.check_trainable()
     content = {
         "version": manifests.MANIFEST_VERSION,
         "source": source.identity,
@@ -112,7 +114,7 @@ def ensure_prepared(
                 folder.mkdir(exist_ok=True)
                 if bpe_size:
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
-                    tokenizer = _load_bpe(folder, label)
+                    tokenizer = _load_bpe(folder, label, config.data.end_of_text)
             job = _Job(source, tokenizer, folder, config, shard_tokens)
             _prepare(job, pieces, own.with_suffix(".locks"))
             with locks.locked(own):
@@ -121,16 +123,16 @@ def ensure_prepared(
             with locks.locked(own), _display(f"uploading {name}") as show:
                 if not (root / name / manifests.MANIFEST).exists():
                     remote.publish(folder, root / name, show)
-    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer)
+    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer, config.data.end_of_text)
 
 
 def open_folder(
-    folder: epath.Path, spec: str, tokenizer: tokenization.Tokenizer | None = None
+    folder: epath.Path, spec: str, tokenizer: tokenization.Tokenizer | None = None, end_of_text: str = ""
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
     """Returns a dataset that was prepared before, on any machine, and its tokenizer; the text is not needed.
 
-    A remote folder is opened as a local copy, which is made if missing.  `spec` names the tokenizer of the dataset;
-    `tokenizer` is the same, if it is already loaded.
+    A remote folder is opened as a local copy, which is made if missing.  `spec` names the tokenizer of the dataset,
+    `end_of_text` its token between documents if it is not found by name; `tokenizer` is the same, if already loaded.
 
     Raises FileNotFoundError if the manifest or a shard is missing; ValueError if a shard is damaged, or the tokenizer
     is not the dataset's.
@@ -144,11 +146,16 @@ def open_folder(
     stored = prepared.manifest["tokenizer"]
     if tokenizer is None:
         bpe_size = _bpe_size(spec)
-        tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}") if bpe_size else tokenization.load(spec)
+        tokenizer = (
+            _load_bpe(prepared.folder, f"bpe{bpe_size}", end_of_text)
+            if bpe_size
+            else tokenization.load(spec, end_of_text)
+        )
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
             f"{folder} was prepared with another tokenizer ({stored['spec']}) than the one given ({spec}); "
-            f"set --config.tokenizer={stored['spec']}, or delete the folder if the tokenizer's file was changed"
+            f"set --config.tokenizer={stored['spec']} and data.end_of_text as then, or delete the folder if the "
+            "tokenizer's file was changed"
         )
     return prepared, tokenizer
 
@@ -165,8 +172,9 @@ def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: 
             tokenization.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
 
 
-def _load_bpe(folder: epath.PathLike, label: str) -> tokenization.Tokenizer:
-    return dataclasses.replace(tokenization.load(f"tokenizers:{pathlib.Path(folder) / BPE_FILE}"), name=label)
+def _load_bpe(folder: epath.PathLike, label: str, end_of_text: str) -> tokenization.Tokenizer:
+    loaded = tokenization.load(f"tokenizers:{pathlib.Path(folder) / BPE_FILE}", end_of_text)
+    return dataclasses.replace(loaded, name=label)
 
 
 def _check_has_text(source: sources.Source, spec: str) -> None:

@@ -65,8 +65,8 @@ DEVICES = Bound("at least 1, or -1 for all remaining devices", lambda value: val
 TOKENIZERS = forms(
     "gpt2",  # GPT-2's 50,257 ids; part of this package, needs no network
     "tiktoken:NAME",  # an encoding of tiktoken, such as o200k_base; downloaded once into TIKTOKEN_CACHE_DIR
-    "tiktoken:PATH",  # a rank file of gpt2, cl100k_base, o200k_base or qwen, recognised by its sha256
-    "tiktoken:PATH@NAME",  # any other rank file: splits text as NAME does; <|endoftext|> is the id after the last rank
+    "tiktoken:PATH",  # a rank file of gpt2, cl100k_base, o200k_base, llama3 or qwen, recognised by its sha256
+    "tiktoken:PATH@NAME",  # any other, which splits text as NAME does, or qwen3; the id after the last is <|endoftext|>
     "tokenizers:PATH",  # a tokenizer.json of the tokenizers library, byte-level or with byte fallback
     "sentencepiece:PATH",  # a SentencePiece .model with byte fallback, such as Llama 2's and Mistral's
     "tekken:PATH",  # a tekken.json, Mistral's format since 2024
@@ -113,6 +113,8 @@ key("data.text_field", "text", INPUT)  # the field or column that holds the text
 key("data.split_field", "", INPUT)  # the field that holds "train" or "validation"; empty: split by a hash of the text
 key("data.validation_fraction", 0.01, INPUT, SHARE)  # share of documents held out when split_field is empty
 key("data.shards", 0, INPUT, at_least(0), "files")  # number of fineweb-edu's files to download; 0: all
+# the text of the special token that ends each document; empty: found by name, as <|endoftext|> or </s>
+key("data.end_of_text", "", INPUT, later=True)
 key("data.folder", "data", NOTHING)  # where downloads and prepared datasets are stored, each in its own folder
 key("data.workers", 0, NOTHING, at_least(0), "threads")  # for tokenising; 0: one per core
 

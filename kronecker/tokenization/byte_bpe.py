@@ -3,16 +3,24 @@
 import sys
 from collections.abc import Iterable
 
+import regex
 import tokenizers
 from etils import epath
 
 from kronecker.tokenization import base
 
+LONGEST_RUN = (
+    20_000  # characters of one kind; the trainer takes a second for a piece of so many, and hours for a million
+)
+_RUNS = regex.compile(r"\s+|\p{L}+|\p{N}+|[^\s\p{L}\p{N}]+")  # no piece is longer than a run and a space before it
+
 
 def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
     """Trains a byte-level BPE and writes its tokenizer.json; the same texts always give the same file.
 
-    It has fewer than `size` ids if the text has too few distinct pairs.  Raises ValueError if `size` is below 257.
+    It has fewer than `size` ids if the text has too few distinct pairs.  It is trained on the first LONGEST_RUN
+    characters of longer runs of white space, letters, digits or other characters.  Raises ValueError if `size` is below
+    257.
     """
     if size <= base.BYTE_SYMBOLS:
         raise ValueError(f"tokenizer is 'bpe:{size}'; SIZE must be at least 257: the 256 bytes and {base.END_OF_TEXT}")
@@ -25,5 +33,9 @@ def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=sys.stderr.isatty(),
     )
-    bpe.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator(map(_without_long_runs, texts), trainer)
     epath.Path(path).write_text(bpe.to_str(pretty=True))
+
+
+def _without_long_runs(text: str) -> str:
+    return _RUNS.sub(lambda run: run[0][:LONGEST_RUN], text) if len(text) > LONGEST_RUN else text

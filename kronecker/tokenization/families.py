@@ -1,6 +1,7 @@
 """Loads a tokenizer by its spec, from the right family."""
 
 import copyreg
+import dataclasses
 
 import tiktoken
 
@@ -17,12 +18,22 @@ _FILES = {
 }
 
 
-def load(spec: str) -> Tokenizer:
+def load(spec: str, end_of_text: str = "") -> Tokenizer:
     """Returns the tokenizer that `spec` names, in a form of keys.TOKENIZERS except bpe:SIZE, which preparation trains.
 
-    Raises FileNotFoundError if the file does not exist; ValueError if the form is unknown, or the file is damaged,
-    unknown, without an end-of-text token, or of a tokenizer that changes ordinary text.
+    `end_of_text` is data.end_of_text, the text of the special token that ends a document; empty: found by name.
+
+    Raises FileNotFoundError if the file does not exist; ValueError if the form is unknown, the file is damaged, unknown
+    or of a tokenizer that changes text, or `end_of_text` is no special token of it.
     """
+    tokenizer = _load(spec)
+    if end_of_text:
+        tokenizer = dataclasses.replace(tokenizer, end_of_text=end_of_text)
+        tokenizer.check_end()
+    return tokenizer
+
+
+def _load(spec: str) -> Tokenizer:
     kind, _, argument = spec.partition(":")
     if spec in _NAMED:
         return _NAMED[spec]()
@@ -34,4 +45,4 @@ def load(spec: str) -> Tokenizer:
 
 
 # A tokenizer holds library objects that cannot be pickled, but its spec can.
-copyreg.pickle(Tokenizer, lambda tokenizer: (load, (tokenizer.spec,)))
+copyreg.pickle(Tokenizer, lambda tokenizer: (load, (tokenizer.spec, tokenizer.end_of_text)))

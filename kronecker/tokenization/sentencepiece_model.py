@@ -4,7 +4,7 @@ import hashlib
 
 import sentencepiece
 
-from kronecker.tokenization import base
+from kronecker.tokenization import base, trials
 
 
 def from_file(spec: str, path: str) -> base.Tokenizer:
@@ -16,24 +16,25 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     A model may compose characters (NFKC); one that changes ordinary text, such as repeated spaces, is refused.
     User-defined pieces are recognised in text, and their bytes are their own text.
 
-    Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, has no byte fallback, has no
-    end-of-text token, or changes ordinary text.
+    Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, has no byte fallback, or changes
+    text.
     """
     content = base.read(spec, path)
     model = sentencepiece.SentencePieceProcessor()
-    try:
+    with base.library_errors(
+        f"tokenizer {spec}: the file is not a SentencePiece model, or is damaged; download it again"
+    ):
         model.LoadFromSerializedProto(content)
-    except RuntimeError as error:
-        raise ValueError(
-            f"tokenizer {spec}: the file is not a SentencePiece model, or is damaged; download it again"
-        ) from error
-    ids = range(model.vocab_size())
-    pieces = [model.id_to_piece(i) for i in ids]
+        ids = range(model.vocab_size())
+        pieces = [model.id_to_piece(i) for i in ids]
     if not any(map(model.is_byte, ids)):
         raise ValueError(
             f"tokenizer {spec}: the model has no byte fallback, so characters outside its vocabulary have no bytes; "
             "use one trained with byte_fallback"
         )
+    base.refuse_missing_bytes(
+        spec, {base.BYTE_PIECES[piece][0] for i, piece in zip(ids, pieces, strict=True) if model.is_byte(i)}
+    )
     literal = {i for i in ids if model.is_control(i) or model.is_unknown(i)}
     token_bytes = tuple(_raw_bytes(piece, i in literal, model.is_byte(i)) for i, piece in enumerate(pieces))
 
@@ -52,9 +53,9 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         },  # scores and normaliser; the vocabulary alone is not enough
         encode=lambda texts, num_threads: model.encode(texts, num_threads=num_threads),
         library_decoded=decoded,
+        other_forms=lambda text: base.with_spaces(model.normalize(text)),
     )
-    base.refuse_changed_text(tokenizer)
-    return tokenizer
+    return trials.check(tokenizer, (pieces[i] for i in literal))
 
 
 def _raw_bytes(piece: str, literal: bool, byte: bool) -> bytes:

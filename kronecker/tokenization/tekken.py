@@ -1,7 +1,6 @@
 """tekken: one JSON file with the pattern, the ranks and the sizes; special ids come first; tiktoken does the merges."""
 
 import base64
-import json
 
 from kronecker.tokenization import base, tiktoken_ranks
 
@@ -18,11 +17,12 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
 
     Raises FileNotFoundError if the file does not exist; ValueError if it is no tekken file, or lacks ranks or bytes.
     """
-    content = base.read(spec, path)
+    definition = base.read_json(spec, base.read(spec, path), "tekken.json")
     try:
-        definition = json.loads(content)
         sizes = definition["config"]
         size, specials = int(sizes["default_vocab_size"]), int(sizes["default_num_special_tokens"])
+        if not 0 <= specials <= base.MOST_UNUSED:
+            raise ValueError(f"{specials:,} special tokens; 0 to {base.MOST_UNUSED:,} are allowed")
         named = definition.get("special_tokens")
         names = {rank: f"<SPECIAL_{rank}>" for rank in range(specials)}
         names |= (
@@ -37,18 +37,18 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
             if int(token["rank"]) < size - specials
         }
         pattern = str(sizes["pattern"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        special = {text: rank for rank, text in names.items() if text.encode()}
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
         raise ValueError(f"tokenizer {spec}: not a tekken.json ({fault}); download the file again") from error
-    if sorted(names) != list(range(specials)) or len(set(names.values())) < specials:
+    if sorted(names) != list(range(specials)) or len(special) < specials:
         raise ValueError(
             f"tokenizer {spec}: its special tokens must be {specials:,} distinct texts with ids 0 to {specials - 1:,}; "
             "download the file again"
         )
-    if sorted(ranks.values()) != list(range(specials, size)):
+    if len(ranks) != size - specials or sorted(ranks.values()) != list(range(specials, size)):
         raise ValueError(
             f"tokenizer {spec}: it has {len(ranks):,} of the {size - specials:,} tokens of its default vocabulary; "
             "download the file again"
         )
-    special = {text: rank for rank, text in names.items()}
     return tiktoken_ranks.from_ranks(spec, base.label(path), ranks, pattern, special)

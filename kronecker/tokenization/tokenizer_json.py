@@ -2,41 +2,53 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tokenizers
 
-from kronecker.tokenization import base
+from kronecker.tokenization import base, trials
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# Keys that decide no id: texts are encoded whole and without special tokens, and ids are never decoded for training.
+DECORATION = {"version", "truncation", "padding", "post_processor", "decoder"}
+PLAIN_SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 def from_file(spec: str, path: str) -> base.Tokenizer:
     """Returns the tokenizer of a tokenizer.json.
 
-    Added tokens that are not special are recognised in text, as by the library; their bytes are their own text.
+    Added tokens that are not special are recognised in text, as by the library.  Their bytes are the vocabulary's, as
+    for Gemma's runs of spaces, or their own text if they are no piece of it.
 
-    Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, has no end-of-text token, is
-    neither byte-level nor with byte fallback, or changes ordinary text.
+    Raises FileNotFoundError if the file does not exist; ValueError if it is damaged, is neither byte-level nor with
+    byte fallback, draws ids at random, or changes text.
     """
     content = base.read(spec, path)
-    try:
-        definition = json.loads(content)
+    definition = base.read_json(spec, content, "tokenizer.json")
+    with base.library_errors(f"tokenizer {spec}: not a tokenizer.json that its library can read"):
         library = tokenizers.Tokenizer.from_str(content.decode())
-    except Exception as error:  # the library raises bare Exception
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"tokenizer {spec}: not a tokenizer.json ({reason}); download the file again") from error
     library.encode_special_tokens = True  # despite its name, it encodes special tokens in the text as plain text
     library.no_truncation()
     library.no_padding()
-    to_bytes = _raw_bytes_rule(spec, definition)
-    _refuse_replacements(spec, definition.get("normalizer"))
-    tokens = {token_id: to_bytes(token) for token, token_id in library.get_vocab(with_added_tokens=False).items()}
+    pieces = library.get_vocab(with_added_tokens=False)
     added = library.get_added_tokens_decoder()
-    tokens |= {token_id: token.content.encode() for token_id, token in added.items()}
+    splitting = list(_parts([_state(library.normalizer), _state(library.pre_tokenizer)]))
+    byte_level = any(part["type"] == "ByteLevel" for part in splitting)
+    byte_fallback = bool(definition["model"].get("byte_fallback"))
+    fault = next(_faults(library, splitting, pieces, byte_level, byte_fallback), None)
+    if fault:
+        raise ValueError(f"tokenizer {spec}: {fault}")
+    single = _BYTE_LETTERS if byte_level else {piece: value[0] for piece, value in base.BYTE_PIECES.items()}
+    base.refuse_missing_bytes(spec, {single[piece] for piece in single.keys() & pieces.keys()})
+    to_bytes = _bytes_of_letters if byte_level else _bytes_of_text
+    tokens = {token_id: to_bytes(piece) for piece, token_id in pieces.items()}
+    for token_id, token in added.items():
+        if token.special or tokens.get(token_id) is None:
+            tokens[token_id] = token.content.encode()
     special = {token.content: token_id for token_id, token in added.items() if token.special}
-    token_bytes = tuple(tokens.get(token_id) for token_id in range(max(tokens) + 1))
+    token_bytes = base.by_id(spec, tokens)
+    prefixed = any(part.get("add_prefix_space") for part in splitting)
 
     def encode(texts: list[str], num_threads: int) -> list[list[int]]:
         batches = [[text] for text in texts] if num_threads == 1 else [texts]
@@ -44,17 +56,78 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
             encoding.ids for batch in batches for encoding in library.encode_batch_fast(batch, add_special_tokens=False)
         ]
 
+    def other_forms(text: str) -> Iterable[str]:
+        written = library.normalizer.normalize_str(text) if library.normalizer else text
+        if byte_level:
+            return (written, " " + written) if prefixed else (written,)
+        return base.with_spaces(written)
+
     tokenizer = base.assemble(
         spec,
         base.label(path),
         token_bytes=token_bytes,
         special=special,
-        rules={key: definition.get(key) for key in ("normalizer", "pre_tokenizer", "model")},
+        rules=_rules(definition),
         encode=encode,
         library_decoded=lambda: _decoded(library, len(token_bytes), frozenset(special.values())),
+        other_forms=other_forms,
     )
-    base.refuse_changed_text(tokenizer)
-    return tokenizer
+    return trials.check(tokenizer, (token.content for token in added.values()))
+
+
+def _rules(definition: dict[str, Any]) -> dict[str, Any]:
+    """Returns what decides ids.  Text never becomes a special token, so one with plain flags adds only its id."""
+    rules = dict.fromkeys(("normalizer", "pre_tokenizer", "model"))
+    rules |= {key: value for key, value in definition.items() if key not in DECORATION}
+    added = [token for token in rules.pop("added_tokens", None) or () if not PLAIN_SPECIAL.items() <= token.items()]
+    return rules | {"added_tokens": added} if added else rules
+
+
+def _faults(
+    library: tokenizers.Tokenizer,
+    splitting: Iterable[dict[str, Any]],
+    pieces: Mapping[str, int],
+    byte_level: bool,
+    byte_fallback: bool,
+) -> Iterator[str]:
+    """Yields what is known to lose or change text, or to draw ids at random, and what to do about it."""
+    model = library.model
+    kind = type(model).__name__
+    if kind not in ("BPE", "Unigram") or not (byte_level or byte_fallback):
+        yield f"its ids have no bytes (model {kind}); use a tokenizer that is byte-level or has byte fallback"
+    of_id: dict[int, str] = {}
+    for piece, token_id in pieces.items():
+        if of_id.setdefault(token_id, piece) != piece:
+            yield f"its pieces {of_id[token_id]!r} and {piece!r} have one id, {token_id}; download the file again"
+    for name in ("dropout", "alpha", "nbest_size"):
+        if getattr(model, name, None):
+            yield (
+                f"it draws ids at random ({name} is {getattr(model, name):g}), so one text has many encodings; set "
+                f'"{name}" of the model to null in the file'
+            )
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if getattr(model, name, None):
+            yield f"its pieces carry the {name} {getattr(model, name)!r}, which is not text; use one without it"
+    for part in splitting:
+        if part["type"] == "Replace" and (part["pattern"], part["content"]) != ({"String": " "}, base.SPACE_MARK):
+            # Only rare strings may be replaced, which no trial contains.
+            yield (
+                f"its normaliser replaces {part['pattern']} by {part['content']!r}, so bits per byte would count the "
+                "wrong bytes; use a tokenizer that does not change text"
+            )
+        if part.get("behavior") == "Removed" and not part.get("invert"):
+            yield f"its pre-tokenizer removes {part.get('pattern', 'punctuation')} from text; set another behavior"
+    for token_id, token in library.get_added_tokens_decoder().items():
+        if of_id.get(token_id, token.content) != token.content:
+            yield (
+                f"its added token {token.content!r} and its piece {of_id[token_id]!r} have one id, {token_id}; "
+                "download the file again"
+            )
+        if not token.special and (token.lstrip or token.rstrip):
+            yield (
+                f"its added token {token.content!r} has lstrip or rstrip, so the blanks beside it would be lost; set "
+                "both to false in the file"
+            )
 
 
 def _decoded(library: tokenizers.Tokenizer, vocab_size: int, special_ids: frozenset[int]) -> tuple[bytes | None, ...]:
@@ -71,27 +144,18 @@ def _decoded(library: tokenizers.Tokenizer, vocab_size: int, special_ids: frozen
     return tuple(map(one, range(vocab_size), texts))
 
 
-def _raw_bytes_rule(spec: str, definition: dict[str, Any]) -> Callable[[str], bytes | None]:
-    parts = [definition.get("pre_tokenizer"), definition.get("decoder")]
-    if any(part["type"] == "ByteLevel" for part in _parts(parts)):
-        byte_of = _byte_level_alphabet()
-        # Text never encodes to a token with a letter outside the alphabet.
-        return lambda token: bytes(map(byte_of.get, token)) if byte_of.keys() >= set(token) else None
-    if definition["model"].get("byte_fallback") or any(part["type"] == "ByteFallback" for part in _parts(parts)):
-        return lambda token: base.BYTE_PIECES.get(token) or token.replace(base.SPACE_MARK, " ").encode()
-    raise ValueError(
-        f"tokenizer {spec}: its ids have no bytes; use a tokenizer that is byte-level or has byte fallback"
-    )
+def _bytes_of_letters(piece: str) -> bytes | None:
+    """Text never encodes to a piece with a letter outside the alphabet."""
+    return bytes(map(_BYTE_LETTERS.get, piece)) if _BYTE_LETTERS.keys() >= set(piece) else None
 
 
-def _refuse_replacements(spec: str, normalizer: Any) -> None:
-    """Checks the definition, because a Replace may change only rare strings, which no test text contains."""
-    for part in _parts(normalizer):
-        if part["type"] == "Replace" and (part["pattern"], part["content"]) != ({"String": " "}, base.SPACE_MARK):
-            raise ValueError(
-                f"tokenizer {spec}: its normaliser replaces {part['pattern']} by {part['content']!r}, so bits per byte "
-                "would count the wrong bytes; use a tokenizer that does not change text"
-            )
+def _bytes_of_text(piece: str) -> bytes:
+    return base.BYTE_PIECES.get(piece) or piece.replace(base.SPACE_MARK, " ").encode()
+
+
+def _state(component: Any) -> Any:
+    """Returns the JSON of a normaliser or pre-tokenizer as the library has read it."""
+    return component and json.loads(component.__getstate__())
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
@@ -109,3 +173,6 @@ def _byte_level_alphabet() -> dict[str, int]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [value for value in range(base.BYTE_SYMBOLS) if value not in printable]
     return {chr(value): value for value in printable} | {chr(0x100 + i): value for i, value in enumerate(others)}
+
+
+_BYTE_LETTERS = _byte_level_alphabet()

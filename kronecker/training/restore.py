@@ -51,7 +51,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
         finished_runs.read_json(workdir, rundir.ENV, {"data": str})["data"], f"{rundir.ENV}: data"
     )
     if (recorded / manifests.MANIFEST).exists():  # its source text may be gone
-        prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer)
+        prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer, end_of_text=config.data.end_of_text)
     else:
         prepared, tokenizer = preparation.ensure_prepared(config)
     mesh = device_mesh.make_mesh_for(config)

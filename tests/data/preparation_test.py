@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tokenizer_files
 
 from configs import base
 from kronecker import tokenization
@@ -292,6 +293,33 @@ def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
     made, _ = preparation.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
     with pytest.raises(ValueError, match=r"prepared with another tokenizer \(bpe:300\) than the one given \(gpt2\)"):
         preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
+
+
+def test_a_key_names_the_token_that_ends_documents(tmp_path):
+    source, _ = write_corpus(tmp_path, 50)
+    special = [{"rank": rank, "token_str": text} for rank, text in enumerate(("<a>", "<eot>"))]
+    spec = f"tekken:{tokenizer_files.tekken_json(tmp_path, special_tokens=special)}"
+    with pytest.raises(
+        ValueError, match=r"no end-of-text token.*set --config.data.end_of_text to .* '<a>', '<eot>', '<SP"
+    ):
+        preparation.ensure_prepared(configured(tmp_path, source, spec))
+    prepared, _ = preparation.ensure_prepared(configured(tmp_path, source, spec, end_of_text="<eot>"))
+    assert stream(prepared, "train")[-1] == 1
+    other, _ = preparation.ensure_prepared(configured(tmp_path, source, spec, end_of_text="<a>"))
+    assert other.folder != prepared.folder
+    moved = f"prepared:{prepared.folder}"
+    again, tokenizer = preparation.ensure_prepared(configured(tmp_path, moved, spec, end_of_text="<eot>"))
+    assert (again.fingerprint, tokenizer.eot_id) == (prepared.fingerprint, 1)
+    with pytest.raises(ValueError, match="prepared with another tokenizer"):
+        preparation.ensure_prepared(configured(tmp_path, moved, spec, end_of_text="<a>"))
+
+
+def test_a_rank_file_of_unknown_pattern_is_refused_before_anything_is_written(tmp_path):
+    source, _ = write_corpus(tmp_path, 5)
+    path = tokenizer_files.write_ranks(tmp_path / "mine.tiktoken")
+    with pytest.raises(ValueError, match="so how it splits text before merging is not known"):
+        preparation.ensure_prepared(configured(tmp_path / "data", source, f"tiktoken:{path}"))
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):

@@ -34,6 +34,7 @@ def test_who_may_differ_in_a_key_follows_from_its_effect():
     assert rundir.FREE_ON_RESUME < compare.FREE_IN_A_PAIR
     assert differing == {
         "checkpoint.init_from",
+        "data.end_of_text",
         "data.shards",
         "data.source",
         "data.split_field",

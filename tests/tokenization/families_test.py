@@ -1,10 +1,8 @@
 """Specs, raw bytes per id, ordinary text, fingerprints, and what a bad file says."""
 
-import base64
 import collections
 import hashlib
 import inspect
-import io
 import itertools
 import json
 import lzma
@@ -16,11 +14,18 @@ import sys
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import tokenizers as library
+from tokenizer_files import (
+    TEKKEN_SIZES,
+    byte_fallback_json,
+    byte_level_json,
+    sentencepiece_model,
+    tekken_json,
+    write_ranks,
+)
 
 from kronecker import tokenization
-from kronecker.tokenization import tiktoken_ranks
+from kronecker.tokenization import byte_bpe, tiktoken_ranks
 
 SHARED = Path(__file__).parents[3] / "shared"
 RANK_FILES = {"gpt2": 50_257, "cl100k_base": 100_277, "o200k_base": 200_019, "qwen": 151_646}
@@ -57,50 +62,6 @@ def documents() -> list[str]:
                 of_language += [document["text"]] * (len(of_language) < each)
     assert len(texts) == LANGUAGES + 2
     return [text for of_language in texts.values() for text in of_language]
-
-
-def byte_fallback_json(folder: Path, **model: object) -> Path:
-    vocab = ["<unk>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), "▁", "a", "b", "ab", "▁ab"]
-    definition = library.Tokenizer(
-        library.models.BPE(
-            vocab={token: i for i, token in enumerate(vocab)},
-            merges=[("a", "b"), ("▁", "ab")],
-            unk_token="<unk>",
-            byte_fallback=True,
-        )
-    )
-    definition.normalizer = library.normalizers.Replace(" ", "▁")
-    definition.add_special_tokens(["<unk>", "</s>"])
-    definition.add_tokens(["<table>"])
-    for name, value in model.items():
-        getattr(definition, name)(value)
-    definition.save(str(folder / "tokenizer.json"))
-    return folder / "tokenizer.json"
-
-
-def sentencepiece_model(folder: Path, **options: object) -> Path:
-    content = io.BytesIO()
-    defaults = {"model_type": "bpe", "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(Path(inspect.__file__).read_text().splitlines()),
-        model_writer=content,
-        **(defaults | {"vocab_size": 600, "byte_fallback": True, "minloglevel": 2} | options),
-    )
-    (folder / "tokenizer.model").write_bytes(content.getvalue())
-    return folder / "tokenizer.model"
-
-
-TEKKEN_SIZES = {"pattern": r" ?\p{L}+|\s+|[^\p{L}\s]+", "default_vocab_size": 268, "default_num_special_tokens": 10}
-
-
-def tekken_json(folder: Path, **changes: object) -> Path:
-    tokens = [*(bytes([value]) for value in range(256)), b"ab", b" ab", b"cut off"]
-    definition = {
-        "config": TEKKEN_SIZES,
-        "vocab": [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for rank, token in enumerate(tokens)],
-    }
-    (folder / "tekken.json").write_text(json.dumps(definition | changes))
-    return folder / "tekken.json"
 
 
 def small_spec(family: str, folder: Path) -> str:
@@ -327,18 +288,6 @@ def test_a_tokenizer_json_that_replaces_ordinary_text_is_refused(tmp_path: Path)
         tokenization.load(f"tokenizers:{path}")
 
 
-def byte_level_json(folder: Path, **parts: object) -> Path:
-    path = folder / "t.json"
-    tokenization.train_bpe(["ab"], 257, path)
-    definition = library.Tokenizer.from_file(str(path))
-    definition.normalizer = parts.get("normalizer")
-    if "pre_tokenizer" in parts:
-        stages = [parts["pre_tokenizer"], definition.pre_tokenizer]
-        definition.pre_tokenizer = library.pre_tokenizers.Sequence(stages)
-    definition.save(str(path))
-    return path
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -348,12 +297,9 @@ def byte_level_json(folder: Path, **parts: object) -> Path:
             "it changes capital letters: 'From aB to CD' becomes ' from ab to cd'",
         ),
         ({"byte_fallback": False}, "no byte fallback, so characters outside its vocabulary have no bytes"),
-        ({"eos_id": -1}, "it has no end-of-text token"),
     ],
 )
-def test_a_sentencepiece_model_that_loses_text_or_ends_none_is_refused(
-    options: dict[str, object], message: str, tmp_path: Path
-):
+def test_a_sentencepiece_model_that_loses_text_is_refused(options: dict[str, object], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         tokenization.load(f"sentencepiece:{sentencepiece_model(tmp_path, **options)}")
 
@@ -378,12 +324,6 @@ def test_a_sentencepiece_model_that_loses_text_or_ends_none_is_refused(
 def test_a_tekken_file_with_parts_missing_is_refused(changes: dict[str, object], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         tokenization.load(f"tekken:{tekken_json(tmp_path, **changes)}")
-
-
-def write_ranks(path: Path, count: int = 256) -> Path:
-    lines = (base64.b64encode(bytes([value])) + b" %d\n" % value for value in range(count))
-    path.write_bytes(b"".join(lines))
-    return path
 
 
 def test_an_unknown_rank_file_borrows_a_known_pattern(tmp_path: Path):
@@ -422,7 +362,9 @@ def test_a_missing_file_is_named(kind: str):
 @pytest.mark.parametrize(
     ("content", "spec", "message"),
     [
-        (b"IQ== 0\n", "tiktoken:{}", "sha256 .* is not that of gpt2, cl100k_base, o200k_base, qwen"),
+        (b"IQ== 0\n", "tiktoken:{}", "no token for 255 bytes, so text with them would be lost: 0x00 .*all 256 single"),
+        (b"IQ== 0\nIQ== 1\n", "tiktoken:{}", r"not a rank file \(line 2: b'!' has rank 0 already\)"),
+        (b"IQ== 0\nIg== 0\n", "tiktoken:{}@gpt2", "b'!' and b'\"' have one rank, 0; download"),
         (b"\x00\xff\n", "tiktoken:{}@gpt2", "not a rank file .*; its lines must be 'base64 rank'"),
         (b"IQ== 0\n", "tiktoken:{}@gpt2", "all 256 single bytes; download"),
         (b'{"model": ', "tokenizers:{}", "not a tokenizer.json"),
@@ -455,14 +397,6 @@ def test_a_damaged_shipped_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tiktoken_ranks, "ASSETS", tmp_path)
     with pytest.raises(ValueError, match="damaged"):
         tokenization.load("gpt2")
-
-
-def test_a_vocabulary_without_an_end_of_text_is_refused(tmp_path: Path):
-    definition = library.Tokenizer(library.models.BPE(vocab={"a": 0}, merges=[]))
-    definition.pre_tokenizer = library.pre_tokenizers.ByteLevel()
-    definition.save(str(tmp_path / "t.json"))
-    with pytest.raises(ValueError, match="it has no end-of-text token; use one that has one of"):
-        tokenization.load(f"tokenizers:{tmp_path / 't.json'}")
 
 
 def test_a_vocabulary_whose_tokens_have_no_bytes_is_refused(tmp_path: Path):
@@ -499,6 +433,17 @@ def test_a_trained_bpe_round_trips_and_has_the_size_asked_for(tmp_path: Path):
     assert tokenizer.token_bytes[tokenizer.eot_id] == b"<|endoftext|>"
     assert tokenizer.decode(tokenizer.encode_batch([TEXT])[0]) == TEXT.encode()
     assert [p.name for p in tmp_path.iterdir()] == ["bpe.json"]
+
+
+def test_a_bpe_is_trained_on_the_start_of_a_very_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(byte_bpe, "LONGEST_RUN", 2000)
+    files = [tmp_path / "long.json", tmp_path / "cut.json"]
+    for file, length in zip(files, (1_000_000, 2000), strict=True):
+        tokenization.train_bpe(["a text " * 100 + " \t" * (length // 2) + "end", TEXT], 300, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    tokenizer = tokenization.load(f"tokenizers:{files[0]}")
+    text = "x" + " \t" * 100_000
+    assert tokenizer.check_kept(text, tokenizer.encode_batch([text], 1)[0]) == len(text)
 
 
 def test_a_bpe_too_small_for_the_bytes_is_refused(tmp_path: Path):
