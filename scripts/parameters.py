@@ -17,8 +17,8 @@ from kronecker.runtime import cli, printing
 from kronecker.schema import config_files, resolution
 from kronecker.schema.arms import ARMS
 
-_VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Number of the tokenizer's ids; the model pads it.", lower_bound=1)
-_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, the number of byte positions of a Kronecker code.", lower_bound=1)
+_VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Number of the tokenizer's ids; the model pads it.", 1, 2**24)
+_POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, the number of byte positions of a Kronecker code.", 1, 4096)
 
 GPT2 = Path(__file__).parents[1] / "configs" / "gpt2.py"
 GROUPS = ("input", "body", "head", "total")
