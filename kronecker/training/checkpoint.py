@@ -53,7 +53,10 @@ def open_manager(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iter
         lightweight_initialize=True,  # else a damaged _CHECKPOINT_METADATA, which nothing needs, ends the run
         temporary_path_class=None if storage.is_remote(folder) else _OnDisk,
     )
-    manager = _Manager(folder, options=options, item_names=(_STATE, _IDENTITY))
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add(_STATE, ocp.args.StandardSave, ocp.StandardCheckpointHandler())
+    handlers.add(_IDENTITY, ocp.args.JsonSave, _LateJson())
+    manager = _Manager(folder, options=options, handler_registry=handlers)
     try:
         yield manager
     finally:
@@ -64,9 +67,9 @@ def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState
     """Starts to save `state` after `step` updates; all hosts must call it; raises OSError if the disk is full."""
     _check_free_space(manager.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     with jax.transfer_guard("allow"):  # the loop forbids implicit transfers, and checksums and orbax make them
-        about = identity | {_CHECKSUMS: checksums.of(state)}
-        about |= {_SEAL: _seal(about)}
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _IDENTITY: ocp.args.JsonSave(about)})
+        sums = checksums.start(state)
+        late = ocp.args.JsonSave(lambda: _sealed(identity | {_CHECKSUMS: sums()}))
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _IDENTITY: late})
         manager.save(step, args=args, force=True)
 
 
@@ -276,6 +279,10 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _sealed(about: dict[str, Any]) -> dict[str, Any]:
+    return about | {_SEAL: _seal(about)}
+
+
 def _seal(about: dict[str, Any]) -> str:
     content = {name: value for name, value in about.items() if name != _SEAL}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -291,6 +298,13 @@ def _set_aside(workdir: epath.Path, step: int) -> epath.Path:
     aside = next(folder / name for name in names if not (folder / name).exists())
     storage.move(_folder(workdir, step), aside)
     return aside
+
+
+class _LateJson(ocp.JsonCheckpointHandler):
+    """Saves what a function returns, called in the background: the loop does not wait for the checksums."""
+
+    async def _save_fn(self, x: Callable[[], Any], directory: epath.Path) -> None:
+        await super()._save_fn(x(), directory)
 
 
 class _OnDisk(ocp.path.atomicity.AtomicRenameTemporaryPath):

@@ -5,6 +5,7 @@ are exact in any order, so the number is the same for every layout over devices 
 at each place: a single changed value always changes the sum.  Several leave it as it was with a chance of 2^-32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,9 +21,17 @@ def of(tree: Any) -> dict[str, int]:
 
     Raises an error if an array has a type whose bits it cannot read, such as complex64.
     """
+    return start(tree)()
+
+
+def start(tree: Any) -> Callable[[], dict[str, int]]:
+    """Begins to compute on the devices what `of` returns; the result waits for them, in any thread.
+
+    The arrays may be donated to another program meanwhile.
+    """
     arrays = {jax.tree_util.keystr(keys, simple=True, separator="/"): x for keys, x in jax.tree.leaves_with_path(tree)}
     sums = {path: (_sum_of_blocks if _takes_blocks(x) else _sum)(x) for path, x in arrays.items()}
-    return {path: int(number) for path, number in jax.device_get(sums).items()}
+    return lambda: {path: int(number) for path, number in jax.device_get(sums).items()}
 
 
 def _takes_blocks(x: jax.Array) -> bool:
