@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import io
 import json
 import uuid
 from collections.abc import Iterable, Sequence
@@ -166,7 +167,7 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return lines
     last: dict[str, int] = {}  # step of the last line of each kind
-    with path.open("rb") as file:
+    with path.open("rb") as opened, io.BufferedReader(opened) as file:  # a remote file's own readline has no limit
         for number, text in enumerate(iter(functools.partial(file.readline, LONGEST_LINE), b""), 1):
             if not text.endswith(b"\n") and len(text) < LONGEST_LINE:
                 break
