@@ -52,7 +52,8 @@ def _print_loss(run) -> None:
     from kronecker.training import evaluation
 
     batches = evaluation.held_out(run.prepared, run.config, run.mesh)
-    evaluate = evaluation.make_evaluator(run.arm, run.config, run.params, run.tokenizer.text_bytes, run.mesh, batches)
+    text = run.tokenizer.text_bytes, run.prepared.text_share("validation")
+    evaluate = evaluation.make_evaluator(run.arm, run.config, run.params, *text, run.mesh, batches)
     numbers = evaluate(run.params)
     print(
         f"{_WORKDIR.value} step {run.step:,}: {numbers['loss']:.4f} nats/token, "

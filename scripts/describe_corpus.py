@@ -65,7 +65,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
 
 def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
     """Returns documents and UTF-8 bytes of a corpus by split and by part, largest part first, and its hashes."""
-    from kronecker.data import sources  # after the flags: --help should not wait for it
+    from kronecker.data import manifests, sources  # after the flags: --help should not wait for it
 
     source = sources.open_source(config)
     source.fetch(lambda done, total: None)
@@ -78,7 +78,7 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
     for document in (document for unit in source.units for document in unit.read(0)):
         text = document.text.encode()
         digest.update(text + b"\0")
-        held_out = sources.SPLITS[sources.held_out(text, config.validation_fraction)]
+        held_out = manifests.SPLITS[sources.held_out(text, config.validation_fraction)]
         for counts in (splits, parts[next(names) if names else "all"]):
             counts.add(document.split or held_out, len(text))
     file = Path(source.units[0].name)
@@ -109,10 +109,10 @@ class _Counts:
         return sum(size for _, size in self._of_split.values())
 
     def to_json(self) -> dict[str, dict[str, int]]:
-        from kronecker.data import sources
+        from kronecker.data import manifests
 
         return {
-            split: dict(zip(("documents", "bytes"), self._of_split[split], strict=True)) for split in sources.SPLITS
+            split: dict(zip(("documents", "bytes"), self._of_split[split], strict=True)) for split in manifests.SPLITS
         }
 
 

@@ -19,8 +19,8 @@ expands them.
   text:GLOB          .txt files in UTF-8, or a folder of them; one document per
                      file, split at line ends beyond 1 MB
                        --config.data.source='text:books/**/*.txt'
-  jsonl:GLOB         JSON lines: .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst, or a
-                     folder; one document per line
+  jsonl:GLOB         JSON lines, or a folder of .jsonl and .ndjson; one document
+                     per line; like texts, plain or of gzip, xz, bzip2 or zstd
                        --config.data.source='jsonl:corpus/*.jsonl.zst' \
                        --config.data.text_field=content
   parquet:GLOB       parquet files, or a folder; one document per row
@@ -83,8 +83,8 @@ a large corpus as several files.  For several hosts the disk must support flock,
 as NFS 4 does, and the text must have the same paths, sizes and times on all
 hosts.
 
-Checks: training reads the manifest and compares the sizes of the shards, in a
-time that does not depend on the number of tokens; a damaged record is found
+Checks: training reads the manifest, the sizes of the shards and 4 bytes for each
+2,048 tokens; a record that is damaged, or of another dataset, is found
 when it is read.  --verify reads every shard and compares its sha256; use it
 after copying a dataset:
   python scripts/prepare_data.py --verify --config=configs/gpt2.py \
@@ -121,6 +121,13 @@ def main() -> None:
         size = manifests.verify(prepared)
         console.print(f"verified     {size / 1e6:,.1f} MB in {time.monotonic() - started:.1f} s", highlight=False)
     console.print(_summary(prepared.manifest["splits"]))
+    changed, text = (
+        sum(split[key] for split in prepared.manifest["splits"].values()) for key in ("changed_bytes", "bytes")
+    )
+    if changed:
+        console.print(
+            f"changed      {changed:,} bytes of text by the tokenizer ({changed / text:.3%})", highlight=False
+        )
     console.print(f"tokenizer    {tokenizer.name}, {tokenizer.vocab_size:,} ids", highlight=False)
     console.print(f"folder       {prepared.location}", highlight=False, soft_wrap=True)
     console.print(f"fingerprint  {prepared.fingerprint}", highlight=False, soft_wrap=True)

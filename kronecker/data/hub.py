@@ -32,6 +32,13 @@ class RemoteFile:
     size: int
     sha256: str
 
+    def __post_init__(self) -> None:
+        place = pathlib.PurePosixPath(self.path)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(
+                f"the hub lists the file {self.path!r}, which is outside of its dataset; use another dataset"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -53,8 +60,11 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
             listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
             with storage.renamed(file) as unfinished:
                 unfinished.write_text(listing)
-    stored = json.loads(file.read_text())
-    return Listing(stored["repo"], stored["revision"], tuple(RemoteFile(**entry) for entry in stored["files"]))
+    try:
+        stored = json.loads(file.read_text())
+        return Listing(stored["repo"], stored["revision"], tuple(RemoteFile(**entry) for entry in stored["files"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); delete it, to list the files anew") from error
 
 
 def list_files(repo: str, prefix: str) -> Listing:

@@ -4,74 +4,109 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
+import reprlib
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+DATASET = "kronecker"  # its name in TFDS
+SPLITS = ("train", "validation")
+SEAL = "sha256"  # the field of the manifest that covers all others
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """A prepared dataset on disk."""
 
-    folder: epath.Path  # holds manifest.json, TFDS' metadata and the array_record shards
+    folder: epath.Path  # holds manifest.json, TFDS' metadata, the array_record shards and the sums of their records
     manifest: dict[str, Any] = dataclasses.field(repr=False)  # written by data preparation
-    fingerprint: str  # sha256 over everything that decides the ids and their order
+    fingerprint: str  # sha256 over everything that decides the ids, their order and the bytes that they stand for
     location: epath.Path  # for other processes: `folder` as an absolute path, or the original if `folder` is a copy
 
     def tokens(self, split: str) -> int:
         return self.manifest["splits"][split]["tokens"]
 
+    def text_share(self, split: str) -> float:
+        """Returns the bytes of the text by the bytes of its ids: 1 if the tokenizer keeps text exactly."""
+        found = self.manifest["splits"][split]
+        return found["bytes"] / found["encoded_bytes"] if found["encoded_bytes"] else 1.0
+
 
 def open_prepared(folder: epath.PathLike) -> Prepared:
-    """Returns the dataset in a local folder, in a time that does not depend on its number of tokens.
+    """Returns the dataset in a local folder, after reading its manifest and the sums of its records, not its shards.
 
-    Compares the manifest with its own fingerprint, and the size of each shard with the manifest, without reading the
-    shards: this finds a shard that is missing, truncated or of another size.  A changed byte in a shard is found when
-    its record is read, by array_record's hash of each record; only `verify` finds a shard that was replaced by a valid
-    one of the same size.  A dataset whose manifest has no sizes is verified completely.  For remote folders use
+    Checks every field of the manifest, and that each shard has its size: this finds a shard that is missing, truncated
+    or of another size.  A changed byte, and a shard that was replaced by a valid one of the same size, are found when
+    a record is read, by the sum of each record; only `verify` reads every shard.  For remote folders use
     `preparation.open_folder`.
 
-    Raises FileNotFoundError if the manifest or a shard is missing; ValueError if the manifest is unreadable or edited,
-    or a shard has another size.
+    Raises FileNotFoundError if the manifest or another file is missing; ValueError if the manifest is unreadable or was
+    changed, or a file has another size.
     """
     folder = epath.Path(folder)
     manifest = read_manifest(folder)
     prepared = Prepared(folder, manifest, manifest["fingerprint"], folder.resolve())
-    _for_each_shard(prepared, _check_size)
+    _for_each_file(prepared, _check_size)
     return prepared
 
 
 def read_manifest(folder: epath.Path) -> dict[str, Any]:
     """Returns the manifest in `folder`, which may be remote.
 
-    Raises FileNotFoundError if it is missing; ValueError if it is unreadable, edited, or of another version.
+    Raises FileNotFoundError if it is missing; ValueError if it is unreadable, changed, or of another version.
     """
-    path = folder / MANIFEST
+    path, remedy = folder / MANIFEST, f"delete {folder} and prepare the data again"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; prepare the data with scripts/prepare_data.py")
     try:
         manifest = json.loads(path.read_text())
-        version, fingerprint = manifest["version"], manifest["fingerprint"]
-        intact = version != MANIFEST_VERSION or fingerprint == content_fingerprint(manifest)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a manifest ({error!r}); delete {folder} and prepare the data again") from error
-    if version != MANIFEST_VERSION:
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a manifest ({type(error).__name__}: {error}); {remedy}") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if type(version) is not int or version != MANIFEST_VERSION:
         raise ValueError(
-            f"{path} has version {version}, but this code reads {MANIFEST_VERSION}; "
-            f"delete {folder} and prepare the data again"
+            f"{path}: version is {reprlib.repr(version)}, but this code reads {MANIFEST_VERSION}; {remedy}"
         )
-    if not intact:
-        raise ValueError(f"{path} was changed after it was written; delete {folder} and prepare the data again")
+    if found := fault(manifest, _FIELDS) or _contradiction(manifest):
+        raise ValueError(f"{path}: {found}; {remedy}")
     return manifest
 
 
-def shards_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(itertools.chain.from_iterable(split["shards"] for split in manifest["splits"].values()))
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns a manifest with its fingerprint and its seal."""
+    manifest = manifest | {"fingerprint": content_fingerprint(manifest)}
+    return manifest | {SEAL: _sha256(manifest)}
+
+
+def shard_file(split: str, index: int, count: int) -> str:
+    return f"{DATASET}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def sums_file(split: str) -> str:
+    """Returns the name of the file with the crc32 of each record of a split, as little-endian uint32."""
+    return f"{DATASET}-{split}.crc32"
+
+
+def files_of(manifest: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    """Returns the size and the sha256 of each file that holds ids or their sums, by name."""
+    found = {}
+    for name, split in manifest["splits"].items():
+        found |= {shard["file"]: (shard["size"], shard["sha256"]) for shard in split["shards"]}
+        found[sums_file(name)] = (4 * split["records"], split["records_sha256"])
+    return found
+
+
+def record_sums(prepared: Prepared, split: str) -> np.ndarray:
+    """Returns the crc32, uint32 (records,), of each record of a split; raises ValueError if their file was changed."""
+    path = prepared.folder / sums_file(split)
+    _check_sha256(path, *files_of(prepared.manifest)[path.name])
+    return np.frombuffer(path.read_bytes(), "<u4")
 
 
 def verify(prepared: Prepared) -> int:
@@ -79,56 +114,118 @@ def verify(prepared: Prepared) -> int:
 
     Raises FileNotFoundError if a shard is missing; ValueError if a sha256 differs.
     """
-    return sum(_for_each_shard(prepared, _check_sha256))
+    return sum(_for_each_file(prepared, _check_sha256))
 
 
 def content_fingerprint(manifest: dict[str, Any]) -> str:
-    """Returns the sha256 over what decides the ids and their order; it excludes paths, names and text counts."""
-    content = {
-        "tokenizer": manifest["tokenizer"]["fingerprint"],
-        "dtype": manifest["dtype"],
-        "tokens_per_record": manifest["tokens_per_record"],
-        "splits": {
-            name: {"tokens": split["tokens"], "shards": [shard["sha256"] for shard in split["shards"]]}
-            for name, split in manifest["splits"].items()
-        },
-    }
+    """Returns the sha256 over what decides ids, their order and the bytes of their text, and not over names."""
+    keys = ("dtype", "tokens_per_record", "splits")
+    return _sha256([manifest["tokenizer"]["fingerprint"], *(manifest[key] for key in keys)])
+
+
+def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _for_each_shard(prepared: Prepared, check: Callable[[epath.Path, dict[str, Any]], int]) -> list[int]:
-    shards = shards_of(prepared.manifest)
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a field of a file may hold: in words, and as a function."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+COUNT = Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+POSITIVE = Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+TEXT = Kind("text", lambda value: isinstance(value, str))
+_SHARE = Kind("a number in [0, 1)", lambda value: type(value) in (int, float) and 0 <= value < 1)
+_HASH = Kind("a sha256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+_DTYPE = Kind("uint16 or uint32", lambda value: value in ("uint16", "uint32"))
+COUNTS = ("tokens", "bytes", "encoded_bytes", "changed_bytes", "documents", "records")  # of a split
+_SHARD = {"file": TEXT, "records": POSITIVE, "tokens": POSITIVE, "size": POSITIVE, "sha256": _HASH}
+_SPLIT = dict.fromkeys(COUNTS, COUNT) | {"records_sha256": _HASH, "shards": [_SHARD]}
+_FIELDS = {
+    "version": POSITIVE,
+    "name": TEXT,
+    "tokenizer": {"spec": TEXT, "name": TEXT, "fingerprint": TEXT, "vocab_size": POSITIVE, "eot_id": COUNT},
+    "source": {"spec": TEXT, "files": COUNT, "text_field": TEXT, "split_field": TEXT, "validation_fraction": _SHARE},
+    "dtype": _DTYPE,
+    "tokens_per_record": POSITIVE,
+    "splits": dict.fromkeys(SPLITS, _SPLIT),
+    "fingerprint": _HASH,
+    SEAL: _HASH,
+}
+
+
+def fault(value: Any, shape: Any, name: str = "") -> str | None:
+    """Returns what is wrong with the first field of `value` that is not as in `shape`; None: nothing.
+
+    A shape is a Kind, a dict with the shape of each field, or a list with the shape of every element.
+    """
+    if isinstance(shape, Kind):
+        return None if shape.holds(value) else f"{name} is {reprlib.repr(value)}; it must be {shape.words}"
+    if not isinstance(value, type(shape)):
+        words = "a list" if isinstance(shape, list) else "a group of fields"
+        return f"{name or 'its content'} is {reprlib.repr(value)}; it must be {words}"
+    if isinstance(shape, list):
+        parts = [(part, shape[0], f"{name}[{number}]") for number, part in enumerate(value)]
+    else:
+        inner = {key: f"{name}.{key}".lstrip(".") for key in shape}
+        if missing := [inner[key] for key in shape if key not in value]:
+            return f"{missing[0]} is missing"
+        if unknown := sorted(value.keys() - shape.keys()):
+            return f"{name or 'it'} has a field {reprlib.repr(unknown[0])}, which is none of its own"
+        parts = [(value[key], shape[key], inner[key]) for key in shape]
+    return next(filter(None, itertools.starmap(fault, parts)), None)
+
+
+def _contradiction(manifest: dict[str, Any]) -> str | None:
+    """Returns what contradicts the rest of a manifest whose fields have their types; None: nothing."""
+    for name, split in manifest["splits"].items():
+        shards = split["shards"]
+        for key in ("tokens", "records"):
+            if split[key] != sum(shard[key] for shard in shards):
+                return f"splits.{name}.{key} is {reprlib.repr(split[key])}, which is not the sum over its shards"
+        for index, shard in enumerate(shards):
+            where = f"splits.{name}.shards[{index}]"
+            if shard["file"] != shard_file(name, index, len(shards)):
+                return (
+                    f"{where}.file is {reprlib.repr(shard['file'])}; it must be {shard_file(name, index, len(shards))}"
+                )
+            if shard["records"] != -(-shard["tokens"] // manifest["tokens_per_record"]):
+                return f"{where}.records is {reprlib.repr(shard['records'])}, but its tokens need another number"
+    if manifest["fingerprint"] != content_fingerprint(manifest):
+        return "fingerprint is not that of the content: a field was changed after it was written"
+    if manifest[SEAL] != _sha256({key: value for key, value in manifest.items() if key != SEAL}):
+        return f"{SEAL} is not that of the other fields: one was changed after it was written"
+    return None
+
+
+def _for_each_file(prepared: Prepared, check: Callable[[epath.Path, int, str], int]) -> list[int]:
     with futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda shard: check(prepared.folder / shard["file"], shard), shards))
-
-
-def _check_size(path: epath.Path, shard: dict[str, Any]) -> int:
-    if "size" not in shard:
-        return _check_sha256(path, shard)
-    try:
-        size = path.stat().length
-    except FileNotFoundError as error:
-        raise FileNotFoundError(_missing(path)) from error
-    if size != shard["size"]:
-        raise ValueError(
-            f"{path} is damaged: it has {size:,} bytes, but {shard['size']:,} in the manifest; "
-            f"delete {path.parent} and prepare the data again"
+        return list(
+            pool.map(lambda file: check(prepared.folder / file[0], *file[1]), files_of(prepared.manifest).items())
         )
+
+
+def _check_size(path: epath.Path, size: int, _: str) -> int:
+    try:
+        found = path.stat().length
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist; delete {path.parent} and prepare the data again") from error
+    if found != size:
+        raise _damaged(path, f"it has {found:,} bytes, but {size:,} in the manifest")
     return size
 
 
-def _check_sha256(path: epath.Path, shard: dict[str, Any]) -> int:
-    if not path.exists():
-        raise FileNotFoundError(_missing(path))
+def _check_sha256(path: epath.Path, size: int, sha256: str) -> int:
+    _check_size(path, size, sha256)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard["sha256"]:
-        raise ValueError(
-            f"{path} is damaged: its sha256 is {digest[:12]}, but {shard['sha256'][:12]} in the manifest; "
-            f"delete {path.parent} and prepare the data again"
-        )
-    return path.stat().length
+    if digest != sha256:
+        raise _damaged(path, f"its sha256 is {digest[:12]}, but {sha256[:12]} in the manifest")
+    return size
 
 
-def _missing(path: epath.Path) -> str:
-    return f"{path} does not exist; delete {path.parent} and prepare the data again"
+def _damaged(path: epath.Path, fault: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {fault}; delete {path.parent} and prepare the data again")

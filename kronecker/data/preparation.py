@@ -32,11 +32,12 @@ import rich.progress
 from etils import epath
 
 from kronecker import tokenization
-from kronecker.data import manifests, remote, segments, shards, sources
+from kronecker.data import manifests, readers, remote, segments, shards, sources
 from kronecker.runtime import locks, storage
 
 SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
 BATCH_CHARACTERS = 1 << 20  # of the documents that a thread tokenises at a time
+BATCH_DOCUMENTS = 1 << 16  # read for it at most, so that empty ones are also seen in the progress
 BATCHES_AHEAD = 4  # per worker, so that threads have work while a shard is written
 BPE_BYTES = 64_000_000  # a bpe:SIZE tokenizer is trained on the first bytes of the training text
 PREPARED = "prepared:"  # data.source=prepared:FOLDER: a dataset that was prepared before
@@ -45,7 +46,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class _Batch(NamedTuple):
-    documents: list[sources.Document]
+    documents: list[readers.Document]
     end: tuple[int, int]  # unit and document of the next batch
     share: float  # of the source before `end`
 
@@ -107,6 +108,11 @@ def ensure_prepared(
     if not (root / name / manifests.MANIFEST).exists():
         with _display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
+        if source.left_out:
+            print(
+                f"{source.name}: {source.left_out:,} further names of its files, by links, are left out",
+                file=sys.stderr,
+            )
         _check_has_text(source, config.data.source)
         own = folder.with_name(f".{name}.lock")
         while not ((folder / manifests.MANIFEST).exists() or (root / name / manifests.MANIFEST).exists()):
@@ -222,39 +228,72 @@ def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -
     first, skip = start
     total = sum(unit.size for unit in units) or 1
     before = sum(unit.size for unit in units[:first])
-    documents, characters, end, share = [], 0, start, 0.0
+    documents, characters, read, end, share = [], 0, 0, start, 0.0
     for index, unit in enumerate(units[first:stop], first):
         for number, document in enumerate(unit.read(skip), skip + 1):
-            documents.append(document)
+            if document.text:
+                documents.append(document)
             characters += len(document.text)
+            read += 1
             end, share = (index, number), (before + document.share * unit.size) / total
-            if characters >= BATCH_CHARACTERS:
+            if characters >= BATCH_CHARACTERS or read == BATCH_DOCUMENTS:
                 yield _Batch(documents, end, share)
-                documents, characters = [], 0
+                documents, characters, read = [], 0, 0
         skip = 0
         before += unit.size
-    if documents:
+    if read:
         yield _Batch(documents, end, share)
 
 
 def _encode(
     batch: _Batch, tokenizer: tokenization.Tokenizer, fraction: float, dtype: np.dtype
 ) -> tuple[_Batch, dict[str, shards.Stream]]:
-    texts: dict[str, list[str]] = {split: [] for split in sources.SPLITS}
-    text_bytes = dict.fromkeys(sources.SPLITS, 0)
+    chosen: dict[str, list[tuple[readers.Document, bytes]]] = {split: [] for split in manifests.SPLITS}
     for document in batch.documents:
-        if document.text:
-            content = document.text.encode()
-            split = document.split or sources.SPLITS[sources.held_out(content, fraction)]
-            texts[split].append(document.text)
-            text_bytes[split] += len(content)
-    end_of_text = np.array([tokenizer.eot_id], dtype)
-    streams = {}
-    for split, chosen in texts.items():
-        pieces = [piece for ids in tokenizer.encode_batch(chosen, 1) for piece in (ids.astype(dtype), end_of_text)]
-        ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
-        streams[split] = shards.Stream(ids, len(chosen), text_bytes[split])
+        content = document.text.encode()
+        split = document.split or manifests.SPLITS[sources.held_out(content, fraction)]
+        chosen[split].append((document, content))
+    streams = {split: _encode_split(documents, tokenizer, dtype) for split, documents in chosen.items()}
     return batch._replace(documents=[]), streams
+
+
+def _encode_split(
+    documents: list[tuple[readers.Document, bytes]], tokenizer: tokenization.Tokenizer, dtype: np.dtype
+) -> shards.Stream:
+    """Returns the ids of documents, each followed by end-of-text; raises ValueError if they do not keep the text."""
+    if not documents:
+        return shards.Stream(np.zeros(0, dtype), 0, 0, 0, 0)
+    try:
+        of_documents = tokenizer.encode_batch([document.text for document, _ in documents], 1)
+    except ValueError:
+        of_documents = [_named(document, tokenizer.encode_batch, [document.text], 1)[0] for document, _ in documents]
+    sizes = np.fromiter((len(content) for _, content in documents), np.int64)
+    counts = np.fromiter(map(len, of_documents), np.int64)
+    ends, ids = np.cumsum(counts), np.concatenate(of_documents)
+    encoded, changed = int(sizes.sum()), 0
+    # All at once, which is quick; only where that fails, one by one.
+    kept = counts.all() and np.array_equal(np.add.reduceat(tokenizer.text_bytes.take(ids), ends - counts), sizes)
+    if not kept or tokenizer.decode(ids) != b"".join(content for _, content in documents):
+        encoded = 0
+        for (document, content), its_ids in zip(documents, of_documents, strict=True):
+            encoded += _named(document, tokenizer.check_kept, document.text, its_ids)
+            changed += _changed_bytes(content, tokenizer.decode(its_ids))
+    ids = np.insert(ids.astype(dtype), ends, tokenizer.eot_id)
+    return shards.Stream(ids, len(documents), int(sizes.sum()), encoded, changed)
+
+
+def _named(document: readers.Document, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{document.where}: {error}") from error
+
+
+def _changed_bytes(text: bytes, encoded: bytes) -> int:
+    """Returns how many bytes of the text are missing in what is encoded, or are added there, whichever is more."""
+    counts = [np.bincount(np.frombuffer(part, np.uint8), minlength=256) for part in (text, encoded)]
+    difference = counts[0] - counts[1]
+    return int(max(difference.clip(0).sum(), (-difference).clip(0).sum()))
 
 
 def _in_order(
@@ -273,7 +312,7 @@ def _parts(
     encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: remote.Show
 ) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
     """Yields the end and the streams of each part."""
-    pieces: dict[str, list[shards.Stream]] = {split: [] for split in sources.SPLITS}
+    pieces: dict[str, list[shards.Stream]] = {split: [] for split in manifests.SPLITS}
     tokens, started, done, end = collections.Counter(), time.monotonic(), 0, None
     for batch, streams in encoded:
         end = batch.end
@@ -284,20 +323,20 @@ def _parts(
         show(batch.share, f"{done / 1e6:,.1f}M tokens, {done / 1e6 / (time.monotonic() - started):.2f}M tokens/s")
         if max(tokens.values()) >= shard_tokens:
             yield end, {split: _joined(found) for split, found in pieces.items()}
-            pieces, end = {split: [] for split in sources.SPLITS}, None
+            pieces, end = {split: [] for split in manifests.SPLITS}, None
             tokens.clear()
     if end is not None:
         yield end, {split: _joined(found) for split, found in pieces.items()}
 
 
 def _joined(pieces: list[shards.Stream]) -> shards.Stream:
-    ids, documents, text_bytes = zip(*pieces, strict=True)
-    return shards.Stream(np.concatenate(ids), sum(documents), sum(text_bytes))
+    ids, *counts = zip(*pieces, strict=True)
+    return shards.Stream(np.concatenate(ids), *map(sum, counts))
 
 
 def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, data: ml_collections.ConfigDict) -> None:
     found = [part["splits"] for part in parts]
-    count = {split: sum(part[split]["documents"] for part in found) for split in sources.SPLITS}
+    count = {split: sum(part[split]["documents"] for part in found) for split in manifests.SPLITS}
     more = "cut the text into more files: each is one document" if data.source.startswith("text:") else "add documents"
     if not count["train"]:
         fault = f"has no training text, all of its {count['validation']} documents are held out; " + (

@@ -50,8 +50,8 @@ def fetch(folder: epath.Path, show: Show) -> pathlib.Path:
     with locks.locked(cache() / f".{local.name}.lock"):
         if not (local / manifests.MANIFEST).exists():
             local.mkdir(exist_ok=True)
-            shards = {shard["file"]: shard["sha256"] for shard in manifests.shards_of(manifest)}
-            files = {file.name: None for file in folder.iterdir()} | shards
+            checked = {name: sha256 for name, (_, sha256) in manifests.files_of(manifest).items()}
+            files = {file.name: None for file in folder.iterdir()} | checked
             files.pop(manifests.MANIFEST)
             own = epath.Path(local)
             _copy_all([_Copy(folder / name, own / name, sha256) for name, sha256 in files.items()], show)

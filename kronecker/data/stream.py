@@ -1,19 +1,16 @@
 """A split of a prepared dataset as one stream of token ids, with random access to array_record shards on a disk."""
 
-from __future__ import annotations
-
 import bisect
 import collections
 import itertools
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from array_record.python import array_record_module
 
-if TYPE_CHECKING:
-    from kronecker.data import manifests
+from kronecker.data import manifests
 
 # array_record would start threads for each small read, and its default buffers are for sequential reading.
 READER_OPTIONS, READER_BUFFER = "readahead_buffer_size:0,max_parallelism:1", 1 << 15
@@ -24,12 +21,14 @@ class Stream:
 
     def __init__(self, prepared: manifests.Prepared, split: str):
         manifest = prepared.manifest
-        shards = [shard for shard in manifest["splits"][split]["shards"] if shard["tokens"]]
+        shards = manifest["splits"][split]["shards"]
         self._dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         self._per_record = manifest["tokens_per_record"]
         self._header = _example_header(self._per_record * self._dtype.itemsize)
         self._shard_ends = list(itertools.accumulate(shard["tokens"] for shard in shards))
         self._shard_starts = [0, *self._shard_ends]
+        ends = itertools.accumulate((shard["records"] for shard in shards), initial=0)
+        self._sums = np.split(manifests.record_sums(prepared, split), list(ends)[1:-1])  # of each shard's records
         self._files = [prepared.folder / shard["file"] for shard in shards]
         self._readers: list[array_record_module.ArrayRecordReader | None] = [None] * len(shards)
         self._lock = threading.Lock()
@@ -40,7 +39,7 @@ class Stream:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns stream[start:stop] as int32; `stop` may not exceed the stream's length.
 
-        Raises ValueError if a record is damaged or has another size than in the manifest.
+        Raises ValueError if a record is not the one that was written.
         """
         return self.read_rows([start], stop - start)[0]
 
@@ -80,10 +79,11 @@ class Stream:
                 f"{self._files[shard]}: a record cannot be read ({error}): the file is damaged; delete the folder and "
                 "prepare the data again; scripts/prepare_data.py --verify checks all files"
             ) from error
-        if not all(example.startswith(self._header) for example in examples):
+        sums = self._sums[shard][records].tolist()
+        if sums != [zlib.crc32(example) for example in examples]:
             raise ValueError(
-                f"{self._files[shard]}: a record does not have {self._per_record} ids; "
-                "delete the folder and prepare the data again"
+                f"{self._files[shard]}: a record is not the one that was written: the file is damaged or of another "
+                "dataset; delete the folder and prepare the data again"
             )
         return [np.frombuffer(example, self._dtype, self._per_record, len(self._header)) for example in examples]
 

@@ -116,6 +116,8 @@ key("data.shards", 0, INPUT, at_least(0), "files")  # number of fineweb-edu's fi
 # the text of the special token that ends each document; empty: found by name, as <|endoftext|> or </s>
 key("data.end_of_text", "", INPUT, later=True)
 key("data.folder", "data", NOTHING)  # where downloads and prepared datasets are stored, each in its own folder
+# a longer line, cell or piece of text is refused: it would be held in memory whole
+key("data.document_bytes", 64_000_000, NOTHING, at_least(1), "bytes", later=True)
 key("data.workers", 0, NOTHING, at_least(0), "threads")  # for tokenising; 0: one per core
 
 # The model.

@@ -20,7 +20,7 @@ END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<｜end�
 BYTE_SYMBOLS = 256
 SPACE_MARK = "▁"  # U+2581, which stands for a space in byte-fallback vocabularies
 BYTE_PIECES = {f"<0x{value:02X}>": bytes([value]) for value in range(BYTE_SYMBOLS)}
-IDS_AT_ONCE = 1 << 16  # joined at a time, which bounds memory
+IDS_AT_ONCE = 1 << 12  # decoded; more do not fit into the processor's cache
 MOST_UNUSED = 1 << 16  # ids without a token: one id of 2^31 in a file would ask for gigabytes
 
 
@@ -128,22 +128,13 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> bytes:
         """Returns the bytes of `ids`, joined; the inverse of encoding, and not always valid UTF-8."""
         ids = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
-        return b"".join(self._joined(ids[at : at + IDS_AT_ONCE]) for at in range(0, len(ids), IDS_AT_ONCE))
-
-    def _joined(self, ids: np.ndarray) -> bytes:
-        """Gathers from one array, which takes a third of the time of joining Python's bytes."""
-        table, all_sizes, starts = self._table
-        sizes = all_sizes[ids]
-        ends = np.cumsum(sizes)
-        places = np.repeat(starts[ids] - ends + sizes, sizes)
-        places += np.arange(places.size)
-        return table[places].tobytes()
+        parts = (self._pieces[ids[at : at + IDS_AT_ONCE]].tolist() for at in range(0, len(ids), IDS_AT_ONCE))
+        return b"".join(map(b"".join, parts))
 
     @functools.cached_property
-    def _table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The bytes of all ids, joined, and the size and the start of each id's."""
-        sizes = np.array([len(token or b"") for token in self.token_bytes], np.int64)
-        return np.frombuffer(b"".join(filter(None, self.token_bytes)), np.uint8), sizes, np.cumsum(sizes) - sizes
+    def _pieces(self) -> np.ndarray:
+        """The bytes of each id: to look up many at once in an array takes half the time of doing so in a tuple."""
+        return np.array([token or b"" for token in self.token_bytes], object)
 
     def check_kept(self, text: str, ids: np.ndarray) -> int:
         """Returns the number of bytes of `text` as encoded, if its `ids` keep it; raises ValueError if they do not.

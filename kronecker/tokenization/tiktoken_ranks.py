@@ -208,7 +208,9 @@ def _ranks(spec: str, content: bytes) -> dict[bytes, int]:
 def _encode(library: tiktoken.Encoding, texts: list[str], num_threads: int) -> list[list[int]]:
     long = {i for i, text in enumerate(texts) if _has_long_run(text)}
     short = [text for i, text in enumerate(texts) if i not in long]
-    encoded = iter(library.encode_ordinary_batch(short, num_threads=num_threads))
+    one_by_one = num_threads == 1  # the library would hand each text to a thread, which costs more than a short text
+    batch = functools.partial(library.encode_ordinary_batch, num_threads=num_threads)
+    encoded = map(library.encode_ordinary, short) if one_by_one else iter(batch(short))
     return [_encode_pieces(library, text) if i in long else next(encoded) for i, text in enumerate(texts)]
 
 

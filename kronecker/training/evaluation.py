@@ -53,6 +53,7 @@ def make_evaluator(
     config: ml_collections.ConfigDict,
     abstract_params: dict[str, Any],
     text_bytes_V: np.ndarray,
+    text_share: float,
     mesh: Mesh,
     batches: Batches,
     compile_with: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
@@ -62,7 +63,8 @@ def make_evaluator(
     It calls `stop` before each batch, and returns None once that returns True.
     `config` is resolved, the bag of `arm` is on `mesh`, and `batches` are from `held_out` for the same config and
     mesh.  `abstract_params` are shapes, types and shardings, or the parameters.  `text_bytes_V` is the number of bytes
-    of each id's text; ids beyond its length have no text.
+    of each id's text; ids beyond its length have no text.  `text_share` is `Prepared.text_share` of the held-out text:
+    bits per byte are those of the text as it was before the tokenizer, which may change some of it.
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
     padded[: len(text_bytes_V)] = text_bytes_V
@@ -78,11 +80,12 @@ def make_evaluator(
             placed = [sharding.to_devices(x, mesh) for x in (tokens, weights)]
             parts.append(evaluate_batch(params, arm.bag, text_bytes, *placed))
         nats, tokens, text_bytes_sum = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
+        text_bytes_sum *= text_share
         return {
             "loss": float(nats / tokens),
             "bits_per_byte": float(nats / math.log(2) / text_bytes_sum) if text_bytes_sum else math.nan,
             "predicted_tokens": int(tokens),
-            "text_bytes": int(text_bytes_sum),
+            "text_bytes": round(text_bytes_sum),
         }
 
     return evaluate

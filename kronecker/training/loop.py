@@ -166,6 +166,7 @@ class _Trainer:
             c,
             self.abstract_state.params,
             self.tokenizer.text_bytes,
+            self.prepared.text_share("validation"),
             self.mesh,
             evaluation.held_out(self.prepared, c, self.mesh),
             lambda lowered: plan.compile_evaluation(lowered, c, devices, limit, reserved, options),

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import pathlib
 import random
@@ -15,7 +16,7 @@ import tokenizer_files
 
 from configs import base
 from kronecker import tokenization
-from kronecker.data import manifests, preparation, segments, shards, sources
+from kronecker.data import manifests, preparation, readers, segments, shards, sources
 from kronecker.schema import resolution
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def alone(tmp_path_factory):
     return prepared
 
 
-@pytest.mark.parametrize("split", sources.SPLITS)
+@pytest.mark.parametrize("split", manifests.SPLITS)
 def test_tfds_reads_every_document_followed_by_end_of_text(tmp_path, split):
     source, texts = write_corpus(tmp_path)
     prepared, tokenizer = preparation.ensure_prepared(configured(tmp_path, source, validation_fraction=0.2), 5_000)
@@ -147,6 +148,71 @@ def test_the_manifest_counts_what_was_read(tmp_path):
     ids = tokenizer.encode_batch(texts)
     assert sum(split["tokens"] for split in splits) == sum(map(len, ids)) + len(texts)
     assert prepared.manifest["tokenizer"]["fingerprint"] == tokenizer.fingerprint
+
+
+def test_empty_documents_are_read_past_however_many_there_are(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n' * 300 + '{"text": "a", "split": "train"}\n' + "\n" * 300)
+    monkeypatch.setattr(preparation, "BATCH_DOCUMENTS", 50)
+    source = sources.open_source(configured(tmp_path, f"jsonl:{tmp_path}").data)
+    batches = list(preparation._batches(source.units, (0, 0), 1))
+    assert [len(batch.documents) for batch in batches] == [0] * 6 + [1] + [0] * 6
+    assert batches[-1].end == (0, 601)
+
+
+def lossy(tokenizer, change):
+    """Returns a tokenizer that encodes another text than it is given, as a library with a fault would."""
+    encode = tokenizer._encode
+    return dataclasses.replace(tokenizer, _encode=lambda texts, threads: encode(list(map(change, texts)), threads))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda text: text.replace("z", ""), r"from byte 2 .*'zza'.* 'a'"),
+        (lambda text: text + " ", r"from byte 5 .*'nothing more'.* ' '"),
+        (lambda text: text[::-1], r"from byte 0 .*'pizza'.* 'azzip'"),
+        (lambda text: "", r"from byte 0 .*'pizza'.* 'nothing more'"),
+    ],
+    ids=["loses", "adds", "turns", "drops"],
+)
+def test_a_tokenizer_that_does_not_keep_a_text_is_refused_with_its_place(tmp_path, monkeypatch, change, difference):
+    gpt2 = lossy(tokenization.load("gpt2"), lambda text: change(text) if text == "pizza" else text)
+    lines = ["noon"] * 500 + ["pizza"] + ["noon"] * 500
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
+    monkeypatch.setattr(tokenization, "load", lambda *_: gpt2)
+    with pytest.raises(ValueError, match=rf"a.jsonl:501: tokenizer gpt2: it does not keep text: {difference}"):
+        preparation.ensure_prepared(configured(tmp_path / "data", f"jsonl:{tmp_path}"))
+
+
+def test_texts_that_trade_bytes_at_their_borders_are_refused(tmp_path):
+    gpt2 = tokenization.load("gpt2")
+    moved = dataclasses.replace(gpt2, _encode=lambda texts, threads: gpt2._encode(["a", "bc"], threads))
+    documents = [(readers.Document(text, None, 1.0, f"line {text}"), text.encode()) for text in ("ab", "c")]
+    with pytest.raises(ValueError, match=r"^line ab: tokenizer gpt2: it does not keep text: from byte 1"):
+        preparation._encode_split(documents, moved, np.uint16)
+
+
+def test_what_a_normaliser_changes_is_counted_and_leaves_the_bytes_of_the_text(tmp_path):
+    definition = json.loads((preparation_of_bpe(tmp_path) / "tokenizer.json").read_text())
+    definition["normalizer"] = {"type": "NFC"}
+    (tmp_path / "nfc.json").write_text(json.dumps(definition))
+    texts = ["cafe\u0301 ole\u0301", "plain"]  # each e with its accent is 3 bytes, and 2 when composed
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": text, "split": "train"}) + "\n" for text in texts * 9)
+    )
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"text": texts[0], "split": "validation"}))
+    keys = {"tokenizer": f"tokenizers:{tmp_path}/nfc.json", "split_field": "split"}
+    prepared, _ = preparation.ensure_prepared(configured(tmp_path, f"jsonl:{tmp_path}/a.jsonl", **keys))
+    held_out = prepared.manifest["splits"]["validation"]
+    assert [held_out[key] for key in ("bytes", "encoded_bytes", "changed_bytes")] == [12, 10, 6]
+    assert prepared.text_share("validation") == 12 / 10
+    assert prepared.manifest["splits"]["train"]["changed_bytes"] == 9 * 6
+
+
+def preparation_of_bpe(folder):
+    source, _ = write_corpus(folder)
+    return preparation.ensure_prepared(configured(folder, source, "bpe:300", validation_fraction=0.2))[0].folder
 
 
 def test_the_split_field_decides_where_a_document_goes(tmp_path):
@@ -219,7 +285,7 @@ def test_a_run_stopped_between_shards_and_manifest_is_finished(tmp_path, monkeyp
 
 def test_segments_change_where_shards_end_and_nothing_else(undisturbed, alone):
     assert alone.folder.name != undisturbed.folder.name
-    for split in sources.SPLITS:
+    for split in manifests.SPLITS:
         np.testing.assert_array_equal(stream(alone, split), stream(undisturbed, split))
 
 

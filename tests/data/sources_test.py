@@ -1,8 +1,11 @@
+import bz2
 import gzip
 import io
 import json
 import lzma
 import pathlib
+import random
+import subprocess
 import sys
 import textwrap
 
@@ -11,14 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
-import zstandard
 from array_record.python import array_record_module
+from backports import zstd
 
 from configs import base
-from kronecker.data import sources
+from kronecker.data import readers, sources
 
+ROOT = pathlib.Path(__file__).parents[2]
 TEXTS = [f"Document {i}: naïve café №{i}.\n" for i in range(50)]
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".zst": zstd.compress}
+PACKED = list(COMPRESS)[1:]
 
 
 def opened(form, **keys):
@@ -73,6 +78,7 @@ WRITERS = {
     "jsonl": lambda folder: write_jsonl(folder / "a.jsonl", [{"text": text} for text in TEXTS]),
     "jsonl.gz": lambda folder: write_jsonl(folder / "a.jsonl.gz", [{"text": text} for text in TEXTS]),
     "jsonl.xz": lambda folder: write_jsonl(folder / "a.jsonl.xz", [{"text": text} for text in TEXTS]),
+    "jsonl.bz2": lambda folder: write_jsonl(folder / "a.jsonl.bz2", [{"text": text} for text in TEXTS]),
     "jsonl.zst": lambda folder: write_jsonl(folder / "a.jsonl.zst", [{"text": text} for text in TEXTS]),
     "parquet": lambda folder: write_parquet(folder / "a.parquet", {"id": range(50), "text": TEXTS}),
     "tfds": lambda folder: write_tfds(folder / "1.0.0", TEXTS),
@@ -134,7 +140,7 @@ def test_a_long_text_is_cut_after_line_ends(tmp_path):
     (tmp_path / "long.txt").write_bytes(content.encode())
     pieces = texts(opened(f"text:{tmp_path}"))
     assert "".join(pieces) == content
-    assert all(piece.endswith("\n") and len(piece.encode()) < sources.TEXT_BYTES + 100 for piece in pieces)
+    assert all(piece.endswith("\n") and len(piece.encode()) < readers.TEXT_BYTES + 100 for piece in pieces)
 
 
 def test_half_a_surrogate_pair_becomes_text(tmp_path):
@@ -148,7 +154,7 @@ def test_null_is_an_empty_document(tmp_path):
 
 def test_a_field_that_holds_no_text_is_refused(tmp_path):
     form = write_parquet(tmp_path / "a.parquet", {"text": [1, 2]})
-    with pytest.raises(ValueError, match=r"a.parquet: row 1: the field 'text' is int, not text; set data.text_field"):
+    with pytest.raises(ValueError, match=r"a.parquet: the field 'text' is int64, not text; set data.text_field"):
         documents(opened(form))
 
 
@@ -179,14 +185,14 @@ def test_training_texts_leave_out_validation_and_stop_at_the_limit(tmp_path):
     assert list(sources.training_texts(source, 0.3, len(chosen[0].encode()) + 1)) == chosen[:2]
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", PACKED)
 def test_several_compressed_streams_in_one_file_are_read_as_one(tmp_path, suffix):
     form = write_streams(tmp_path / f"a.jsonl{suffix}")
     assert texts(opened(form)) == TEXTS * 3
 
 
 @pytest.mark.parametrize("streams", [1, 3])
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", PACKED)
 def test_a_cut_off_file_is_named(tmp_path, suffix, streams):
     file = tmp_path / f"a.jsonl{suffix}"
     write_streams(file, streams)
@@ -202,8 +208,8 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a.txt: not UTF-8"):
+    (tmp_path / "a.txt").write_bytes("a\nb\né".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a.txt:3: not UTF-8"):
         documents(opened(f"text:{tmp_path}"))
 
 
@@ -223,6 +229,183 @@ def test_a_missing_file_is_named(form):
 def test_an_unknown_form_is_refused(form):
     with pytest.raises(ValueError, match=r"data\.source"):
         opened(form)
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize(
+    "after",
+    [b"garbage and more of it", COMPRESS[".gz"](b"\n")[:9], None],
+    ids=["garbage", "another's start", "nothing"],
+)
+def test_a_compressed_file_is_read_to_its_last_byte(tmp_path, suffix, after):
+    file = tmp_path / f"a.jsonl{suffix}"
+    form = write_jsonl(file, [{"text": "a"}])
+    file.write_bytes(b"" if after is None else file.read_bytes() + after)
+    with pytest.raises(ValueError, match=rf"^{file}: damaged or truncated"):
+        documents(opened(form))
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_zeros_between_compressed_streams_are_no_text(tmp_path, suffix):
+    file = tmp_path / f"a.jsonl{suffix}"
+    form = write_jsonl(file, [{"text": text} for text in TEXTS])
+    file.write_bytes((file.read_bytes() + bytes(512)) * 2)
+    assert texts(opened(form)) == TEXTS * 2
+
+
+BOMB_PEAK = """
+import sys
+from configs import base
+from kronecker.data import sources
+data, most = base.get_config().data, lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+data.source, before = sys.argv[1], most()
+try:
+    print(sum(1 for unit in sources.open_source(data).units for _ in unit.read(0)))
+except ValueError as error:
+    print(error)
+print(most() - before)
+"""
+
+
+def test_a_line_of_600_mb_out_of_a_small_file_takes_little_memory(tmp_path):
+    begun, block = b'{"text": "a"}\n{"text": "', b"a" * (1 << 20)
+    file = tmp_path / "a.jsonl.zst"
+    options = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.enable_long_distance_matching: 1}
+    with zstd.open(file, "wb", options=options) as packed:
+        packed.write(begun)
+        for _ in range(600):
+            packed.write(block)
+    assert file.stat().st_size < 3_000_000
+    ran = subprocess.run([sys.executable, "-c", BOMB_PEAK, f"jsonl:{file}"], capture_output=True, text=True, cwd=ROOT)
+    said, kilobytes = ran.stdout.splitlines()
+    assert said == (
+        f"{file}:2: a document of more than 64,000,000 bytes (data.document_bytes); cut it, or raise the key"
+    )
+    assert int(kilobytes) < 300_000
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "text", "parquet", "tfds"])
+def test_a_document_above_the_limit_is_named_and_one_at_it_is_read(tmp_path, kind):
+    text = "é" * 40
+    form = {
+        "jsonl": lambda: write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b" * 80}]),
+        "text": lambda: (tmp_path / "a.txt").write_text(text) and f"text:{tmp_path}",
+        "parquet": lambda: write_parquet(tmp_path / "a.parquet", {"text": ["a", text]}),
+        "tfds": lambda: write_tfds(tmp_path / "1.0.0", ["a", text]),
+    }[kind]()
+    size = len('{"text": ""}\n') + 80 if kind == "jsonl" else 80
+    assert len(texts(opened(form, document_bytes=size))[-1].encode()) == 80
+    place = {"jsonl": r"a.jsonl:2", "text": "a.txt:1", "parquet": "a.parquet: row 2", "tfds": "example 1"}[kind]
+    with pytest.raises(ValueError, match=rf"{place}: a document of more than {size - 1} bytes \(data.document_bytes\)"):
+        documents(opened(form, document_bytes=size - 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"text": "\xed\xa0\xbd\xed\xb8\x80 \xed\xa0\xbd"}', "😀 �"),
+        (b'{"text": "\xed\xa0\xbd\\ude00"}', "😀"),
+        ('{"text": "한국어 힣"}'.encode(), "한국어 힣"),
+        (b'\xef\xbb\xbf{"text": "a"}\r\n', "a"),
+        (b'{"text": "a\\u0000b", "score": NaN}', "a\0b"),
+        (b'{"text": null}', ""),
+        (b" \t\r\n", ""),
+    ],
+)
+def test_unusual_lines_are_read(tmp_path, line, expected):
+    (tmp_path / "a.jsonl").write_bytes(line)
+    assert texts(opened(f"jsonl:{tmp_path}")) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "x", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "its JSON is nested too deeply"),
+        (b'{"text": NaN}', "the field 'text' is float, not text"),
+        (b'{"text": ["a"]}', "the field 'text' is list, not text"),
+        (b'["text"]', "the line is a list"),
+        (b'{"text": "a\0b"}', "not valid JSON"),
+        (b"\0\0\0\0", "not valid JSON"),
+        (b'{"text": "\xe9"}', "not valid JSON .*in UTF-8"),
+        ('{"text": "a"}'.encode("utf-16"), "not valid JSON .*in UTF-8"),
+        (b'{"text": "a"} {"text": "b"}', "not valid JSON"),
+        (b'{"text": "a", "n": ' + b"9" * 5_000 + b"}", "not valid JSON"),
+        (
+            json.dumps(dict.fromkeys(map(str, range(100_000)))).encode(),
+            "no such field; set it to one of '0', '1', .*'19', ...$",
+        ),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + line)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a.jsonl:2: .*{message}") as refused:
+        documents(opened(f"jsonl:{tmp_path}"))
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", None, "ü"], pa.large_string()),
+        pa.array([b"a", None, "ü".encode()]),
+        pa.array(["a", None, "ü"]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type)[:10],
+)
+def test_text_of_every_type_of_parquet_is_read(tmp_path, column):
+    assert texts(opened(write_parquet(tmp_path / "a.parquet", {"text": column}))) == ["a", "", "ü"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": [["a"]]}, "a.parquet: the field 'text' is list<element: string>, not text"),
+        ({"text": [{"a": "b"}]}, "a.parquet: the field 'text' is struct<a: string>, not text"),
+        ({"text": [b"a"] * 300 + [b"\xff"]}, "a.parquet: row 301, field 'text': not UTF-8"),
+        (
+            {"a.text": ["a"]},
+            "a.parquet: data.text_field is 'text', but there is no such field; set it to one of 'a.text'",
+        ),
+    ],
+)
+def test_a_column_that_holds_no_text_is_named(tmp_path, columns, message):
+    with pytest.raises(ValueError, match=message):
+        documents(opened(write_parquet(tmp_path / "a.parquet", columns)))
+
+
+def test_no_damage_of_a_parquet_file_with_checksums_goes_unseen(tmp_path):
+    file, rng = tmp_path / "a.parquet", random.Random(0)
+    table = pa.table({"text": TEXTS * 4, "other": range(200)})
+    pq.write_table(table, file, row_group_size=64, compression="zstd", write_page_checksum=True)
+    content, expected = file.read_bytes(), TEXTS * 4
+    found = 0
+    for number in range(100):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(damaged if number % 2 else content[: rng.randrange(len(content))])
+        try:
+            assert texts(opened(f"parquet:{file}")) == expected  # the damage is in the other column, or in notes
+        except ValueError as error:
+            assert str(error).startswith(f"{file}: ")
+            found += 1
+    assert found > 50
+
+
+def test_every_damage_of_a_tfds_dataset_is_named(tmp_path):
+    folder, rng = tmp_path / "1.0.0", random.Random(0)
+    form = write_tfds(folder, TEXTS)
+    info = (folder / "dataset_info.json").read_text()
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        for damaged in (b"", b"[]", content[: rng.randrange(1, len(content))], content[:99] + b"7" + content[100:]):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"(?s)^data.source=tfds:.*; write or download it again$"):
+                documents(opened(form))
+        file.write_bytes(content)
+    (folder / "dataset_info.json").write_text(info.replace('"50"', '"40"'))
+    with pytest.raises(ValueError, match="has 50 examples, but 40 by its metadata"):
+        documents(opened(form))
 
 
 def test_the_identity_changes_with_the_file(tmp_path):
