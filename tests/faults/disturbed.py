@@ -31,6 +31,7 @@ REFUSED, RECOVERED, HARMLESS = "refused in one line", "recovered exactly", "harm
 WRONG, FAULT = "wrong numbers", "other faults"
 OUTCOMES = (REFUSED, RECOVERED, HARMLESS, WRONG, FAULT)
 BAD_INPUT = (ValueError, OSError, FloatingPointError)  # what runtime/cli.py makes one line of
+LONGEST = 10  # seconds of a case
 CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "started", "command")
 _servers = multiprocessing.get_context("forkserver")
 _servers.set_forkserver_preload(
@@ -47,21 +48,24 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.faults: list[str] = []
+        self.endless = 0  # cases that took too long
+        self.faults: list[tuple[str, str]] = []  # what went wrong, and how to repeat it
 
-    def add(self, kind: str, outcome: str, case: str = "", count: int = 1) -> None:
-        """Counts a case; `case` is how to repeat it, for outcomes that may not be."""
-        self.counts[kind, outcome] += count
+    def add(self, kind: str, outcome: str, case: str = "", what: str = "") -> None:
+        """Counts a case; of an outcome that may not be, `case` is how to repeat it and `what` went wrong."""
+        self.counts[kind, outcome] += 1
         if outcome in (WRONG, FAULT):
-            self.faults.append(f"{kind}: {outcome}: {case}")
+            self.faults.append((f"{kind}: {outcome} {what}", case))
 
     def update(self, other: "Tally") -> None:
         self.counts.update(other.counts)
         self.faults += other.faults
 
     def check(self) -> None:
-        """Fails if a case ended as none may."""
-        shown = "\n".join(self.faults[:20])
+        """Fails if a case ended as none may, with the first case of each fault."""
+        first = dict(reversed(self.faults))
+        many = collections.Counter(what for what, _ in self.faults)
+        shown = "\n".join(f"{many[what]} x {what}\n      {first[what]}" for what in first)
         assert not self.faults, f"{len(self.faults)} of {self.counts.total()} cases:\n{shown}"
 
 
@@ -162,24 +166,27 @@ def isolated(function: Callable[..., Tally], *arguments: Any, memory: int = 3 <<
 
 
 def tried(tally: Tally, kind: str, case: str, read: Callable[[], str]) -> None:
-    """Counts a case by what `read` returns, or by how it ends; one that takes 20 s counts as a fault."""
+    """Counts a case by what `read` returns, or by how it ends; after three that take too long no more are tried."""
+    if tally.endless >= 3:
+        return
 
     def too_long(*_: object) -> None:
-        raise TimeoutError("it took more than 20 s")
+        raise TimeoutError(f"more than {LONGEST} s")
 
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.setitimer(signal.ITIMER_REAL, 20)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
     try:
         tally.add(kind, read(), case)
     except TimeoutError as error:
-        tally.add(kind, FAULT, f"{case}: {error}")
+        tally.endless += 1
+        tally.add(kind, FAULT, case, str(error))
     except BAD_INPUT as error:
         text = " ".join(str(error).split())
-        tally.add(kind, REFUSED if text else FAULT, f"{case}: an error without words")
+        tally.add(kind, REFUSED if text else FAULT, case, "an error without words")
     except BaseException as error:  # whatever else comes is what the tests look for
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        tally.add(kind, FAULT, f"{case}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        tally.add(kind, FAULT, case, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
