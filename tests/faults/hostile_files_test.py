@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import random
 import shutil
 import unicodedata
@@ -314,7 +315,7 @@ def sentencepiece_models(folder: Path, draws: Draws) -> Tally:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 20), model_writer=model, vocab_size=320, byte_fallback=True, model_type="bpe",
+        sentence_iterator=iter(TEXTS * 20), model_writer=model, vocab_size=400, byte_fallback=True, model_type="bpe",
         normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, hard_vocab_limit=False,
     )  # fmt: skip
     file = folder / "tokenizer.model"
@@ -515,7 +516,7 @@ def config_values(folder: Path, draws: Draws) -> Tally:
 
     def read(_: bytes) -> str:
         resolved = resolution.resolve(config_files.load(str(file)))
-        finite = all(abs(value) < 1e300 for value in dotted.flat(resolved).values() if isinstance(value, float))
+        finite = all(math.isfinite(value) for value in dotted.flat(resolved).values() if isinstance(value, float))
         return HARMLESS if finite and json.dumps(resolved.to_dict()) else WRONG
 
     tally = searched("config file", config_file(), file, read, draws, 1000)
