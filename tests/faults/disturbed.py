@@ -173,8 +173,8 @@ def tried(tally: Tally, kind: str, case: str, read: Callable[[], str]) -> None:
     def too_long(*_: object) -> None:
         raise TimeoutError(f"more than {LONGEST} s")
 
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    before = signal.signal(signal.SIGPROF, too_long)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)  # of processors, as the machine may be busy
     try:
         tally.add(kind, read(), case)
     except TimeoutError as error:
@@ -188,8 +188,8 @@ def tried(tally: Tally, kind: str, case: str, read: Callable[[], str]) -> None:
             raise
         tally.add(kind, FAULT, case, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def numbers(folder: Path) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def bombs(folder: Path) -> dict[str, Path]:
     file.write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([(31 - 10) << 3]) + block)
     found[f"jsonl:{file}"] = file
     file = folder / "row.parquet"
-    pq.write_table(pa.table({"text": ["a" * (MEGABYTES << 19)]}), file, compression="zstd")
+    pq.write_table(pa.table({"text": ["a" * (MEGABYTES << 18)]}), file, compression="zstd")
     found[f"parquet:{file}"] = file
     file = folder / "line.txt"
     with file.open("wb") as sparse:
