@@ -257,7 +257,7 @@ PLAUSIBLE = [
 def json_tokenizers(folder: Path, draws: Draws) -> Tally:
     file = folder / "tokenizer.json"
     tally = Tally()
-    for original, cases in ((byte_level(), 3000), (byte_fallback(), 2000)):
+    for original, cases in ((byte_level(), 2400), (byte_fallback(), 1600)):
         strategy = edited(original, PLAUSIBLE)
         tally.update(
             searched("tokenizer.json", strategy, file, lambda _: kept(f"tokenizers:{file}", folder), draws, cases)
