@@ -160,7 +160,9 @@ def isolated(function: Callable[..., Tally], *arguments: Any, memory: int = 3 <<
         return ours.recv()
     except EOFError:
         process.join()
-        raise AssertionError(f"{function.__name__}: its process ended with {process.exitcode}: {arguments[0]}") from None
+        raise AssertionError(
+            f"{function.__name__}: its process ended with {process.exitcode}: {arguments[0]}"
+        ) from None
     finally:
         process.join()
 
