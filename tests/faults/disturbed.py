@@ -32,7 +32,7 @@ WRONG, FAULT = "wrong numbers", "other faults"
 OUTCOMES = (REFUSED, RECOVERED, HARMLESS, WRONG, FAULT)
 BAD_INPUT = (ValueError, OSError, FloatingPointError)  # what runtime/cli.py makes one line of
 LONGEST = 10  # seconds of a case
-CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "started", "command")
+CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "started", "command", "commit")
 _servers = multiprocessing.get_context("forkserver")
 _servers.set_forkserver_preload(
     [
@@ -195,11 +195,12 @@ def tried(tally: Tally, kind: str, case: str, read: Callable[[], str]) -> None:
 
 
 def numbers(folder: Path) -> dict[str, Any]:
-    """Returns what the files below a folder hold, without clocks, logs and the checkpoints' own bytes."""
+    """Returns what the files below a folder hold, without clocks, logs, locks and the checkpoints' own bytes."""
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
-        if not file.is_file() or file.name.startswith(".") or "checkpoints/" in name or "logs/" in name:
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)  # locks
+        if not file.is_file() or hidden or "checkpoints/" in name or "logs/" in name:
             continue
         try:
             found[name] = _content(file)
