@@ -40,9 +40,9 @@ def test_the_unit_code_has_norm_one_and_the_z_code_mean_zero_and_std_one():
 
 
 def test_the_z_code_divides_by_the_samples_deviation_plus_epsilon():
-    (code,) = codec.dense_code(codec.byte_table([b"abc"], 3), np.arange(1), "z")
+    (code,) = codec.dense_code(codec.byte_table([b"cab"], 3), np.arange(1), "z")
     unit = np.zeros(3 * codec.CHAR_DIM)
-    unit[[3 * ord("a"), 3 * ord("b") + 1, 3 * ord("c") + 2]] = 1 / np.sqrt(3)
+    unit[[3 * ord("c"), 3 * ord("a") + 1, 3 * ord("b") + 2]] = 1 / np.sqrt(3)
     deviation = np.sqrt(((unit - unit.mean()) ** 2).sum() / (len(unit) - 1))
     np.testing.assert_allclose(code, (unit - unit.mean()) / (deviation + codec.Z_NORM_EPS), rtol=1e-9, atol=1e-12)
 
