@@ -6,6 +6,10 @@
 #                   the runs of make pair
 # make test         runs every test; warnings are errors (ARGS="-k product" runs
 #                   some of them)
+# make faults       disturbs runs and data in all ways and checks that no number
+#                   changes; ARGS=--faults=5 tries five times as many cases
+# make mutants      changes the core's code in small ways and counts the changes
+#                   that the tests catch; hours, and resumes (ARGS=--minutes=30)
 # make check        for every edit, under two minutes: lint, types, and the
 #                   quick tests, which neither train nor compile much
 # make lint         runs ruff
@@ -66,6 +70,24 @@ accelerator: setup
 
 test: setup
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+.PHONY: faults mutants
+MUTANTS := $(VENV)/mutants/ready
+
+faults: setup
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder tests/faults $(ARGS)
+
+mutants: $(MUTANTS)
+	@nice -n 10 $(VENV)/mutants/bin/python tests/mutants.py $(ARGS)
+
+# In its own environment: it runs the tests of $(VENV) and shares nothing with them.
+$(MUTANTS): $(READY) requirements-mutants.txt
+	@echo "adding cosmic-ray to $(@D) ..."
+	@$(BIN)/python -m venv --clear $(@D)
+	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-mutants.txt \
+		|| { echo "uv failed; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
+			--disable-pip-version-check -r requirements-mutants.txt; }
+	@touch $@
 
 check: lint types quick
 

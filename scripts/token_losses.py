@@ -35,7 +35,7 @@ def main(folders: Sequence[str]) -> None:
         finished_runs.require_finished(folder)
     due = [folder for folder in found if _AGAIN.value or not _is_current(folder)]
     for number, folder in enumerate(due, 1):
-        print(f"[{number}/{len(due)}] {folder}", end="", file=sys.stderr, flush=True)
+        print(f"[{number}/{len(due)}] {folder}", file=sys.stderr)
         arrays = token_losses.write(folder)
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
     print(f"token losses: {len(due)} written, {len(found) - len(due)} up to date")

@@ -205,6 +205,11 @@ class Browser:
             dead_links=tuple(href for href, url in found["links"] if _dead(url, page, found["anchors"])),
         )
 
+    def evaluated(self, page: Path, width: int, script: str) -> Any:
+        """Returns what a script returns on `page`; a dialog that the page opens raises."""
+        self._open(page, width)
+        return self._driver.execute_script(script)
+
     def screenshot(self, page: Path, width: int, folder: Path) -> list[Path]:
         """Writes the whole page as PNG files of at most `SLICE` px each, from its top down; returns them."""
         self._open(page, width)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
+FAULTS = "faults"  # what a test of tests/faults tells of its cases
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
+_tallied: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +31,32 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)  # with a limit the folder is locked: no half-read entry
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(FAULTS, "tests/faults")
+    group.addoption("--faults", type=float, default=1, metavar="N", help="try N times as many cases of each kind as CI")
+    group.addoption("--faults_seed", type=int, default=0, metavar="S", help="draw the cases with another seed")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":
+        for (kind, outcome), count in dict(report.user_properties).get(FAULTS, []):
+            _tallied[kind][outcome] += count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the cases of tests/faults by kind and outcome."""
+    if not _tallied:
+        return
+    terminalreporter.section(f"faults, seed {config.getoption('faults_seed')}")
+    outcomes = list(dict.fromkeys(outcome for of_kind in _tallied.values() for outcome in of_kind))
+    outcomes.sort(key=lambda outcome: -sum(of_kind[outcome] for of_kind in _tallied.values()))
+    rows = [["kind", "cases", *outcomes]]
+    rows += [[kind, of.total(), *(of[outcome] for outcome in outcomes)] for kind, of in sorted(_tallied.items())]
+    rows += [["all", *(sum(row[i] for row in rows[1:]) for i in range(1, len(rows[0])))]]
+    for row in rows:
+        terminalreporter.write_line(f"{row[0]:32}" + "".join(f"{cell:>22}" for cell in row[1:]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,3 +84,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a tmpfs needs privileges that are not there")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def draws(request: pytest.FixtureRequest):
+    """The cases of tests/faults, as the flags ask."""
+    import disturbed
+
+    return disturbed.Draws(request.config.getoption("faults_seed"), request.config.getoption("faults"))
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest):
+    """The counts of one test's cases, which the summary adds up."""
+    import disturbed
+
+    counted = disturbed.Tally()
+    yield counted
+    request.node.user_properties.append((FAULTS, list(counted.counts.items())))

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -72,3 +73,16 @@ def test_a_bag_of_n_grams_has_no_order_and_the_kronecker_code_has(kind: str, sha
 
 def test_ids_without_bytes_share_no_code():
     assert bags.shared_code(make_bag("kronecker", 1))[[7, 8, 12, 13]].tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("norm", ["z", "length"])
+@pytest.mark.parametrize("pos_dim", [1, 3, 16])
+def test_the_kronecker_bag_is_the_code_by_its_definition(norm: str, pos_dim: int):
+    table, ids = codec.byte_table(TOKENS, pos_dim, padded_vocab=14), np.arange(14)
+    bag = bags.kronecker_bag(table, norm)
+    assert len(bag.scale) == bag.slots + 1
+    np.testing.assert_allclose(bags.dense_code(bag, ids), codec.dense_code(table, ids, norm), rtol=1e-9, atol=1e-12)
+
+
+def test_what_a_program_is_compiled_for_is_no_array_of_the_bag():
+    assert [leaf.shape for leaf in jax.tree.leaves(make_bag("kronecker", 4))] == [(14, 4), (14,), (5,)]

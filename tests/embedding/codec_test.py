@@ -39,6 +39,19 @@ def test_the_unit_code_has_norm_one_and_the_z_code_mean_zero_and_std_one():
     np.testing.assert_allclose(code.std(axis=1, ddof=1), 1, rtol=1e-4)
 
 
+def test_the_z_code_divides_by_the_samples_deviation_plus_epsilon():
+    (code,) = codec.dense_code(codec.byte_table([b"cab"], 3), np.arange(1), "z")
+    unit = np.zeros(3 * codec.CHAR_DIM)
+    unit[[3 * ord("c"), 3 * ord("a") + 1, 3 * ord("b") + 2]] = 1 / np.sqrt(3)
+    deviation = np.sqrt(((unit - unit.mean()) ** 2).sum() / (len(unit) - 1))
+    np.testing.assert_allclose(code, (unit - unit.mean()) / (deviation + codec.Z_NORM_EPS), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["length", "z"])
+def test_the_code_of_an_id_without_bytes_is_zero(norm: str):
+    assert not codec.dense_code(codec.byte_table([None, b""], 4, padded_vocab=3), np.arange(3), norm).any()
+
+
 def test_byte_zero_is_not_the_empty_token():
     table = codec.byte_table([b"\0", None, b"\0\0"], 4)
     assert table.lengths.tolist() == [1, 0, 2]
@@ -56,6 +69,7 @@ def test_ids_without_bytes_are_reported_with_their_reason():
         (b"abcdef", 4, b"abcd"),
         (b"abcd", 4, b"abcd"),
         ("abcé".encode(), 4, b"abc"),
+        (b"a" + b"\x80" * 9, 5, b"a\x80\x80\x80\x80"),
         ("ab日".encode(), 4, b"ab"),
         ("😀😀".encode(), 4, "😀".encode()),
         ("日本".encode(), 1, b"\xe6"),  # no whole character fits: the token keeps its raw head
@@ -86,7 +100,7 @@ def test_each_truncation_keeps_its_bytes_of_a_long_token(truncation: str, pos_di
 
 @pytest.mark.parametrize("truncation", choices.TRUNCATIONS)
 def test_no_truncation_changes_a_token_that_fits(truncation: str):
-    for token in (b"", b"\0", "日本".encode(), b"\xff" * 6):
+    for token in (b"", b"\0", "日本".encode(), b"\xff" * 6, b"abcde\xe6"):
         assert codec.truncate(token, 6, truncation) == token
 
 
@@ -145,6 +159,12 @@ def test_gpt2_collides_where_it_is_known_to(truncation: str, pos_dim: int, colli
 def test_the_fingerprint_follows_the_bytes_and_the_lengths():
     assert codec.byte_table([b"a"], 4).fingerprint == codec.byte_table([b"a"], 4).fingerprint
     assert codec.byte_table([b"a\0"], 4).fingerprint != codec.byte_table([b"a"], 4).fingerprint
+
+
+@pytest.mark.parametrize("pos_dim", [0, -1])
+def test_a_code_without_positions_is_refused(pos_dim: int):
+    with pytest.raises(ValueError, match=f"^embedding.pos_dim is {pos_dim}; it must be at least 1$"):
+        codec.byte_table([b"a"], pos_dim)
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused():

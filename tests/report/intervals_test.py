@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import special
 
 from kronecker.report import intervals
 
@@ -41,6 +42,19 @@ def test_the_interval_is_the_t_interval_of_the_printed_table(n: int):
 def test_a_resolvable_difference_is_resolved_four_times_in_five(n: int, sign: int, verdict: str):
     resolvable = with_spread(n, 0.02).resolvable
     assert share_resolved(n, sign * resolvable, 0.02, verdict) == pytest.approx(0.8, abs=0.015)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_test_of_the_printed_table_misses_a_resolvable_difference_one_time_in_five(n: int):
+    noncentrality = with_spread(n, 0.02).resolvable / (0.02 / math.sqrt(n))
+    assert special.nctdtr(n - 1, noncentrality, T_QUANTILE[n]) == pytest.approx(0.2, abs=1e-5)
+
+
+def test_the_extent_holds_the_values_and_the_interval():
+    low, high = difference(-0.1, 0.1).interval
+    assert difference(-0.1, 0.1).extent == (low, high)
+    assert difference(*[0.0] * 99, 1.0).extent == (difference(*[0.0] * 99, 1.0).interval[0], 1.0)
+    assert difference(0.25).extent == (0.25, 0.25)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

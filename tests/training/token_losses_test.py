@@ -113,7 +113,7 @@ def test_the_command_tells_each_runs_mean_loss_and_how_many_it_wrote(swept: Path
     for arm in ARMS:
         result = json.loads((swept / arm / "result.json").read_text())
         assert re.search(
-            rf"/{arm}  {result['validation_loss']:.3f}\d nats/token on {len(held_out(swept / arm)) - 1:,} ", told
+            rf"/{arm}\n  {result['validation_loss']:.3f}\d nats/token on {len(held_out(swept / arm)) - 1:,} ", told
         )
 
 

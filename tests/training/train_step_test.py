@@ -73,6 +73,21 @@ def test_tokens_of_weight_zero_do_not_count(tokens: np.ndarray):
     assert run(resolved(), changed)[1].loss != run(resolved(), tokens)[1].loss
 
 
+def test_an_update_is_that_of_the_weighted_mean_whatever_the_weights_add_up_to(tokens: np.ndarray):
+    c = resolved(train__lr=1e-2, train__eps=1e-3)
+    weights = np.random.default_rng(1).random((8, 8)).astype(np.float32)
+    weights[:, :3] = 0
+    arm, before = initial(c)
+    nats = jax.jit(lambda params: train_step.token_nats(arm.model, params, arm.bag, tokens))(before.params)
+    update = jax.jit(train_step.make_train_step(arm.model, c))
+    once, metrics = update(before, arm.bag, tokens, weights)
+    ninefold, same = update(before, arm.bag, tokens, 9 * weights)
+    mean = float((np.asarray(nats, np.float64) * weights).sum() / weights.sum(dtype=np.float64))
+    assert (metrics.loss, same.loss) == (pytest.approx(mean, rel=1e-6), pytest.approx(mean, rel=1e-6))
+    assert same.grad_norm == pytest.approx(float(metrics.grad_norm), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ninefold.params, once.params)
+
+
 def test_clip_share_counts_the_clipped_updates(tokens: np.ndarray):
     assert run(resolved(train__clip=1e-9), tokens, updates=3)[1].clip_share == 1
     assert run(resolved(train__clip=1e9), tokens, updates=3)[1].clip_share == 0
