@@ -1,6 +1,7 @@
 """How every script starts, and fails: bad input ends in one line with its cause and its fix, and exit code 2."""
 
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,8 +18,8 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     """Parses the flags, runs `main` and exits with the code that it returns (None: 0).
 
     Bad input is a ValueError, an OSError or a MemoryError: one line on stderr and exit code 2.  A loss that is not
-    finite exits with 1, Ctrl-C with 130, SIGTERM while training with 143.  Any other exception is a bug of ours: it
-    prints its traceback and exits with 1.
+    finite exits with 1, Ctrl-C with 130, SIGTERM while training with 143; output that nobody reads, with 1 and no
+    word.  Any other exception is a bug of ours: it prints its traceback and exits with 1.
 
     `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
     that defines the flag --config fails without it.
@@ -34,6 +35,10 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
             if rest and not positional:
                 raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --; --help lists them")
             code = (main(rest) if positional else main()) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # what read the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at the end fails
+        code = 1
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = 2

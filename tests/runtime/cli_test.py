@@ -1,5 +1,6 @@
 """The command line: help that teaches, errors of one line, exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,12 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_key_the_allowed_values_an
 def test_true_and_false_keys_need_no_value():
     switches = ["--config.model.remat", "--noconfig.model.bias", "--config.seed", "-1"]
     assert "seed is -1" in run("train.py", "--config=configs/demo.py", "--workdir=x", *switches).stderr
+
+
+@pytest.mark.parametrize("arguments", [("train.py", "--help"), ("scripts/costs.py", "configs/demo.py")])
+def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]):
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has its lines
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.stderr, done.returncode) == (b"", 1)
