@@ -31,7 +31,8 @@ from cosmic_ray.work_item import TestOutcome, WorkItem, WorkResult
 
 ROOT = Path(__file__).parents[1]
 SCORE = ROOT / "results" / "mutants.json"
-KEPT = Path(sys.prefix)  # of the environment that runs this
+KEPT = ROOT / "build" / "mutants"  # results so far, the copy of the tree, and what its tests compile
+TESTING = Path(sys.prefix).parent / "bin" / "python"  # of .venv, which holds the environment that runs this
 LONGEST = 300.0  # seconds of the tests of one mutant; a change that makes them longer is caught
 
 
@@ -74,7 +75,7 @@ def _tried(tree: Path, module: str, of: dict[str, Any], seed: int, end: float, a
     os.chdir(tree)  # mutants are written, and tests run, here
     text = Path(module).read_bytes()
     session = KEPT / f"{Path(module).stem}-{hashlib.sha256(text + of['tests'].encode()).hexdigest()[:12]}.sqlite"
-    command = f"{ROOT / KEPT.parent / 'bin' / 'python'} -m pytest -x -q -p no:cacheprovider --durations=0 {of['tests']}"
+    command = f"{TESTING} -m pytest -x -q -p no:cacheprovider --durations=0 {of['tests']}"
     with use_db(session, WorkDB.Mode.create) as work:
         if not work.num_work_items:
             init([Path(module)], work, {})
