@@ -114,8 +114,14 @@ def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Doc
             if end <= start:
                 seen = end
                 continue
-            length = _stored_bytes(group, fields.text) // max(group.num_rows, 1)
-            if length > fields.most_bytes + PARQUET_EXTRA:  # on average, so that of one at least is
+            length = group.total_byte_size // max(group.num_rows, 1)  # on average, of all columns
+            if length > fields.most_bytes + PARQUET_EXTRA and group.num_columns > 1:
+                with _named(f"{path}: rows {seen + 1} to {end}: damaged"):
+                    next(
+                        file.iter_batches(1, row_groups=[number], columns=columns), None
+                    )  # `column` aborts if it is damaged
+                length = _stored_bytes(group, fields.text) // max(group.num_rows, 1)
+            if length > fields.most_bytes + PARQUET_EXTRA:  # so that of one row at least is
                 raise _too_large(fields, f"{path}: rows {seen + 1} to {end}")
             at_once = max(1, min(PARQUET_ROWS, PARQUET_BYTES // max(length, 1)))
             batches = file.iter_batches(at_once, row_groups=[number], columns=columns)

@@ -26,6 +26,12 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     """
     content = base.read(spec, path)
     definition = base.read_json(spec, content, "tokenizer.json")
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        model = definition.get("model")
+        if found := isinstance(model, dict) and model.get(name):  # with some the library ends the process
+            raise ValueError(
+                f"tokenizer {spec}: its pieces carry the {name} {found!r}, which is not text; use one without it"
+            )
     with base.library_errors(f"tokenizer {spec}: not a tokenizer.json that its library can read"):
         library = tokenizers.Tokenizer.from_str(content.decode())
     library.encode_special_tokens = True  # despite its name, it encodes special tokens in the text as plain text
@@ -105,9 +111,6 @@ def _faults(
                 f"it draws ids at random ({name} is {getattr(model, name):g}), so one text has many encodings; set "
                 f'"{name}" of the model to null in the file'
             )
-    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if getattr(model, name, None):
-            yield f"its pieces carry the {name} {getattr(model, name)!r}, which is not text; use one without it"
     for part in splitting:
         if part["type"] == "Replace" and (part["pattern"], part["content"]) != ({"String": " "}, base.SPACE_MARK):
             # Only rare strings may be replaced, which no trial contains.
