@@ -46,6 +46,7 @@ def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, 
 @contextlib.contextmanager
 def open_manager(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[ocp.CheckpointManager]:
     """Yields the manager that saves a run's checkpoints; waits for the last save at the end."""
+    _ignore_late_faults()
     folder = storage.absolute(workdir / rundir.CHECKPOINTS)  # orbax takes absolute paths only
     options = ocp.CheckpointManagerOptions(
         max_to_keep=config.checkpoint.keep,
@@ -264,7 +265,7 @@ def _on_all(folder: epath.Path, part: str, read: Callable[[epath.Path], Read]) -
 
 @functools.cache
 def _ignore_late_faults() -> None:
-    """Lets orbax close its event loop at a first fault, while it reads more, without a traceback for each read."""
+    """Silences reads and writes that find the event loop of orbax closed, after a first fault of a file or the disk."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -10,6 +10,7 @@ from disturbed import FAULT, HARMLESS, Command, Draws, Tally
 
 STEPS = 4_000  # in CI; --faults=5 is 20,000
 GROWTH = 6_000  # kB of memory that may come and go
+MORE_THREADS = 4  # likewise: libraries have pools; one a step would be thousands
 
 
 class Sample(NamedTuple):
@@ -38,7 +39,7 @@ def test_a_long_run_takes_no_more_memory_descriptors_or_threads_as_it_goes(tmp_p
     early = [found for step, found in samples if steps / 4 < step <= steps / 2]
     late = [found for step, found in samples if 3 * steps / 4 < step < steps]
     assert early and late, f"{len(samples)} samples of {steps} steps"
-    for name, allowed in zip(Sample._fields, (GROWTH, 0, 0), strict=True):
+    for name, allowed in zip(Sample._fields, (GROWTH, 0, MORE_THREADS), strict=True):
         before, after = (max(getattr(found, name) for found in of) for of in (early, late))
         words = f"{before:,} {name} in the second quarter of {steps:,} steps, {after:,} in the last"
         tally.add("soak", FAULT if after > before + allowed else HARMLESS, words)

@@ -175,7 +175,8 @@ def test_a_run_in_a_bucket_that_is_killed_goes_on_from_its_checkpoint(bucket: ep
 def test_a_checkpoint_that_is_half_in_the_bucket_is_none(bucket: epath.Path):
     step = bucket / "run" / "checkpoints" / "4"
     (step / "state" / "manifest.ocdbt").write_bytes(b"half")
-    (bucket / "run" / "config.json").write_text("{}")
+    other = configured("data", "stdlib").to_dict() | {"seed": 7}
+    (bucket / "run" / "config.json").write_text(json.dumps(other))
     assert not rundir.has_checkpoint(bucket / "run")
     keep = ml_collections.ConfigDict({"checkpoint": {"keep": 1, "keep_every": 0}})
     with checkpoint.open_manager(bucket / "run", keep) as manager:

@@ -62,11 +62,11 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
     assert "mesh.fsdp" not in line
     two = refused(tmp_path / "run", data, OPTIONS | big | {"mesh.cpu_devices": 2, "train.accumulate": 2})
     assert "to need less, add --config.train.loss_chunk=16 --config.model.remat=True --config.mesh.fsdp=2" in two
-    many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**23}, "--compile_only")
+    many = refused(tmp_path / "run", data, OPTIONS | {"eval.batch": 2**20}, "--compile_only")
     assert re.match(
-        r"error: out of memory: the evaluation needs [\d,]{7,} MB \(arg.*, optimizer 1 MB\), a device has", many
+        r"error: out of memory: the evaluation needs [\d,]{6,} MB \(arg.*, optimizer 1 MB\), a device has", many
     )
-    assert many.endswith("to need less, add --config.eval.batch=4194304 --config.train.loss_chunk=1024")
+    assert many.endswith("to need less, add --config.eval.batch=524288 --config.train.loss_chunk=1024")
     assert not (tmp_path / "run").exists()
 
 
