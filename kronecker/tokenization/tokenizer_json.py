@@ -26,12 +26,13 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     """
     content = base.read(spec, path)
     definition = base.read_json(spec, content, "tokenizer.json")
-    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-        model = definition.get("model")
-        if found := isinstance(model, dict) and model.get(name):  # with some the library ends the process
-            raise ValueError(
-                f"tokenizer {spec}: its pieces carry the {name} {found!r}, which is not text; use one without it"
-            )
+    model = definition.get("model")
+    if isinstance(model, dict) and model.get("type", "BPE") == "BPE":  # with some the library ends the process
+        for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+            if found := model.get(name):
+                raise ValueError(
+                    f"tokenizer {spec}: its pieces carry the {name} {found!r}, which is not text; use one without it"
+                )
     with base.library_errors(f"tokenizer {spec}: not a tokenizer.json that its library can read"):
         library = tokenizers.Tokenizer.from_str(content.decode())
     library.encode_special_tokens = True  # despite its name, it encodes special tokens in the text as plain text
