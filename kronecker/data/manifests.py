@@ -81,7 +81,7 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     """Returns a manifest with its fingerprint and its seal."""
     manifest = manifest | {"fingerprint": content_fingerprint(manifest)}
-    return manifest | {SEAL: _sha256(manifest)}
+    return manifest | {SEAL: sha256(manifest)}
 
 
 def shard_file(split: str, index: int, count: int) -> str:
@@ -120,10 +120,11 @@ def verify(prepared: Prepared) -> int:
 def content_fingerprint(manifest: dict[str, Any]) -> str:
     """Returns the sha256 over what decides ids, their order and the bytes of their text, and not over names."""
     keys = ("dtype", "tokens_per_record", "splits")
-    return _sha256([manifest["tokenizer"]["fingerprint"], *(manifest[key] for key in keys)])
+    return sha256([manifest["tokenizer"]["fingerprint"], *(manifest[key] for key in keys)])
 
 
-def _sha256(content: Any) -> str:
+def sha256(content: Any) -> str:
+    """Returns the hash of JSON, the same for every order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -196,7 +197,7 @@ def _contradiction(manifest: dict[str, Any]) -> str | None:
                 return f"{where}.records is {reprlib.repr(shard['records'])}, but its tokens need another number"
     if manifest["fingerprint"] != content_fingerprint(manifest):
         return "fingerprint is not that of the content: a field was changed after it was written"
-    if manifest[SEAL] != _sha256({key: value for key, value in manifest.items() if key != SEAL}):
+    if manifest[SEAL] != sha256({key: value for key, value in manifest.items() if key != SEAL}):
         return f"{SEAL} is not that of the other fields: one was changed after it was written"
     return None
 

@@ -14,8 +14,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 import pathlib
 import re
@@ -103,7 +101,7 @@ def ensure_prepared(
     pieces = segments.cut(source.units, segment_bytes)
     if len(pieces) > 1:
         content["segment_bytes"] = segment_bytes
-    name = f"{_slug(source.name)}-{_slug(label)}-{_sha256(content)[:8]}"
+    name = f"{_slug(source.name)}-{_slug(label)}-{manifests.sha256(content)[:8]}"
     folder = pathlib.Path(config.data.folder).expanduser() / name
     if not (root / name / manifests.MANIFEST).exists():
         with _display(f"reading {source.name}") as show:
@@ -378,7 +376,3 @@ def _display(title: str) -> Iterator[remote.Show]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")[:60]
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
