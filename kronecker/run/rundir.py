@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 import reprlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path  # noqa: TID251  for the lock, which is always local
 from typing import Any, Self
@@ -21,7 +20,7 @@ from typing import Any, Self
 import ml_collections
 from etils import epath
 
-from kronecker.runtime import locks, storage
+from kronecker.runtime import locks, printing, storage
 from kronecker.schema import dotted, keys
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
@@ -207,7 +206,7 @@ class Lock:
         if differing := _differing(self._seen.get("config", self._fixed), self._fixed):
             self.refusal = f"{words} trains another config here ({differing}); choose another folder"
             return self.REFUSED
-        print(f"{words} uses this folder; waiting for it", file=sys.stderr, flush=True)
+        printing.say(f"{words} uses this folder; waiting for it")
         return self.TAKEN
 
 

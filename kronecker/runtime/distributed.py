@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from kronecker.runtime import allocator
+from kronecker.runtime import allocator, printing
 
 # Where SLURM, Open MPI and Cloud TPU tell a process how many there are.  JAX reads the rest itself.
 _SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -40,7 +40,9 @@ def start(config: ml_collections.ConfigDict) -> None:
         place = (
             "process {process_id} of {num_processes} at {coordinator_address}".format(**given) if given else "process"
         )
-        _say(f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for other processes")
+        printing.say(
+            f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for other processes"
+        )
         try:
             jax.distributed.initialize(
                 **given,
@@ -62,7 +64,7 @@ def start(config: ml_collections.ConfigDict) -> None:
             f"{config.distributed.enabled}; start each of them with --config.distributed.enabled=on"
         )
     if jax.distributed.is_initialized():
-        _say(
+        printing.say(
             f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} (pid {os.getpid()}): "
             f"{jax.local_device_count()} of {jax.device_count()} devices, {jax.local_devices()[0].device_kind}"
         )
@@ -117,10 +119,6 @@ def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -
     if index >= processes:
         raise ValueError(f"{given}: the index must be from 0 to {processes - 1}")
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": index}
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _one_of_several(environment: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -22,6 +23,11 @@ class Table:
     rows: Sequence[Sequence[str]]  # a row may lack its last cells; an empty one is a blank line
     left: tuple[str, ...]  # headers of the columns that are aligned left; all others hold numbers
     quoted: int = 0  # the number of last rows that are the paper's
+
+
+def say(line: str) -> None:
+    """Prints a line on stderr at once, also where that is a file."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def show(*parts: Table | str, file: TextIO | None = None, wrap: bool = False) -> None:

@@ -19,11 +19,11 @@ from etils import epath
 
 from kronecker.model import build
 from kronecker.run import rundir
-from kronecker.runtime import allocator, distributed, sharding, storage
+from kronecker.runtime import allocator, distributed, printing, sharding, storage
 from kronecker.training import checksums, train_step
 
 _STATE, _IDENTITY = "state", "identity"
-_CHECKSUMS, _SEAL = "checksums", "sha256"  # of the arrays, and of the rest of an identity; in none before 2.0
+_CHECKSUMS, _SEAL = "checksums", "sha256"  # of the arrays, and of the rest of an identity; older ones lack both
 _LONGEST_FAULT = 200  # characters
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
 
@@ -79,7 +79,7 @@ def resume(
 ) -> tuple[int, train_step.TrainState | None]:
     """Returns step and state of the newest intact checkpoint, or (0, None) if nothing is saved; all hosts must call it.
 
-    The state has the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.  DamagedError newer
+    The state has the layout of `abstract_state`: ShapeDtypeStructs with shardings, or a state.  Damaged newer
     checkpoints are moved to DAMAGED.  Raises ValueError if the newest intact one has another `identity` than the
     current model and data, or if all are damaged.
     """
@@ -99,7 +99,7 @@ def resume(
         for damaged, fault in faults.items():
             aside = _set_aside(workdir, damaged)
             then = f"resumes from step {step}" if step else "begins anew"
-            _say(f"{fault}; moved to {aside}; {then}")
+            printing.say(f"{fault}; moved to {aside}; {then}")
     sharding.wait_for_hosts("damaged checkpoints")
     return step, state
 
@@ -222,7 +222,7 @@ def _read(workdir: epath.Path, step: int, abstract: Any, identity: dict[str, str
     )
     if _CHECKSUMS not in saved:
         if jax.process_index() == 0:
-            _say(f"{folder}: cannot be checked for damage, as it was saved without checksums")
+            printing.say(f"{folder}: cannot be checked for damage, as it was saved without checksums")
         return arrays
     changed = [path for path, number in checksums.of(arrays).items() if saved[_CHECKSUMS].get(path) != number]
     if changed:
@@ -257,7 +257,7 @@ def _on_all(folder: epath.Path, part: str, read: Callable[[epath.Path], Read]) -
         fault = f"{part}: " + " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
     failed = distributed.told_by_all(bool(fault))
     if fault and not failed[0]:
-        _say(f"{folder}: damaged ({fault})")
+        printing.say(f"{folder}: damaged ({fault})")
     if any(failed):
         raise DamagedError(f"{folder}: damaged ({fault or f'process {failed.index(1)} cannot read it; see its log'})")
     return found
@@ -274,10 +274,6 @@ def _ignore_late_faults() -> None:
 
     sys.unraisablehook = hook
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _sealed(about: dict[str, Any]) -> dict[str, Any]:
