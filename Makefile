@@ -53,8 +53,9 @@ TPU := $(VENV)/tpu/ready
 GPU := $(VENV)/gpu/ready
 SKY := $(VENV)/sky/ready
 TRACKERS := $(VENV)/trackers/ready
+MUTANTS := $(VENV)/mutants/ready
 
-.PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky trackers clean
+.PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky trackers faults mutants clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS) $(ARGS)
@@ -71,23 +72,11 @@ accelerator: setup
 test: setup
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-.PHONY: faults mutants
-MUTANTS := $(VENV)/mutants/ready
-
 faults: setup
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder tests/faults $(ARGS)
 
 mutants: $(MUTANTS)
 	@nice -n 10 $(VENV)/mutants/bin/python tests/mutants.py $(ARGS)
-
-# In its own environment: it runs the tests of $(VENV) and shares nothing with them.
-$(MUTANTS): $(READY) requirements-mutants.txt
-	@echo "adding cosmic-ray to $(@D) ..."
-	@$(BIN)/python -m venv --clear $(@D)
-	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-mutants.txt \
-		|| { echo "uv failed; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
-			--disable-pip-version-check -r requirements-mutants.txt; }
-	@touch $@
 
 check: lint types quick
 
@@ -169,13 +158,13 @@ $(GPU): $(READY) requirements-gpu.txt
 
 sky: $(SKY)
 
-# In its own environment: it needs other versions of packages in .venv.
-$(SKY): $(READY) requirements-sky.txt
-	@echo "adding SkyPilot to $(@D) ..."
+# Each in its own environment: SkyPilot needs other versions of packages in .venv, and cosmic-ray only starts its tests.
+$(SKY) $(MUTANTS): $(VENV)/%/ready: $(READY) requirements-%.txt
+	@echo "adding what requirements-$*.txt lists to $(@D) ..."
 	@$(BIN)/python -m venv --clear $(@D)
-	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-sky.txt \
+	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-$*.txt \
 		|| { echo "uv failed; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
-			--disable-pip-version-check -r requirements-sky.txt; }
+			--disable-pip-version-check -r requirements-$*.txt; }
 	@touch $@
 
 trackers: $(TRACKERS)
