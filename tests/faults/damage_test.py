@@ -30,8 +30,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
 
 
 def arguments(place: Path, run: str) -> list[str]:
-    options = {"tokenizer": "bpe:300", "embedding.pos_dim": 4, "mesh.cpu_devices": 1, "checkpoint.keep": 3}
-    options |= {"train.steps": STEPS, "checkpoint.every": 2, "eval.every": 2}
+    options = disturbed.SMALL | {"train.steps": STEPS, "checkpoint.every": 2, "checkpoint.keep": 3, "eval.every": 2}
     return tiny_runs.command(place / run, place, options)[1:]
 
 

@@ -26,6 +26,7 @@ import hypothesis
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+SMALL = {"tokenizer": "bpe:300", "embedding.pos_dim": 4, "mesh.cpu_devices": 1}  # keys of every run here
 # How a case may end, and how it may not.
 REFUSED, RECOVERED, HARMLESS = "refused in one line", "recovered exactly", "harmless"
 WRONG, FAULT = "wrong numbers", "other faults"

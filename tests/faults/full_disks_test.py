@@ -14,13 +14,7 @@ import tiny_runs
 from disturbed import FAULT, HARMLESS, RECOVERED, WRONG, Command, Draws, Tally
 
 STEPS = 4
-OPTIONS = tiny_runs.OPTIONS | {
-    "tokenizer": "bpe:300",
-    "embedding.pos_dim": 4,
-    "train.steps": STEPS,
-    "checkpoint.every": 2,
-    "mesh.cpu_devices": 1,
-}
+OPTIONS = tiny_runs.OPTIONS | disturbed.SMALL | {"train.steps": STEPS, "checkpoint.every": 2}
 
 
 class Writer(NamedTuple):

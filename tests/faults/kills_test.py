@@ -21,13 +21,7 @@ def sweep(seeds):
     for arm in {ARMS}:
         yield arms.ARMS[arm] | {{"seed": 0}}
 """
-OPTIONS = tiny_runs.OPTIONS | {
-    "tokenizer": "bpe:300",
-    "embedding.pos_dim": 4,
-    "train.steps": STEPS,
-    "checkpoint.every": 2,
-    "mesh.cpu_devices": 1,
-}
+OPTIONS = tiny_runs.OPTIONS | disturbed.SMALL | {"train.steps": STEPS, "checkpoint.every": 2}
 
 
 def flags(place: Path, **options: Any) -> list[str]:
