@@ -27,17 +27,18 @@ class Bag(struct.PyTreeNode):
     """Which rows of W an id sums, and with which weight.
 
     In every arm all cells of an id have one weight, so a bag stores it by length, not by cell: V (K + 2) bytes for a
-    byte grid.  Pass a Bag to a jitted function as an argument; if captured, it is compiled in as a constant.
+    byte grid.  Pass a Bag to a jitted function as an argument; if captured, it is compiled in as a constant.  All its
+    arrays hold integers, so that no optimizer over a tree with a Bag in it trains or decays them.
 
     Attributes:
       symbols: unsigned (V, K); slot k of id v is row `symbols[v, k] * symbol_stride + k * slot_stride` of W.
       lengths: int16 (V,), number of used slots.
-      scale: float (K + 1,), A by length; float64 on the host, which JAX narrows unless x64 is on.
-      shift: float (K + 1,), B by length; None if the code is not centred.
+      scale: A by length, K + 1 numbers of float64.
+      shift: B by length; None if the code is not centred.
       rows: D.
-      codes: (V, D), the dense codes; only for "cached".
+      codes: unsigned (V, D), the bits of the dense codes in `codes_dtype`; only for "cached".
       order: int32 (V,), all ids, longest first; for the induced table.
-      implementation: how `product` computes.  Set by `implementations.prepare`, as `codes`, `order` and all below are.
+      implementation: how `product` computes.  `implementations.prepare` sets it, `codes`, `order` and all below.
       gather_gradient: how "gather" sums into W: "scatter" or "onehot".
       platform: where it runs: "cpu", "gpu" or "tpu".
       buckets: parts of `order`, each as (number of ids, most slots used by one); empty: no one-hot products.
@@ -45,13 +46,14 @@ class Bag(struct.PyTreeNode):
 
     symbols: Array
     lengths: Array
-    scale: Array
-    shift: Array | None
     codes: Array | None = None
     order: Array | None = None
+    scale: tuple[float, ...] = struct.field(pytree_node=False, kw_only=True)
+    shift: tuple[float, ...] | None = struct.field(pytree_node=False, kw_only=True)
     rows: int = struct.field(pytree_node=False, kw_only=True)
     symbol_stride: int = struct.field(pytree_node=False, default=1)
     slot_stride: int = struct.field(pytree_node=False, default=0)
+    codes_dtype: str = struct.field(pytree_node=False, default="float32")
     implementation: str = struct.field(pytree_node=False, default="bag")
     gather_gradient: str = struct.field(pytree_node=False, default="scatter")
     platform: str = struct.field(pytree_node=False, default="cpu")
@@ -103,8 +105,8 @@ def kronecker_bag(table: codec.ByteTable, norm: str = "z") -> Bag:
     )
 
 
-def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns A(L) and B(L), float64 (K + 1,), of a code of L distinct cells of value L^(-1/2); both are 0 at L = 0.
+def weights(slots: int, norm: str, code_dim: int) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """Returns A(L) and B(L), K + 1 numbers each, of a code of L distinct cells of value L^(-1/2); both are 0 at L = 0.
 
     The z-norm in closed form: such a code has mean sqrt(L)/D and unbiased variance (1 - L/D)/(D - 1).  For "length", B
     is None.  `slots` is K, the largest L; `code_dim` is D.  Raises ValueError if the norm is unknown.
@@ -114,10 +116,20 @@ def weights(slots: int, norm: str, code_dim: int) -> tuple[np.ndarray, np.ndarra
     length = np.arange(slots + 1, dtype=np.float64)
     unit = np.divide(1.0, np.sqrt(length), out=np.zeros_like(length), where=length > 0)
     if norm == "length":
-        return unit, None
+        return tuple(unit.tolist()), None
     std = np.sqrt((1.0 - length / code_dim) / (code_dim - 1))
     inverse = np.where(length > 0, 1.0 / (std + codec.Z_NORM_EPS), 0.0)
-    return unit * inverse, -np.sqrt(length) / code_dim * inverse
+    return tuple((unit * inverse).tolist()), tuple((-np.sqrt(length) / code_dim * inverse).tolist())
+
+
+def rows_in_use(bag: Bag) -> int:
+    """Returns how many of the D rows of W some id sums."""
+    return int((uses(bag) > 0).sum())
+
+
+def uses(bag: Bag) -> np.ndarray:
+    """Returns how often the ids of the vocabulary sum each row of W, int64 (D,)."""
+    return np.bincount(bag.host_cells(np.arange(bag.vocab)).ravel(), minlength=bag.rows + 1)[: bag.rows]
 
 
 def sharing(bag: Bag) -> int:

@@ -8,7 +8,7 @@ Shapes: V vocabulary (padded), P byte positions, D code dimension, N any number 
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class ByteTable:
       lengths: int32 (V,), 0..P; 0 for an id without bytes, whose embedding is the zero vector.
       without_bytes: reason -> ids of length 0.
       truncated: ids whose byte string is longer than P.
+      truncation: which of their bytes are kept, one of TRUNCATIONS.
+      special: ids that no text encodes to; a shuffle of codes leaves them where they are.
       fingerprint: sha256 of bytes and lengths; stored in checkpoints and compared on restore.
     """
 
@@ -38,7 +40,9 @@ class ByteTable:
     lengths: np.ndarray
     without_bytes: Mapping[str, tuple[int, ...]]
     truncated: tuple[int, ...]
+    truncation: str
     fingerprint: str
+    special: frozenset[int] = frozenset()
 
     @property
     def pos_dim(self) -> int:
@@ -50,7 +54,11 @@ class ByteTable:
 
 
 def byte_table(
-    token_bytes: Sequence[bytes | None], pos_dim: int, padded_vocab: int = 0, truncation: str = "head"
+    token_bytes: Sequence[bytes | None],
+    pos_dim: int,
+    padded_vocab: int = 0,
+    truncation: str = "head",
+    special: Collection[int] = (),
 ) -> ByteTable:
     """Returns the ByteTable of a tokenizer.
 
@@ -59,6 +67,7 @@ def byte_table(
       pos_dim: P, the number of byte positions.
       padded_vocab: V of the model; 0: the number of tokens.
       truncation: which bytes of a longer token are kept, one of TRUNCATIONS; see `truncate`.
+      special: ids that no text encodes to; only a shuffle of codes needs them.
 
     Raises:
       ValueError: if P is not positive, the truncation is unknown, or the tokenizer has more ids than the model.
@@ -91,7 +100,9 @@ def byte_table(
         lengths=lengths,
         without_bytes={reason: ids for reason, ids in missing.items() if ids},
         truncated=tuple(i for i, token in enumerate(token_bytes) if token and len(token) > pos_dim),
+        truncation=truncation,
         fingerprint=hashlib.sha256(table.tobytes() + lengths.tobytes()).hexdigest(),
+        special=frozenset(special),
     )
 
 

@@ -1,8 +1,10 @@
 """Control codes for the Kronecker code: bags over the same projection, each with one idea changed.
 
-    head_tail     positions counted from both ends: tests the effect of suffixes, and of bytes beyond the first P
-    random_code   as many cells, drawn from the token id: tests the effect of spelling
-    hash_ngram    hashed byte 1-, 2- and 3-grams: tests the effect of the grid of positions
+    head_tail             positions counted from both ends: tests the effect of suffixes and of bytes beyond P
+    random_code           as many cells, drawn from the token id: tests the effect of sharing rows at random
+    shuffled_code         the codes of ids of one length exchanged: tests the effect of spelling alone
+    shuffled_code_space   the same, among ids that begin with a space and among the others
+    hash_ngram            hashed byte 1-, 2- and 3-grams: tests the effect of the grid of positions
 
 Each is a pure function of the bytes or the id, equal on every machine; all pseudo-random numbers come from `mix`.
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from kronecker.embedding import bags, codec
 
+SPACE = 0x20
 START, END = codec.CHAR_DIM, codec.CHAR_DIM + 1  # symbols before the first and after the last byte of a token
 LONGEST_GRAM = 3
 
@@ -56,6 +59,31 @@ def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
             _, first = np.unique(bytes_VP[ids, :length], axis=0, return_index=True)
             taken = np.setdiff1d(np.arange(len(ids)), first)
             attempt[taken] += np.uint64(1)
+    return bags.kronecker_bag(table, norm).replace(symbols=bytes_VP)
+
+
+def shuffled_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
+    """Returns the Kronecker bag with the bytes of ids of equal length exchanged, so that spelling says nothing.
+
+    The vocabulary has the same codes, cells in use and rank as before, and no id keeps its own bytes: in the order of
+    mix(id), each id gets the bytes of the one before it.  Special ids keep theirs, as does the only id of a length.
+    """
+    return _shuffled(table, norm, table.lengths)
+
+
+def shuffled_code_space_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
+    """Returns `shuffled_code_bag` with an exchange only among ids that begin with a space, and among the others."""
+    return _shuffled(table, norm, 2 * table.lengths + (table.bytes[:, 0] == SPACE))
+
+
+def _shuffled(table: codec.ByteTable, norm: str, class_V: np.ndarray) -> bags.Bag:
+    bytes_VP = table.bytes.copy()
+    moves_V = table.lengths > 0
+    moves_V[list(table.special)] = False
+    for one in np.unique(class_V[moves_V]):
+        ids = np.flatnonzero(moves_V & (class_V == one))
+        order = ids[np.argsort(mix(ids.astype(np.uint64)))]
+        bytes_VP[order] = table.bytes[np.roll(order, 1)]
     return bags.kronecker_bag(table, norm).replace(symbols=bytes_VP)
 
 

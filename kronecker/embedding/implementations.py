@@ -14,7 +14,9 @@ device's part of it.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +35,20 @@ FASTEST_GATHER_GRADIENT = "scatter"
 
 
 def product(
-    projection_Dd: jax.Array,
+    projection_Dd: ArrayLike,
     bag: bags.Bag,
     ids: ArrayLike,
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
+    batch_axes: Sequence[str] = sharding.BATCH_AXES,
 ) -> jax.Array:
     """Returns the embeddings of `ids`, shape ids.shape + (d,), in the projection's dtype.
 
-    Sums are at least float32.  Only W has a gradient, in reverse mode, because the code is constant.
+    Sums are at least float32.  The result is linear in W, and only W has derivatives, in either mode and of any order.
+
+        code = kronecker.kronecker_code(kronecker.byte_table(token_bytes, pos_dim=16))
+        projection_Dd = code.projection(jax.random.key(0), 768)
+        x = kronecker.product(projection_Dd, code.bag, ids)  # ids.shape + (768,)
 
     Args:
       projection_Dd: W, shape (bag.rows, d).
@@ -49,49 +56,61 @@ def product(
       ids: integer token ids of any shape.  Negative ids wrap once; then ids are clipped to the vocabulary.
       dtype: of the operands of matrix products; None: the projection's.  "bag" has no matrix products, and "gather"
         has them only in a gradient by one-hot products.
-      mesh: splits the first axis of `ids` over its batch axes: each device embeds its own tokens, and the devices only
-        exchange one sum of the gradients of W.  If the mesh also splits the width of W, they either gather W first,
-        or each embeds all tokens in its columns of W and they exchange parts of embeddings, whichever moves less data.
+      mesh: splits the first axis of `ids` over its axes `batch_axes`: each device embeds its own tokens, and the
+        devices only exchange one sum of the gradients of W.  If "fsdp" is one of these axes, it may also split the
+        width of W: then they either gather W first, or each embeds all tokens in its columns of W and they exchange
+        parts of embeddings, whichever moves less data.
         None: one device, or a first axis that cannot be split.
+      batch_axes: names of mesh axes, of type Auto.
 
     Raises:
-      ValueError: if W does not have one row per cell of the code, ids are not integers, or the mesh lacks an axis.
+      TypeError: if ids are not integers.
+      ValueError: if W does not have one row per cell of the code, the bag was cast to floats, the mesh lacks an axis,
+        or an operand is split over axes of type Explicit.
     """
+    projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
     if projection_Dd.shape[0] != bag.rows:
         raise ValueError(f"projection has {len(projection_Dd):,} rows, the code {bag.rows:,}; use one pos_dim for both")
-    projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"ids are {ids.dtype.name}; they must be integers")
-    if mesh is not None and (missing := set(sharding.BATCH_AXES) - set(mesh.axis_names)):
-        raise ValueError(f"the mesh has axes {mesh.axis_names} but needs {sorted(missing)}; add them with size 1")
+        raise TypeError(f"ids are {ids.dtype.name}; they must be integers")
+    if mesh is not None and not set(batch_axes) <= set(mesh.axis_names):
+        raise ValueError(
+            f"the mesh has axes {mesh.axis_names} but batch_axes are {tuple(batch_axes)}; "
+            "give as batch_axes the names of those that split the batch"
+        )
     if mesh is not None and set(mesh.axis_types) != {AxisType.Auto}:
         types = f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)}"
         raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types} from jax.sharding")
+    _check_operands(projection_Dd, bag, ids)
     embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
-    if mesh is not None and ids.ndim and ids.shape[0] % sharding.batch_shards(mesh) == 0:
+    parts = math.prod(mesh.shape[axis] for axis in batch_axes) if mesh is not None else 1
+    if mesh is not None and ids.ndim and ids.shape[0] % parts == 0:
         # Without shard_map the compiler would merge duplicates over the tokens of all devices.
-        whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
-        columns = _by_columns(projection_Dd, ids, mesh)
+        whole, split = PartitionSpec(), PartitionSpec(tuple(batch_axes))
+        columns = WIDTH_AXIS in batch_axes and _by_columns(projection_Dd, ids.size // parts, mesh)
         embed = jax.shard_map(
             functools.partial(_embed_columns, embed=embed) if columns else embed,
             mesh=mesh,
             in_specs=(PartitionSpec(None, WIDTH_AXIS) if columns else whole, whole, split),
             out_specs=split,
-            axis_names=set(sharding.BATCH_AXES),
+            axis_names=set(batch_axes),
             check_vma=False,
         )
-    return embed(projection_Dd, bag, ids)
+    return embed(*_vary_alike(projection_Dd, bag, ids))
 
 
-def induced_table(projection_Dd: jax.Array, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
+def induced_table(projection_Dd: ArrayLike, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns E = K W (V, d), in the projection's dtype, so that inference is an ordinary lookup.
 
     `bag` must be prepared for "induced" or with `induced_head`, or ValueError is raised; `dtype` is as in `product`.
     """
     if bag.order is None and bag.platform != "gpu":
         raise ValueError(f'the bag is prepared for {bag.implementation!r}; call prepare(bag, "induced") first')
-    table_Vd, row_V = _table(_at_least_float32(projection_Dd), bag, jnp.dtype(dtype or projection_Dd.dtype))
-    return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
+    projection_Dd = jnp.asarray(projection_Dd)
+    _check_operands(projection_Dd, bag)
+    weights_Dd, bag = _vary_alike(projection_Dd, bag)
+    table_Vd, row_V = _table(_at_least_float32(weights_Dd), bag, jnp.dtype(dtype or weights_Dd.dtype))
+    return (table_Vd if row_V is None else table_Vd[row_V]).astype(weights_Dd.dtype)
 
 
 def choose(platform: str) -> str:
@@ -144,7 +163,7 @@ def prepare(
                 f"{jnp.dtype(dtype).name}, above embedding.cache_limit_mb = {limit_mb:,.0f}; raise the limit, or use "
                 "another implementation, which stores no codes"
             )
-        codes = jax.jit(kernels.codes, static_argnums=2)(bag, jnp.arange(bag.vocab), jnp.dtype(dtype))
+        codes = jax.jit(_code_bits, static_argnums=1)(bag, jnp.dtype(dtype))
     if implementation == "induced" or induced_head:
         order = np.argsort(-np.asarray(bag.lengths), kind="stable").astype(np.int32)
         buckets = _buckets(bag) if platform == "tpu" else ()
@@ -153,6 +172,7 @@ def prepare(
         gather_gradient=FASTEST_GATHER_GRADIENT if gather_gradient == AUTO else gather_gradient,
         platform=platform,
         codes=codes,
+        codes_dtype=jnp.dtype(dtype).name,
         order=order,
         buckets=buckets,
     )
@@ -172,11 +192,13 @@ def rounds(bag: bags.Bag) -> tuple[bool, bool]:
     return multiplies, multiplies or (uses_gather and bag.gather_gradient == "onehot")
 
 
-def _by_columns(projection_Dd: jax.Array, ids: jax.Array, mesh: Mesh) -> bool:
-    """Returns whether exchanging embeddings, both passes, moves less than gathering W and summing its gradient."""
+def _by_columns(projection_Dd: jax.Array, tokens: int, mesh: Mesh) -> bool:
+    """Returns whether exchanging embeddings, both passes, moves less than gathering W and summing its gradient.
+
+    `tokens` are those of a device.
+    """
     rows, width = projection_Dd.shape
     parts = mesh.shape[WIDTH_AXIS]
-    tokens = ids.size // sharding.batch_shards(mesh)  # of a device
     return parts > 1 and width % parts == 0 and 2 * tokens < 3 * rows
 
 
@@ -196,8 +218,39 @@ def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.d
     return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
 
 
+def _check_operands(projection_Dd: jax.Array, bag: bags.Bag, *ids: jax.Array) -> None:
+    if cast := {leaf.dtype.name for leaf in jax.tree.leaves(bag) if not jnp.issubdtype(leaf.dtype, jnp.integer)}:
+        raise ValueError(f"the bag has arrays of {', '.join(cast)}; cast only the projection: a code is integers")
+    for x in (projection_Dd, *ids):
+        if any(spec := jax.typeof(x).sharding.spec):
+            raise ValueError(
+                f"an operand of shape {x.shape} is split by {spec} over mesh axes of type Explicit; call the embedding "
+                "through jax.sharding.auto_axes, with the out_sharding of the embeddings"
+            )
+
+
+def _vary_alike(*trees: Any) -> Any:
+    """Returns the trees, in a `jax.shard_map` that checks types as varying over the same axes of the mesh.
+
+    So W is cast here, outside of the kernels, and JAX sums its gradient over the devices that share it.
+    """
+    varying = frozenset().union(*(jax.typeof(leaf).mat.varying for leaf in jax.tree.leaves(trees)))
+
+    def cast(leaf: bags.Array) -> bags.Array:
+        missing = tuple(varying - jax.typeof(leaf).mat.varying)
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, trees)
+
+
 def _cached(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return kernels.multiply(jnp.asarray(bag.codes)[ids_N], weights_Dd, dtype)
+    code_ND = jax.lax.bitcast_convert_type(jnp.asarray(bag.codes)[ids_N], bag.codes_dtype)
+    return kernels.multiply(code_ND, weights_Dd, dtype)
+
+
+def _code_bits(bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
+    code_VD = kernels.codes(bag, jnp.arange(bag.vocab), dtype)
+    return jax.lax.bitcast_convert_type(code_VD, f"uint{8 * dtype.itemsize}")
 
 
 def _onthefly(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -212,11 +265,11 @@ def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtyp
 
 
 def _gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return kernels.gather(weights_Dd, bag, ids_N, dtype)
+    return kernels.gather(weights_Dd, bag, ids_N, dtype=dtype)
 
 
 def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return kernels.one_hot(weights_Dd, bag, ids_N, dtype, bag.slots)
+    return kernels.one_hot(weights_Dd, bag, ids_N, dtype=dtype, slots=bag.slots)
 
 
 def _induced(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -237,7 +290,7 @@ _EMBED = {
 def _table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
     """Returns K W (V, d), and the row of each id in it; None: the row of an id is the id."""
     if bag.platform == "gpu":
-        return kernels.gather(weights_Dd, bag, jnp.arange(bag.vocab), dtype), None
+        return kernels.gather(weights_Dd, bag, jnp.arange(bag.vocab), dtype=dtype), None
     return _sorted_table(weights_Dd, bag, dtype), _rank(bag)
 
 
@@ -247,7 +300,7 @@ def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax
         return kernels.sum_rows(weights_Dd, bag, order_V, jnp.asarray(bag.lengths)[order_V])
     ends = np.cumsum([count for count, _ in bag.buckets])
     parts = [
-        kernels.one_hot(weights_Dd, bag, order_V[end - count : end], dtype, slots)
+        kernels.one_hot(weights_Dd, bag, order_V[end - count : end], dtype=dtype, slots=slots)
         for end, (count, slots) in zip(ends, bag.buckets, strict=True)
     ]
     return jnp.concatenate(parts)

@@ -6,14 +6,13 @@ codes.  Each applies scale and shift, so each is exact by itself; `implementatio
 Shapes: N tokens, M distinct ids, K slots, D rows of the projection W, d model width, S ids of a tile.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from kronecker.embedding import bags
+from kronecker.embedding import bags, linear_map
 
 TILE = 128  # ids per tile: few enough for a core's cache
 SLOTS = 4  # slots of an id that are added at a time, to read and write the running sum less often
@@ -21,44 +20,9 @@ SLOTS = 4  # slots of an id that are added at a time, to read and write the runn
 HOT_TOKENS, HOT_PARTS = 16_384, 4
 
 
-@jax.custom_vjp
-def sum_rows(weights_Dd: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> jax.Array:
-    """Returns the embeddings (M, d) of ids that are sorted by length, longest first, in the weights' dtype.
-
-    Each tile of ids is summed slot by slot, up to the length of its longest id; ids of length 0 are fillers, whose
-    rows are zero and cost nothing.  So the work grows with the number of used cells, not with K, and the temporary
-    memory is that of the result.  W is float32 or float64.
-    """
-    count, cells, lengths = _tiles(bag, ids_M, lengths_M)
-    scale, shift = _weights_by_length(bag, weights_Dd.dtype)
-    column_sum_d = None if shift is None else weights_Dd.sum(axis=0)
-
-    def embed_tile(tile, out_Md):
-        cells_TKS, lengths_S = cells[tile], lengths[tile]
-
-        def add_slots(turn, sum_Sd):
-            for cells_S in cells_TKS[turn]:
-                sum_Sd += weights_Dd.at[cells_S].get(mode="fill", fill_value=0)
-            return sum_Sd
-
-        zeros_Sd = jnp.zeros((TILE, weights_Dd.shape[1]), weights_Dd.dtype)
-        tile_Sd = scale[lengths_S][:, None] * jax.lax.fori_loop(0, _turns(lengths_S), add_slots, zeros_Sd)
-        if shift is not None:
-            tile_Sd += shift[lengths_S][:, None] * column_sum_d
-        return jax.lax.dynamic_update_slice(out_Md, tile_Sd, (tile * TILE, 0))
-
-    out_Md = jnp.zeros((lengths.size, weights_Dd.shape[1]), weights_Dd.dtype)
-    return jax.lax.fori_loop(0, count, embed_tile, out_Md)[: len(ids_M)]
-
-
-def _sum_rows_forward(weights_Dd, bag, ids_M, lengths_M):
-    return sum_rows(weights_Dd, bag, ids_M, lengths_M), (bag, ids_M, lengths_M)
-
-
-# Not left to automatic differentiation, so that all tiles share one accumulator.
-def _sum_rows_backward(saved, grad_Md):
-    bag, ids_M, lengths_M = saved
-    grad_Md = jnp.pad(grad_Md, ((0, -len(ids_M) % TILE), (0, 0)))
+def _sum_rows_transpose(grad_Md: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> jax.Array:
+    """Returns the gradient (D, d) of W; all tiles share one accumulator."""
+    grad_Md = jnp.pad(grad_Md, ((0, -grad_Md.shape[0] % TILE), (0, 0)))
     count, cells, lengths = _tiles(bag, ids_M, lengths_M)
     scale, shift = _weights_by_length(bag, grad_Md.dtype)
 
@@ -78,12 +42,39 @@ def _sum_rows_backward(saved, grad_Md):
         return jax.lax.fori_loop(0, _turns(lengths_S), add_slots, grad_Dd), shifted_d
 
     width = grad_Md.shape[1]
-    sums = jnp.zeros((bag.rows, width), grad_Md.dtype), jnp.zeros(width, grad_Md.dtype)
+    sums = jnp.zeros_like(grad_Md, shape=(bag.rows, width)), jnp.zeros_like(grad_Md, shape=(width,))
     grad_Dd, shifted_d = jax.lax.fori_loop(0, count, add_tile, sums)
-    return grad_Dd if shift is None else grad_Dd + shifted_d, None, None, None
+    return grad_Dd if shift is None else grad_Dd + shifted_d
 
 
-sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
+@linear_map.with_transpose(_sum_rows_transpose)
+def sum_rows(weights_Dd: jax.Array, bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> jax.Array:
+    """Returns the embeddings (M, d) of ids that are sorted by length, longest first, in the weights' dtype.
+
+    Each tile of ids is summed slot by slot, up to the length of its longest id; ids of length 0 are fillers, whose
+    rows are zero and cost nothing.  So the work grows with the number of used cells, not with K, and the temporary
+    memory is that of the result.  W is float32 or float64.
+    """
+    count, cells, lengths = _tiles(bag, ids_M, lengths_M)
+    scale, shift = _weights_by_length(bag, weights_Dd.dtype)
+    column_sum_d = None if shift is None else weights_Dd.sum(axis=0)
+
+    def embed_tile(tile, out_Md):
+        cells_TKS, lengths_S = cells[tile], lengths[tile]
+
+        def add_slots(turn, sum_Sd):
+            for cells_S in cells_TKS[turn]:
+                sum_Sd += weights_Dd.at[cells_S].get(mode="fill", fill_value=0)
+            return sum_Sd
+
+        zeros_Sd = jnp.zeros_like(weights_Dd, shape=(TILE, weights_Dd.shape[1]))
+        tile_Sd = scale[lengths_S][:, None] * jax.lax.fori_loop(0, _turns(lengths_S), add_slots, zeros_Sd)
+        if shift is not None:
+            tile_Sd += shift[lengths_S][:, None] * column_sum_d
+        return jax.lax.dynamic_update_slice(out_Md, tile_Sd, (tile * TILE, 0))
+
+    out_Md = jnp.zeros_like(weights_Dd, shape=(lengths.size, weights_Dd.shape[1]))
+    return jax.lax.fori_loop(0, count, embed_tile, out_Md)[: ids_M.shape[0]]
 
 
 class Groups(struct.PyTreeNode):
@@ -100,7 +91,8 @@ def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
     Sorts keys without values, which would take XLA's CPU backend four times as long; tokens look up their group by id.
     """
     filler = (bag.slots + 1) * bag.vocab
-    few = len(ids_N) < bag.vocab
+    count = ids_N.shape[0]
+    few = isinstance(count, int) and count < bag.vocab  # a symbolic count, for `jax.export`, may be any
     ids_M = ids_N if few else jnp.arange(bag.vocab, dtype=jnp.int32)
     keys_M = (bag.slots - _lengths(bag, ids_M).astype(jnp.int32)) * bag.vocab + ids_M
     if few:
@@ -109,19 +101,32 @@ def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
     else:
         unwanted_M = jnp.ones(bag.vocab, bool).at[ids_N].set(False)
     keys_M = jnp.sort(jnp.where(unwanted_M, filler, keys_M))
-    keys_M = jnp.pad(keys_M, (0, -len(keys_M) % TILE), constant_values=filler)
-    ids_M, places_M = keys_M % bag.vocab, jnp.arange(len(keys_M), dtype=jnp.int32)
+    keys_M = jnp.pad(keys_M, (0, -keys_M.shape[0] % TILE), constant_values=filler)
+    ids_M, places_M = keys_M % bag.vocab, jnp.arange(keys_M.shape[0], dtype=jnp.int32)
     at_M = jnp.where(keys_M < filler, ids_M, bag.vocab)
     group_V = jnp.zeros(bag.vocab, jnp.int32).at[at_M].set(places_M, mode="drop")
     return Groups(ids_M, jnp.maximum(bag.slots - keys_M // bag.vocab, 0), group_V[ids_N])
 
 
-@jax.custom_vjp
-def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
-    """Returns the embeddings (N, d) of a merged batch, with W in float32 or float64.
+def _sum_merged_transpose(grad_Nd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
+    """Returns the gradient (D, d) of W; sums the gradients of a group before it adds them to the rows of W."""
 
-    The backward pass sums the gradients of a group before it adds them to the rows of W.
-    """
+    def add(groups):
+        zeros_Md = jnp.zeros_like(grad_Nd, shape=(groups.ids.shape[0], grad_Nd.shape[1]))
+        grad_Md = zeros_Md.at[groups.group].add(grad_Nd, mode="promise_in_bounds")
+        return _sum_rows_transpose(grad_Md, bag, groups.ids, groups.lengths)
+
+    return _by_half(groups, add)
+
+
+def _merge_batches(bag: bags.Bag, groups: Groups) -> tuple[bags.Bag, Groups]:
+    """Returns the groups of all tokens of batches that were merged one by one."""
+    return bag, merge(bag, jnp.take_along_axis(groups.ids, groups.group, axis=1).reshape(-1))
+
+
+@linear_map.with_transpose(_sum_merged_transpose, _merge_batches)
+def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
+    """Returns the embeddings (N, d) of a merged batch, with W in float32 or float64."""
 
     def embed(groups):
         rows_Md = sum_rows(weights_Dd, bag, groups.ids, groups.lengths)
@@ -130,31 +135,13 @@ def sum_merged(weights_Dd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Arra
     return _by_half(groups, embed)
 
 
-def _sum_merged_forward(weights_Dd, bag, groups):
-    return sum_merged(weights_Dd, bag, groups), (bag, groups)
-
-
-def _sum_merged_backward(saved, grad_Nd):
-    bag, groups = saved
-
-    def add(groups):
-        zeros_Md = jnp.zeros((len(groups.ids), grad_Nd.shape[1]), grad_Nd.dtype)
-        grad_Md = zeros_Md.at[groups.group].add(grad_Nd, mode="promise_in_bounds")
-        return _sum_rows_backward((bag, groups.ids, groups.lengths), grad_Md)[0]
-
-    return _by_half(groups, add), None, None
-
-
-sum_merged.defvjp(_sum_merged_forward, _sum_merged_backward)
-
-
 def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Array:
     """Returns function(groups); skips the second half of the groups if all are fillers, as for most batches.
 
     Writing zeros for these fillers would take a tenth of the time of the input embedding.
     """
-    half = -(-len(groups.ids) // (2 * TILE)) * TILE
-    if half == len(groups.ids):
+    half = -(-groups.ids.shape[0] // (2 * TILE)) * TILE
+    if half == groups.ids.shape[0]:
         return function(groups)
     first = groups.replace(ids=groups.ids[:half], lengths=groups.lengths[:half])
     return jax.lax.cond(groups.group.max() < half, lambda: function(first), lambda: function(groups))
@@ -162,7 +149,7 @@ def _by_half(groups: Groups, function: Callable[[Groups], jax.Array]) -> jax.Arr
 
 def _tiles(bag: bags.Bag, ids_M: jax.Array, lengths_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the number of tiles with used cells, the cells (M/S, turns, SLOTS, S) and the lengths (M/S, S)."""
-    padding = (0, -len(ids_M) % TILE)
+    padding = (0, -ids_M.shape[0] % TILE)
     ids_M, lengths_M = jnp.pad(ids_M, padding), jnp.pad(lengths_M.astype(jnp.int32), padding)
     cells_MK = bag.cells(ids_M, lengths_M)
     count = (jnp.sum(lengths_M > 0) + TILE - 1) // TILE
@@ -180,8 +167,8 @@ def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the dense codes (N, D) of `ids_N`, with the shift."""
     scale, shift = _weights_by_length(bag, jnp.promote_types(dtype, jnp.float32))
     lengths_N = _lengths(bag, ids_N)
-    token_N1 = jnp.arange(len(ids_N))[:, None]
-    code_ND = jnp.zeros((len(ids_N), bag.rows), scale.dtype)
+    token_N1 = jnp.arange(ids_N.shape[0])[:, None]
+    code_ND = jnp.zeros((ids_N.shape[0], bag.rows), scale.dtype)
     code_ND = code_ND.at[token_N1, bag.cells(ids_N, lengths_N)].add(scale[lengths_N][:, None], mode="drop")
     if shift is not None:
         code_ND += shift[lengths_N][:, None]
@@ -198,38 +185,59 @@ def multiply(code_ND: jax.Array, weights_Dd: jax.Array, dtype: jnp.dtype) -> jax
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _join_ids(bag: bags.Bag, ids_BN: jax.Array) -> tuple[bags.Bag, jax.Array]:
+    return bag, ids_BN.reshape(-1)
+
+
+def _sum_by_one_hot(grad_Nd: jax.Array, bag: bags.Bag, ids_N: jax.Array, *, dtype: jnp.dtype, slots: int) -> jax.Array:
+    """Returns the gradient (D, d) of W from that of the embeddings, by products with one-hot symbols.
+
+    Each sum has a fixed order, so equal inputs give equal bits.  The one-hot of the forward pass is not reused.  Except
+    on a TPU it is in memory, so it is computed for some tokens and some rows at a time.
+    """
+    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
+    if bag.platform == "tpu":
+        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, parts=1)
+    elif not isinstance(ids_N.shape[0], int) or ids_N.shape[0] <= HOT_TOKENS:
+        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, HOT_PARTS)
+    else:
+        padding = -ids_N.shape[0] % HOT_TOKENS  # the padding adds zeros to the rows of id 0
+        ids_CN = jnp.pad(ids_N, (0, padding)).reshape(-1, HOT_TOKENS)
+        scaled_CNd = jnp.pad(scaled_Nd, ((0, padding), (0, 0))).reshape(*ids_CN.shape, -1)
+
+        def add_tokens(sum_Dd, tokens):
+            return sum_Dd + _sum_tokens(bag, *tokens, dtype, slots, HOT_PARTS), None
+
+        zeros_Dd = jnp.zeros_like(grad_Nd, shape=(bag.rows, grad_Nd.shape[1]))
+        grad_Dd, _ = jax.lax.scan(add_tokens, zeros_Dd, (ids_CN, scaled_CNd))
+    return grad_Dd + shifted_d
+
+
+def _gather_transpose(grad_Nd: jax.Array, bag: bags.Bag, ids_N: jax.Array, *, dtype: jnp.dtype) -> jax.Array:
+    if bag.gather_gradient == "onehot":
+        return _sum_by_one_hot(grad_Nd, bag, ids_N, dtype=dtype, slots=bag.slots)
+    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
+    cells_NK = bag.cells(ids_N, _lengths(bag, ids_N))
+    rows_NKd = jnp.broadcast_to(scaled_Nd[:, None], (*cells_NK.shape, grad_Nd.shape[1]))
+    grad_Dd = jnp.zeros_like(grad_Nd, shape=(bag.rows, grad_Nd.shape[1])).at[cells_NK].add(rows_NKd, mode="drop")
+    return grad_Dd + shifted_d
+
+
+@linear_map.with_transpose(_gather_transpose, _join_ids)
+def gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, *, dtype: jnp.dtype) -> jax.Array:
     """Returns the embeddings (N, d) of `ids_N`, each the sum of the rows of its slots, in the weights' dtype.
 
     A GPU's compiler makes one kernel of it, which stores no rows; unused slots read nothing.  W is float32 or float64.
     The bag's `gather_gradient` selects how the backward pass sums into W; `dtype` is that of its one-hot products.
     """
+    del dtype
     lengths_N = _lengths(bag, ids_N)
     rows_NKd = weights_Dd.at[bag.cells(ids_N, lengths_N)].get(mode="fill", fill_value=0)
     return _weighted(rows_NKd.sum(axis=1), weights_Dd, bag, lengths_N)
 
 
-def _gather_forward(weights_Dd, bag, ids_N, dtype):
-    return gather(weights_Dd, bag, ids_N, dtype), (bag, ids_N)
-
-
-def _gather_backward(dtype, saved, grad_Nd):
-    bag, ids_N = saved
-    if bag.gather_gradient == "onehot":
-        return _sum_by_one_hot(bag, ids_N, grad_Nd, dtype, bag.slots), None, None
-    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
-    cells_NK = bag.cells(ids_N, _lengths(bag, ids_N))
-    rows_NKd = jnp.broadcast_to(scaled_Nd[:, None], (*cells_NK.shape, grad_Nd.shape[1]))
-    grad_Dd = jnp.zeros((bag.rows, grad_Nd.shape[1]), grad_Nd.dtype).at[cells_NK].add(rows_NKd, mode="drop")
-    return grad_Dd + shifted_d, None, None
-
-
-gather.defvjp(_gather_forward, _gather_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
+@linear_map.with_transpose(_sum_by_one_hot, _join_ids)
+def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, *, dtype: jnp.dtype, slots: int) -> jax.Array:
     """Returns the embeddings (N, d) of `ids_N` as one product with one-hot symbols, in the weights' dtype.
 
     The axis of symbols comes before that of slots, and the comparison is in float32, so that a TPU's compiler fuses the
@@ -244,42 +252,6 @@ def one_hot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.d
     weights = weights_Dd.reshape(*shape, -1)[:, :slots] if axes == "vk" else weights_Dd
     summed_Nd = _hot_product(f"n{axes},{axes}d->nd", hot, weights, bag.platform, dtype)
     return _weighted(summed_Nd, weights_Dd, bag, _lengths(bag, ids_N))
-
-
-def _one_hot_forward(weights_Dd, bag, ids_N, dtype, slots):
-    return one_hot(weights_Dd, bag, ids_N, dtype, slots), (bag, ids_N)
-
-
-def _one_hot_backward(dtype, slots, saved, grad_Nd):
-    bag, ids_N = saved
-    return _sum_by_one_hot(bag, ids_N, grad_Nd, dtype, slots), None, None
-
-
-one_hot.defvjp(_one_hot_forward, _one_hot_backward)
-
-
-def _sum_by_one_hot(bag: bags.Bag, ids_N: jax.Array, grad_Nd: jax.Array, dtype: jnp.dtype, slots: int) -> jax.Array:
-    """Returns the gradient (D, d) of W from that of the embeddings, by products with one-hot symbols.
-
-    Each sum has a fixed order, so equal inputs give equal bits.  The one-hot of the forward pass is not reused.  Except
-    on a TPU it is in memory, so it is computed for some tokens and some rows at a time.
-    """
-    scaled_Nd, shifted_d = _scaled(bag, ids_N, grad_Nd)
-    if bag.platform == "tpu":
-        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, parts=1)
-    elif len(ids_N) <= HOT_TOKENS:
-        grad_Dd = _sum_tokens(bag, ids_N, scaled_Nd, dtype, slots, HOT_PARTS)
-    else:
-        padding = -len(ids_N) % HOT_TOKENS  # the padding adds zeros to the rows of id 0
-        ids_CN = jnp.pad(ids_N, (0, padding)).reshape(-1, HOT_TOKENS)
-        scaled_CNd = jnp.pad(scaled_Nd, ((0, padding), (0, 0))).reshape(*ids_CN.shape, -1)
-
-        def add_tokens(sum_Dd, tokens):
-            return sum_Dd + _sum_tokens(bag, *tokens, dtype, slots, HOT_PARTS), None
-
-        zeros_Dd = jnp.zeros((bag.rows, grad_Nd.shape[1]), grad_Nd.dtype)
-        grad_Dd, _ = jax.lax.scan(add_tokens, zeros_Dd, (ids_CN, scaled_CNd))
-    return grad_Dd + shifted_d
 
 
 def _sum_tokens(

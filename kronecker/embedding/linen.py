@@ -5,63 +5,21 @@ The others are called as `embed(ids, bag)`: the training step receives the bag a
 Shapes: B batch, T time, V vocabulary (padded), P byte positions, K slots of a bag, D code dimension, d model width.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import dtypes
 from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
-from kronecker.embedding import bags, codec, implementations, kernels
+from kronecker.embedding import bags, fixed_code, implementations, kernels
 from kronecker.runtime import declared, sharding
-from kronecker.schema import choices
 from kronecker.schema.arms import TABLE_STD
 
 CODE = "code"  # the collection of variables that holds the arrays of a code
-
-
-class Code:
-    """Wraps a prepared bag as a module's attribute: equal only to itself, so that Flax neither hashes nor copies it."""
-
-    def __init__(self, bag: bags.Bag):
-        self.bag = bag
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Code":
-        return self
-
-    def __repr__(self) -> str:
-        bag = self.bag
-        return f"Code({bag.vocab:,} ids, {bag.rows:,} rows, {implementations.describe(bag)})"
-
-    @property
-    def init_std(self) -> float:
-        """Returns the initial standard deviation of the projection W of this code.
-
-        Under the z-norm it is the paper's 1/sqrt(D), so that embeddings have a standard deviation of about 1.  Under
-        unit norm embeddings have the standard deviation of W: 0.02, as a learned table.
-        """
-        return TABLE_STD if self.bag.shift is None else self.bag.rows**-0.5
-
-    def arrays(self) -> dict[str, bags.Array]:
-        """Returns the bag's arrays by name, without absent ones."""
-        names = ("symbols", "lengths", "scale", "shift", "codes", "order")
-        return {name: getattr(self.bag, name) for name in names if getattr(self.bag, name) is not None}
-
-
-def kronecker_code(table: codec.ByteTable, norm: str = "z", implementation: str = choices.AUTO) -> Code:
-    """Returns the Kronecker code of a vocabulary, for `KroneckerEmbed`.
-
-    Args:
-      table: the vocabulary's bytes, from `byte_table`.
-      norm: "z" for the paper's z-norm; "length" for unit norm, 1/sqrt(L) in each cell.
-      implementation: how the product is computed; all give the same numbers.  "auto" is the fastest on JAX's default
-        device: "bag" on a CPU, "gather" on a GPU, "onehot" on a TPU.  `kronecker.embedding.implementations` describes
-        them and "cached", "onthefly" and "induced".
-
-    Raises:
-      ValueError: if the norm or the implementation is unknown, or "cached" needs more than 1 GB of codes.
-    """
-    platform = sharding.platform(None)
-    return Code(implementations.prepare(bags.kronecker_bag(table, norm), implementation, platform=platform))
 
 
 class KroneckerEmbed(nn.Module):
@@ -80,7 +38,7 @@ class KroneckerEmbed(nn.Module):
         x = layer.apply(variables, ids)  # ids.shape + (768,)
 
     `variables` has two collections.  "params" holds `projection`, W: give only this one to the optimizer.  "code" holds
-    the constant arrays of the code, 0.8 MB for GPT-2's vocabulary.  Pass them with the parameters,
+    the constant arrays of the code, 1.1 MB for GPT-2's vocabulary.  Pass them with the parameters,
     `apply({"params": params, "code": variables["code"]}, ids)`, so that a compiled program receives them as arguments,
     not as constants (only `jax.jit(layer.init)` has them as constants).  A checkpoint may omit them, as `code` defines
     them: `apply({"params": params}, ids, mutable="code")` makes them again and returns them with x.
@@ -88,60 +46,63 @@ class KroneckerEmbed(nn.Module):
     Attributes:
       features: d.
       code: from `kronecker_code`.  Make it once: modules are equal only if they hold the same object.
-      init_std: standard deviation of the initial W; None: `Code.init_std`.
-      dtype: of the operands of matrix products, if the implementation has any; sums are at least float32.
-      param_dtype: of W and of the embeddings.
-      mesh: splits the first axis of ids over its axes "data" and "fsdp", of type Auto; "fsdp" may also split the
-        columns of W.  None: one device.
+      dtype: of the embeddings; None: `param_dtype`.  Sums are at least float32.
+      param_dtype: of W.
+      embedding_init: initializer of W (D, d); None: normal with a standard deviation of `Code.init_std`.
+      promote_dtype: casts the embeddings, and queries and table in `attend`, to `dtype`, as in `nn.Embed`.
+      mesh: splits the first axis of ids over its axes `batch_axes`, as in `product`.  None: one device.
+      batch_axes: names of these axes, of type Auto.
     """
 
     features: int
-    code: Code
-    init_std: float | None = None
-    dtype: DTypeLike = jnp.float32
+    code: fixed_code.Code
+    dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    embedding_init: Callable[..., Any] | None = None
+    promote_dtype: Callable[..., Any] = dtypes.promote_dtype
     mesh: Mesh | None = None
+    batch_axes: tuple[str, ...] = sharding.BATCH_AXES
 
     def setup(self) -> None:
         """Creates the projection and the variables of the code."""
-        if not isinstance(self.code, Code):
-            raise TypeError(f"code is a {type(self.code).__name__}; make it with kronecker_code(byte_table(...))")
-        self.projected = BagEmbed(
-            rows=self.code.bag.rows,
-            features=self.features,
-            init_std=self.code.init_std if self.init_std is None else self.init_std,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            mesh=self.mesh,
-        )
-        nn.share_scope(self, self.projected)  # its parameter is this module's own
+        fixed_code.check(self.code)
+        init = self.embedding_init or nn.initializers.normal(self.code.init_std)
+        self.projection = self.param("projection", init, (self.code.bag.rows, self.features), self.param_dtype)
         arrays = {}
         for name, array in self.code.arrays().items():
-            path = "/".join((CODE, *self.path, name))
             if not (self.has_variable(CODE, name) or self.is_mutable_collection(CODE)):
                 raise ValueError(
-                    f'the variables lack {path}; pass the collection "{CODE}" from `init` together with "params", '
-                    f'or call `apply(..., mutable="{CODE}")`, which makes and returns it'
+                    f'the variables lack {"/".join((CODE, *self.path, name))}; pass the collection "{CODE}" from '
+                    f'`init` together with "params", or call `apply(..., mutable="{CODE}")`, which makes and returns it'
                 )
             arrays[name] = self.variable(CODE, name, jnp.array, array).value  # a copy: its owner may donate it
-            if arrays[name].shape != array.shape:
-                raise ValueError(
-                    f"{path} has shape {arrays[name].shape} but this layer's code has {array.shape}: the variables "
-                    "belong to another vocabulary, pos_dim or implementation; use those of this layer's `init`"
-                )
-            if arrays[name].dtype != (dtype := jax.dtypes.canonicalize_dtype(array.dtype)):
-                raise ValueError(f'{path} is {arrays[name].dtype}, not {dtype}; cast only the "params"')
-        self.bag = self.code.bag.replace(**arrays)
+        self.bag = self.code.bag_of(arrays, "/".join((CODE, *self.path)))
 
-    def __call__(self, ids: ArrayLike) -> jax.Array:
-        """Returns the embeddings of integer `ids`, shape ids.shape + (d,), in `param_dtype`.
+    @property
+    def num_embeddings(self) -> int:
+        return self.code.bag.vocab
+
+    def __call__(self, inputs: ArrayLike) -> jax.Array:
+        """Returns the embeddings of integer ids, shape inputs.shape + (d,).
 
         Negative ids wrap once; then ids are clipped to the vocabulary.
 
         Raises:
           ValueError: if the variables lack the code or hold another vocabulary's; and as `product` does.
         """
-        return self.projected(jnp.asarray(ids), self.bag)
+        x = implementations.product(self.projection, self.bag, inputs, self.dtype, self.mesh, self.batch_axes)
+        return self.promote_dtype(x, dtype=self.dtype, inexact=False)[0]
+
+    def attend(self, query: jax.Array) -> jax.Array:
+        """Returns the inner products of queries (..., d) with the embeddings of all ids, (..., V): a tied head."""
+        table_Vd = implementations.induced_table(self.projection, self.bag, self.dtype)
+        query, table_Vd = self.promote_dtype(query, table_Vd, dtype=self.dtype)
+        return jnp.dot(query, table_Vd.T)
+
+    def encode_bytes(self, strings: Sequence[bytes]) -> jax.Array:
+        """Returns the embeddings (N, d) of any byte strings, whether they are tokens or not."""
+        x = self.code.encode_bytes(self.projection, strings, self.dtype)
+        return self.promote_dtype(x, dtype=self.dtype, inexact=False)[0]
 
 
 class TableEmbed(nn.Module):
@@ -220,3 +181,29 @@ class BagEmbed(nn.Module):
     def induced(self, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
         """Returns the induced table K W (V, d) of a bag that is prepared for it; `dtype` is as in `product`."""
         return implementations.induced_table(self.projection, bag, dtype)
+
+
+class TablePlusBagEmbed(nn.Module):
+    """A learned table plus a fixed code times a projection: x = E[id] + code W.
+
+    E ~ N(0, init_std^2) has the name and thus the initial values of `TableEmbed`, and W begins at zero: at the start
+    the embeddings are those of the table alone.  An id beyond the table has the code's part alone.
+    """
+
+    vocab: int  # V
+    rows: int  # D
+    features: int  # d
+    init_std: float = TABLE_STD  # standard deviation of the initial rows of E
+    dtype: DTypeLike = jnp.float32  # as of `BagEmbed`
+    param_dtype: DTypeLike = jnp.float32  # of E, W and the embeddings
+    mesh: Mesh | None = None  # splits the batch; None: one device
+
+    @nn.compact
+    def __call__(self, ids_BT: jax.Array, bag: bags.Bag) -> jax.Array:
+        """Returns the embeddings of `ids_BT`, (B, T, d), with the code in `bag`."""
+        table = declared.matrix(nn.initializers.normal(self.init_std), "vocab", "width", is_input=True)
+        projection = declared.matrix(nn.initializers.zeros, "code", "width")
+        table_Vd = self.param("table", table, (self.vocab, self.features), self.param_dtype)
+        projection_Dd = self.param("projection", projection, (self.rows, self.features), self.param_dtype)
+        rows_BTd = jnp.asarray(table_Vd).at[ids_BT].get(mode="fill", fill_value=0)
+        return rows_BTd + implementations.product(projection_Dd, bag, ids_BT, self.dtype, self.mesh)

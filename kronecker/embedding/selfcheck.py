@@ -29,7 +29,7 @@ def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collectio
     of_each = [rng.choice(ids, min(len(ids), 3), replace=False) for ids in by_length]
     often = rng.choice(bag.vocab, 8)  # repeated ids: where scatters fail
     ids = np.concatenate([*of_each, rng.choice(often, TOKENS)]).astype(np.int32)
-    weights_Dd = rng.normal(0, embedding.init_std, (bag.rows, WIDTH)).astype(np.float32)
+    weights_Dd = rng.normal(size=(bag.rows, WIDTH)).astype(np.float32)
     grad_Nd = rng.normal(size=(len(ids), WIDTH)).astype(np.float32)
     kronecker = embedding.kind == "kronecker"
     code_ND = codec.dense_code(table, ids, embedding.norm) if kronecker else bags.dense_code(bag, ids)

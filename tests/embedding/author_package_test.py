@@ -2,7 +2,6 @@
 
 import collections
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 import tokenizers as library
 
 from kronecker import tokenization
@@ -31,8 +31,6 @@ Buffers = tuple[np.ndarray, np.ndarray]  # bytes (V, P), lengths (V,)
 @pytest.fixture(scope="module")
 def torch() -> ModuleType:
     """PyTorch.  Not imported above: each test worker imports every test file, and one of them runs this one."""
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("kronecker_embeddings") is None:
-        pytest.skip("needs the author's package and PyTorch: make reference")
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)  # the other workers have the other cores
     return torch
@@ -124,6 +122,7 @@ def largest_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(np.asarray(got) - want).max() / np.abs(want).max())
 
 
+@reference.needed
 @pytest.mark.parametrize("norm", choices.NORMS)
 @pytest.mark.parametrize("pos_dim", [1, 8, 16, 32, 48])
 def test_codes_of_random_bytes_of_every_length_are_the_packages(
@@ -134,6 +133,7 @@ def test_codes_of_random_bytes_of_every_length_are_the_packages(
     assert_same_codes(package, torch, table, norm)
 
 
+@reference.needed
 @pytest.mark.parametrize("norm", choices.NORMS)
 @pytest.mark.parametrize("pos_dim", [16, 32])
 def test_codes_of_gpt2s_tokens_are_the_packages(
@@ -151,6 +151,7 @@ def assert_same_codes(package: ModuleType, torch: ModuleType, table: codec.ByteT
     np.testing.assert_allclose(codes.numpy(), expected, rtol=1e-6, atol=0)
 
 
+@reference.needed
 @pytest.mark.parametrize("norm", choices.NORMS)
 @pytest.mark.parametrize("pos_dim", [16, 32])
 def test_layer_and_gradient_on_gpt2s_whole_vocabulary_are_the_packages(
@@ -180,6 +181,7 @@ def test_layer_and_gradient_on_gpt2s_whole_vocabulary_are_the_packages(
     assert largest_error(gradient, layer.projection.weight.grad.numpy().T) < 1e-5
 
 
+@reference.needed
 def test_a_saved_model_with_the_packages_layer_loads_into_ours(
     package: ModuleType, torch: ModuleType, gpt2_table: codec.ByteTable, tmp_path: Path
 ):
@@ -191,6 +193,7 @@ def test_a_saved_model_with_the_packages_layer_loads_into_ours(
     assert largest_error(out, layer(torch.from_numpy(SOME_IDS)).detach().numpy()) < 1e-5
 
 
+@reference.needed
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_our_projection_loads_into_the_packages_layer(
     package: ModuleType, torch: ModuleType, gpt2_table: codec.ByteTable, dtype: jnp.dtype
@@ -211,6 +214,7 @@ def test_a_projection_survives_the_way_there_and_back_bit_by_bit():
     assert np.array_equal(author_package.projection_from_state_dict(there, prefix="wte."), weights)
 
 
+@reference.needed
 def test_a_bfloat16_tensor_is_refused_with_what_to_pass(torch: ModuleType):
     with pytest.raises(ValueError, match=r"'projection.weight'.*BFloat16.*pass value.detach\(\).cpu\(\).float\(\)"):
         author_package.projection_from_state_dict({"projection.weight": torch.zeros(8, 256, dtype=torch.bfloat16)})
@@ -250,6 +254,7 @@ def test_a_projection_that_does_not_fit_is_refused(weights: np.ndarray, pos_dim:
         author_package.state_dict_from_projection(weights, pos_dim=pos_dim)
 
 
+@reference.needed
 @pytest.mark.parametrize("pos_dim", [16, 32])
 def test_byte_tables_of_decoded_bytes_are_the_packages(
     gpt2: tokenization.Tokenizer, package_bytes: Callable[[int], Buffers], pos_dim: int
@@ -260,6 +265,7 @@ def test_byte_tables_of_decoded_bytes_are_the_packages(
     np.testing.assert_array_equal(table.bytes, raw)
 
 
+@reference.needed
 @pytest.mark.parametrize("pos_dim", [16, 32])
 def test_raw_bytes_differ_from_the_packages_just_where_a_token_is_not_utf8(
     gpt2: tokenization.Tokenizer, package_bytes: Callable[[int], Buffers], pos_dim: int
@@ -272,6 +278,7 @@ def test_raw_bytes_differ_from_the_packages_just_where_a_token_is_not_utf8(
     assert np.flatnonzero(differs).tolist() == not_utf8
 
 
+@reference.needed
 def test_384_tokens_collide_by_decoded_bytes_255_of_them_on_one_vector_and_44_by_raw_bytes(
     gpt2_table: codec.ByteTable, package_bytes: Callable[[int], Buffers]
 ):
@@ -286,12 +293,14 @@ def group_sizes(rows: np.ndarray, lengths: np.ndarray) -> list[int]:
     return [count for count in counts.values() if count > 1]
 
 
+@reference.needed
 def test_over_long_bytes_that_are_not_utf8_become_empty_in_the_package_alone(package: ModuleType):
     token = b"\x80" * 20
     assert package.utf8_safe_truncate(token, 16) == b""
     assert codec.truncate(token, 16) == token[:16]
 
 
+@reference.needed
 def test_over_long_utf8_is_cut_as_the_package_cuts_it(package: ModuleType):
     tokens = [
         " \u0928\u092e\u0938\u094d\u0924\u0947",
@@ -304,6 +313,7 @@ def test_over_long_utf8_is_cut_as_the_package_cuts_it(package: ModuleType):
             assert codec.truncate(token, pos_dim) == package.utf8_safe_truncate(token, pos_dim)
 
 
+@reference.needed
 def test_a_padded_vocabulary_is_refused_by_the_package_alone(
     package: ModuleType, gpt2: tokenization.Tokenizer, gpt2_table: codec.ByteTable
 ):
@@ -313,6 +323,7 @@ def test_a_padded_vocabulary_is_refused_by_the_package_alone(
     assert np.array_equal(padded.bytes[:VOCABULARY], gpt2_table.bytes)
 
 
+@reference.needed
 def test_a_token_of_exactly_p_bytes_counts_as_truncated_in_the_package_alone(package: ModuleType, torch: ModuleType):
     table = codec.byte_table([b"abcd", b"abcde"], 4)
     assert package.coverage_stats(tensors(torch, table)[1], pos_dim=4)["n_at_or_above_pos_dim"] == 2

@@ -33,7 +33,7 @@ def tokens_of_every_length(pos_dim: int, seed: int = 0) -> list[bytes | None]:
     return [*tokens, b"\0", b"\0" * pos_dim, None, b"a" * (pos_dim + 5)]
 
 
-@pytest.fixture(params=[1, 8, 16, 32, 48], ids=lambda pos_dim: f"P{pos_dim}", scope="module")
+@pytest.fixture(params=[1, 6, 16, 32, 48], ids=lambda pos_dim: f"P{pos_dim}", scope="module")
 def table(request: pytest.FixtureRequest) -> codec.ByteTable:
     tokens = tokens_of_every_length(request.param)
     return codec.byte_table(tokens, request.param, padded_vocab=len(tokens) + 5)
@@ -152,14 +152,6 @@ def test_ids_may_have_any_shape(small_table: codec.ByteTable, implementation: st
     assert relative_error(out, want.reshape(*shape, WIDTH)) < 1e-6
 
 
-@EVERY_IMPLEMENTATION
-def test_ids_out_of_range_are_those_of_a_table(small_table: codec.ByteTable, implementation: str):
-    weights = jax.random.normal(jax.random.key(0), (small_table.code_dim, WIDTH))
-    bag, last = kronecker(small_table, implementation), len(small_table.lengths) - 1
-    out = implementations.product(weights, bag, np.array([-1, last + 1, last + 9, -3, 5]))
-    np.testing.assert_allclose(out, implementations.product(weights, bag, np.array([last, last, last, last - 2, 5])))
-
-
 @pytest.mark.parametrize("beyond", [0, 1, kernels.HOT_TOKENS])
 def test_a_gradient_by_one_hot_is_exact_for_more_tokens_than_are_in_memory_at_a_time(
     small_table: codec.ByteTable, beyond: int
@@ -173,6 +165,20 @@ def test_a_gradient_by_one_hot_is_exact_for_more_tokens_than_are_in_memory_at_a_
     by_id_Vd = np.zeros((len(code_VD), 3))
     np.add.at(by_id_Vd, ids, cotangent)
     assert relative_error(gradient, code_VD.T @ by_id_Vd) < 1e-5
+
+
+def test_a_gradient_by_one_hot_needs_no_more_memory_for_more_tokens_than_are_in_memory_at_a_time(
+    small_table: codec.ByteTable,
+):
+    bag = kronecker(small_table, "gather, gradient by one-hot")
+
+    def needed(tokens: int) -> int:
+        shapes = [(small_table.code_dim, 3), (tokens,), (tokens, 3)]
+        like = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, ("f4", "i4", "f4"), strict=True)]
+        pull = jax.jit(lambda w, ids, out: jax.vjp(lambda w: implementations.product(w, bag, ids), w)[1](out))
+        return pull.lower(*like).compile().memory_analysis().temp_size_in_bytes
+
+    assert needed(4 * kernels.HOT_TOKENS) < 1.5 * needed(kernels.HOT_TOKENS)
 
 
 @EVERY_IMPLEMENTATION
