@@ -25,12 +25,9 @@ this field.  To add other learning rates of the input in the two main arms:
 
   stage       runs                                                                                      tokens
   rates       4 learning rates x {table_untied, kronecker, table_tied}                                  360M
-  input_step  embedding.lr_mult of table_untied, table_std1, kronecker_unit and kronecker               300M
+  input_step  embedding.lr_mult of these but table_tied, of table_std1, kronecker_unit and its tied arm 360M
   finals      the 3 arms of rates, table_std1 and kronecker_unit, each at its best, 5 seeds             1.5B
-  controls    random_code, head_tail and factorized, at kronecker's or table_untied's rates, 2 seeds    360M
-
-Not included, because they do not exist yet: the arms shuffled_code, table_plus_kronecker and kronecker_unit_tied, and
-the key embedding.scale, which would separate the scale of an embedding from its effective learning rate.
+  controls    6 arms that isolate spelling, crowding, rank, tying and addition to a table, 2 seeds      720M
 """
 
 import dataclasses
@@ -40,11 +37,10 @@ from typing import Any
 import ml_collections
 
 from configs import arms, base, sizes
+from configs.tuning import MULTIPLIER as STEP
+from configs.tuning import RATE, Settings, Stage
 
 SWEEP_ARMS = ("table_untied", "table_tied", "kronecker", "kronecker_unit", "table_std1", "random_code")
-RATE, STEP = "train.lr", "embedding.lr_mult"
-
-Settings = dict[str, Any]  # dotted key -> value, of one run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Plan:
       rate_of: other arm -> the arm of `tuned` whose rate it uses.
       steps: arm -> multipliers to try for its input's learning rate, in addition to 1 for an arm of `tuned`.
       finals: arms of the comparison, each at the best of its tried settings.
-      controls: arms that explain the comparison, each at the rate and multiplier of the arm in `rate_of`.
+      controls: arms that explain the comparison, at their best if they were tuned, else at that of their `rate_of`.
       final_seeds: number of seeds of `finals`.
       control_seeds: number of seeds of `controls`.
       tuning_tokens: training tokens of a run in the first two stages.
@@ -74,9 +70,12 @@ class Plan:
         default_factory=lambda: {
             "table_std1": "table_untied",
             "kronecker_unit": "kronecker",
+            "kronecker_unit_tied": "table_tied",
+            "shuffled_code": "kronecker",
             "random_code": "kronecker",
             "head_tail": "kronecker",
-            "factorized": "table_untied",
+            "factorized_live": "table_untied",
+            "table_plus_kronecker": "table_untied",
         }
     )
     steps: Mapping[str, tuple[float, ...]] = dataclasses.field(
@@ -85,10 +84,14 @@ class Plan:
             "kronecker": (0.3, 3.0),
             "table_std1": (10.0, 50.0),
             "kronecker_unit": (1.0, 10.0, 65.0),
+            "kronecker_unit_tied": (0.1, 1.0),
         }
     )
     finals: tuple[str, ...] = ("table_untied", "kronecker", "table_tied", "table_std1", "kronecker_unit")
-    controls: tuple[str, ...] = ("random_code", "head_tail", "factorized")
+    controls: tuple[str, ...] = (
+        *("shuffled_code", "random_code", "head_tail"),
+        *("factorized_live", "table_plus_kronecker", "kronecker_unit_tied"),
+    )
     final_seeds: int = 5
     control_seeds: int = 2
     tuning_tokens: int = 30_000_000
@@ -98,14 +101,6 @@ class Plan:
 
 
 PLAN = Plan()
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """Runs whose settings depend only on earlier stages."""
-
-    name: str
-    groups: tuple[tuple[Settings, ...], ...]  # runs of one group are compared, so one session trains all of them
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -176,6 +171,7 @@ def stages(loss: Callable[[str, Settings], float | None], plan: Plan = PLAN) -> 
     finals = [tuple(final(arm, arm, seed) for arm in plan.finals) for seed in range(plan.final_seeds)]
     yield Stage("finals", tuple(finals))
     controls = [
-        tuple(final(arm, plan.rate_of[arm], seed) for arm in plan.controls) for seed in range(plan.control_seeds)
+        tuple(final(arm, arm if arm in chosen else plan.rate_of[arm], seed) for arm in plan.controls)
+        for seed in range(plan.control_seeds)
     ]
     yield Stage("controls", tuple(controls))

@@ -9,8 +9,9 @@ numbers of each figure as CSV.
       --vocabularies=gpt2,tiktoken:o200k_base.tiktoken --out=runs/paper.html
 
 Each argument is a run's folder or a folder of runs, which are paired and
-checked as in scripts/compare.py.  The page needs no other file and no network.
-The CSV files go into a folder beside it: runs/demo/report for
+checked as in scripts/compare.py, also those of a sweep over other keys.  Losses
+on other texts (eval.py --data) get a table each.  The page needs no other file
+and no network.  The CSV files go into a folder beside it: runs/demo/report for
 runs/demo/report.html.
 
 --paper writes another page, paper.html: every table and figure of the paper
@@ -21,6 +22,11 @@ takes some minutes; --parts measures less.  The results are kept in the page's
 folder, and measured again when the runs, the vocabularies, the code or the
 machine change, or with --again.
 """
+
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
 
 import os
 import sys
@@ -33,7 +39,7 @@ from kronecker.runtime import cli
 from kronecker.schema.arms import BASELINE
 
 _TUNED = flags.DEFINE_bool(
-    "tuned", False, "Allow arms to differ in train.lr if each was tuned over the same rates. Names then include it."
+    "tuned", False, "Put runs of different train.lr into one page; the names of arms then include it."
 )
 _BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that all others are compared with.")
 _OUT = flags.DEFINE_string("out", None, "The page's file. Default: report.html or paper.html in the first folder.")
@@ -54,23 +60,31 @@ def main(folders: Sequence[str]) -> None:
         raise ValueError("no runs given; for example: python scripts/report.py runs/demo")
     for name in _ONLY_PAIRED if _PAPER.value else _ONLY_PAPER:
         if flags.FLAGS[name].present:
-            raise ValueError(f"--{name} cannot be used with --paper" if _PAPER.value else f"--{name} needs --paper")
+            raise ValueError(
+                f"--{name} cannot be used with --paper; leave one out"
+                if _PAPER.value
+                else f"--{name} needs --paper; add it"
+            )
     write = _write_paper if _PAPER.value else _write_report
     print(f"report: {write(folders)}")
 
 
 def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
-    from kronecker.report import compare, comparison_page
+    from kronecker.report import compare, comparison_page, grid, grid_page, held_out
     from kronecker.report.pages import local
     from kronecker.run import finished_runs  # after the flags: --help should not wait for Matplotlib
 
     page = local(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
-    found = [finished_runs.read(folder) for folder in finished_runs.find(folders)]
-    comparison_page.write(
-        compare.compare(found, _BASELINE.value, _TUNED.value),
-        page,
-        _TITLE.value or f"Paired runs: {page.absolute().parent.name}",
-    )
+    found, diverged = finished_runs.gather(folders)
+    title = _TITLE.value or f"Paired runs: {page.absolute().parent.name}"
+    swept = None if _TUNED.value else grid.read(found, _BASELINE.value, diverged)
+    if swept and not swept.whole:
+        grid_page.write(swept, page, title)
+    elif swept:
+        comparison_page.write(swept.whole, page, title, swept.best)
+    else:
+        tuned = compare.TUNED if _TUNED.value else ()
+        comparison_page.write(held_out.compared(found, _BASELINE.value, tuned, diverged), page, title)
     return page
 
 

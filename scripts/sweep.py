@@ -29,9 +29,22 @@ limit (docs/gpus.md):
       --slurm_cpus_per_task=8 --slurm_time=12:00:00
 This returns once the jobs are submitted; --wait waits for the last one.  OUT
 must be on a disk that the nodes share.
+
+--stages runs the config's stages(loss) in place of sweep(), if it has one: lists
+of runs, the later ones chosen by the training losses of the earlier ones.  Each
+stage has its folder in OUT.  The same command resumes it; SLURM jobs without
+--wait are one stage a call:
+  python scripts/sweep.py --config=configs/tuned_study.py --stages \
+      --out=results/tuned --parallel=2
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -39,9 +52,12 @@ from ml_collections import config_flags
 
 from kronecker.runtime import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a function sweep(seeds).")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config file with a function sweep(seeds), or stages(loss)."
+)
 _OUT = flags.DEFINE_string("out", None, "The sweep's folder; each run gets a folder in it.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "The number of seeds, passed to sweep(seeds).")
+_STAGES = flags.DEFINE_bool("stages", False, "Run the config's stages() in place of its sweep().")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs: state, command, cost and time.")
 _LAUNCHER = flags.DEFINE_enum(
     "launcher", "local", ["local", "slurm"], "Where to run: on this machine, or as SLURM jobs."
@@ -75,6 +91,7 @@ def main() -> int:
         local,
         planning,  # here, so that --help is quick
         slurm,
+        stages,
     )
 
     if not _OUT.value:
@@ -83,9 +100,26 @@ def main() -> int:
     flag = flags.FLAGS["config"]
     config, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
     out, seeds = Path(_OUT.value), _SEEDS.value
-    planned = planning.plan(config, out, seeds, overrides, TRAIN)
     names = (field.name for field in dataclasses.fields(slurm.Resources))
     resources = slurm.Resources(**{name: flags.FLAGS[f"slurm_{name}"].value for name in names})
+
+    def launch(planned: Sequence[planning.Planned], out: Path) -> int:
+        if _LAUNCHER.value == "local":
+            return local.execute(planned, out, _PARALLEL.value)
+        return slurm.execute(planned, out, resources, _WAIT.value)
+
+    if _STAGES.value:
+        if flags.FLAGS["seeds"].present:
+            raise ValueError("--seeds is for sweep(); with --stages the config sets the seeds")
+        staged = stages.of_config(config, out, overrides, TRAIN)
+        if not _DRY_RUN.value:
+            return stages.execute(staged, launch)
+        for name, groups in staged:
+            planned = [one.planned for group in groups for one in group]
+            print(f"stage {name}:\n{planning.describe(planned)}", flush=True)
+            print(planning.describe_time(planned, _PARALLEL.value))
+        return 0
+    planned = planning.plan(config, out, seeds, overrides, TRAIN)
     if _DRY_RUN.value:
         print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
@@ -97,9 +131,7 @@ def main() -> int:
         resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
         print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
         return 0
-    if _LAUNCHER.value == "local":
-        return local.execute(planned, out, _PARALLEL.value)
-    return slurm.execute(planned, out, resources, _WAIT.value)
+    return launch(planned, out)
 
 
 def _check_launcher() -> None:

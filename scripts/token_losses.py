@@ -1,5 +1,5 @@
-r"""Writes the loss of every held-out token of finished runs, for the report's
-breakdowns.
+r"""Writes the loss of every held-out token of finished runs, and what their inputs
+use, for the report.
 
   python scripts/token_losses.py runs/demo
   python scripts/token_losses.py runs/demo/table_untied-seed0 \
@@ -8,10 +8,18 @@ breakdowns.
 
 Each argument is a run's folder or a folder of runs.  Every run gets
 token_losses.npz: each held-out token, its loss, and for each id its frequency
-in the training text, bytes, script and shared code.  Runs whose file is up to
-date are skipped.  scripts/report.py then shows losses by frequency, length and
-script, and the cost of shared codes.
+in the training text, bytes, script and shared code.  It also gets
+input_use.json: rows in use, effective rank, the step of an embedding, and
+Adam's second moments at the end.  Runs whose files are up to date are skipped.
+scripts/compare.py and report.py then take their losses over all held-out
+tokens, with an interval over documents, and report.py shows losses by
+frequency, length and script, the cost of shared codes, and a table of inputs.
 """
+
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
 
 import sys
 from collections.abc import Sequence
@@ -20,12 +28,13 @@ from absl import flags
 
 from kronecker.runtime import cli
 
-_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose file is up to date.")
+_AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose files are up to date.")
 
 
 def main(folders: Sequence[str]) -> None:
-    """Evaluates runs without an up-to-date file, and prints their mean losses."""
-    from kronecker.run import finished_runs  # after the flags: --help should not wait for JAX
+    """Evaluates runs without up-to-date files, and prints their mean losses."""
+    from kronecker.probes import input_use
+    from kronecker.run import finished_runs, rundir  # after the flags: --help should not wait for JAX
     from kronecker.training import token_losses
 
     if not folders:
@@ -37,16 +46,19 @@ def main(folders: Sequence[str]) -> None:
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", file=sys.stderr)
         arrays = token_losses.write(folder)
+        rundir.write_json(folder / rundir.INPUT_USE, input_use.of_run(folder))
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
     print(f"token losses: {len(due)} written, {len(found) - len(due)} up to date")
 
 
 def _is_current(folder) -> bool:
-    from kronecker.report import losses_by_token
+    from kronecker.report import inputs, losses_by_token
     from kronecker.run import finished_runs
 
     try:
-        return losses_by_token.read(finished_runs.read(folder)) is not None
+        run = finished_runs.read(folder)
+        has_losses = losses_by_token.counts_text(run) and losses_by_token.read(run) is not None
+        return has_losses and inputs.read(run) is not None
     except ValueError as error:
         print(error, file=sys.stderr)
         return False

@@ -3,7 +3,8 @@
 A rate that suits only one arm decides a comparison.  So table_untied and kronecker run at each of five rates, with
 fewer tokens than in the setting, and with a seed that no study uses.  Choose the rate with the lowest mean of both
 arms' last TRAINING losses, which the sweep prints at its end; keep the validation text for the study.  If it is the
-first or the last of the five, add rates beyond it.  The rate of configs/study.py was chosen in this way.
+first or the last of the five, add rates beyond it.  The rate of configs/study.py was chosen in this way.  compare.py
+prints a table for each rate, and each arm at its own best one.
 
 Expected: the paper has no such ablation; its learning rate is unknown.
 
@@ -13,7 +14,7 @@ Cost of one seed, as --dry_run prints it:
 
   python scripts/sweep.py --config=configs/ablations/learning_rate.py --out=runs/learning_rate --seeds=1
 
-compare.py and report.py refuse runs whose rates differ, because they are not pairs.  There is no setting `paper`: these
+There is no setting `paper`: these
 rates are for widths of 128 to 384, and at 124m nanoGPT's 6e-4 replaces the unknown rate of the paper.
 """
 

@@ -105,12 +105,13 @@ def _growth(table: codec.ByteTable, width: int, train: dict[str, Any], ids: np.n
     layer = Layer(table, projection_Dd, ml_collections.ConfigDict(train), on_gpu=False)
     grad = layer.to_device(np.ones((*ids.shape, width), np.float32))
     layer.update(layer.to_device(ids[:1]), grad[:1])  # allocates the optimizer's state and the libraries' pools
-    _HIGHEST.write_text("5")
+    _HIGHEST.write_text("5", encoding="utf-8")
     before = _resident_bytes("VmRSS")
     layer.update(layer.to_device(ids), grad)
     return _resident_bytes("VmHWM") - before
 
 
 def _resident_bytes(line: str) -> int:
-    (found,) = re.findall(rf"^{line}:\s*(\d+) kB$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^{line}:\s*(\d+) kB$", status, re.MULTILINE)
     return int(found) * 1024

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kronecker.probes import typos
+from kronecker.runtime import storage
 
 CLEAN = pathlib.Path(__file__).parents[1] / "assets" / "prompts.json"
 LISTED = "prompt_pairs"  # the key of the list in the reference's result files
@@ -53,6 +54,7 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     prompts.
     """
     path = pathlib.Path(path)
+    storage.check_ends(path)
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

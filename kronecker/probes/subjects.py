@@ -12,7 +12,7 @@ import numpy as np
 
 from kronecker import tokenization
 from kronecker.embedding import codec
-from kronecker.probes import embeddings, geometry, neighbours, words
+from kronecker.probes import geometry, neighbours, words
 
 
 class Table:
@@ -28,13 +28,13 @@ class Table:
                 f"{name} has {len(matrix_Vd):,} rows, but {tokenizer.spec} has {tokenizer.vocab_size:,} ids; "
                 "give the tokenizer that the model was trained with"
             )
-        self.name, self._tokenizer = name, tokenizer
+        self.name, self.tokenizer = name, tokenizer
         self._matrix = matrix_Vd[: tokenizer.vocab_size]
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
     def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
         """Returns the k nearest ids of each word as `neighbours.nearest` does, without the ids of the word itself."""
-        tokens = [ids.tolist() for ids in self._tokenizer.encode_batch(list(asked))]
+        tokens = [ids.tolist() for ids in self.tokenizer.encode_batch(list(asked))]
         queries = np.stack([np.asarray(self._matrix[ids], np.float32).mean(axis=0) for ids in tokens])
         return neighbours.nearest(neighbours.Rows(self._matrix, queries), k, exclude=tokens)
 
@@ -50,8 +50,9 @@ RANDOM = "random"
 
 
 def random(tokenizer: tokenization.Tokenizer, width: int = 768) -> Table:
-    """Returns a random table for a tokenizer's vocabulary: the reference of every metric."""
-    return Table(RANDOM, embeddings.gaussian(tokenizer.vocab_size, width), tokenizer)
+    """Returns a table of independent standard normal numbers for a vocabulary: the reference of every metric."""
+    matrix = np.random.default_rng(0).standard_normal((tokenizer.vocab_size, width), dtype=np.float32)
+    return Table(RANDOM, matrix, tokenizer)
 
 
 class Codec:

@@ -44,9 +44,10 @@ def extend(
 ) -> tuple[build.Arm, list[int]]:
     """Returns the arm with `strings`, not empty, as further ids, and these ids.
 
-    A string is cut to P bytes as a token is; a token's bytes get that token's vector.  The exception is random_code,
-    whose codes depend on the id: there a string gets a random code of its length.  `token_bytes` has the bytes of each
-    id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
+    A string is cut to P bytes as a token is; a token's bytes get that token's vector.  Exceptions: random_code, whose
+    codes depend on the id, where a string gets a random code of its length; the shuffled codes, where it gets the code
+    of its bytes, which is another token's; and table_plus_kronecker, where it has no row.  `token_bytes` has the bytes
+    of each id, as `Tokenizer.bytes_from` gives them for the config's embedding.byte_source.
 
     Raises ValueError if the arm is a table, a string is empty, or it would change the code of a token.
     """
@@ -56,7 +57,10 @@ def extend(
     if not all(strings):
         raise ValueError("an empty byte string has no code; give at least one byte")
     padding = [None] * (padded - len(token_bytes))
-    codes = codec.byte_table([*token_bytes, *padding, *strings], c.pos_dim, truncation=c.truncation)
+    ids = list(range(padded, padded + len(strings)))
+    codes = codec.byte_table(
+        [*token_bytes, *padding, *strings], c.pos_dim, truncation=c.truncation, special={*arm.codes.special, *ids}
+    )
     bag = build.make_bag(codes, c.kind, c.norm)
     own = (arm.bag.symbols, arm.bag.lengths)
     if not all(np.array_equal(new[:padded], old) for new, old in zip((bag.symbols, bag.lengths), own, strict=True)):
@@ -69,4 +73,4 @@ def extend(
         fields = [field.name for field in dataclasses.fields(arm.model.embed) if field.name not in ("parent", "name")]
         embed = TiedEmbed(**{name: getattr(arm.model.embed, name) for name in fields})
         extended = build.Arm(arm.model.clone(embed=embed), TwoBags(bag, arm.bag), codes)
-    return extended, list(range(padded, padded + len(strings)))
+    return extended, ids

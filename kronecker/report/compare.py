@@ -8,15 +8,19 @@ smaller effects than separate means of losses do.
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from kronecker.report import intervals, reach
+import numpy as np
+
+from kronecker.report import intervals, reach, surroundings
 from kronecker.run import finished_runs
 from kronecker.schema import arms, keys
 
 BASELINE = arms.BASELINE
 
+AnyRun = finished_runs.Run | finished_runs.Diverged
 RunKey = tuple[str, int]  # an arm's name within a comparison, and a seed
 
 # The keys whose effect a pair measures.
@@ -37,6 +41,9 @@ class Arm:
     runs: tuple[finished_runs.Run, ...]  # one a seed, by rising seed
     # of final validation losses, arm minus baseline; None for the baseline itself
     difference: intervals.Difference | None
+    losses: tuple[float, ...]  # nats per token on the comparison's text, one a run
+    bits_per_byte: tuple[float, ...]  # the same over the bytes of that text
+    documents: tuple[float, float] | None = None  # 95 % interval of the difference over documents, if these are known
     # when the better run of each pair reached the other's final loss; empty for the baseline itself
     reaches: tuple[reach.Reach | None, ...] = ()
 
@@ -50,9 +57,24 @@ class Arm:
             return None
         return math.exp(math.fsum(math.log(reached.factor) for reached in self.reaches) / len(self.reaches))
 
+    @property
+    def loss(self) -> float:
+        """The mean over seeds of `losses`."""
+        return _mean(self.losses)
+
     def mean(self, key: str) -> float:
         """Returns the mean over seeds of a number in result.json."""
-        return math.fsum(run.result[key] for run in self.runs) / len(self.runs)
+        return _mean([run.result[key] for run in self.runs])
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What the losses of a comparison are of."""
+
+    name: str  # empty: the held-out text of the runs
+    tokens: int | None  # that each run predicted; None: unknown, of very old runs
+    of: int | None  # as many the text has; None: unknown
+    documents: int | None = None  # that they are in; None where the losses of single documents are unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +84,8 @@ class Comparison:
     baseline: Arm
     others: tuple[Arm, ...]  # the other arms, lowest mean difference first; all arms hold runs of the same seeds
     left_out: tuple[int, ...]  # seeds, rising, that some arms have no run of
+    text: Text
+    diverged: Mapping[str, finished_runs.Diverged] = dataclasses.field(default_factory=dict)  # by "ARM seed N"
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -72,45 +96,142 @@ class Comparison:
     def runs(self) -> tuple[finished_runs.Run, ...]:
         return tuple(run for arm in self.arms for run in arm.runs)
 
+    @property
+    def pairs(self) -> list[tuple[str, finished_runs.Run, finished_runs.Run]]:
+        """Each arm's name, run, and the baseline's run of the same seed."""
+        partners = {run.seed: run for run in self.baseline.runs}
+        return [(arm.name, run, partners[run.seed]) for arm in self.others for run in arm.runs]
 
-def compare(found: Sequence[finished_runs.Run], baseline: str = BASELINE, tuned: bool = False) -> Comparison:
+    @property
+    def adjusted(self) -> dict[str, str]:
+        """The verdicts of `others` by name, after Holm's correction for their number."""
+        verdicts = intervals.holm([arm.difference for arm in self.others])
+        return {arm.name: verdict for arm, verdict in zip(self.others, verdicts, strict=True)}
+
+
+def compare(
+    found: Sequence[finished_runs.Run],
+    baseline: str = BASELINE,
+    tuned: Sequence[str] = (),
+    diverged: Sequence[finished_runs.Diverged] = (),
+) -> Comparison:
     """Returns every arm of `found` against `baseline`, paired by seed, over the seeds that all arms have.
 
-    `tuned` lets arms have learning rates of their own, which are then part of their names.  Raises ValueError if two
-    runs are not a pair (the message names both and shows the difference), the arms have no seed in common, or two runs
-    have the same arm, settings and seed.
+    Losses are those of the final validation; `held_out.compared` takes all tokens where it can.  The config keys
+    `tuned` may differ too; an arm that has several values of one has them in its name.  `diverged` are kept to be
+    named.
+
+    Raises ValueError if two runs are not a pair (the message names both and shows the difference), the arms have no
+    seed in common, or two runs have the same arm, settings and seed.
     """
-    compared = _compared(tuned)
-    by_name = _by_name_and_seed(found, compared)
+    compared = (*COMPARED, *tuned)
+    by_name, ended = _by_name_and_seed(found, compared, diverged)
     if baseline not in by_name:
-        raise ValueError(f"--baseline={baseline}: no such arm among these runs; there are: {', '.join(by_name)}")
+        also = f"; {', '.join(ended)} diverged" if ended else ""
+        give = f"--baseline={shlex.quote(next(iter(by_name)))}"
+        raise ValueError(
+            f"--baseline={baseline}: no such arm among these runs; there are: {', '.join(by_name)}{also}; give for "
+            f"example {give}"
+        )
     seeds = set.intersection(*map(set, by_name.values()))
     if not seeds:
         trained = "; ".join(f"{name} has {', '.join(map(str, sorted(of_seed)))}" for name, of_seed in by_name.items())
-        raise ValueError(f"the arms have no seed in common: {trained}; train the missing runs, or leave an arm out")
+        also = f"; {', '.join(ended)} diverged" if ended else ""
+        raise ValueError(
+            f"the arms have no seed in common: {trained}{also}; train the missing runs (train.py --config.seed=...), "
+            "or name the folders of the runs to compare, without one of these arms"
+        )
     chosen = {name: tuple(of_seed[seed] for seed in sorted(seeds)) for name, of_seed in by_name.items()}
     partners = chosen.pop(baseline)
     _require_equal(partners, compared, ignoring=PER_SEED)
     others = [_paired(name, members, partners, compared) for name, members in chosen.items()]
     return Comparison(
-        Arm(baseline, partners, None),
+        _arm(baseline, partners),
         tuple(sorted(others, key=lambda arm: arm.difference.mean)),
         tuple(sorted(set().union(*by_name.values()) - seeds)),
+        _validated(partners[0]),
+        ended,
     )
 
 
-def names(found: Sequence[finished_runs.Run], tuned: bool = False) -> list[str]:
+def _validated(run: finished_runs.Run) -> Text:
+    """Returns what the final validation is of."""
+    counts, of = run.validation[finished_runs.PREDICTED], run.result.get("held_out_tokens")
+    tokens = int(counts[-1]) if len(counts) and not math.isnan(counts[-1]) else None
+    return Text("", tokens, of if isinstance(of, int) else None if run.config["eval.sequences"] else tokens)
+
+
+class Evaluated(NamedTuple):
+    """The losses of runs on one text, by document: each an array (D,)."""
+
+    text: Text
+    tokens: np.ndarray  # predicted in each document
+    nats: Mapping[RunKey, np.ndarray]  # the sum over these tokens
+    text_bytes: float  # that all these tokens stand for
+
+
+def on(comparison: Comparison, evaluated: Evaluated) -> Comparison:
+    """Returns the comparison on other losses of the same runs."""
+    tokens = evaluated.tokens.sum()
+
+    def moved(arm: Arm) -> Arm:
+        totals = [float(evaluated.nats[arm.name, run.seed].sum()) for run in arm.runs]
+        bits = tuple(
+            total / math.log(2) / evaluated.text_bytes if evaluated.text_bytes else math.nan for total in totals
+        )
+        return dataclasses.replace(arm, losses=tuple(float(total / tokens) for total in totals), bits_per_byte=bits)
+
+    def by_document(arm: Arm) -> np.ndarray:
+        return np.mean([evaluated.nats[arm.name, run.seed] for run in arm.runs], axis=0)
+
+    baseline, expected = moved(comparison.baseline), by_document(comparison.baseline)
+    others = [moved(arm) for arm in comparison.others]
+    drawn = others and intervals.over_documents(
+        np.stack([by_document(arm) - expected for arm in others]), evaluated.tokens
+    )
+    others = [
+        dataclasses.replace(arm, difference=_difference(arm, baseline), documents=interval)
+        for arm, interval in zip(others, drawn or [None] * len(others), strict=True)
+    ]
+    ordered = tuple(sorted(others, key=lambda arm: arm.difference.mean))
+    return dataclasses.replace(comparison, baseline=baseline, others=ordered, text=evaluated.text)
+
+
+def names(found: Sequence[finished_runs.Run]) -> list[str]:
     """Returns the names of the arms among `found`, as `compare` gives them, in order of appearance."""
-    return list(_by_name_and_seed(found, _compared(tuned)))
+    return list(by_name(found))
+
+
+def by_name(
+    found: Iterable[AnyRun], compared: Sequence[str] = COMPARED, unnamed: Collection[str] = ()
+) -> dict[str, list[AnyRun]]:
+    """Returns the runs of each arm by its name: its label, and the settings in which its versions differ.
+
+    Config keys of `unnamed` are not part of a name.
+    """
+    of_arm = collections.defaultdict(list)
+    for run in found:
+        of_arm[run.arm].append(run)
+    named = collections.defaultdict(list)
+    for arm, versions in of_arm.items():
+        told = [settings(run, compared) for run in versions]
+        shown = [key for key in finished_runs.varying(told) if key not in {_last(one) for one in unnamed}]
+        for run, own in zip(versions, told, strict=True):
+            named[" ".join([arm, *(f"{key}={own[key]}" for key in shown)])].append(run)
+    return named
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """Returns the comparison for a file; losses in nats per token."""
     return {
         "baseline": comparison.baseline.name,
+        "losses_of": dataclasses.asdict(comparison.text),
         "confidence": intervals.CONFIDENCE,
         "power": intervals.POWER,
         "seeds_left_out": comparison.left_out,
+        "diverged": {name: {"run": str(run.folder), "reason": run.reason} for name, run in comparison.diverged.items()},
+        "differing_within_pairs": surroundings.differing(comparison.pairs),
+        "verdicts_after_holm": comparison.adjusted,
         "arms": {arm.name: _arm_json(arm) for arm in comparison.arms},
     }
 
@@ -119,13 +240,15 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     def per_seed(key: str) -> dict[str, Any]:
         return {"mean": arm.mean(key), "per_seed": [run.result[key] for run in arm.runs]}
 
+    losses = {"validation_loss": arm.losses, "validation_bits_per_byte": arm.bits_per_byte}
     return {
         "seeds": [run.seed for run in arm.runs],
         "runs": [str(run.folder) for run in arm.runs],
-        **{key: per_seed(key) for key in ("validation_loss", "validation_bits_per_byte")},
+        **{key: {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
         **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
         "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
         "difference": arm.difference and intervals.to_json(arm.difference),
+        "interval_over_documents": arm.documents,
         "reach": {
             "mean_factor": arm.reach_factor,
             "per_seed": [reached and dataclasses.asdict(reached) for reached in arm.reaches],
@@ -134,31 +257,33 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
 
 
 def _by_name_and_seed(
-    found: Iterable[finished_runs.Run], compared: Sequence[str]
-) -> dict[str, dict[int, finished_runs.Run]]:
-    of_arm = collections.defaultdict(list)
-    for run in found:
-        of_arm[run.arm].append(run)
-    groups = collections.defaultdict(dict)
-    for arm, versions in of_arm.items():
-        told = [settings(run, compared) for run in versions]
-        keys = finished_runs.varying(told)
-        for run, own in zip(versions, told, strict=True):
-            name = " ".join([arm, *(f"{key}={own[key]}" for key in keys)])
-            twin = groups[name].setdefault(run.seed, run)
+    found: Iterable[finished_runs.Run], compared: Sequence[str], diverged: Sequence[finished_runs.Diverged]
+) -> tuple[dict[str, dict[int, finished_runs.Run]], dict[str, finished_runs.Diverged]]:
+    groups: dict[str, dict[int, finished_runs.Run]] = {}
+    ended = {}
+    for name, of_name in by_name([*found, *diverged], compared).items():
+        for run in of_name:
+            if isinstance(run, finished_runs.Diverged):
+                ended[f"{name} seed {run.seed}"] = run
+                continue
+            of_seed = groups.setdefault(name, {})
+            twin = of_seed.setdefault(run.seed, run)
             if twin is not run:
                 _require_equal((twin, run), compared)
-                raise ValueError(f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; leave one out")
-    return groups
+                raise ValueError(
+                    f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; name the folders of the "
+                    "runs to compare, with one of these two"
+                )
+    return groups, ended
 
 
-def settings(run: finished_runs.Run, compared: Sequence[str] = COMPARED) -> dict[str, str]:
+def settings(run: AnyRun, compared: Sequence[str] = COMPARED) -> dict[str, str]:
     """Returns the settings that a pair compares, by the last part of each key.
 
     An initial std that follows from P is given as `derived`.
     """
-    values = {k: v for k, v in run.config.items() if _within(k, compared) and k not in FREE_IN_A_PAIR}
-    told = {key.rpartition(".")[2]: str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
+    values = {k: v for k, v in run.config.items() if within(k, compared) and k not in FREE_IN_A_PAIR}
+    told = {_last(key): str(float(f"{v:.4g}") if isinstance(v, float) else v) for key, v in values.items()}
     kind = arms.KINDS.get(run.config["embedding.kind"])  # None for an old run of an arm that was removed
     if kind and kind.bag and run.config["embedding.init_std"] == arms.derived_init_std(run.config):
         told["init_std"] = "derived"
@@ -171,11 +296,23 @@ def _paired(
     pairs = list(zip(members, partners, strict=True))
     for run, partner in pairs:
         _require_equal((partner, run), compared)
-    difference = intervals.Difference(
-        seeds=tuple(run.seed for run in members),
-        values=tuple(run.result["validation_loss"] - partner.result["validation_loss"] for run, partner in pairs),
-    )
-    return Arm(name, members, difference, tuple(reach.reach(run, partner) for run, partner in pairs))
+    arm = _arm(name, members)
+    reaches = tuple(reach.reach(run, partner) for run, partner in pairs)
+    return dataclasses.replace(arm, difference=_difference(arm, _arm("", tuple(partners))), reaches=reaches)
+
+
+def _arm(name: str, runs: tuple[finished_runs.Run, ...]) -> Arm:
+    losses, bits = (tuple(run.result[f"validation_{what}"] for run in runs) for what in ("loss", "bits_per_byte"))
+    return Arm(name, runs, None, losses, bits)
+
+
+def _difference(arm: Arm, baseline: Arm) -> intervals.Difference:
+    values = tuple(loss - partner for loss, partner in zip(arm.losses, baseline.losses, strict=True))
+    return intervals.Difference(tuple(run.seed for run in arm.runs), values)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _require_equal(found: Iterable[finished_runs.Run], compared: Sequence[str], ignoring: tuple[str, ...] = ()) -> None:
@@ -183,30 +320,30 @@ def _require_equal(found: Iterable[finished_runs.Run], compared: Sequence[str], 
     expected = _shared(first, compared)
     for run in rest:
         facts = _shared(run, compared)
-        differing = [
+        unequal = [
             f"{key} is {_short(expected.get(key))} against {_short(facts.get(key))}"
             for key in dict.fromkeys([*expected, *facts])
             if key not in ignoring and expected.get(key) != facts.get(key)
         ]
-        if differing:
-            hint = "; compare.py --tuned lets train.lr differ where each arm was tuned over the same rates"
+        if unequal:
+            remedy = (
+                "give runs of both arms at each train.lr, or compare.py --tuned to compare these two"
+                if _rate_alone(unequal)
+                else "train one of them again with the other's settings, or name only the folders of runs that agree"
+            )
             raise ValueError(
-                f"{first.folder} and {run.folder} cannot be compared: {'; '.join(differing)}; "
-                f"only the input embedding may differ{hint if _rate_alone(differing) else ''}"
+                f"{first.folder} and {run.folder} cannot be compared: {'; '.join(unequal)}; "
+                f"only the input embedding may differ; {remedy}"
             )
 
 
-def _compared(tuned: bool) -> tuple[str, ...]:
-    return (*COMPARED, *TUNED) if tuned else COMPARED
-
-
-def _rate_alone(differing: Sequence[str]) -> bool:
-    return all(text.startswith(tuple(f"{key} is " for key in TUNED)) for text in differing)
+def _rate_alone(unequal: Sequence[str]) -> bool:
+    return all(text.startswith(tuple(f"{key} is " for key in TUNED)) for text in unequal)
 
 
 def _shared(run: finished_runs.Run, compared: Sequence[str]) -> dict[str, Any]:
     config = {
-        key: value for key, value in run.config.items() if key not in FREE_IN_A_PAIR and not _within(key, compared)
+        key: value for key, value in run.config.items() if key not in FREE_IN_A_PAIR and not within(key, compared)
     }
     return config | {
         "data_fingerprint": run.result["data_fingerprint"],
@@ -216,8 +353,13 @@ def _shared(run: finished_runs.Run, compared: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _within(key: str, groups: Iterable[str]) -> bool:
+def within(key: str, groups: Iterable[str]) -> bool:
+    """Returns whether a config key is one of `groups`, or in one of those that end in a dot."""
     return any(key.startswith(group) if group.endswith(".") else key == group for group in groups)
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,9 @@
 """The report: one self-contained page, and a folder of CSV files with the numbers of its figures."""
 
-import collections
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from kronecker.report import (
     breakdown,
@@ -11,20 +11,26 @@ from kronecker.report import (
     collisions,
     compare,
     figures,
+    grid,
+    grid_figures,
+    inputs,
     intervals,
     losses_by_token,
+    other_texts,
     pages,
+    surroundings,
     tables,
 )
 from kronecker.run import finished_runs, measured_on
 from kronecker.schema import arms
 
 
-def write(comparison: compare.Comparison, page: Path, title: str) -> None:
+def write(comparison: compare.Comparison, page: Path, title: str, best: grid.Best | None = None) -> None:
     """Writes the page, and each figure as SVG with its numbers as CSV into a folder of the page's name beside it.
 
     The page is written last and by rename, so a page that exists has all its numbers.  Raises ValueError if `page` does
-    not end in .html, or token losses are of another checkpoint than the results.
+    not end in .html, or token losses are of another checkpoint than the results.  `best` adds a section, and a page of
+    its own in that folder.
     """
     pages.require_name(page)
     losses = losses_by_token.read_all(comparison)
@@ -36,9 +42,11 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
         "comparison.html",
         title=title,
         numbers=numbers.name,
+        best=best and best_section(best, numbers, title),
         baseline=comparison.baseline.name,
         alone=not comparison.others,
         verdicts=tables.verdicts(comparison),
+        notes=tables.notes(comparison),
         sentences=tables.sentences(comparison),
         arms=_arms(comparison),
         limits=_limits(comparison),
@@ -47,15 +55,33 @@ def write(comparison: compare.Comparison, page: Path, title: str) -> None:
         breakdowns=breakdowns,
         folders=shlex.join(dict.fromkeys(str(run.folder.parent) for run in comparison.runs)),
         least_tokens=breakdown.LEAST_TOKENS,
-        evaluated=comparison.baseline.runs[0].config["eval.sequences"],
+        over_all=comparison.text.documents is not None,
+        on_other_texts=tables.on_other_texts(comparison),
+        not_on_other_texts=other_texts.lacking(comparison),
         collisions=tables.collision_costs(collisions.damage(comparison, losses)),
         costs=tables.costs(comparison),
+        inputs=inputs.table(comparison),
         speed=speed,
         conditions=_conditions(comparison),
         settings=tables.settings(comparison),
         commands="\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs),
     )
     pages.write_text(page, made)
+
+
+def best_section(best: grid.Best, folder: Path, title: str) -> dict[str, Any]:
+    """Returns what best.html shows of each arm at its best; writes its page and figures into `folder`."""
+    drawn = grid_figures.draw(best)
+    pages.write_figures(folder, drawn)
+    write(best.comparison, folder / "best.html", f"{title}: each arm at its best")
+    return {
+        "choices": tables.choices(best),
+        "told": tables.choice_sentences(best),
+        "verdicts": tables.verdicts(best.comparison),
+        "sentences": [*tables.sentences(best.comparison), *tables.notes(best.comparison)],
+        "figures": drawn,
+        "page": "best.html",
+    }
 
 
 def _arms(comparison: compare.Comparison) -> dict[str, str]:
@@ -82,7 +108,10 @@ def _limits(comparison: compare.Comparison) -> list[str]:
     ]
     resolved = [arm for arm in comparison.others if arm.difference.verdict != intervals.NOT_RESOLVED]
     if len(resolved) > 1:
-        told.append("Some verdicts may be wrong: one 95 % interval in twenty misses the true difference.")
+        told.append(
+            "Some verdicts may be wrong: one 95 % interval in twenty misses the true difference. After Holm's "
+            "correction, the chance that any verdict of the table is wrong is at most 5 %."
+        )
     totals = {run.params["total"] for run in comparison.runs}
     if len(totals) > 1:
         told.append(
@@ -104,16 +133,11 @@ def _conditions(comparison: compare.Comparison) -> dict[str, str]:
         "Training": f"{tables.count(result['tokens'])} tokens: {result['step']:,} steps of {batch}",
         "Learning rate": f"peak {rates}; {c['train.warmup_steps']:,} steps of warm-up, then cosine decay",
         "Seeds": _each(", ".join(str(run.seed) for run in arm.runs) for arm in comparison.arms),
-        "Device": _each(_devices(run) for run in comparison.runs),
+        "Device": _each(surroundings.devices(run) for run in comparison.runs),
         "Versions": _each(_versions(run) for run in comparison.runs),
         "Commit": _each(run.env["commit"] or "not in a git checkout" for run in comparison.runs),
         "Started": _each(run.env["started"][:10] for run in comparison.runs) + " (UTC)",
     }
-
-
-def _devices(run: finished_runs.Run) -> str:
-    counts = collections.Counter(run.env["devices"])
-    return f"{run.env['platform']}: {', '.join(f'{n} × {kind}' for kind, n in counts.items())}"
 
 
 def _versions(run: finished_runs.Run) -> str:

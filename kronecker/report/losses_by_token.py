@@ -5,17 +5,20 @@ Shapes: N held-out predictions, V vocabulary.
 
 import zipfile
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 
 from kronecker.report import compare
 from kronecker.run import finished_runs, rundir
+from kronecker.runtime import storage
 
 TokenLosses = Mapping[str, np.ndarray]
 
 # The evaluation at a run's end and token_losses.py add the same numbers in different orders, perhaps on other devices.
 CLOSE = 2e-3  # nats per token
 SHARED = ("inputs", "targets")
+TEXT_BYTES = "text_bytes"  # newer than the other arrays
 
 
 def read(run: finished_runs.Run) -> TokenLosses | None:
@@ -27,6 +30,7 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
     file = run.folder / rundir.TOKEN_LOSSES
     if not file.exists():
         return None
+    storage.check_ends(file)
     again = f"rewrite it: python scripts/token_losses.py --again {run.folder}"
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
@@ -60,8 +64,7 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
             losses = read(run)
             first = first or losses
             if not all(np.array_equal(losses[name], first[name]) for name in SHARED):
-                files = [one.folder / rundir.TOKEN_LOSSES for one in (comparison.runs[0], run)]
-                raise ValueError(f"{files[0]} and {files[1]} have different held-out tokens; leave one run out")
+                refuse_other_tokens(comparison.runs[0], run)
             found[arm.name, run.seed] = dict(losses) | {name: first[name] for name in SHARED}
     return found
 
@@ -69,3 +72,23 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
 def missing(comparison: compare.Comparison) -> list[str]:
     """Returns the folders of runs without token losses."""
     return [str(run.folder) for run in comparison.runs if not (run.folder / rundir.TOKEN_LOSSES).exists()]
+
+
+def counts_text(run: finished_runs.Run) -> bool:
+    """Returns whether a run has token losses that also count the bytes of their text."""
+    file = run.folder / rundir.TOKEN_LOSSES
+    try:
+        with file.open("rb") as opened, np.load(opened) as arrays:
+            return TEXT_BYTES in arrays.files
+    except FileNotFoundError:
+        return False
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return True  # `read` tells what is wrong
+
+
+def refuse_other_tokens(one: finished_runs.Run, other: finished_runs.Run) -> NoReturn:
+    files = [run.folder / rundir.TOKEN_LOSSES for run in (one, other)]
+    raise ValueError(
+        f"{files[0]} and {files[1]} have different held-out tokens; rewrite both: python scripts/token_losses.py "
+        f"--again {one.folder} {other.folder}"
+    )

@@ -1,10 +1,10 @@
 """The tables of verdicts and costs, and their sentences, for the terminal and the page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 
-from kronecker.report import collisions, compare, intervals
+from kronecker.report import collisions, compare, grid, held_out, intervals, other_texts, surroundings
 from kronecker.run import finished_runs
 from kronecker.runtime import printing
 from kronecker.runtime.printing import Table
@@ -13,9 +13,18 @@ PARAMETER_GROUPS = ("input", "body", "head", "total")
 
 
 def verdicts(comparison: compare.Comparison) -> Table:
-    """Returns each arm's loss, paired difference, interval and verdict."""
-    headers = ("arm", "nats/\ntoken", "bits/\nbyte", "paired\ndiff.", "± 95 %", "resolv-\nable", "sooner\n×", "verdict")
-    return Table(headers, tuple(_verdict_row(arm) for arm in comparison.arms), ("arm", "verdict"))
+    """Returns each arm's loss, paired difference, intervals and verdict; of several, also after Holm's correction.
+
+    Without the interval over documents, and without `sooner` on other text, where there is none.
+    """
+    columns = {header: [make(arm) for arm in comparison.arms] for header, make in VERDICT_COLUMNS.items()}
+    if not any(arm.documents for arm in comparison.others):
+        del columns[OVER_DOCUMENTS]
+    if comparison.text.name:
+        del columns[SOONER]
+    if len(comparison.others) > 1 and len(comparison.baseline.runs) > 1:
+        columns[HOLM] = [comparison.adjusted.get(arm.name, "") for arm in comparison.arms]
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)), ("arm", "verdict", HOLM))
 
 
 def costs(comparison: compare.Comparison) -> Table:
@@ -47,11 +56,116 @@ def collision_costs(damages: Sequence[collisions.Damage]) -> Table:
     return Table(headers, tuple(_collision_row(found) for found in damages), ("arm", "verdict"))
 
 
+def choices(best: grid.Best) -> Table:
+    """Returns the values of each arm's tuned keys, and how they were chosen."""
+    headers = ("arm", *best.keys, "training\nloss", "versions\ntried", "of them\ndiverged", "at the edge")
+    rows = []
+    for arm in best.comparison.arms:
+        one, versions = best.chosen[arm.name], [version for version in best.versions if version.arm == arm.name]
+        count, diverged = len(versions), sum(bool(version.diverged) for version in versions)
+        values = (f"{value:g}" if grid.is_number(value) else str(value) for value in map(one.place, best.keys))
+        loss = f"{one.train_loss(best.tuning_seeds):.4f}" if count else ""
+        edges = ", ".join(f"{which} {key}" for key, which in best.edges(arm.name).items())
+        rows.append((arm.name, *values, loss, str(count or "not tuned"), str(diverged or ""), edges))
+    if not any(row[-2] for row in rows):
+        headers, rows = (*headers[:-2], headers[-1]), [(*row[:-2], row[-1]) for row in rows]
+    return Table(headers, tuple(rows), ("arm", "at the edge"))
+
+
+def choice_sentences(best: grid.Best) -> list[str]:
+    """Returns how the values of `choices` were chosen and what that leaves open."""
+    compared = _seeds(run.seed for run in best.comparison.baseline.runs)
+    told = [
+        "The values are those with the lowest training loss, the mean over the last "
+        f"{100 * finished_runs.AT_END:.0f} % of the steps, on {_seeds(best.tuning_seeds)}. The comparison is of "
+        f"held-out losses on {compared}."
+    ]
+    if not best.confirmed:
+        told.append("Not confirmed: values and losses are of the same seeds. Train the chosen values with other seeds.")
+    for arm, one in best.chosen.items():
+        for key, which in best.edges(arm).items():
+            beyond = "lower" if which == "lowest" else "higher"
+            value = f"{key}={one.values[key]} is the {which} of the {len(best.tried(arm, key))} tried"
+            told.append(f"{arm}: {value}, so its best may lie beyond. Train {beyond} ones.")
+    for one in best.versions:
+        if one.diverged:
+            values = grid.label({key: one.values[key] for key in best.keys})
+            told.append(
+                f"{one.arm}: {values} diverged ({_seeds(one.diverged)}). It counts as tried, and cannot be the best."
+            )
+    if best.hopeless:
+        told.append(f"Left out, as every version diverged: {', '.join(best.hopeless)}. Train lower values.")
+    if best.left_out:
+        told.append(f"Left out, as they were not tuned and lack a compared seed: {', '.join(best.left_out)}.")
+    return told
+
+
+def show_grid(found: grid.Grid, file: TextIO | None = None) -> None:
+    """Prints a table of verdicts for each value, then each arm at its best."""
+    for cell in found.cells:
+        told = exceptions(cell.comparison)
+        printing.show(grid.label(cell.values), verdicts(cell.comparison), *told, "", file=file, wrap=True)
+    printing.show(*(f"No table for {reason}." for reason in found.skipped), file=file, wrap=True)
+    if found.best:
+        show_best(found.best, file)
+    elif found.cells:
+        printing.show(*notes_of_all(found), file=file, wrap=True)
+
+
+def notes_of_all(found: grid.Grid) -> list[str]:
+    """Returns what the tables of all values share of their notes."""
+    return list(dict.fromkeys(told for cell in found.cells for told in _coverage(cell.comparison)))
+
+
+def show_best(best: grid.Best, file: TextIO | None = None) -> None:
+    """Prints each arm at its best."""
+    printing.show("Each arm at its best", choices(best), "", *choice_sentences(best), "", file=file, wrap=True)
+    show(best.comparison, file=file)
+
+
 def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO | None = None) -> None:
     """Prints the tables and their sentences."""
     made = (verdicts(comparison), costs(comparison), reaches(comparison), collision_costs(damages))
     apart = (part for told in made if told.rows for part in (told, ""))
-    printing.show(*apart, *sentences(comparison), file=file, wrap=True)
+    printing.show(*apart, *sentences(comparison), *notes(comparison), file=file, wrap=True)
+    on_others = (part for text in on_other_texts(comparison) for part in ("", *text))
+    printing.show(*on_others, *other_texts.lacking(comparison), file=file, wrap=True)
+
+
+def on_other_texts(comparison: compare.Comparison) -> list[tuple[str, Table]]:
+    """Returns the verdicts on each text that all runs were evaluated on, below what the text is."""
+    return [
+        (f"On {one.text.name}: {one.text.tokens:,} tokens in {one.text.documents:,} documents", verdicts(one))
+        for one in other_texts.compared(comparison)
+    ]
+
+
+def notes(comparison: compare.Comparison) -> list[str]:
+    """Returns what the numbers of `verdicts` are over, what its intervals cover, and which runs differ or diverged."""
+    return _coverage(comparison) + exceptions(comparison)
+
+
+def _coverage(comparison: compare.Comparison) -> list[str]:
+    told = held_out.sentences(comparison)
+    if any(arm.difference.half is not None for arm in comparison.others):
+        told.append(COVERED)
+    if any(arm.documents for arm in comparison.others):
+        told.append(COVERED_BY_DOCUMENTS)
+    return told
+
+
+def exceptions(comparison: compare.Comparison) -> list[str]:
+    """Returns which runs differ from their partners in more than the config, and which diverged."""
+    told = []
+    if differing := surroundings.differing(comparison.pairs):
+        told.append(
+            f"Not equal within every pair: {'; '.join(differing)}. Such a difference can change a loss a little; to "
+            "exclude it, train both runs of a pair on one machine, with one commit."
+        )
+    if comparison.diverged:
+        ended = "; ".join(f"{name} ({run.reason})" for name, run in comparison.diverged.items())
+        told.append(f"Diverged, so without a loss: {ended}. The differences are of the other runs alone.")
+    return told
 
 
 def sentences(comparison: compare.Comparison) -> list[str]:
@@ -78,19 +192,37 @@ def signed(number: float) -> str:
     return f"{number:+.4f}"
 
 
-def _verdict_row(arm: compare.Arm) -> tuple[str, ...]:
-    difference, factor = arm.difference, arm.reach_factor
-    resolved = difference and difference.half is not None
-    return (
-        arm.name,
-        f"{arm.mean('validation_loss'):.4f}",
-        f"{arm.mean('validation_bits_per_byte'):.4f}",
-        signed(difference.mean) if difference else "",
-        f"{difference.half:.4f}" if resolved else "",
-        f"{difference.resolvable:.4f}" if resolved else "",
-        "" if factor is None else f"{factor:.2f}",
-        difference.verdict if difference else "baseline",
-    )
+def _seeds(seeds: Iterable[int]) -> str:
+    found = sorted(set(seeds))
+    return f"seed{'s' if found[1:] else ''} {', '.join(map(str, found))}"
+
+
+def _of_several(arm: compare.Arm, what: str) -> str:
+    """Returns a number of the difference that one seed does not have."""
+    resolved = arm.difference and arm.difference.half is not None
+    return f"{getattr(arm.difference, what):.4f}" if resolved else ""
+
+
+OVER_DOCUMENTS, SOONER, HOLM = "95 % over\ndocuments", "sooner\n×", "after Holm's\ncorrection"
+VERDICT_COLUMNS: Mapping[str, Callable[[compare.Arm], str]] = {
+    "arm": lambda arm: arm.name,
+    "nats/\ntoken": lambda arm: f"{arm.loss:.4f}",
+    "bits/\nbyte": lambda arm: f"{math.fsum(arm.bits_per_byte) / len(arm.runs):.4f}",
+    "paired\ndiff.": lambda arm: signed(arm.difference.mean) if arm.difference else "",
+    "± 95 %": lambda arm: _of_several(arm, "half"),
+    OVER_DOCUMENTS: lambda arm: " to ".join(map(signed, arm.documents)) if arm.documents else "",
+    "resolv-\nable": lambda arm: _of_several(arm, "resolvable"),
+    SOONER: lambda arm: "" if arm.reach_factor is None else f"{arm.reach_factor:.2f}",
+    "verdict": lambda arm: arm.difference.verdict if arm.difference else "baseline",
+}
+COVERED = (
+    "± covers other seeds, that is other initial weights and another order of the data, on this same text with these "
+    "same settings; it does not cover other text."
+)
+COVERED_BY_DOCUMENTS = (
+    "The interval over documents covers another draw of documents of this kind, for these same trained runs; it does "
+    "not cover other seeds or other kinds of text."
+)
 
 
 def _cost_row(arm: compare.Arm) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class _Children:
             process = subprocess.Popen(command, pass_fds=(self._lock,), env=env)
         else:
             log.parent.mkdir(exist_ok=True)
-            with log.open("a") as file:
+            with log.open("a", encoding="utf-8") as file:
                 process = subprocess.Popen(
                     command,
                     pass_fds=(self._lock,),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from kronecker.run import finished_runs, rundir
-from kronecker.runtime import preemption, printing
+from kronecker.runtime import interrupts, preemption, printing
 from kronecker.runtime.printing import Table
 from kronecker.sweep import planning
 
@@ -33,7 +33,7 @@ def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped:
     """Returns the outcome of a run that has ended; `exit_code`: its process's, `stopped`: a signal ended the sweep."""
     finished = run.state == "finished"
     state = (
-        "finished" if finished else "stopped" if stopped or exit_code in (STOPPED, preemption.INTERRUPTED) else "failed"
+        "finished" if finished else "stopped" if stopped or exit_code in (STOPPED, interrupts.INTERRUPTED) else "failed"
     )
     return Outcome(run.name, state, seconds, exit_code=exit_code, **(_losses(run) if finished else {}))
 

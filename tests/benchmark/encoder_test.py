@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import platform
 import shutil
 import statistics
@@ -14,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
+import reference
 
-from kronecker.benchmark import contenders, encoder, package, settings, step, texts, timing, train
+from kronecker.benchmark import contenders, encoder, settings, step, texts, timing, train
 from kronecker.embedding import codec
 from kronecker.schema import config_files, resolution
 
@@ -28,8 +29,7 @@ SIZE, VOCABULARY, P = 30_000, 30_080, 4  # of the steps: more ids than a tokeniz
 
 
 def benchmark(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/benchmark.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
+    return commands.run("scripts/benchmark.py", *arguments, **environment)
 
 
 def finished(file: Path, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -76,12 +76,12 @@ def assert_true_summary(one: dict[str, Any]) -> None:
     assert one["low"] <= one["median_seconds"] <= one["high"]
 
 
+@reference.needed
 @pytest.mark.slow
 def test_the_encoders_file_holds_every_sample_of_every_contender(encoder_run):
     result, _, _ = encoder_run
     first, second = result["settings"]
-    there = {settings.REFERENCE} if package.installed() else set()
-    assert {row["name"] for row in first["contenders"]} == {"bag", "table"} | there
+    assert {row["name"] for row in first["contenders"]} == {"bag", "table", settings.REFERENCE}
     assert {row["name"] for row in second["contenders"]} == {"bag", "induced"}
     for setting in result["settings"]:
         assert_true_summary(setting["bandwidth"])
@@ -93,6 +93,7 @@ def test_the_encoders_file_holds_every_sample_of_every_contender(encoder_run):
                 assert one["bandwidth_share"] == pytest.approx(share)
 
 
+@reference.needed
 @pytest.mark.slow
 def test_the_encoders_ratios_of_medians_are_right(encoder_run):
     result, _, _ = encoder_run
@@ -109,6 +110,7 @@ def test_the_encoders_ratios_of_medians_are_right(encoder_run):
             assert found["low"] <= found["median"] <= found["high"]
 
 
+@reference.needed
 @pytest.mark.slow
 def test_codes_above_the_limit_are_listed_as_too_large_with_their_size(encoder_run):
     result, printed, _ = encoder_run
@@ -118,6 +120,7 @@ def test_codes_above_the_limit_are_listed_as_too_large_with_their_size(encoder_r
     assert "too large" in printed
 
 
+@reference.needed
 @pytest.mark.slow
 def test_a_benchmark_records_its_machine_versions_and_command(encoder_run, step_run):
     for result, printed, file in (encoder_run, step_run):
@@ -133,6 +136,7 @@ def test_a_benchmark_records_its_machine_versions_and_command(encoder_run, step_
         assert f"jax {machine['versions']['jax']}" in printed
 
 
+@reference.needed
 @pytest.mark.slow
 def test_the_figure_beside_the_file_is_a_picture(encoder_run, step_run):
     for _, printed, file in (encoder_run, step_run):
@@ -172,7 +176,7 @@ def test_a_trained_vocabulary_is_padded_to_its_size(step_run):
 def test_steps_record_the_size_of_an_inputs_buffers(step_run):
     result, _, _ = step_run
     kept = {row["name"]: (row["implementation"], row["buffers_bytes"]) for row in result["arms"]}
-    bytes_and_lengths = VOCABULARY * (P + 2) + 2 * 4 * (P + 1)  # and A and B by length, float32
+    bytes_and_lengths = VOCABULARY * (P + 2)
     assert kept == {
         "table_untied": (None, 0),
         "kronecker": ("bag", bytes_and_lengths),
@@ -192,8 +196,8 @@ def test_steps_refuse_codes_above_the_limit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one benchmark: encoder, step, train, runtime; got none"),
-        (["encode"], "name one benchmark: encoder, step, train, runtime; got 'encode'"),
+        ([], "name one benchmark: encoder, step, train, runtime, runs; got none"),
+        (["encode"], "name one benchmark: encoder, step, train, runtime, runs; got 'encode'"),
         (["train", "--size=nano"], "--size is a flag of `benchmark.py step`, not of train"),
         (["train", "--against=tensorflow"], "--against=tensorflow: allowed: torch, torch_tuned, torch_compiled"),
         (
@@ -214,7 +218,7 @@ def test_steps_refuse_codes_above_the_limit():
         (["step", "--size=huge"], "size is 'huge'; allowed: 124m"),
         (["step", "--arms=table"], "arm is 'table'; allowed: "),
         (["step", "--implementations=bag,dense"], "--implementations=bag,dense: allowed: auto, cached, onthefly, bag"),
-        (["step", "--implementations="], "--implementations=: allowed: auto"),
+        (["step", "--implementations="], "--implementations=: a name is empty; give names"),
         (["step", "--pos_dim=0"], "--pos_dim=0"),
         (["runtime", "--cache_limit_mb=9"], "--cache_limit_mb is a flag of `benchmark.py encoder or step`, not of run"),
     ],
@@ -227,7 +231,7 @@ def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: s
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
+@reference.needed
 def test_torch_compile_without_a_cpp_compiler_is_refused_in_one_line():
     done = benchmark("train", "--sizes=nano", "--against=torch_compiled", CXX="no-such-compiler")
     assert done.returncode == 2
@@ -254,9 +258,9 @@ def test_pytorch_that_is_not_installed_is_refused_in_one_line():
     )
 
 
+@pytest.mark.extras("" if shutil.which("g++") else "needs g++, for torch.compile")
+@reference.needed
 @pytest.mark.slow
-@pytest.mark.skipif(not package.installed(), reason="needs PyTorch: make reference")
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
 def test_the_trainer_and_pytorch_train_the_same_model_in_turns(tmp_path: Path):
     small = ("--sizes=nano", "--batch=2", "--sequence=16", "--tokenizer=bpe:300", "--arms=table_untied")
     result, printed = finished(tmp_path / "train.json", "train", *small, f"--against={','.join(train.PYTORCH)}")
@@ -334,7 +338,7 @@ def test_products_that_disagree_are_not_timed():
     right = contenders.make("onthefly", asked)
     assert encoder.disagreements([right, contenders.make("bag", asked)], "float32")["bag"] < 1e-4
     halved = dataclasses.replace(asked)
-    halved.__dict__["bag"] = asked.bag.replace(scale=asked.bag.scale / 2)
+    halved.__dict__["bag"] = asked.bag.replace(scale=tuple(a / 2 for a in asked.bag.scale))
     broken = contenders.make("bag", halved)
     with pytest.raises(FloatingPointError, match="one of them is wrong"):
         encoder.disagreements([right, broken], "float32")

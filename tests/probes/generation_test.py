@@ -129,7 +129,7 @@ def test_an_unseen_strings_vector_is_its_code_times_the_projection(norm: str):
     assert inference.bag is None
 
 
-@pytest.mark.parametrize("name", [*SPELLING_ARMS, "random_code"])
+@pytest.mark.parametrize("name", [*SPELLING_ARMS, "random_code", "shuffled_code", "table_plus_kronecker"])
 def test_tokens_keep_their_vectors_and_the_head_its_ids(name: str):
     run = run_of(name)
     arm, _ = unseen.extend(run.arm, run.config, BYTES, [b" tabel", b"harnoxel", b"ba"])

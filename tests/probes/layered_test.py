@@ -29,7 +29,9 @@ def test_the_families_are_six_of_eight_different_words_and_hold_their_roots_or_a
         for word in family
         if words.LAYERED_ROOTS[name] not in word
     }
-    assert without_root == {"ran", "built"}
+    assert without_root == {"ran", "built", "prebuilt"}
+    lengths = {name: len(set(words.LAYERED_RELATIVES[name])) for name in words.LAYERED_FAMILIES}
+    assert list(lengths.values()) == [11, 11, 12, 20, 18, 12]  # of the paper's author
 
 
 def test_scores_are_shares_of_the_neighbours():
@@ -42,13 +44,13 @@ def test_neighbours_are_sought_around_the_mean_and_without_the_query():
     # Centred, row 3 points with the query (row 0), row 1 against it; raw, all rows look alike.
     space = np.array([[101.0, 100.0], [99.0, 100.0], [100.0, 100.0], [100.5, 100.0], [100.0, 99.0], [100.0, 101.0]])
     forms = ["run", "far", "zero", "near", "down", "up"]
-    scores = layered.score_space(space, {"run": 0}, forms, 1, {"run": ("run", "near")}, ROOTS)
+    scores = layered.score_space(space, {"run": 0}, forms, 1, {"run": ("run",)}, ROOTS, {"run": ("near",)})
     assert scores["run"] == {"run": layered.Scores(loose=1.0, root=0.0, strict=1.0)}
 
 
 def test_words_without_a_token_are_left_out_and_families_are_means():
     space = np.eye(4)
-    scores = layered.score_space(space, {"ran": 1}, ["run", "ran", "runs", "x"], 3, FAMILIES, ROOTS)
+    scores = layered.score_space(space, {"ran": 1}, ["run", "ran", "runs", "x"], 3, FAMILIES, ROOTS, FAMILIES)
     assert list(scores["run"]) == ["ran"]
     mean = layered.mean_scores([layered.Scores(1.0, 0.0, 0.5), layered.Scores(0.0, 0.0, 1.0)])
     assert mean == layered.Scores(0.5, 0.0, 0.75)

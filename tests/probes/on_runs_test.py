@@ -1,11 +1,10 @@
 """The probes as people run them: on real checkpoints, in real processes."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 import tiny_runs
 
@@ -30,9 +29,7 @@ ARMS = ("table_tied", "kronecker")
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
     # Thousands of ids are drawn from a large vocabulary: here the time is not the compiler's.
-    environment = os.environ | {"XLA_FLAGS": tiny_runs.xla_flags_of_users()}
-    command = [sys.executable, name, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return commands.run(name, *arguments, XLA_FLAGS=tiny_runs.xla_flags_of_users())
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +112,8 @@ def test_the_papers_page_is_made_of_runs_and_keeps_what_it_measured(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--paper", "--baseline=x"], "--baseline cannot be used with --paper"),
-        (["--again"], "--again needs --paper"),
+        (["--paper", "--baseline=x"], "--baseline cannot be used with --paper; leave one out"),
+        (["--again"], "--again needs --paper; add it"),
         (["--paper", "--parts=probe"], "--parts=probe: allowed: all, codes, parameters, probes, runtime"),
     ],
 )

@@ -2,9 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
+import gguf_models
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "scripts/geometry.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return commands.run("scripts/geometry.py", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +83,20 @@ def test_no_unseen_word_is_a_token(gpt2: tokenization.Tokenizer):
     assert all(len(ids) > 1 for ids in gpt2.encode_batch(list(survey.UNSEEN)))
 
 
-def test_the_script_measures_codes_a_checkpoint_and_a_random_table_and_writes_them(
+def test_the_script_measures_codes_published_tables_and_a_random_table_and_writes_them(
     tmp_path: Path, gpt2: tokenization.Tokenizer
 ):
     matrix = np.random.default_rng(1).standard_normal((gpt2.vocab_size, 8)).astype(np.float16)
     safetensors.save_file({"wte.weight": matrix}, tmp_path / "model.safetensors")
-    done = script("gpt2", f"--tables={tmp_path}@gpt2", f"--json={tmp_path / 'geometry.json'}")
+    own = gguf_models.write(tmp_path / "own.gguf")
+    done = script("gpt2", f"--tables={tmp_path}@gpt2,{own}", f"--json={tmp_path / 'geometry.json'}")
     assert done.returncode == 0, done.stderr
     assert "A random table scores 1" in done.stdout
     written = {one["name"]: one for one in json.loads((tmp_path / "geometry.json").read_text())}
-    assert [row[0] for row in written["loose"]["rows"]] == ["codec, gpt2", tmp_path.name, "random"]
+    assert [row[0] for row in written["loose"]["rows"]] == [
+        *("codec, gpt2", tmp_path.name),
+        *("own.gguf", "codec, own.gguf", "random"),
+    ]
     assert len(written["loose"]["columns"]) == 2 + len(words.GEOMETRY_FAMILIES)
 
 
@@ -99,8 +104,11 @@ def test_the_script_measures_codes_a_checkpoint_and_a_random_table_and_writes_th
     ("arguments", "said"),
     [
         ([], "nothing to measure; give a tokenizer, --runs or --tables: python scripts/geometry.py gpt2"),
-        (["--tables=nowhere"], "--tables=nowhere: write CHECKPOINT@TOKENIZER"),
-        (["--tables=nowhere.safetensors@gpt2"], "nowhere.safetensors does not exist; give a .safetensors file"),
+        (["--tables=nowhere"], "--tables=nowhere: write MODEL@TOKENIZER"),
+        (
+            ["--tables=nowhere.safetensors@gpt2"],
+            "nowhere.safetensors does not exist; give a .safetensors",
+        ),
         (["--runs=nowhere"], "nowhere"),
     ],
 )

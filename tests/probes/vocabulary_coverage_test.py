@@ -5,9 +5,9 @@ import functools
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from kronecker import tokenization
@@ -197,8 +197,7 @@ def test_one_tokenizer_has_no_mean(gpt2: vocabulary_coverage.Coverage):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/codec_report.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"COLUMNS": "40"})
+    return commands.run("scripts/codec_report.py", *arguments, COLUMNS="40")
 
 
 def test_the_command_prints_whole_rows_on_a_narrow_screen_and_writes_json(tmp_path: Path):

@@ -7,13 +7,12 @@ import html
 import itertools
 import json
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 from run_folders import SCRIPTS, STEP, vocabulary, write_json, write_losses, write_run
@@ -398,8 +397,7 @@ def test_token_losses_of_another_checkpoint_or_other_data_are_refused_in_one_lin
     write_pair(tmp_path, facts, [0] * 500, [0] * 250 + [1] * 250, nats)
     tokens = {"nats": nats["kronecker"], "inputs": np.zeros(500, int), "targets": np.zeros(500, int)}
     write_losses(tmp_path / "kronecker", facts, **tokens, **stale)
-    command = [sys.executable, "scripts/report.py", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = commands.run("scripts/report.py", tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/kronecker/token_losses.npz: belongs to another checkpoint or other data")

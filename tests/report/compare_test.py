@@ -4,10 +4,10 @@ import io
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from run_folders import write_json, write_run
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    return commands.run(*command)
 
 
 def comparison(folder: Path, baseline: str = "table_untied") -> compare.Comparison:
@@ -146,7 +146,9 @@ def test_unfinished_runs_in_a_folder_are_named_and_left_out(tmp_path: Path, name
     (tmp_path / "kronecker-seed1" / "result.json").unlink()
     done = script(name, str(tmp_path))
     assert done.returncode == 0
-    assert done.stderr == f"skipped unfinished runs:\n  {tmp_path}/kronecker-seed1\n"
+    command = "python train.py --config=configs/demo.py --config.seed=1"
+    told = f"skipped unfinished runs; these commands finish them:\n  {tmp_path}/kronecker-seed1\n    {command}\n"
+    assert done.stderr == told
 
 
 def test_a_folder_in_which_no_run_has_finished_is_refused(tmp_path: Path):
@@ -248,7 +250,7 @@ def test_the_printed_table_is_plain_whole_and_aligned(tmp_path: Path):
     assert "\x1b" not in text.getvalue()
     assert "…" not in text.getvalue()
     assert list(verdicts) == list(costs) == ["table_untied", "kronecker", "kronecker_unit"]
-    assert verdicts["kronecker"].split()[3:] == ["-0.0300", "0.0025", "0.0033", "1.14", "better"]
+    assert verdicts["kronecker"].split()[3:] == ["-0.0300", "0.0025", "0.0033", "1.14", "better", "better"]
     assert verdicts["kronecker"].index("0.0025") == verdicts["kronecker_unit"].index("0.0248")
     assert costs["kronecker"].split()[1:7] == ["524k", "809k", "1.05M", "2.38M", "5,100", "1.50"]
     assert max(map(len, map(str.rstrip, lines))) <= 100
@@ -265,6 +267,7 @@ def test_the_script_prints_the_table_and_writes_every_number(tmp_path: Path):
     assert written["difference"]["per_seed"] == pytest.approx([-0.03, -0.01, -0.02])
     assert written["difference"]["verdict"] == "not resolved"
     assert written["params"]["input"] == 524_288
+    assert written["validation_loss"]["mean"] == pytest.approx(4.6 - 0.02)
 
 
 @pytest.mark.parametrize("name", ["scripts/compare.py", "scripts/report.py"])
@@ -308,9 +311,11 @@ def test_arms_that_were_tuned_each_on_its_own_are_compared_when_that_is_said(tmp
     for seed, loss in enumerate((4.30, 4.32)):
         write_run(tmp_path / f"fast{seed}", "kronecker", seed, loss, {"train.lr": 0.002})
     found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
-    with pytest.raises(ValueError, match=r"train\.lr is .*; compare.py --tuned lets train\.lr differ"):
+    with pytest.raises(
+        ValueError, match=r"train\.lr is .*; give runs of both arms at each train\.lr, or compare.py --tuned"
+    ):
         compare.compare(found)
-    compared = compare.compare(found, tuned=True)
+    compared = compare.compare(found, tuned=compare.TUNED)
     assert [arm.name for arm in compared.arms] == ["table_untied", "kronecker lr=0.002", "kronecker lr=0.001"]
     partner = {run.seed: run.result["validation_loss"] for run in compared.baseline.runs}
     assert compared.others[0].difference.values == pytest.approx((4.30 - partner[0], 4.32 - partner[1]))
@@ -321,7 +326,7 @@ def test_a_rate_is_no_excuse_for_another_difference(tmp_path: Path):
     write_pairs(tmp_path, [-0.01])
     write_run(tmp_path / "fast", "table_tied", 0, 4.3, {"train.lr": 0.002, "train.clip": 0.5})
     found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
-    for tuned in (False, True):
+    for tuned in ((), compare.TUNED):
         with pytest.raises(ValueError, match=r"train\.clip is 1\.0 against 0\.5") as refused:
             compare.compare(found, tuned=tuned)
         assert "--tuned" not in str(refused.value)

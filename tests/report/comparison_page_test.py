@@ -4,12 +4,11 @@ import base64
 import csv
 import itertools
 import json
-import subprocess
-import sys
 import urllib.parse
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from html_page import Page
@@ -55,8 +54,7 @@ def numbers(folder: Path, name: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_sweep(tmp_path_factory.mktemp("runs") / "a <b> & c", seeds=2)
-    command = [sys.executable, "scripts/report.py", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = commands.run("scripts/report.py", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
     return folder

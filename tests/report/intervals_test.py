@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from kronecker.report import intervals
 
@@ -107,3 +107,28 @@ def test_a_file_gets_every_number_and_null_for_what_one_seed_lacks():
     assert written["verdict"] == "not resolved"
     lonely = json.loads(json.dumps(intervals.to_json(difference(0.1))))
     assert (lonely["half_interval"], lonely["resolvable"]) == (None, None)
+
+
+def test_the_p_value_is_that_of_scipys_paired_t_test():
+    for values in ((-0.03, -0.01, -0.02), (0.2, -0.1, 0.05, 0.01), (0.031, 0.029, 0.03)):
+        own = intervals.Difference(tuple(range(len(values))), values).p_value
+        assert own == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-9)
+    assert intervals.Difference((0,), (-1.0,)).p_value is None
+    assert intervals.Difference((0, 1), (-0.1, -0.1)).p_value == 0
+    assert intervals.Difference((0, 1), (0.0, 0.0)).p_value == 1
+
+
+def test_holms_correction_compares_the_smallest_p_value_with_the_number_of_arms():
+    def with_p(p: float, sign: int = 1) -> intervals.Difference:
+        """A difference of two seeds; with one degree of freedom t = 1 / tan(pi p / 2)."""
+        t = 1 / math.tan(math.pi * p / 2)
+        return intervals.Difference((0, 1), (sign * (t - 1), sign * (t + 1)))
+
+    assert with_p(0.03).p_value == pytest.approx(0.03)
+    # 0.01 <= .05 / 4, 0.016 <= .05 / 3, 0.03 > .05 / 2: 0.04 is not looked at any more
+    differences = [with_p(0.04), with_p(0.016, -1), with_p(0.03), with_p(0.01)]
+    assert [one.verdict for one in differences] == ["worse", "better", "worse", "worse"]
+    assert intervals.holm(differences) == ["not resolved", "better", "not resolved", "worse"]
+    one_seed = intervals.Difference((0,), (-1.0,))
+    assert intervals.holm([one_seed, with_p(0.04)]) == ["not resolved", "worse"]
+    assert intervals.holm([]) == []

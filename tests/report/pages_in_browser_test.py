@@ -17,6 +17,7 @@ from kronecker.probes import parameters
 from kronecker.report import compare, comparison_page, pages, plot
 from kronecker.run import finished_runs
 
+pytestmark = browser.needed
 SEEDS, IDS, PREDICTIONS = range(3), 60, 20_000
 RUNS = {  # folder -> (arm, loss, overrides): with settings, so that names are as long as a study's
     "table_untied": ("table_untied", 4.61, {}),
@@ -265,13 +266,3 @@ def test_a_picture_of_the_page_holds_all_of_it(chromium: browser.Browser, tmp_pa
     drawn = chromium.screenshot(tmp_path / "tall.html", PHONE, tmp_path)
     sizes = [tuple(int.from_bytes(file.read_bytes()[at : at + 4]) for at in (16, 20)) for file in drawn]  # PNG's IHDR
     assert sizes == [(PHONE, browser.SLICE), (PHONE, 50)]
-
-
-@pytest.mark.parametrize(("asked", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
-def test_without_a_browser_tests_skip_or_fail_as_the_environment_asks(
-    asked: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv(browser.REQUIRED, asked)
-    with pytest.raises(outcome, match=r"no chromium and no chromedriver here; on Debian: apt-get install chromium"):
-        browser.opened().__enter__()

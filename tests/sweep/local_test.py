@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import submitit
 import tiny_sweep
@@ -250,8 +251,7 @@ def test_a_run_of_several_nodes_has_a_process_a_gpu():
     ],
 )
 def test_flags_of_another_launcher_are_refused(tmp_path: Path, flags: list[str], message: str):
-    command = [sys.executable, "scripts/sweep.py", "--config=configs/demo.py", f"--out={tmp_path}/out", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = commands.run("scripts/sweep.py", "--config=configs/demo.py", f"--out={tmp_path}/out", *flags)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import tiny_runs
 from run_folders import write_run
@@ -44,7 +45,7 @@ sys.exit(local.execute(planned, out))
 
 
 def script(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    return commands.run(*command)
 
 
 def write_config(folder: Path, body: str) -> str:

@@ -16,6 +16,7 @@ import tiny_sweep
 from kronecker.sweep import local, planning, slurm
 
 ROOT = Path(__file__).parents[2]
+pytestmark = cluster.needed
 SMALL = slurm.Resources(time="10", mem=1.0)
 
 # A child that waits until it may end; told to leave, it notes that it saved.  Each stay on the node adds a line.
@@ -39,10 +40,6 @@ while not (folder.parent / "go").exists():
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    reason = cluster.missing()
-    if reason:
-        assert cluster.REQUIRE not in os.environ, f"{cluster.REQUIRE} is set, and {reason}"
-        pytest.skip(reason)
     with cluster.running(tmp_path_factory.mktemp("slurm") / "cluster") as env:
         yield env
 

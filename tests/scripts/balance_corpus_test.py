@@ -1,0 +1,69 @@
+"""A balanced part of a corpus, by the real script: its shares, its splits and its bytes."""
+
+import collections
+import hashlib
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def balance(corpus: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "balance_corpus.py", f"--source=jsonl:{corpus}", f"--out={out}"]
+    return subprocess.run([*command, "--part_field=source", *flags], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources of 400, 200, 100, 50 and 50 documents of different lengths, and one text twice."""
+    path = tmp_path_factory.mktemp("corpus") / "all.jsonl"
+    documents = [
+        {"text": f"{source} {i} " + "é" * (i % 37), "source": source}
+        for source, count in zip("abcde", (400, 200, 100, 50, 50), strict=True)
+        for i in range(count)
+    ]
+    path.write_text("\n".join(map(json.dumps, [*documents, documents[0]])))
+    return path
+
+
+def test_no_source_has_more_than_its_share_in_either_split(corpus: Path, tmp_path: Path):
+    out = tmp_path / "balanced.jsonl.xz"
+    done = balance(corpus, out, "--most=0.3", "--validation_fraction=0.2")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in lzma.decompress(out.read_bytes()).decode().splitlines()]
+    assert len({line["text"] for line in lines}) == len(lines)
+    every = [json.loads(line) for line in corpus.read_text().splitlines()]
+    order = {line["text"]: number for number, line in reversed(list(enumerate(every)))}
+    assert [order[line["text"]] for line in lines] == sorted(order[line["text"]] for line in lines)
+    for split in ("train", "validation"):
+        sizes = collections.Counter()
+        for line in lines:
+            if line["split"] == split:
+                sizes[line["part"]] += len(line["text"].encode())
+        shares = {part: size / sizes.total() for part, size in sizes.items()}
+        assert all(share <= 0.3 for share in shares.values()), shares
+        assert shares["a"] > 0.27
+        assert shares["b"] > 0.27
+        kept = {line["text"] for line in lines}
+        small = [line for line in every if line["source"] in "de"]
+        assert all(line["text"] in kept for line in small)
+    for line in lines:
+        fraction = int(hashlib.sha256(line["text"].encode()).hexdigest()[:16], 16) / 2**64
+        assert line["split"] == ("validation" if fraction < 0.2 else "train")
+    again = tmp_path / "again.jsonl.xz"
+    balance(corpus, again, "--most=0.3", "--validation_fraction=0.2")
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_too_few_sources_and_another_name_are_refused(corpus: Path, tmp_path: Path):
+    done = balance(corpus, tmp_path / "x.jsonl.xz", "--most=0.1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "5 sources" in done.stderr
+    done = balance(corpus, tmp_path / "x.txt")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
