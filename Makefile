@@ -4,8 +4,11 @@
 #                   ARGS=--config.KEY=VALUE sets a key in every run
 # make reproduce    writes one page with the paper's tables beside ours, from
 #                   the runs of make pair
-# make test         runs every test; warnings are errors (ARGS="-k product" runs
-#                   some of them)
+# make test         runs every test that needs no more than .venv; warnings are
+#                   errors (ARGS="-k product" runs some of them)
+# make extras       runs the others: they need what reference, tpu, gpu, sky,
+#                   engines and trackers add, which it makes first, a browser,
+#                   SLURM, g++ or a new environment; one that is missing fails
 # make faults       disturbs runs and data in all ways and checks that no number
 #                   changes; ARGS=--faults=5 tries five times as many cases
 # make mutants      changes the core's code in small ways and counts the changes
@@ -29,6 +32,9 @@
 #                   mostly cuDNN; skipped when done
 # make sky          adds SkyPilot, in its own environment, for the tests of
 #                   launch/; skipped when done
+# make engines      adds transformers, CTranslate2, ONNX Runtime, llama.cpp and
+#                   lm-evaluation-harness, in an environment of their own, for
+#                   the tests of exports; skipped when done
 # make trackers     adds wandb and tensorboard beside .venv, for the test of what
 #                   log.wandb and log.tensorboard write; skipped when done
 # make clean        removes .venv, site/ and build files
@@ -54,8 +60,9 @@ GPU := $(VENV)/gpu/ready
 SKY := $(VENV)/sky/ready
 TRACKERS := $(VENV)/trackers/ready
 MUTANTS := $(VENV)/mutants/ready
+ENGINES := $(VENV)/engines/ready
 
-.PHONY: pair reproduce accelerator test check quick lint types docs setup reference tpu gpu sky trackers faults mutants clean
+.PHONY: pair reproduce accelerator test extras check quick lint types docs setup reference tpu gpu sky engines trackers faults mutants clean
 
 pair: setup
 	@$(BIN)/python scripts/sweep.py --config=configs/demo.py --out=$(RUNS) --seeds=$(SEEDS) $(ARGS)
@@ -69,11 +76,16 @@ reproduce: setup
 accelerator: setup
 	@$(BIN)/python scripts/accelerator.py $(ARGS)
 
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+
 test: setup
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -m "not extras" $(ARGS)
+
+extras: reference tpu gpu sky engines trackers
+	@KRONECKER_REQUIRE_EXTRAS=1 $(PYTEST) -m extras $(ARGS)
 
 faults: setup
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder tests/faults $(ARGS)
+	@$(PYTEST) tests/faults $(ARGS)
 
 mutants: $(MUTANTS)
 	@nice -n 10 $(VENV)/mutants/bin/python tests/mutants.py $(ARGS)
@@ -81,8 +93,7 @@ mutants: $(MUTANTS)
 check: lint types quick
 
 quick: setup
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder -m "not slow" --durations=0 \
-		--durations-min=5 --ignore=tests/report/pages_in_browser_test.py $(QUICK)
+	@$(PYTEST) -m "not slow and not extras" --durations=0 --durations-min=5 $(QUICK)
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -158,10 +169,14 @@ $(GPU): $(READY) requirements-gpu.txt
 
 sky: $(SKY)
 
-# Each in its own environment: SkyPilot needs other versions of packages in .venv, and cosmic-ray only starts its tests.
-$(SKY) $(MUTANTS): $(VENV)/%/ready: $(READY) requirements-%.txt
+engines: $(ENGINES)
+
+# Each in its own environment: SkyPilot and the engines need other versions of packages in .venv, and cosmic-ray only starts
+# its tests.  torch by pip, as for $(REFERENCE).
+$(SKY) $(MUTANTS) $(ENGINES): $(VENV)/%/ready: $(READY) requirements-%.txt
 	@echo "adding what requirements-$*.txt lists to $(@D) ..."
 	@$(BIN)/python -m venv --clear $(@D)
+	@! torch=$$(grep ^torch requirements-$*.txt) || $(@D)/bin/python -m pip install --quiet --disable-pip-version-check $$torch
 	@UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r requirements-$*.txt \
 		|| { echo "uv failed; installing with pip, which takes minutes"; $(@D)/bin/python -m pip install --quiet \
 			--disable-pip-version-check -r requirements-$*.txt; }

@@ -58,6 +58,11 @@ docs/accelerator.md explains the files, what to commit, and what to do about
 each verdict.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import re
 from pathlib import Path
 

@@ -5,6 +5,7 @@ text.
   python scripts/benchmark.py step --size=micro
   python scripts/benchmark.py train --sizes=micro,124m
   python scripts/benchmark.py runtime
+  python scripts/benchmark.py runs -- --config=configs/study.py
 
 encoder  The input side alone, from token ids to embeddings: forward; forward
          and gradient; forward, gradient and AdamW update.  The contenders are
@@ -54,8 +55,18 @@ runtime  Size of the buffers and time of a training step at size nano, with
          implementations: the paper's two, cached (all codes in memory) and
          onthefly (none), and our default, auto.  Takes three minutes.
 
+runs     Runs that train.py finishes an hour on this machine's cores: one at a
+         time, with a simulated device a core; as many at a time as there are
+         cores, each with one; and what is between.  The words after -- are
+         train.py's arguments, without --workdir.  A round trains one run for
+         each core in each way, and there are a warm-up and five rounds, so give
+         few tokens:
+
+           python scripts/benchmark.py runs -- --config=configs/study.py \
+               --config.train.tokens=200000
+
 encoder, step and train write every sample to a JSON file and a figure with the
-same name; runtime writes its table.
+same name; runtime and runs write their tables.
 
 How to read the tables.
   ms         Median over rounds, with the 10 % and 90 % quantiles.  A round runs
@@ -81,6 +92,11 @@ All contenders but torch use train.py's allocator settings
 (kronecker/runtime/allocator.py): with the default settings large buffers cost a
 page fault for each 4 kB.
 """
+
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
 
 import json
 import math
@@ -135,10 +151,11 @@ _POS_DIM = flags.DEFINE_integer(
 _BATCH = flags.DEFINE_integer("batch", 4, "step, train: sequences in a batch.", lower_bound=1)
 _SEQUENCE = flags.DEFINE_integer("sequence", 256, "step, train: tokens in a sequence.", lower_bound=1)
 _OWN = {
-    "encoder": ("seconds", "setting", "cache_limit_mb"),
-    "step": ("size", "arms", "implementations", "pos_dim", "cache_limit_mb", "batch", "sequence"),
-    "train": ("sizes", "against", "arms", "batch", "sequence"),
-    "runtime": (),
+    "encoder": ("rounds", "seconds", "setting", "cache_limit_mb"),
+    "step": ("rounds", "size", "arms", "implementations", "pos_dim", "cache_limit_mb", "batch", "sequence"),
+    "train": ("rounds", "sizes", "against", "arms", "batch", "sequence"),
+    "runtime": ("rounds",),
+    "runs": (),
 }
 
 ROOT = Path(__file__).parents[1]
@@ -146,9 +163,9 @@ ROOT = Path(__file__).parents[1]
 
 def main(words: Sequence[str]) -> None:
     """Runs one benchmark, prints it and writes its files."""
-    if len(words) != 1 or words[0] not in _OWN:
+    command, *arguments = words or [""]
+    if command not in _OWN or (arguments and command != "runs"):
         raise ValueError(f"name one benchmark: {', '.join(_OWN)}; got {repr(' '.join(words)) if words else 'none'}")
-    command = words[0]
     for name in (name for names in _OWN.values() for name in names):
         users = [other for other, names in _OWN.items() if name in names]
         if command not in users and flags.FLAGS[name].present:
@@ -164,6 +181,8 @@ def main(words: Sequence[str]) -> None:
     kept = allocator.keep_freed()  # before JAX starts threads, as train.py does
     if command == "runtime":
         _runtime(out)
+    elif command == "runs":
+        _runs(arguments, out)
     else:
         commands = {"encoder": _encoder, "step": _step, "train": _train}
         _timed(command, commands[command](), out, kept)
@@ -198,6 +217,20 @@ def _runtime(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps([result.to_json(found)], indent=1) + "\n")
     print(f"written: {out}")
+
+
+def _runs(arguments: Sequence[str], out: Path) -> None:
+    from kronecker.benchmark import whole_runs
+    from kronecker.report.pages import write_text
+    from kronecker.runtime import machine
+
+    before, folder = machine.facts(), out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = whole_runs.run(arguments, folder)
+    whole_runs.show(found)
+    found["arguments"] = machine.without_paths_outside(arguments)
+    write_text(out, json.dumps({"machine": before | {"load_after": machine.load()}, **found}, indent=1) + "\n")
+    print(f"{machine.line(before)}\nwritten: {out}; the runs and their logs: {folder}")
 
 
 def _encoder() -> Callable[[], dict[str, Any]]:

@@ -22,6 +22,11 @@ mean is printed too, beside the paper's, whose code counts a token of exactly P
 bytes as cut.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import json
 from collections.abc import Sequence
 from pathlib import Path

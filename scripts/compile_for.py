@@ -118,6 +118,11 @@ Peaks are in kronecker/runtime/hardware.py, other numbers in
 kronecker/cross_compile/targets.py and gpus/.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

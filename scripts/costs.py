@@ -8,6 +8,11 @@ Give config files as for --config of scripts/sweep.py.  Without --seeds each
 sweep has its default number of seeds.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 from collections.abc import Sequence
 
 from absl import flags

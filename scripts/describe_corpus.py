@@ -12,6 +12,11 @@ byte, so it does not depend on how a file is compressed; `file_sha256` is that
 of the file, if the corpus is a single file.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import collections
 import hashlib
 import json
@@ -47,7 +52,9 @@ def main() -> None:
         part |= {key: old.get("parts", {}).get(name, WORDS)[key] for key in WORDS}
     records = [record for record in records if record["name"] != counted["name"]]
     records.append(old | counted)
-    file.write_text(json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n")
+    file.write_text(
+        json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(f"written: {file}")
 
 
@@ -69,17 +76,13 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
 
     source = sources.open_source(config)
     source.fetch(lambda done, total: None)
-    names = None
-    if part_field:
-        config.text_field = part_field
-        names = (document.text for unit in sources.open_source(config).units for document in unit.read(0))
     digest = hashlib.sha256()
     splits, parts = _Counts(), collections.defaultdict(_Counts)
-    for document in (document for unit in source.units for document in unit.read(0)):
+    for document, part in sources.with_parts(config, part_field):
         text = document.text.encode()
         digest.update(text + b"\0")
         held_out = manifests.SPLITS[sources.held_out(text, config.validation_fraction)]
-        for counts in (splits, parts[next(names) if names else "all"]):
+        for counts in (splits, parts[part]):
             counts.add(document.split or held_out, len(text))
     file = Path(source.units[0].name)
     one_file = len(source.units) == 1 and file.is_file()

@@ -11,6 +11,11 @@ Without arguments it reads README.md, results/README.md and docs/*.md.  --check
 writes nothing, prints what would change, and exits with 1 if anything would.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import collections
 import difflib
 import io
@@ -159,7 +164,7 @@ def input_rate() -> str:
     multiplied = _runs("study/runs/input_rate")
     arms = {run.arm for run in multiplied}
     runs = [run for run in _runs("study/runs/twice_the_rate") if run.arm in arms]
-    return _against([*runs, *multiplied], ("kronecker", f"{BASELINE} lr_mult=1.0"))
+    return _against([*runs, *multiplied], ("kronecker", f"{BASELINE} decay_mult=1.0 lr_mult=1.0"))
 
 
 def demo() -> str:
@@ -182,7 +187,7 @@ def _runs(*folders: str) -> list[Any]:
 def _against(runs: Sequence[Any], baselines: Sequence[str], tuned: bool = False) -> str:
     from kronecker.report import compare
 
-    comparisons = {name: compare.compare(runs, name, tuned) for name in baselines}
+    comparisons = {name: compare.compare(runs, name, compare.TUNED if tuned else ()) for name in baselines}
     first = comparisons[baselines[0]]
     cells = {
         (name, arm.name): f"{_signed(arm.difference.mean)} ± {arm.difference.half:.4f} {arm.difference.verdict}"
@@ -192,16 +197,16 @@ def _against(runs: Sequence[Any], baselines: Sequence[str], tuned: bool = False)
     rows = [
         (
             _named(arm.name),
-            f"{arm.mean('validation_loss'):.4f}",
+            f"{arm.loss:.4f}",
             *(cells.get((name, arm.name), "") for name in baselines),
         )
-        for arm in sorted(first.arms, key=lambda arm: arm.mean("validation_loss"))
+        for arm in sorted(first.arms, key=lambda arm: arm.loss)
     ]
     return _table(("arm", "nats/token", *(f"against {_named(name)}" for name in baselines)), rows)
 
 
 def _named(arm: str) -> str:
-    """Returns an arm's name in a comparison as Markdown: `table_untied` at 0.004, or with lr_mult=30.0."""
+    """Returns an arm's name in a comparison as Markdown: `table_untied` at 0.004, or with its settings."""
     name, _, setting = arm.partition(" ")
     key, _, value = setting.partition("=")
     return f"`{name}`" + (f" at {value}" if key == "lr" else f" with {setting}" if setting else "")
@@ -271,6 +276,20 @@ def train_cpu() -> str:
         if row["what"] == "ours"
     ]
     return _table(("size", "tokens a step", "ours", *(f"over `{other}`" for other in others)), rows, left=3)
+
+
+def runs_cpu() -> str:
+    """Returns the whole runs that finish an hour, by how many are at work at a time."""
+    rows = [
+        (
+            f"{way['at_a_time']}",
+            f"{way['devices_each']}",
+            f"{way['runs_per_hour']:.0f}",
+            _quartiles(way["speedup"]),
+        )
+        for way in _read("benchmark/runs-cpu.json")["ways"]
+    ]
+    return _table(("at a time", "simulated devices each", "runs an hour", "over one at a time"), rows, left=0)
 
 
 def data_cpu() -> str:
@@ -365,6 +384,45 @@ def _steps(*names: str) -> str:
     return _table((*left, *numbers), rows, left=len(left))
 
 
+# Tables of published models.
+
+
+def published_tables() -> str:
+    """Returns the geometry of published tables, of their vocabularies' codes and of a random table."""
+    found = {one["name"]: one["rows"] for one in _read("probes/geometry-published.json")}
+    together = zip(*(found[name] for name in ("loose", "anisotropy", "edit_distance", "unseen")), strict=True)
+    rows = [
+        (
+            loose[0],
+            *(f"{round(number, 3) + 0.0:.3f}" for number in (loose[-1], anisotropy[1], *cosines[1:4])),
+            f"{unseen[1]} of {unseen[2]}",
+        )
+        for loose, anisotropy, cosines, unseen in together
+    ]
+    headers = ("embedding", "loose morph@5", "mean cosine of random pairs", "of one word's spellings", "of one stem")
+    return _table((*headers, "of unrelated words", "unseen words near a part"), rows)
+
+
+def graft() -> str:
+    """Returns the residuals of a graft, and each arm's held-out losses before and after its steps."""
+    found = _read("graft/smollm2.json")
+    rows = [
+        *((f"`{arm}`, {what}", f"{share:.4f}") for arm, fit in found["fits"].items() for what, share in fit.items()),
+        *(
+            (f"`{arm}`, held-out loss after {step} steps", f"{loss:.4f}")
+            for arm, result in found["arms"].items()
+            for step, loss in result["held out"]
+        ),
+    ]
+    return _table(("of the graft", ""), rows)
+
+
+def graft_fits() -> str:
+    """Returns what fits by other weights leave, and the losses of the model that begins with them."""
+    keys = ("weights", "stretch", "factor", "unexplained by occurrence", "mean length over the table's", "loss")
+    return _table(keys, [tuple(map(str, map(fit.get, keys))) for fit in _read("graft/fits.json")["fits"]])
+
+
 # Tables of what was counted.
 
 
@@ -442,10 +500,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "encoder-cpu-ratios": encoder_cpu_ratios,
     "step-cpu": step_cpu,
     "train-cpu": train_cpu,
+    "runs-cpu": runs_cpu,
     "data-cpu": data_cpu,
     "encoder-h100": encoder_h100,
     "train-tpu": train_tpu,
     "train-h100": train_h100,
+    "published-tables": published_tables,
+    "graft": graft,
+    "graft-fits": graft_fits,
     "parameters": parameters_of_sizes,
     "corpora": corpora,
     "corpora-of-results": corpora_of_results,

@@ -3,9 +3,19 @@ model itself.
 
   python scripts/parameters.py
   python scripts/parameters.py --vocab_size=131072 --pos_dim=32
+  python scripts/parameters.py --tokenizer=gpt2
+
+With --tokenizer it prints, for each arm with a table or a code, the rows in use of
+its vocabulary, the effective rank of the code, and how far a step of Adam moves an
+embedding.
 
 A table that is also the head (a tied one) counts as input.
 """
+
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
 
 import functools
 import types
@@ -19,6 +29,7 @@ from kronecker.schema.arms import ARMS
 
 _VOCAB = flags.DEFINE_integer("vocab_size", 50257, "Number of the tokenizer's ids; the model pads it.", 1, 2**24)
 _POS_DIM = flags.DEFINE_integer("pos_dim", 16, "P, the number of byte positions of a Kronecker code.", 1, 4096)
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "A tokenizer, as the config key: print what its vocabulary uses.")
 
 GPT2 = Path(__file__).parents[1] / "configs" / "gpt2.py"
 GROUPS = ("input", "body", "head", "total")
@@ -26,6 +37,13 @@ GROUPS = ("input", "body", "head", "total")
 
 def main() -> None:
     """Prints the table."""
+    if _TOKENIZER.value:
+        from kronecker import tokenization
+        from kronecker.probes import input_use
+        from kronecker.run import result
+
+        result.show([input_use.measure(tokenization.load(_TOKENIZER.value), _POS_DIM.value)])
+        return
     rows = []
     for size in _gpt2().sizes.SIZES:
         for arm in ARMS:

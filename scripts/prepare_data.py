@@ -91,6 +91,11 @@ after copying a dataset:
       --config.data.source=prepared:data/stdlib-gpt2-c6215305
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import time
 from typing import Any
 

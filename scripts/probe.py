@@ -26,6 +26,11 @@ kronecker/run/result.py documents.  --page writes a page, and each table as CSV
 into a folder of its name.
 """
 
+from kronecker.runtime import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_silently()  # during the other imports
+
 import json
 from collections.abc import Sequence
 

@@ -1,7 +1,6 @@
 """Local HTML pages as Chromium shows them: what a reader would see, and what goes wrong, as facts to assert on.
 
-It needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver).  Without them tests skip, or fail
-where KRONECKER_REQUIRE_BROWSER=1, which .ci/run sets.
+It needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver).
 """
 
 import base64
@@ -19,8 +18,8 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
-REQUIRED = "KRONECKER_REQUIRE_BROWSER"
-PROGRAMS = ("chromium", "chromedriver")
+FOUND = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+needed = pytest.mark.extras("" if all(FOUND.values()) else "needs apt-get install chromium chromium-driver")
 FLAGS = (
     "--headless=new",
     "--disable-gpu",
@@ -250,22 +249,15 @@ class Browser:
 
 @contextlib.contextmanager
 def opened() -> Iterator[Browser]:
-    """Yields a browser with a profile of its own; skips the test where there is none, or fails it (see above)."""
-    found = {name: shutil.which(name) for name in PROGRAMS}
-    absent = [name for name, path in found.items() if path is None]
-    if absent:
-        reason = f"no {' and no '.join(absent)} here; on Debian: apt-get install chromium chromium-driver"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{reason}; {REQUIRED}=1 asks for it", pytrace=False)
-        pytest.skip(reason)
+    """Yields a browser with a profile of its own."""
     options = webdriver.ChromeOptions()
-    options.binary_location = found["chromium"]
+    options.binary_location = FOUND["chromium"]
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     for flag in FLAGS:
         options.add_argument(flag)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium refuses to start as root with it
-    service = webdriver.ChromeService(executable_path=found["chromedriver"])  # a path: nothing is looked for or fetched
+    service = webdriver.ChromeService(executable_path=FOUND["chromedriver"])  # a path: nothing is looked for or fetched
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options.add_argument(f"--user-data-dir={profile}")
         driver = webdriver.Chrome(options=options, service=service)

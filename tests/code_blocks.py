@@ -35,7 +35,7 @@ VARIABLE = re.compile(r"^(\s*(\w+) ?= ?)(\S+)\s+# tests: (\S+)$", re.MULTILINE)
 MEASURED = re.compile(r"\d[\d,]*(\.\d+(e[+-]?\d+)?|e[+-]?\d+|(?= ?(ms|s|min|h|[kMGT]?B|tokens/s)\b)|(?= ?%))")
 HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?(.*?)\n.*?\n\s*\1\n", re.DOTALL)
 # What `make` may not do in a test: start the tests again, or install.
-OUTSIDE = {"test", "check", "quick", "reference", "tpu", "gpu", "sky", "clean"}
+OUTSIDE = {"test", "extras", "check", "quick", "reference", "tpu", "gpu", "sky", "engines", "trackers", "clean"}
 
 
 class WrongBlockError(Exception):

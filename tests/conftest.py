@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
+REQUIRED = "KRONECKER_REQUIRE_EXTRAS"
 FAULTS = "faults"  # what a test of tests/faults tells of its cases
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -63,6 +64,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begins with the files that have the most slow tests, so that no core is without work at the end."""
     slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test that is marked `extras` where one is missing, or fails it where the environment asks for all."""
+    for missing in (word for mark in item.iter_markers("extras") for word in mark.args):
+        if missing and os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{missing} ({REQUIRED}=1 asks for it)", pytrace=False)
+        elif missing:
+            pytest.skip(missing)
 
 
 @pytest.fixture(scope="module")

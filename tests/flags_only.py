@@ -5,6 +5,7 @@ python tests/flags_only.py train.py --config=configs/demo.py --config.train.lr=1
 Words that stand for others, with `...` or a variable, are left out.
 """
 
+import argparse
 import runpy
 import sys
 from collections.abc import Callable
@@ -37,6 +38,16 @@ def resolve(*rest: Any) -> None:
         resolution.resolve(flags.FLAGS.config)
 
 
+parse_args = argparse.ArgumentParser.parse_args
+
+
+def parse_and_end(self: argparse.ArgumentParser, *given: Any) -> None:
+    """Takes the place of parse_args in the examples."""
+    parse_args(self, *given)
+    sys.exit(0)
+
+
+argparse.ArgumentParser.parse_args = parse_and_end
 if not Path(known[0]).is_file():
     sys.exit(f"{known[0]}: no such script")
 cli.run = run_nothing

@@ -1,6 +1,6 @@
 """The files of launch/: read by SkyPilot's own parser, and their commands run in bash, as nodes on this machine.
 
-`make sky` installs the parser.  Without it its test skips, or fails where KRONECKER_REQUIRE_SKY=1, which .ci/run sets.
+`make sky` installs the parser.
 """
 
 import json
@@ -21,7 +21,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "launch").glob("*.yaml"))
 SKY = ROOT / ".venv" / "sky" / "bin" / "python"
-REQUIRED = os.environ.get("KRONECKER_REQUIRE_SKY") == "1"
 OPTIONS = tiny_runs.OPTIONS | {"tokenizer": "bpe:300", "train.steps": 4, "mesh.cpu_devices": 1}
 
 
@@ -58,7 +57,7 @@ def start_two(run: Path, options: str) -> list[subprocess.Popen]:
     return [start("gpu.yaml", together | {"SKYPILOT_NODE_RANK": rank}) for rank in (0, 1)]
 
 
-@pytest.mark.skipif(not REQUIRED and not SKY.exists(), reason="needs SkyPilot: make sky")
+@pytest.mark.extras("" if SKY.exists() else "needs SkyPilot: make sky")
 def test_skypilot_reads_every_file(tmp_path: Path):
     home = os.environ | {"HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
     command = [SKY, ROOT / "tests" / "sky_tasks.py", *FILES]

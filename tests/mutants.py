@@ -1,8 +1,8 @@
 """Changes the core's code in small ways, one at a time, and counts the changes that its tests catch: `make mutants`.
 
-cosmic-ray makes the changes, in a copy of the tree.  tests/mutants.toml has the modules with their tests, and the
-mutants that need no test.  Each result is kept at once, so the same command resumes; a module whose text or tests have
-changed begins anew.  The score is written to results/mutants.json.
+cosmic-ray makes the changes, in a copy of the tree; forked_tests.py runs the tests.  tests/mutants.toml has the modules
+with their tests, and the mutants that need no test.  Each result is kept at once, so the same command resumes; a module
+whose text or tests have changed begins anew.  The score is written to results/mutants.json.
 
   .venv/mutants/bin/python tests/mutants.py [--minutes=M] [--again] [PART_OF_A_MODULE'S_PATH ...]
 
@@ -14,8 +14,10 @@ import ast
 import datetime
 import hashlib
 import json
+import math
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,16 +26,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from cosmic_ray import mutating
 from cosmic_ray.commands.init import init
-from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import TestOutcome, WorkItem, WorkResult
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResult
 
 ROOT = Path(__file__).parents[1]
 SCORE = ROOT / "results" / "mutants.json"
 KEPT = ROOT / "build" / "mutants"  # results so far, the copy of the tree, and what its tests compile
 TESTING = Path(sys.prefix).parent / "bin" / "python"  # of .venv, which holds the environment that runs this
-LONGEST = 300.0  # seconds of the tests of one mutant; a change that makes them longer is caught
+SLOWER = 2  # a change that makes its tests so many times as long, and five seconds, is caught: it may never end
 
 
 def main() -> None:
@@ -45,13 +47,44 @@ def main() -> None:
     end = time.monotonic() + 60 * given.minutes
     settings = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())
     tree = _copied_tree()
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(KEPT / "compiled")}
+    tests = _Tests(tree)
     for module, of in settings["modules"].items():
         if not given.modules or any(part in module for part in given.modules):
-            score = _tried(tree, module, of, settings["seed"], end, given.again)
+            score = _tried(tree, tests, module, of, settings["seed"], end, given.again)
             scores = json.loads(SCORE.read_text()) if SCORE.exists() else {}
             SCORE.write_text(json.dumps(scores | {module: score}, indent=2, sort_keys=True) + "\n")
-            print(f"{module}: {score['caught']} of {score['tried']} caught, {len(score['survived'])} survived")
+            print(f"{module}: {score['caught']} of {score['tried']} caught", flush=True)
+
+
+class _Tests:
+    """Runs tests in the tree, with all that they compile kept from run to run."""
+
+    def __init__(self, tree: Path):
+        compiled = {
+            "JAX_COMPILATION_CACHE_DIR": str(KEPT / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        self._process = subprocess.Popen(
+            [TESTING, "tests/forked_tests.py"],
+            cwd=tree,
+            env=os.environ | compiled,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, arguments: str, seconds: int) -> tuple[int, float]:
+        """Returns the exit code of pytest, which may take so many seconds of a core, and the seconds that it took."""
+        temporary = f"--basetemp={KEPT / 'temporary'}"
+        fixed = ["-x", "-q", "--tb=no", "-n0", "-p", "no:cacheprovider", temporary]
+        self._process.stdin.write(json.dumps([[*fixed, *shlex.split(arguments)], seconds]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def outcome(self, arguments: str, seconds: int) -> tuple[TestOutcome, str]:
+        """Runs tests in place of cosmic-ray, which would start a process for each mutant."""
+        code, _ = self.run(arguments, seconds)
+        return TestOutcome.KILLED if code else TestOutcome.SURVIVED, f"exit code {code}"
 
 
 def _copied_tree() -> Path:
@@ -71,11 +104,17 @@ def _copied_tree() -> Path:
     return tree
 
 
-def _tried(tree: Path, module: str, of: dict[str, Any], seed: int, end: float, again: bool) -> dict[str, Any]:
-    os.chdir(tree)  # mutants are written, and tests run, here
+def _tried(
+    tree: Path, tests: _Tests, module: str, of: dict[str, Any], seed: int, end: float, again: bool
+) -> dict[str, Any]:
+    os.chdir(tree)  # mutants are written here
     text = Path(module).read_bytes()
     session = KEPT / f"{Path(module).stem}-{hashlib.sha256(text + of['tests'].encode()).hexdigest()[:12]}.sqlite"
-    command = f"{TESTING} -m pytest -x -q -p no:cacheprovider --durations=0 {of['tests']}"
+    code, seconds = tests.run(of["tests"], 3600)
+    if code:
+        raise SystemExit(f"the tests of {module} fail without a change: pytest {of['tests']}")
+    longest = 5 + SLOWER * math.ceil(seconds)
+    mutating.run_tests = tests.outcome
     with use_db(session, WorkDB.Mode.create) as work:
         if not work.num_work_items:
             init([Path(module)], work, {})
@@ -85,22 +124,25 @@ def _tried(tree: Path, module: str, of: dict[str, Any], seed: int, end: float, a
         results = dict(work.results)
         for item in chosen:
             known = results.get(item.job_id)
-            if known and not (again and known.test_outcome == TestOutcome.SURVIVED):
+            if known and not (again and known.test_outcome == TestOutcome.SURVIVED and not _reason(of, known)):
                 continue
             if time.monotonic() > end:
                 break
-            results[item.job_id] = mutate_and_test(item.mutations, command, LONGEST)
-            work.set_result(item.job_id, results[item.job_id])
+            result = results[item.job_id] = mutating.mutate_and_test(item.mutations, of["tests"], longest)
+            if result.worker_outcome != WorkerOutcome.NORMAL:
+                raise SystemExit(f"{module}: {item.mutations} could not be tried: {result.output}")
+            work.set_result(item.job_id, result)
     done = [results[item.job_id] for item in chosen if item.job_id in results]
-    survived = sorted(_changed(result) for result in done if result.test_outcome == TestOutcome.SURVIVED)
-    reasons = {entry["line"]: entry["reason"] for entry in of.get("equivalent", [])}
-    equivalent = [line for line in survived if line in reasons]
+    survived = [result for result in done if result.test_outcome == TestOutcome.SURVIVED]
+    equivalent = {_changed(result): reason for result in survived if (reason := _reason(of, result))}
+    caught = len(done) - len(survived)
+    left = sorted(_changed(result) for result in survived if not _reason(of, result))
     return {
         "mutants": len(items),
-        "tried": len(done) - len(equivalent),
-        "caught": len(done) - len(survived),
-        "survived": [line for line in survived if line not in reasons],
-        "equivalent": {line: reasons[line] for line in equivalent},
+        "tried": caught + len(left),
+        "caught": caught,
+        "survived": left,
+        "equivalent": equivalent,
         "sample_seed": seed if len(chosen) < len(items) else None,
         "tests": of["tests"],
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout[:12],
@@ -119,6 +161,15 @@ def _in_annotation(item: WorkItem, text: bytes) -> bool:
         for at in annotations
         if at is not None
     )
+
+
+def _reason(of: dict[str, Any], result: WorkResult) -> str | None:
+    """Returns why no test needs to catch a mutant, if tests/mutants.toml has a reason."""
+    line = _changed(result)
+    for entry in of.get("equivalent", []):
+        if line == entry["line"] if "line" in entry else line.startswith(entry["begins"]):
+            return entry["reason"]
+    return None
 
 
 def _drawn(item: WorkItem, seed: int) -> float:

@@ -121,7 +121,8 @@ def vocabulary(ids: int, **columns: Any) -> dict[str, np.ndarray]:
 
 def write_losses(folder: Path, facts: dict[str, np.ndarray], **arrays: Any) -> None:
     """Writes a run's token_losses.npz, and their mean as the run's final loss."""
-    of_run = {"step": np.array(STEP), "data_fingerprint": np.array(FINGERPRINT)}
+    text_bytes = (facts["bytes"] * ~facts["special"])[np.asarray(arrays["targets"])].sum()
+    of_run = {"step": np.array(STEP), "data_fingerprint": np.array(FINGERPRINT), "text_bytes": text_bytes}
     np.savez_compressed(folder / "token_losses.npz", **(facts | of_run | arrays))
     result = json.loads((folder / "result.json").read_text())
     write_json(folder / "result.json", result | {"validation_loss": float(arrays["nats"].mean(dtype=np.float64))})

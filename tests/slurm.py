@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-REQUIRE = "KRONECKER_REQUIRE_SLURM"
 PATH = os.environ["PATH"] + ":/usr/sbin"  # where the daemons are, also for users that are not root
 
 CONF = """
@@ -51,12 +52,14 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMod
 """
 
 
-def missing() -> str | None:
-    """Returns why SLURM cannot be started here, or None."""
+def _missing() -> str:
     absent = [program for program in PROGRAMS if not shutil.which(program, path=PATH)]
     if absent:
-        return f"{', '.join(absent)} not found; install Debian's slurm-wlm and munge"
-    return None if os.getuid() == 0 else "the daemons are started as root, and this is another user"
+        return f"needs {', '.join(absent)}: apt-get install slurm-wlm munge"
+    return "" if os.getuid() == 0 else "needs root, which starts SLURM's daemons"
+
+
+needed = pytest.mark.extras(_missing())
 
 
 @contextlib.contextmanager

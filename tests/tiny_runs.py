@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import commands
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -55,26 +56,25 @@ def command(workdir: Path, data: Path, options: Mapping[str, Any], config: str =
 
 def start(
     workdir: Path, data: Path, options: Mapping[str, Any], processes: int = 1, flags: Sequence[str] = ()
-) -> list[subprocess.Popen]:
+) -> list[commands.Command]:
     """Starts the command with more `flags`, as so many processes of one run on this machine."""
     return start_all([[*command(workdir, data, options), *flags]] * processes)
 
 
-def start_all(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen]:
+def start_all(all_arguments: Sequence[Sequence[str]]) -> list[commands.Command]:
     """Starts each command, all of them as processes of one run on this machine where there are several."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     started = []
-    for index, arguments in enumerate(commands):
-        place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": len(commands), "JAX_PROCESS_ID": index}
-        environment = os.environ | ({key: str(value) for key, value in place.items()} if len(commands) > 1 else {})
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes))
+    for index, arguments in enumerate(all_arguments):
+        place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": len(all_arguments), "JAX_PROCESS_ID": index}
+        environment = {key: str(value) for key, value in place.items()} if len(all_arguments) > 1 else {}
+        started.append(commands.start(*arguments[1:], **environment))
     return started
 
 
-def finish(processes: Sequence[subprocess.Popen], code: int = 0) -> list[str]:
+def finish(processes: Sequence[commands.Command | subprocess.Popen], code: int = 0) -> list[str]:
     """Waits until all have ended with `code` and returns what they wrote on stderr."""
     ended = [process.communicate(timeout=180)[1] for process in processes]
     assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(ended)

@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import tiny_runs
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +48,7 @@ def undisturbed(folder: Path) -> list[dict[str, Any]]:
     """Returns the metrics of the sweep's first run, trained by train.py alone in a folder of its own."""
     run = folder / "alone"
     options = [*flags(folder), "--config.embedding.arm=kronecker", "--config.seed=0", f"--workdir={run}"]
-    command = [sys.executable, "train.py", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = commands.run("train.py", *options)
     assert done.returncode == 0, done.stderr
     return metrics(run)
 

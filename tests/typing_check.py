@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import nnx
 from jax.sharding import Mesh
 
 import kronecker
@@ -34,10 +35,19 @@ def right(token_bytes: list[bytes | None], ids: np.ndarray, mesh: Mesh, key: jax
     layer = kronecker.KroneckerEmbed(features=768, code=code)
     assert_type(layer, kronecker.KroneckerEmbed)
     assert_type(layer(ids), jax.Array)
-    kronecker.KroneckerEmbed(768, code, dtype=jnp.bfloat16, param_dtype="float32", mesh=mesh)
+    kronecker.KroneckerEmbed(768, code, dtype=jnp.bfloat16, param_dtype="float32", mesh=mesh, batch_axes=("data",))
     params: dict[str, Any] = dict(layer.init(key, ids)["params"])
     layer.apply({"params": params}, ids, mutable="code")
+    assert_type(layer.attend(jnp.ones((2, 768))), jax.Array)
+    assert_type(layer.encode_bytes([b"any"]), jax.Array)
+    assert_type(layer.num_embeddings, int)
     Classifier(code).init(key, ids)
+
+    native = kronecker.nnx.KroneckerEmbed(768, code, rngs=nnx.Rngs(0))
+    assert_type(native(ids), jax.Array)
+    assert_type(native.attend(jnp.ones((2, 768))), jax.Array)
+    native.set_code(code.for_vocabulary([*token_bytes, b"new"]))
+    assert_type(kronecker.product(code.projection(key, 768), code.bag, ids), jax.Array)
 
     bag = kronecker.prepare(kronecker.kronecker_bag(table), "induced", jnp.bfloat16)
     assert_type(bag, kronecker.Bag)
@@ -53,11 +63,13 @@ def wrong(token_bytes: list[bytes | None], code: kronecker.Code, bag: kronecker.
     kronecker.byte_table(token_bytes)  # type: ignore[call-arg]
     kronecker.kronecker_code(token_bytes)  # type: ignore[arg-type]
     kronecker.kronecker_bag(token_bytes)  # type: ignore[arg-type]
-    kronecker.Code(code)  # type: ignore[arg-type]
+    kronecker.Code(code)  # type: ignore[call-arg, arg-type]
     kronecker.KroneckerEmbed(768)  # type: ignore[call-arg]
     kronecker.KroneckerEmbed(768, bag)  # type: ignore[arg-type]
     kronecker.KroneckerEmbed("768", code)  # type: ignore[arg-type]
     kronecker.KroneckerEmbed(768, code, rows=4096)  # type: ignore[call-arg]
+    kronecker.nnx.KroneckerEmbed(768, code)  # type: ignore[call-arg]
+    code.for_vocabulary("text")  # type: ignore[arg-type]
     kronecker.BagEmbed(bag)  # type: ignore[call-arg, arg-type]
     kronecker.TableEmbed(features=64)  # type: ignore[call-arg]
     kronecker.product(bag, bag, 1)  # type: ignore[arg-type]

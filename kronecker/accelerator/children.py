@@ -46,7 +46,7 @@ class Children:
             return -self.stopped_by
         paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        with log.open("w") as output, log.open() as printed:
+        with log.open("wb") as output, log.open(encoding="utf-8", errors="replace") as printed:
             # In a new session, so that Ctrl-C reaches only this process, and so that a signal to the group reaches
             # all processes of the command.
             self._process = subprocess.Popen(

@@ -4,13 +4,12 @@ Each stage depends on the results of finished runs of earlier stages.  The check
 """
 
 import dataclasses
-import math
+import functools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
@@ -21,57 +20,34 @@ from kronecker.accelerator.worker import say
 from kronecker.run import rundir
 from kronecker.runtime import locks
 from kronecker.schema import config_files
-from kronecker.sweep import planning
+from kronecker.sweep import stages
 
 RUNS = "runs"  # in the part's folder; holds a folder for each stage
-DIVERGED, NOT_FINITE = 1, "is not finite"  # exit code and message of a run whose loss is not finite
 FIRST_GUESS = 0.0  # seconds per token, before a run has finished
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A run of the plan."""
-
-    stage: str
-    settings: Mapping[str, Any]  # its config keys
-    planned: planning.Planned  # its folder and command
-
-    @property
-    def name(self) -> str:
-        return f"{self.stage}-{self.planned.name}"
 
 
 class Study:
     """The plan's runs on one kind of device."""
 
     def __init__(self, extent: extents.Extent, text: extents.Text, ledger: Ledger, logs: Path) -> None:
-        self._module = config_files.load_module(str(ROOT / extents.STUDY_CONFIG))
-        self._plan = dataclasses.replace(self._module.PLAN, **extent.plan)
+        module = config_files.load_module(str(ROOT / extents.STUDY_CONFIG))
+        self._of_plan = functools.partial(module.stages, plan=dataclasses.replace(module.PLAN, **extent.plan))
         # checkpoints only on SIGTERM and at the end
-        self._overrides = {**text.keys, "checkpoint.every": 10**9, **extent.study}
+        overrides = {**text.keys, "checkpoint.every": 10**9, **extent.study}
+        source, out = os.path.relpath(ROOT / extents.STUDY_CONFIG), ledger.folder / parts.STUDY / RUNS
+        self._stages = stages.Stages(self._of_plan, source, out, overrides, ROOT / "train.py")
         self._ledger, self._folder = ledger, logs
-        self._members: dict[str, dict[tuple, Member]] = {}
 
-    def groups(self) -> Iterator[list[Member]]:
+    def groups(self) -> Iterator[list[stages.Member]]:
         """Yields the groups of runs, finished or not, as far as finished runs determine them."""
-        for stage in self._module.stages(self._loss, self._plan):
-            settings = [one for group in stage.groups for one in group]
-            if not settings:
-                continue
-            out = self._ledger.folder / parts.STUDY / RUNS / stage.name
-            source = os.path.relpath(ROOT / extents.STUDY_CONFIG)
-            planned = planning.plan_settings(source, out, settings, self._overrides, ROOT / "train.py")
-            members = [Member(stage.name, *one) for one in zip(settings, planned, strict=True)]
-            self._members[stage.name] = {_identity(one.settings): one for one in members}
-            rest = iter(members)
-            for group in stage.groups:
-                yield [next(rest) for _ in group]
+        for _, groups in self._stages:
+            yield from groups
 
     def left(self) -> tuple[int, bool]:
         """Returns how many of the known runs are unfinished, and whether later stages depend on them."""
-        unfinished = sum(not self._is_settled(one) for group in self.groups() for one in group)
-        stages = [stage for stage in self._module.stages(lambda *_: 0.0, self._plan) if any(stage.groups)]
-        return unfinished, len(self._members) < len(stages)
+        known = list(self._stages)
+        unfinished = sum(not one.is_settled for _, groups in known for group in groups for one in group)
+        return unfinished, len(known) < sum(any(stage.groups) for stage in self._of_plan(lambda *_: 0.0))
 
     def run(self, children: Children, end: float) -> bool:
         """Trains missing runs in order, while there is time for a complete group; returns whether no run failed.
@@ -94,17 +70,17 @@ class Study:
         (out / locks.LOCK).unlink()
         return fine
 
-    def _missing(self, group: list[Member]) -> list[Member]:
+    def _missing(self, group: list[stages.Member]) -> list[stages.Member]:
         """Returns the missing runs of a group; if any, finished runs of other devices or versions are trained again."""
-        if all(map(self._is_settled, group)):
+        if all(one.is_settled for one in group):
             return []
         for one in group:
-            if self._is_settled(one) and not self._is_alike(one):
+            if one.is_settled and not self._is_alike(one):
                 say(f"study: {one.name} was trained on other devices or versions than this group; training it again")
                 shutil.rmtree(one.planned.folder)
-        return [one for one in group if not self._is_settled(one)]
+        return [one for one in group if not one.is_settled]
 
-    def _train(self, one: Member, children: Children, end: float) -> bool:
+    def _train(self, one: stages.Member, children: Children, end: float) -> bool:
         say(f"study: training {one.name}")
         began, folder, log = time.monotonic(), one.planned.folder, self._folder / f"{one.name}.log"
         code = children.run(one.planned.command, log, lambda: time.time() > end)
@@ -114,33 +90,21 @@ class Study:
             shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
             (folder / locks.LOCK).unlink(missing_ok=True)
             self._ledger.write(parts.STUDY, one.name, seconds, described | {"diverged": False, **found})
-        elif code == DIVERGED and NOT_FINITE in log.read_text():
+        elif one.is_diverged:
             self._ledger.write(parts.STUDY, one.name, seconds, described | {"diverged": True})
         elif code is None or children.stopped_by:
             say(f"study: {one.name} was stopped; the same command resumes it from its checkpoint")
         else:
-            last = [*log.read_text().splitlines(), "it printed nothing"][-2:][0]
+            last = [*log.read_text(encoding="utf-8", errors="replace").splitlines(), "it printed nothing"][-2:][0]
             self._ledger.write(parts.STUDY, one.name, seconds, None, f"train.py exited with {code}: {last}")
             return False
         return True
 
-    def _loss(self, stage: str, settings: Mapping[str, Any]) -> float | None:
-        one = self._members[stage][_identity(settings)]
-        found = rundir.read_json(epath.Path(one.planned.folder / rundir.RESULT))
-        return found["train_loss"] if found else math.inf if self._diverged(one) else None
-
-    def _is_settled(self, one: Member) -> bool:
-        return one.planned.state == "finished" or self._diverged(one)
-
-    def _is_alike(self, one: Member) -> bool:
+    def _is_alike(self, one: stages.Member) -> bool:
         """Returns whether a run is of this kind of device and these versions; its code may differ."""
         env = rundir.read_json(epath.Path(one.planned.folder / rundir.ENV))
         facts = self._ledger.facts
         return not env or (env["devices"], setup(env)) == (facts["devices"], setup(facts))
-
-    def _diverged(self, one: Member) -> bool:
-        record = self._ledger.records(parts.STUDY).get(one.name)
-        return bool(record) and record["error"] is None and record["result"]["diverged"]
 
     def _seconds_a_token(self) -> float:
         """Returns the seconds per token of the slowest run on these devices, including its start."""
@@ -151,7 +115,3 @@ class Study:
             if record["key"]["devices"] == self._ledger.key["devices"] and record["error"] is None
         ]
         return max(taken, default=FIRST_GUESS)
-
-
-def _identity(settings: Mapping[str, Any]) -> tuple:
-    return tuple(sorted(settings.items()))

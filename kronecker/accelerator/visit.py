@@ -88,7 +88,7 @@ def _measure(job: Job, folder: Path, children: Children) -> dict[str, Any] | Non
 
     while True:
         file = folder / "job.json"
-        file.write_text(json.dumps(dataclasses.asdict(job)))
+        file.write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
         command = [sys.executable, "-m", Job.__module__, str(file)]
         code = children.run(command, folder / "worker.log", is_over)
         found = rundir.read_json(epath.Path(job.facts))

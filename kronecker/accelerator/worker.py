@@ -122,4 +122,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Job(**json.loads(Path(sys.argv[1]).read_text()))))
+    sys.exit(main(Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))

@@ -102,7 +102,7 @@ def target(name: str) -> Target:
 
 @functools.cache
 def _description(name: str) -> str:
-    return (Path(__file__).parent / "gpus" / f"{name}.txtpb").read_text()
+    return (Path(__file__).parent / "gpus" / f"{name}.txtpb").read_text(encoding="utf-8")
 
 
 def _fact(name: str, field: str) -> float:

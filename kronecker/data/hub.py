@@ -59,9 +59,10 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
         if not file.exists():
             listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
             with storage.renamed(file) as unfinished:
-                unfinished.write_text(listing)
+                unfinished.write_text(listing, encoding="utf-8")
+    storage.check_ends(file)
     try:
-        stored = json.loads(file.read_text())
+        stored = json.loads(file.read_text(encoding="utf-8"))
         return Listing(stored["repo"], stored["revision"], tuple(RemoteFile(**entry) for entry in stored["files"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); delete it, to list the files anew") from error

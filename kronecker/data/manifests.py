@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from kronecker.runtime import storage
+
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2
 DATASET = "kronecker"  # its name in TFDS
@@ -64,8 +66,9 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
     path, remedy = folder / MANIFEST, f"delete {folder} and prepare the data again"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; prepare the data with scripts/prepare_data.py")
+    storage.check_ends(path)
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a manifest ({type(error).__name__}: {error}); {remedy}") from error
     version = manifest.get("version") if isinstance(manifest, dict) else None

@@ -104,7 +104,7 @@ def ensure_prepared(
     name = f"{_slug(source.name)}-{_slug(label)}-{manifests.sha256(content)[:8]}"
     folder = pathlib.Path(config.data.folder).expanduser() / name
     if not (root / name / manifests.MANIFEST).exists():
-        with _display(f"reading {source.name}") as show:
+        with display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
         if source.left_out:
             print(
@@ -124,7 +124,7 @@ def ensure_prepared(
             with locks.locked(own):
                 _finish(job, len(pieces))
         if storage.is_remote(root):
-            with locks.locked(own), _display(f"uploading {name}") as show:
+            with locks.locked(own), display(f"uploading {name}") as show:
                 if not (root / name / manifests.MANIFEST).exists():
                     remote.publish(folder, root / name, show)
     return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer, config.data.end_of_text)
@@ -142,7 +142,7 @@ def open_folder(
     is not the dataset's.
     """
     if storage.is_remote(folder):
-        with _display(f"downloading {folder.name}") as show:
+        with display(f"downloading {folder.name}") as show:
             prepared = manifests.open_prepared(remote.fetch(folder, show))
         prepared = dataclasses.replace(prepared, location=folder)
     else:
@@ -195,7 +195,7 @@ def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
     encode = functools.partial(_encode, tokenizer=job.tokenizer, fraction=config.validation_fraction, dtype=dtype)
     pool = concurrent.futures.ThreadPoolExecutor(workers, "tokenise")
     try:
-        with _display(f"tokenising {job.source.name}") as show:
+        with display(f"tokenising {job.source.name}") as show:
             for number in segments.claims(claims, len(pieces)):
                 if shards.is_finished(job.folder, number) or (job.folder / manifests.MANIFEST).exists():
                     continue
@@ -251,11 +251,11 @@ def _encode(
         content = document.text.encode()
         split = document.split or manifests.SPLITS[sources.held_out(content, fraction)]
         chosen[split].append((document, content))
-    streams = {split: _encode_split(documents, tokenizer, dtype) for split, documents in chosen.items()}
+    streams = {split: encode_split(documents, tokenizer, dtype) for split, documents in chosen.items()}
     return batch._replace(documents=[]), streams
 
 
-def _encode_split(
+def encode_split(
     documents: list[tuple[readers.Document, bytes]], tokenizer: tokenization.Tokenizer, dtype: np.dtype
 ) -> shards.Stream:
     """Returns the ids of documents, each followed by end-of-text; raises ValueError if they do not keep the text."""
@@ -355,7 +355,7 @@ def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, data: m
 
 
 @contextlib.contextmanager
-def _display(title: str) -> Iterator[remote.Show]:
+def display(title: str) -> Iterator[remote.Show]:
     """Yields a function that shows progress: a live line on a terminal, otherwise a line every few seconds."""
     if sys.stderr.isatty():
         columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("{task.fields[words]}"))

@@ -105,8 +105,8 @@ def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Doc
         names = file.schema_arrow.names
         _check_fields(names, fields, str(path))
         columns = [name for name in (fields.text, fields.split) if name]
-        for name in columns:
-            _check_column(file.schema_arrow, name, str(path))
+        for key, name in zip(("data.text_field", "data.split_field"), columns, strict=False):
+            _check_column(file.schema_arrow, key, name, str(path))
         groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
         rows, seen = sum(group.num_rows for group in groups), 0
         for number, group in enumerate(groups):
@@ -160,11 +160,11 @@ def _named(fault: str) -> Iterator[None]:
         raise ValueError(f"{fault} ({error}); write or download it again") from error
 
 
-def _check_column(schema: pa.Schema, name: str, where: str) -> None:
+def _check_column(schema: pa.Schema, key: str, name: str, where: str) -> None:
     found = schema.field(name).type if schema.names.count(name) == 1 else "there more than once"
     stored = found.value_type if isinstance(found, pa.DictionaryType) else found
     if stored not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.null()):
-        raise ValueError(f"{where}: the field {name!r} is {found}, not text; set data.text_field to another")
+        raise ValueError(f"{where}: the field {name!r} is {found}, not text; set {key} to another")
 
 
 def read_tfds(builder: Any, fields: Fields, start: int) -> Iterator[Document]:

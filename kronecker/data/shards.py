@@ -78,8 +78,9 @@ def finished_parts(folder: pathlib.Path, segment: int) -> list[dict[str, Any]]:
     """
     parts = []
     for file in sorted(folder.glob(f"part-{segment:05d}-?????.json")):
+        storage.check_ends(file)
         try:
-            part = json.loads(file.read_text())
+            part = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             part = str(error)
         if found := manifests.fault(part, _PART):
@@ -239,6 +240,8 @@ def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
         with storage.renamed(file) as unfinished:
             yield unfinished
     except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
+        if getattr(error, "filename", None) not in (None, str(file)):  # of what is read meanwhile
+            raise
         raise OSError(
             f"cannot write {file}: {error}; free some space, or set data.folder to another disk; the same command then "
             "resumes after the last finished shard"
@@ -247,4 +250,4 @@ def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _write_json(file: pathlib.Path, content: Any) -> None:
     with writing(file) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

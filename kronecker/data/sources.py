@@ -69,6 +69,18 @@ def held_out(text: bytes, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") < fraction * 2**64
 
 
+def with_parts(data: ml_collections.ConfigDict, part_field: str) -> Iterator[tuple[readers.Document, str]]:
+    """Yields each document that `data` names with its part, the value of another field; without a field, "all"."""
+    documents = (document for unit in open_source(data).units for document in unit.read(0))
+    if not part_field:
+        yield from ((document, "all") for document in documents)
+        return
+    of_part = data.copy_and_resolve_references()
+    of_part.text_field = part_field
+    parts = (document.text for unit in open_source(of_part).units for document in unit.read(0))
+    yield from zip(documents, parts, strict=True)
+
+
 def training_texts(source: Source, fraction: float, limit: int) -> Iterator[str]:
     """Yields the training texts of a source, in order, until their UTF-8 bytes reach `limit`."""
     for unit in source.units:

@@ -2,17 +2,21 @@
 
 import dataclasses
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from kronecker.embedding import bags, codec, implementations, linen
 from kronecker.model import accounting, transformer
 from kronecker.runtime import determinism, sharding
-from kronecker.schema import arms, choices
+from kronecker.schema import arms, choices, resolution
+
+IDS_AT_ONCE = 1024  # of a vocabulary whose embeddings are all computed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,19 +28,31 @@ class Arm:
     codes: codec.ByteTable | None  # the vocabulary's bytes behind `bag`; None for a table
 
 
-def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None], mesh: Mesh | None = None) -> Arm:
+def build(
+    config: ml_collections.ConfigDict,
+    token_bytes: Sequence[bytes | None],
+    mesh: Mesh | None = None,
+    counts_V: np.ndarray | None = None,
+    special: Collection[int] = (),
+) -> Arm:
     """Returns the arm of a resolved config with its vocabulary.
 
     `token_bytes` of each id are from `Tokenizer.bytes_from` with embedding.byte_source.  The devices of `mesh` may be
-    simulated; None: JAX's default device.  Raises ValueError for an unknown kind, an implementation that needs more
-    memory than embedding.cache_limit_mb, or an attention that the platform lacks.
+    simulated; None: JAX's default device.  `counts_V`: how often each id occurs in the training text, which
+    model.unigram_bias needs.  `special`: ids that no text encodes to, which a shuffled code needs.
+
+    Raises ValueError for an unknown kind, an implementation that needs more memory than embedding.cache_limit_mb, an
+    attention that the platform lacks, or a rank that is too high.
     """
     platform = sharding.platform(mesh)
     c, shape, kind = config.embedding, transformer.Shape.of(config.model, platform), arms.kind(config.embedding.kind)
     known = {"vocab": shape.padded_vocab, "rank": c.rank, "mesh": mesh}
+    if "rank" in kind.takes and not c.rank:
+        of_tokens = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
+        known["rank"] = resolution.rank(config, bags.rows_in_use(bags.kronecker_bag(of_tokens)))
     bag = codes = None
     if kind.bag:
-        codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation)
+        codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation, special)
         gradient = determinism.gather_gradient(config)
         bag = make_bag(codes, c.kind, c.norm)
         bag = implementations.prepare(
@@ -52,7 +68,20 @@ def build(config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None]
         param_dtype=shape.param_dtype,
         **{name: known[name] for name in kind.takes},
     )
-    return Arm(transformer.Transformer(shape, embed, mesh), bag, codes)
+    bias = _log_unigram(counts_V, shape) if config.model.unigram_bias else None
+    return Arm(transformer.Transformer(shape, embed, mesh, c.scale, bias), bag, codes)
+
+
+def _log_unigram(counts_V: np.ndarray | None, shape: transformer.Shape) -> transformer.Constant:
+    """Returns log((count + 1) / sum of these) of each id, float32, 0 for the padding, whose logits are masked."""
+    if counts_V is None:
+        raise ValueError(
+            "model.unigram_bias is True, but nothing here counts a training text; set model.unigram_bias to False"
+        )
+    more_V = counts_V.astype(np.float64) + 1
+    bias_V = np.zeros(shape.padded_vocab, np.float32)
+    bias_V[: shape.vocab_size] = np.log(more_V / more_V.sum())
+    return transformer.Constant(bias_V)
 
 
 def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
@@ -77,6 +106,21 @@ def with_table(arm: Arm, params: dict[str, Any]) -> tuple[Arm, dict[str, Any]]:
     as_table = linen.TableEmbed(bag.vocab, embed.features, dtype=embed.dtype, param_dtype=embed.param_dtype)
     params = params | {accounting.INPUT: {"table": induced(params[accounting.INPUT], bag)}}
     return Arm(arm.model.clone(embed=as_table), None, arm.codes), params
+
+
+def input_table(arm: Arm, params: dict[str, Any]) -> np.ndarray:
+    """Returns the embedding of every id but the padding, (V, d), as the model computes it."""
+    shape, embed = arm.model.shape, arm.model.embed
+    ids = np.arange(-(-shape.vocab_size // IDS_AT_ONCE) * IDS_AT_ONCE).clip(max=shape.vocab_size - 1)
+
+    def of(ids_N1: jax.Array, own: dict[str, Any], bag: bags.Bag | None) -> jax.Array:
+        x_N1d = embed.apply({"params": own}, ids_N1, bag)
+        return x_N1d if arm.model.input_scale == 1 else x_N1d.astype(jnp.float32) * arm.model.input_scale
+
+    rows = jax.jit(lambda own, bag, ids: jax.lax.map(lambda ids_N1: of(ids_N1, own, bag), ids))(
+        params[accounting.INPUT], arm.bag, ids.reshape(-1, IDS_AT_ONCE, 1)
+    )
+    return sharding.gathered(rows).reshape(-1, shape.d_model)[: shape.vocab_size]
 
 
 def product_line(arm: Arm, config: ml_collections.ConfigDict, mesh: Mesh) -> str:

@@ -27,10 +27,13 @@ class Head(struct.PyTreeNode):
     matrix: jax.Array  # (d, V)
     vocab_size: int = struct.field(pytree_node=False)  # the logits of ids beyond it are masked
     dtype: str = struct.field(pytree_node=False)  # of the products; sums are float32
+    bias: jax.Array | None = None  # float32 (V,), added to the logits: a constant, whose gradient is left out
 
     def logits(self, x_BTd: jax.Array) -> jax.Array:
         """Returns float32 logits (B, T, V) of hidden states; those of padded vocabulary entries are -inf."""
         logits_BTV = self._multiply("btd,dv->btv", x_BTd, self.matrix)
+        if self.bias is not None:
+            logits_BTV += self.bias
         padded = logits_BTV.shape[-1]
         if padded == self.vocab_size:
             return logits_BTV
@@ -48,7 +51,8 @@ class Head(struct.PyTreeNode):
         grad_BTV = p_BTV - jnp.where(hot_BTV, weights_BT[..., None], 0.0)
         matrix_grad = self._multiply("btd,btv->dv", x_BTd, grad_BTV)
         x_grad = self._multiply("btv,dv->btd", grad_BTV, self.matrix)
-        return (nats_BT * weights_BT).sum(), self.replace(matrix=matrix_grad), x_grad
+        of_bias = jax.tree.map(jnp.zeros_like, self.bias)
+        return (nats_BT * weights_BT).sum(), self.replace(matrix=matrix_grad, bias=of_bias), x_grad
 
     def _multiply(self, spec: str, *operands: jax.Array) -> jax.Array:
         rounded = (operand.astype(self.dtype) for operand in operands)

@@ -15,6 +15,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -137,6 +138,13 @@ class Block(nn.Module):
         return sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh), None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """An array that a module holds: equal only to itself, so that the module can be hashed and compared."""
+
+    value: np.ndarray
+
+
 class Transformer(nn.Module):
     """The decoder around an input embedding."""
 
@@ -144,6 +152,8 @@ class Transformer(nn.Module):
     # embed(ids (B, T), bag) -> (B, T, d); for a tied head also embed.output(bag) -> (table (V, d), scale of the logits)
     embed: nn.Module
     mesh: Mesh | None = None  # that splits the batch; None: one device
+    input_scale: float = 1.0  # multiplies the embeddings, not the table that a tied head uses
+    head_bias: Constant | None = None  # float32 (V,), added to the logits; a constant of the program, 4 V bytes
 
     @nn.compact
     def __call__(
@@ -171,7 +181,10 @@ class Transformer(nn.Module):
         # one of 0.02, a disadvantage for one arm of a pair.
         time = ids_BT.shape[1]
         at_Td = positions_Cd[:time] if start is None else jax.lax.dynamic_slice_in_dim(positions_Cd, start, time)
-        x_BTd = self.embed(ids_BT, bag).astype(jnp.float32) + at_Td.astype(jnp.float32)
+        x_BTd = self.embed(ids_BT, bag).astype(jnp.float32)
+        if self.input_scale != 1:
+            x_BTd *= self.input_scale
+        x_BTd += at_Td.astype(jnp.float32)
         x_BTd = sharding.constrain(x_BTd, ("batch", "time", "stream"), self.mesh)
         x_BTd = nn.Dropout(s.dropout, deterministic=not train)(x_BTd)
         block = nn.remat(Block, prevent_cse=not s.scan_layers) if s.remat else Block
@@ -193,5 +206,6 @@ class Transformer(nn.Module):
         else:
             head = declared.matrix(normal, "width", "vocab")
             matrix_dV = self.param("head", head, (s.d_model, s.padded_vocab), s.param_dtype)
-        head = output_head.Head(matrix_dV, s.vocab_size, s.dtype)
+        bias_V = self.head_bias and jnp.asarray(self.head_bias.value, jnp.float32)
+        head = output_head.Head(matrix_dV, s.vocab_size, s.dtype, bias_V)
         return (x_BTd, head) if apart else head.logits(x_BTd)

@@ -1,9 +1,10 @@
 """The paper's numbers on training (section 6.6), computed from runs: gap, speed, lead, drift of the input's scale."""
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 
-from kronecker.report import compare, figures, intervals
+from kronecker.report import compare, figures, held_out, intervals
 from kronecker.run import finished_runs, measured_on, result
 
 TABLE, KRONECKER, UNTIED = "table_tied", "kronecker", compare.BASELINE
@@ -38,8 +39,13 @@ def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
     chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
     versions = [name for name in compare.names(chosen) if name not in (TABLE, KRONECKER, UNTIED)]
     if versions:
-        raise ValueError(f"there are several versions of one arm: {', '.join(versions)}; give runs of one version each")
-    return compare.compare(chosen, TABLE)
+        of_arm = {run.arm: of_name for of_name in reversed(compare.by_name(chosen).values()) for run in of_name}
+        folders = shlex.join(str(run.folder) for of_name in of_arm.values() for run in of_name)
+        raise ValueError(
+            f"there are several versions of one arm: {', '.join(versions)}; name the runs of one version each, for "
+            f"example: scripts/report.py --paper {folders}"
+        )
+    return held_out.compared(chosen, TABLE)
 
 
 def probed(comparison: compare.Comparison) -> list[finished_runs.Run]:
@@ -56,8 +62,7 @@ def measure(comparison: compare.Comparison) -> result.Result:
     table, arms = comparison.baseline, {arm.name: arm for arm in comparison.arms}
     kronecker = arms[KRONECKER]
     gaps = {name: _minus(arms[name], kronecker) for name in (TABLE, UNTIED) if name in arms}
-    losses = (run.result["validation_loss"] for run in table.runs)
-    relative = (100 * gap / loss for gap, loss in zip(gaps[TABLE].values, losses, strict=True))
+    relative = (100 * gap / loss for gap, loss in zip(gaps[TABLE].values, table.losses, strict=True))
     rows = [
         _gap(TABLE, gaps[TABLE]),
         (RELATIVE, *_mean(table, relative), ""),
@@ -84,14 +89,14 @@ def measure(comparison: compare.Comparison) -> result.Result:
             "its kronecker arm has a head of its own, so more parameters. The untied table, which the paper does not "
             "have, has a head of its own too.",
             "One seed has no interval." if len(table.runs) == 1 else "Intervals are over seeds.",
+            held_out.sentences(comparison)[0],
         ),
         paper_conditions=PAPER_CONDITIONS,
     )
 
 
 def _minus(one: compare.Arm, other: compare.Arm) -> intervals.Difference:
-    losses = [[run.result["validation_loss"] for run in arm.runs] for arm in (one, other)]
-    return _over_seeds(one, (a - b for a, b in zip(*losses, strict=True)))
+    return _over_seeds(one, (a - b for a, b in zip(one.losses, other.losses, strict=True)))
 
 
 def _over_seeds(arm: compare.Arm, values: Iterable[float]) -> intervals.Difference:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from kronecker.run import rundir, sinks
 from kronecker.runtime import storage
 from kronecker.schema import dotted
 
+AT_END = 0.05  # of a run's steps
+PREDICTED = "predicted_tokens"  # of a validation line
 # The fields, with their types, that each file must have; env.json's "data" is newer, and only open runs need it.
 LOSSES = {"train_loss": float, "validation_loss": (float, type(None))}
 _NEEDED = {
@@ -52,28 +55,86 @@ class Run:
         """Equal in the two runs of a pair."""
         return self.config["seed"]
 
+    @property
+    def loss_at_end(self) -> float:
+        """The mean training loss of the last AT_END of the steps, by which settings are chosen, in nats per token."""
+        steps, losses = self.train["step"], self.train["loss"]
+        return float(np.mean(losses[steps >= (1 - AT_END) * steps[-1]]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diverged:
+    """A run that ended because a loss was not finite; `arm`, `seed` and `config` are as of a Run."""
+
+    folder: epath.Path
+    config: Mapping[str, Any]
+    reason: str
+
+    arm, seed = Run.arm, Run.seed
+    loss_at_end = math.inf
+
+
+def gather(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Run], list[Diverged]]:
+    """Returns the finished and the diverged runs at `paths` and one level below; otherwise as `find` and `read`."""
+    folders, diverged = _search(paths)
+    diverged += [folder for folder in folders if _reason(folder)]  # named itself, or of an earlier version
+    found = [read(folder) for folder in folders if folder not in diverged]
+    ended = [_diverged(folder) for folder in sorted(set(diverged), key=str)]
+    if not found:
+        raise ValueError(
+            f"every run here diverged: {', '.join(str(run.folder) for run in ended)}; train them with a lower train.lr "
+            "in other folders"
+        )
+    return found, ended
+
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[epath.Path]:
     """Returns the run folders among `paths` and the finished ones one level below, each once, in a stable order.
 
-    Lists unfinished ones below on stderr, so that an unfinished sweep can be read.  Raises FileNotFoundError if a path
-    does not exist; ValueError if there is no run at a path, or no finished one below it.
+    Lists diverged and unfinished ones below on stderr, so that an unfinished sweep can be read.  Raises
+    FileNotFoundError if a path does not exist; ValueError if there is no run at a path, or no finished one below it.
     """
-    found, unfinished = [], []
+    found, diverged = _search(paths)
+    if not found:
+        raise ValueError(f"no run here has finished, as all diverged: {', '.join(map(str, diverged))}")
+    if diverged:
+        print("skipped runs that diverged:", *diverged, sep="\n  ", file=sys.stderr)
+    return found
+
+
+def _search(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[epath.Path], list[epath.Path]]:
+    """Returns the folders of `find`, and those of diverged runs below `paths`."""
+    found, ended, unfinished = [], [], []
     for path in map(storage.open_path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; give folders of runs, or a folder that holds them")
         folders = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
         if not folders:
-            raise ValueError(f"{path}: no run here (no config.json in it or one level below); give a folder of runs")
+            raise ValueError(
+                f"{path}: no run here (no config.json in it or one level below); give a folder of runs, "
+                "such as runs/demo after make pair"
+            )
         incomplete = [folder for folder in folders if folder != path and not is_finished(folder)]
-        if incomplete == folders:
-            raise ValueError(f"{path}: no run here has finished; run the sweep's command again to resume it")
+        diverged = [folder for folder in incomplete if is_diverged(folder)]
+        if incomplete == folders and not diverged:
+            raise ValueError(
+                f"{path}: no run here has finished; run the sweep's command again, or for the first run: "
+                f"{command(folders[0])}"
+            )
         found += [folder for folder in folders if folder not in incomplete]
-        unfinished += incomplete
+        ended += diverged
+        unfinished += [folder for folder in incomplete if folder not in diverged]
     if unfinished:
-        print("skipped unfinished runs:", *dict.fromkeys(unfinished), sep="\n  ", file=sys.stderr)
-    return list(dict.fromkeys(found))
+        lines = (f"{folder}\n    {command(folder)}" for folder in dict.fromkeys(unfinished))
+        print("skipped unfinished runs; these commands finish them:", *lines, sep="\n  ", file=sys.stderr)
+    return list(dict.fromkeys(found)), list(dict.fromkeys(ended))
+
+
+def command(folder: epath.Path) -> str:
+    """Returns the command that resumes a run, in the folder where it was first given."""
+    env = rundir.read_json(folder / rundir.ENV) or {}
+    given = env.get("command")
+    return shlex.join(["python", *given]) if rundir.is_of(given, list) else "train.py with its --config and --workdir"
 
 
 def is_run(folder: epath.Path) -> bool:
@@ -84,10 +145,34 @@ def is_finished(folder: epath.Path) -> bool:
     return (folder / rundir.RESULT).exists()  # written last
 
 
+def is_diverged(folder: epath.Path) -> bool:
+    return (folder / rundir.DIVERGED).exists() and not is_finished(folder)
+
+
+def _reason(folder: epath.Path) -> str:
+    """Returns why a run has no loss; empty if it has one, or may still get one."""
+    if is_finished(folder):
+        loss = read_json(folder, rundir.RESULT, _NEEDED[rundir.RESULT])["validation_loss"]
+        finite = loss is not None and math.isfinite(loss)
+        return "" if finite else f"validation_loss is {loss} in {rundir.RESULT}"
+    found = rundir.read_json(folder / rundir.DIVERGED, {"reason": str})
+    return found["reason"] if found else ""
+
+
+def _diverged(folder: epath.Path) -> Diverged:
+    config = _present(folder / rundir.CONFIG, rundir.read_config(folder / rundir.CONFIG))
+    return Diverged(folder, dotted.flat(config), _reason(folder))
+
+
 def require_finished(folder: epath.Path) -> None:
+    if is_diverged(folder):
+        raise ValueError(
+            f"{folder}: the run diverged ({_diverged(folder).reason}); train it with a lower train.lr in another "
+            "folder, or leave this one out"
+        )
     if not is_finished(folder):
         raise ValueError(
-            f"{folder}: the run is not finished (no {rundir.RESULT}); run its command again to resume it, "
+            f"{folder}: the run is not finished (no {rundir.RESULT}); resume it, {command(folder)}, "
             "or leave the folder out"
         )
 
@@ -100,11 +185,9 @@ def read(folder: epath.Path) -> Run:
     """
     require_finished(folder)
     env, params, result = (read_json(folder, name, needed) for name, needed in _NEEDED.items())
-    loss = result["validation_loss"]
-    if not isinstance(loss, int | float) or not math.isfinite(loss):
+    if reason := _reason(folder):
         raise ValueError(
-            f"{folder}: validation_loss is {result['validation_loss']} in {rundir.RESULT}: the run diverged; "
-            "train it again with a lower train.lr, or leave the folder out"
+            f"{folder}: {reason}: the run diverged; train it again with a lower train.lr, or leave the folder out"
         )
     config = _present(folder / rundir.CONFIG, rundir.read_config(folder / rundir.CONFIG))
     if result.get("config_sha256", rundir.config_sha256(config)) != rundir.config_sha256(config):
@@ -167,4 +250,9 @@ def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
     of_kind = [line for line in lines if line["kind"] == kind]
-    return {name: np.array([line[name] for line in of_kind], dtype=np.float64) for name in sinks.FIELDS[kind]}
+    columns = {name: np.array([line[name] for line in of_kind], dtype=np.float64) for name in sinks.FIELDS[kind]}
+    if kind == "validation":  # a field that very old lines lack
+        counts = (line.get(PREDICTED) for line in of_kind)
+        counted = [count if rundir.is_of(count, int) else math.nan for count in counts]
+        columns[PREDICTED] = np.array(counted, dtype=np.float64)
+    return columns

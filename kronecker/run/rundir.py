@@ -4,7 +4,8 @@
     env.json        versions, commit, devices      metrics.jsonl  one object per line
     checkpoints/    orbax                          result.json    written last: the run is complete
 
-and token_losses.npz, which token_losses.py adds to a complete run, profile/ if log.profile_steps is set, and
+and token_losses.npz and input_use.json, which token_losses.py adds to a complete run, texts/, where eval.py --data puts
+its losses on other texts, diverged.json if a loss was not finite, profile/ if log.profile_steps is set, and
 damaged-checkpoints/, where a run that resumed from an older checkpoint has put newer ones.
 """
 
@@ -24,13 +25,14 @@ from kronecker.runtime import locks, printing, storage
 from kronecker.schema import dotted, keys
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
-TOKEN_LOSSES = "token_losses.npz"
+TOKEN_LOSSES, INPUT_USE, TEXTS, DIVERGED = "token_losses.npz", "input_use.json", "texts", "diverged.json"
 CHECKPOINTS, DAMAGED = "checkpoints", "damaged-checkpoints"
 COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that may change when a run resumes.
 FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
 MOST_BYTES = 2**26  # of a JSON file; beyond them it ends for us
+_LATER = {name for name, key in keys.KEYS.items() if key.later}
 _NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -40,7 +42,6 @@ _NAMES = {
     list: "a list of texts",
     type(None): "null",
 }
-_LATER = {name: key.default for name, key in keys.KEYS.items() if key.later}
 
 
 def write_json(path: epath.Path, content: Any) -> None:
@@ -57,6 +58,7 @@ def read_json(path: epath.Path, needed: Mapping[str, Any] | None = None) -> dict
     """
     if not path.exists():
         return None
+    storage.check_ends(path)
     with path.open("rb") as file:
         return parsed(file.read(MOST_BYTES), str(path), needed or {})
 
@@ -109,7 +111,7 @@ def _short(value: Any) -> str:
 
 
 def read_config(path: epath.Path) -> ml_collections.ConfigDict | None:
-    """Returns the config that a run has saved, or None if there is none; newer keys that it lacks get their defaults.
+    """Returns the config that a run has saved, or None if there is none; newer keys get what they were in older runs.
 
     Raises ValueError with the file and the key if one is missing or of another type.
     """
@@ -119,6 +121,7 @@ def read_config(path: epath.Path) -> ml_collections.ConfigDict | None:
 
 def completed(saved: dict[str, Any], where: str = CONFIG) -> ml_collections.ConfigDict:
     """Returns a saved config as `read_config` does; `where` is its file."""
+    values: dict[str, Any] = {}
     for name, key in keys.KEYS.items():
         group, _, last = name.rpartition(".")
         of_group = saved.setdefault(group, {}) if group else saved
@@ -127,12 +130,13 @@ def completed(saved: dict[str, Any], where: str = CONFIG) -> ml_collections.Conf
                 f"{where}: {group} is {_short(of_group)}, not a group of keys; restore the file from a copy"
             )
         if key.later:
-            of_group.setdefault(last, key.default)
+            of_group.setdefault(last, key.in_older_runs(values))
         if last not in of_group:
             raise ValueError(f"{where}: lacks {name}; restore the file from a copy, or train again with this version")
         if not is_of(of_group[last], type(key.default)):
             wrong = f"{name} is {_short(of_group[last])}, not {_words(type(key.default))}"
             raise ValueError(f"{where}: {wrong}; restore the file from a copy")
+        values[name] = of_group[last]
     try:
         return ml_collections.ConfigDict(saved)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # names of unknown keys
@@ -141,10 +145,11 @@ def completed(saved: dict[str, Any], where: str = CONFIG) -> ml_collections.Conf
 
 def fixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the part of a config that determines a run's numbers, dotted key -> value."""
+    values = dotted.flat(config)
     return {
-        key: value
-        for key, value in dotted.flat(config).items()
-        if key not in FREE_ON_RESUME and (key not in _LATER or value != _LATER[key])
+        name: value
+        for name, value in values.items()
+        if name not in FREE_ON_RESUME and not (name in _LATER and value == keys.KEYS[name].in_older_runs(values))
     }
 
 
@@ -227,10 +232,17 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        f"{key} was {_value(before, key)!r}, is {_value(now, key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     )
+
+
+def _value(of_fixed: dict[str, Any], key: str) -> Any:
+    """Returns a key's value, also of a later key that `fixed` leaves out; None of a key of another version."""
+    if key in of_fixed or key not in keys.KEYS:
+        return of_fixed.get(key)
+    return keys.KEYS[key].in_older_runs(of_fixed)
 
 
 def has_checkpoint(workdir: epath.Path) -> bool:

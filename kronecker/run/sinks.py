@@ -166,6 +166,7 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
     path, lines = workdir / METRICS, []
     if not path.exists():
         return lines
+    storage.check_ends(path)
     last: dict[str, int] = {}  # step of the last line of each kind
     with path.open("rb") as opened, io.BufferedReader(opened) as file:  # a remote file's own readline has no limit
         for number, text in enumerate(iter(functools.partial(file.readline, LONGEST_LINE), b""), 1):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from kronecker.runtime import jax_settings, preemption
+from kronecker.runtime import interrupts, jax_settings, preemption
 from kronecker.schema import config_files, dotted, keys
 
 FLAGS = flags.FLAGS
@@ -27,6 +27,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     fault: Exception | None = None
     saved = False
     try:
+        interrupts.raise_exception()
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(_help())
             code = 0
@@ -36,11 +37,12 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
                 raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --; --help lists them")
             code = (main(rest) if positional else main()) or 0
         sys.stdout.flush()
+        interrupts.end_silently()  # here, as Ctrl-C may come while this is done
     except BrokenPipeError:  # what read the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at the end fails
         code = 1
     except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {'standard output: ' * _is_of_output(error)}{_one_line(error)}", file=sys.stderr)
         code = 2
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,15 +51,20 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         print(words, file=sys.stderr)
         code, saved = words.code, True
     except KeyboardInterrupt:
-        print("interrupted: what is complete on disk stays; run the same command again", file=sys.stderr)
-        code = preemption.INTERRUPTED
+        print(interrupts.WORDS, file=sys.stderr)
+        code = interrupts.INTERRUPTED
     except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it
+        storage = sys.modules.get("kronecker.runtime.storage")  # not every script imports it
         if line := jax_settings.without_platform(error):
             print(f"error: {line}", file=sys.stderr)
+            code = 2
+        elif storage and storage.is_of_access(error):
+            print(f"error: {type(error).__name__}: {_one_line(error)}; run the same command again", file=sys.stderr)
             code = 2
         else:
             traceback.print_exc()
             code, fault = 1, error
+    interrupts.end_silently()
     distributed = sys.modules.get("kronecker.runtime.distributed")  # not every script imports it
     if distributed and code and not saved:
         distributed.leave(code, fault)
@@ -85,6 +92,10 @@ def _parse(argv: Sequence[str], needs_config: bool) -> list[str]:
             raise ValueError(f"--{name}={value}: it must be finite")
         if isinstance(value, int) and abs(value) > keys.COUNTABLE:
             raise ValueError(f"--{name}={value}: it must be at most {keys.COUNTABLE:,} in size")
+        if isinstance(value, list) and FLAGS[name].present and not all(value or [""]):
+            raise ValueError(
+                f"--{name}={','.join(value)}: a name is empty; give names with commas between, or no --{name}"
+            )
     return rest
 
 
@@ -113,6 +124,18 @@ def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
 def _help() -> str:
     flag_help = FLAGS.main_module_help().replace("\n    (default: 'None')", "")
     return f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_help}"
+
+
+def _is_of_output(error: BaseException) -> bool:
+    """Returns whether what a script prints could not be written, as on a full disk; if so, ends trying."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename:
+        return False
+    try:
+        print(flush=True)  # fails again, with what is kept in the buffer if there is one
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at the end fails
+        return True
+    return False
 
 
 def _one_line(error: BaseException) -> str:

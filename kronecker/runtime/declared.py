@@ -7,6 +7,7 @@ Outside `of` such an initializer returns a plain array, so that users of a modul
 """
 
 import contextvars
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,12 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata):
 
 def of(module: nn.Module, *args: Any) -> dict[str, Any]:
     """Returns a `Declared` with a shape for each parameter of `init(*args)`; raises ValueError if one is undeclared."""
+    leaves, structure = jax.tree.flatten(args)
+    return _of(module, structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves))
 
+
+@functools.lru_cache(maxsize=8)  # a run asks four times; to trace a model takes half a second
+def _of(module: nn.Module, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> dict[str, Any]:
     def boxed(*args):  # a new function each time, as JAX would reuse the trace of an old one
         token = _asked.set(True)
         try:
@@ -50,7 +56,7 @@ def of(module: nn.Module, *args: Any) -> dict[str, Any]:
         finally:
             _asked.reset(token)
 
-    tree = jax.eval_shape(boxed, *args)
+    tree = jax.eval_shape(boxed, *structure.unflatten(shapes))
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_declared):
         if not is_declared(leaf):
             raise ValueError(

@@ -74,7 +74,7 @@ def line(found: dict[str, Any]) -> str:
 def processor() -> str:
     """Returns the processor's name, as Linux or else Python gives it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

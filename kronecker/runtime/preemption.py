@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT  # exit codes
+TERMINATED = 128 + signal.SIGTERM  # exit code
 
 
 class Preempted(Exception):  # noqa: N818  not an error: the run resumes later

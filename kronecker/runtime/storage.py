@@ -10,6 +10,8 @@ import errno
 import importlib.util
 import io
 import os
+import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TypeVar
@@ -19,6 +21,13 @@ from etils import epath
 
 CLIENTS = {"gs": "gcsfs"}  # scheme -> the package that etils.epath needs for it
 SECONDS_BETWEEN_UPLOADS = 30.0
+_NETWORK = {"aiohttp", "gcsfs"}  # packages whose exceptions are faults of the network, or of rights in a bucket
+_OF_NETWORK = (ConnectionError, TimeoutError)
+_ACCESS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_STATUS = re.compile(
+    "ABORTED|CANCELLED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE"
+)  # in tensorstore
+_WITHOUT_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write, which names no file
 
 Local = TypeVar("Local")  # an epath.Path or a pathlib.Path
 
@@ -64,7 +73,7 @@ def renamed(path: Local, writer: str = "") -> Iterator[Local]:
 
     The name is always the same, so that a killed process leaves no other files behind; without a lock, `writer`
     separates the names of several processes, and the last one to finish wins.  A power cut leaves the old file or the
-    whole new one.
+    whole new one.  An OSError names `path`, also if it is of the temporary file, or of a disk without space.
     """
     temporary = path.with_name(f"{path.name}{writer}.tmp")
     try:
@@ -72,8 +81,40 @@ def renamed(path: Local, writer: str = "") -> Iterator[Local]:
         sync(temporary)
         temporary.replace(path)
         flush(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary) or (error.filename is None and error.errno in _WITHOUT_SPACE):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk, of a file that was never made
+            temporary.unlink(missing_ok=True)
+
+
+def check_ends(path: Local) -> None:
+    """Raises ValueError if a local path, or one in the folder, leads to a pipe or a device: reading may have no end."""
+    if is_remote(path):
+        return
+    for inner in path.iterdir() if path.is_dir() else ():
+        check_ends(inner)
+    if path.exists() and not stat.S_ISDIR(mode := os.stat(path).st_mode) and not stat.S_ISREG(mode):  # noqa: PTH116
+        raise ValueError(f"{path} is a pipe or a device; put a file there")
+
+
+def check_reachable(path: Local) -> None:
+    """Raises what the disk or the bucket raises if a file that is there, or one in the folder, cannot be opened."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for inner in path.iterdir() if path.is_dir() else ():
+            check_reachable(inner)
+        if not path.is_dir():
+            check_ends(path)
+            path.open("rb").close()
+
+
+def is_of_access(error: BaseException) -> bool:
+    """Returns whether rights, the network or a limit of this process made a read fail: the content may be whole."""
+    of_client = {kind.__module__.partition(".")[0] for kind in type(error).__mro__} & _NETWORK
+    of_system = isinstance(error, OSError) and (error.errno in _ACCESS or isinstance(error, _OF_NETWORK))
+    return bool(of_client or of_system or _STATUS.search(str(error)))
 
 
 def move(path: Local, target: Local) -> None:
@@ -149,8 +190,8 @@ class Lines:
     def _begin(self) -> None:
         with writing(self._path) as file:
             file.write(self._content.encode())
-        self._file = self._path.open("a")
+        self._file = self._path.open("a", encoding="utf-8")
 
     def _upload(self) -> None:
-        self._path.write_text(self._content)
+        self._path.write_text(self._content, encoding="utf-8")
         self._uploaded, self._uploaded_at = self._content, time.monotonic()

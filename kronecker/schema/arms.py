@@ -37,6 +37,11 @@ class Kind:
     truncation: str = ""  # required value of embedding.truncation; empty: any
     tieable: bool = False  # whether its table can be the output head; the module then has output(bag)
 
+    @property
+    def is_code(self) -> bool:
+        """Whether it is a code times a projection and nothing else, so that a graft can fit the projection."""
+        return bool(self.bag) and self.module == Kind.module
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -54,6 +59,7 @@ class Arm:
     def overrides(self) -> dict[str, Any]:
         """Returns {dotted key: value}, with every key in which arms differ, so that any config then runs this arm."""
         plain = {"arm": self.name, "norm": "z", "truncation": "head", "init_std": 0.0, "kind": self.kind.name}
+        plain["rank_rows"] = "all"
         group = {f"embedding.{key}": value for key, value in {**plain, **self.embedding}.items()}
         return group | {"model.tie_head": self.tie_head}
 
@@ -63,6 +69,15 @@ FACTORIZED = Kind("factorized", "kronecker.embedding.linen:FactorizedEmbed", ("v
 KRONECKER = Kind("kronecker", bag="kronecker.embedding.bags:kronecker_bag", tieable=True)
 HEAD_TAIL = Kind("head_tail", bag="kronecker.embedding.controls:head_tail_bag", truncation="head_tail")
 RANDOM_CODE = Kind("random_code", bag="kronecker.embedding.controls:random_code_bag")
+SHUFFLED_CODE = Kind("shuffled_code", bag="kronecker.embedding.controls:shuffled_code_bag")
+SHUFFLED_CODE_SPACE = Kind("shuffled_code_space", bag="kronecker.embedding.controls:shuffled_code_space_bag")
+TABLE_PLUS_KRONECKER = Kind(
+    "table_plus_kronecker",
+    "kronecker.embedding.linen:TablePlusBagEmbed",
+    ("vocab", "rows", "mesh"),
+    bag="kronecker.embedding.bags:kronecker_bag",
+    init_std=TABLE_STD,
+)
 # The z-norm is not allowed: its closed form holds for distinct cells, and grams may share a cell.
 HASH_NGRAM = Kind("hash_ngram", bag="kronecker.embedding.controls:hash_ngram_bag", norms=("length",))
 UNIT = {"norm": "length", "init_std": TABLE_STD}  # unit norm, and the initial std of a table
@@ -87,6 +102,11 @@ _ARMS = (
         "a low-rank table, U (V, r) Q (r, d), with as many parameters as kronecker: tests the effect of low rank",
     ),
     Arm(
+        *("factorized_live", FACTORIZED, "purple", "dashed"),
+        "factorized with as many parameters as the rows of kronecker's projection that some token uses",
+        {"rank_rows": "used"},
+    ),
+    Arm(
         *("kronecker", KRONECKER, "blue", "solid"),
         "the paper's encoder: the z-normalised byte code times a projection, initially N(0, 1/D): output std 1",
     ),
@@ -101,9 +121,28 @@ _ARMS = (
         tie_head=True,
     ),
     Arm(
+        *("kronecker_unit_tied", KRONECKER, "green", "dashdot"),
+        "kronecker_unit whose induced table is also the output head: table_tied with spelling, and fewer parameters",
+        UNIT,
+        tie_head=True,
+    ),
+    Arm(
+        *("table_plus_kronecker", TABLE_PLUS_KRONECKER, "black", "dashdot"),
+        "table_untied plus a code of unit norm times W, which begins at 0: what spelling adds (arXiv 2601.18030)",
+        UNIT,
+    ),
+    Arm(
         *("head_tail", HEAD_TAIL, "blue", "dotted"),
         "kronecker with positions counted from both ends: encodes suffixes, and bytes beyond the first P",
         {"truncation": "head_tail"},
+    ),
+    Arm(
+        *("shuffled_code", SHUFFLED_CODE, "sky", "dotted"),
+        "kronecker with codes exchanged among ids of equal length: the same codes, so it tests spelling alone",
+    ),
+    Arm(
+        *("shuffled_code_space", SHUFFLED_CODE_SPACE, "orange", "dotted"),
+        "shuffled_code that also keeps which ids begin with a space",
     ),
     Arm(
         *("random_code", RANDOM_CODE, "green", "dotted"),
@@ -150,6 +189,8 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"embedding.norm is {norm} but embedding.kind={name} needs {' or '.join(known.norms)}; set it to that"
     if values["embedding.rank"] and "rank" not in known.takes:
         yield f"embedding.rank is {values['embedding.rank']} but embedding.kind={name} has no rank; set it to 0"
+    if values["embedding.rank_rows"] == "used" and (values["embedding.rank"] or "rank" not in known.takes):
+        yield "embedding.rank_rows is used, which derives the rank of kind factorized; set it to all, or rank to 0"
     advice = "write :arm=NAME after the config file, or set embedding.arm to a new name"
     # A label that is no arm is allowed, unless it names another kind or head than the config's.
     names_a_kind = label.startswith(tuple(KINDS)) and not label.startswith(name)

@@ -10,7 +10,7 @@ Override any key on the command line:  python train.py --config=configs/demo.py 
 import dataclasses
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kronecker.schema import arms, choices
@@ -92,15 +92,20 @@ class Key:
     effect: Effect
     allowed: Bound | tuple[str, ...] | None = None  # None: every value of its type
     unit: str = ""  # of a number
-    later: bool = False  # True if checkpoints may be older than the key: they resume while it has its default
+    later: bool = False  # True if checkpoints may be older than the key: they resume while it has their value
+    before: str = ""  # of a later key: the key whose value was this one's in older runs; empty: they had the default
+
+    def in_older_runs(self, values: Mapping[str, Any]) -> Any:
+        """Returns what a later key stood for in runs that lack it; `values` is {dotted key: value} of such a run."""
+        return values[self.before] if self.before else self.default
 
 
 KEYS: dict[str, Key] = {}
 
 
-def key(name: str, *fields: Any, later: bool = False) -> None:
+def key(name: str, *fields: Any, later: bool = False, before: str = "") -> None:
     """Declares a key; `fields` are those of Key, in order."""
-    KEYS[name] = Key(*fields, later=later)
+    KEYS[name] = Key(*fields, later=later, before=before)
 
 
 # One number sets the body's initial weights, the order of sequences and dropout, so runs with equal seeds are pairs.
@@ -118,13 +123,14 @@ key("data.end_of_text", "", INPUT, later=True)
 key("data.folder", "data", NOTHING)  # where downloads and prepared datasets are stored, each in its own folder
 # a longer line, cell or piece of text is refused: it would be held in memory whole
 key("data.document_bytes", 64_000_000, NOTHING, at_least(1), "bytes", later=True)
-key("data.workers", 0, NOTHING, at_least(0), "threads")  # for tokenising; 0: one per core
+key("data.workers", 0, NOTHING, at_least(0, 4096), "threads")  # for tokenising; 0: one per core
 
 # The model.
 key("model.layers", 4, NUMBERS, at_least(1, 1_000))
 key("model.heads", 4, NUMBERS, at_least(1))
-key("model.d_model", 128, NUMBERS, at_least(1))
-key("model.context", 256, NUMBERS, at_least(1), "tokens")  # length of the position table: the longest sequence allowed
+key("model.d_model", 128, NUMBERS, at_least(1, 2**20))
+# length of the position table: the longest sequence allowed
+key("model.context", 256, NUMBERS, at_least(1, 2**24), "tokens")
 # the vocabulary is padded to a multiple of this; logits of the padding are masked
 key("model.vocab_multiple", 128, NUMBERS, at_least(1, 2**20), "ids")
 key("model.vocab_size", 0, NUMBERS, at_least(0), "ids")  # number of the tokenizer's ids; 0: derived
@@ -132,6 +138,8 @@ key("model.padded_vocab", 0, NUMBERS, at_least(0), "ids")  # always derived; lea
 key("model.bias", True, NUMBERS)  # use biases in linear layers and layer norms, as GPT-2 does
 key("model.dropout", 0.0, NUMBERS, SHARE)  # after the sum of embeddings and after each residual branch
 key("model.tie_head", False, NUMBERS)  # use the input table, learned or induced, as the output head
+# add a constant to each id's logit: the log of its share of the training text, counted once beside the prepared data
+key("model.unigram_bias", False, NUMBERS, later=True)
 # of matrix products; the residual stream, the norms and the loss are always float32
 key("model.dtype", "float32", NUMBERS, choices.DTYPES)
 key("model.param_dtype", "float32", NUMBERS, choices.DTYPES)  # of parameters and optimizer state
@@ -146,10 +154,13 @@ key("model.remat", False, ROUNDING)
 # The two arms of a pair may differ in this group and in model.tie_head, and nowhere else.
 # a label, usually a name from kronecker/schema/arms.py; the other keys of the group decide what is computed
 key("embedding.arm", "kronecker", NUMBERS)
-# factorized is U Q; kronecker/embedding/controls.py defines the last three
+# factorized is U Q; kronecker/embedding/controls.py defines the codes beside kronecker
 key("embedding.kind", "kronecker", NUMBERS, tuple(arms.KINDS))
 # r of kind factorized; 0: derived, so that it has as many parameters as the projection of pos_dim
 key("embedding.rank", 0, NUMBERS, at_least(0))
+# which rows of that projection count: all | used: those that some token of the vocabulary uses; the rank is then
+# derived when the model is built, and embedding.rank stays 0
+key("embedding.rank_rows", "all", NUMBERS, choices.RANK_ROWS, later=True)
 # P: the number of byte positions of a code, which has D = 256 P coordinates
 key("embedding.pos_dim", 16, NUMBERS, at_least(1, 4096), "bytes")
 # what is kept of a token longer than P bytes: head: the first P, cut between characters | head_raw: the first P |
@@ -169,7 +180,12 @@ key("embedding.gather_gradient", choices.AUTO, ROUNDING, (choices.AUTO, *choices
 key("embedding.cache_limit_mb", 1024.0, ROUNDING, POSITIVE, "MB")
 # initial std of the table, of U Q or of the projection; 0: derived, 0.02 for tables, the paper's 1/sqrt(D) for others
 key("embedding.init_std", 0.0, NUMBERS, at_least(0))
-key("embedding.lr_mult", 1.0, NUMBERS, POSITIVE)  # learning rate of the input embedding, relative to the body's
+# a fixed multiplier of the input embedding's output; a tied head uses the table without it
+key("embedding.scale", 1.0, NUMBERS, POSITIVE, later=True)
+# learning rate of the input embedding, relative to the body's; its decay stays train.lr x train.weight_decay
+key("embedding.lr_mult", 1.0, NUMBERS, POSITIVE)
+# decay of the input embedding, relative to the body's; before this key was there, lr_mult multiplied the decay too
+key("embedding.decay_mult", 1.0, NUMBERS, POSITIVE, later=True, before="embedding.lr_mult")
 
 # Training: its length, the schedule of its learning rate, and the optimizer.
 key("train.batch", 16, NUMBERS, at_least(1, 2**20), "sequences")  # per step, over all devices and micro-batches
@@ -194,6 +210,8 @@ key("train.eps", 1e-8, NUMBERS, POSITIVE)
 # of matrices only: linear kernels, tables, projection, head
 key("train.weight_decay", 0.1, NUMBERS, at_least(0))
 key("train.clip", 1.0, NUMBERS, at_least(0))  # largest global gradient norm; 0: no clipping
+# clip the input embedding (with a head tied to it) and the rest each by its own norm, in place of the global one
+key("train.clip_by_group", False, NUMBERS, later=True)
 # bitwise reproducible on one GPU, whose sums otherwise have no fixed order; slower there; refused on several GPUs
 key("train.deterministic", False, ROUNDING)
 
@@ -208,7 +226,8 @@ key("eval.sequences", 0, NUMBERS, at_least(0), "sequences")  # evaluate on the f
 key("checkpoint.every", 100, NOTHING, at_least(1), "steps")  # between checkpoints; the last step is always saved
 key("checkpoint.keep", 2, NOTHING, at_least(1), "checkpoints")  # how many of the newest to keep
 key("checkpoint.keep_every", 0, NOTHING, at_least(0), "steps")  # between checkpoints that are never deleted; 0: none
-# folder of another run with the same model and tokenizer: start from its newest weights; empty: start from the seed
+# start from the newest weights in the folder of another run with the same model and tokenizer, or from those of a GPT-2
+# in Hugging Face's form, as hf:FOLDER, in an arm with a table or a code; empty: start from the seed
 key("checkpoint.init_from", "", INPUT, later=True)
 # from SIGTERM to the end of the process, whether the checkpoint is saved or not
 key("checkpoint.grace_seconds", 30.0, NOTHING, POSITIVE, "seconds")

@@ -7,6 +7,8 @@ import ml_collections
 
 from kronecker.schema import arms, choices, dotted, keys
 
+MOST_OF_BPE = 2**20  # ids; its trainer takes memory for all of them at once
+
 
 def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
     """Returns the size of each of choices.MESH_AXES, from the group `mesh` of a resolved config.
@@ -73,17 +75,24 @@ def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_co
         )
     c.model.vocab_size = vocab_size
     c.model.padded_vocab = math.ceil(c.model.vocab_size / c.model.vocab_multiple) * c.model.vocab_multiple
-    has_rank = "rank" in arms.kind(c.embedding.kind).takes
-    if has_rank and not c.embedding.rank:
-        projection = arms.byte_grid(c.embedding.pos_dim) * c.model.d_model
-        c.embedding.rank = max(1, round(projection / (c.model.padded_vocab + c.model.d_model)))
-    full = min(c.model.padded_vocab, c.model.d_model)
-    if has_rank and c.embedding.rank >= full:
+    if "rank" in arms.kind(c.embedding.kind).takes and (c.embedding.rank or c.embedding.rank_rows == "all"):
+        c.embedding.rank = rank(c, arms.byte_grid(c.embedding.pos_dim))
+    return c
+
+
+def rank(config: ml_collections.ConfigDict, rows: int) -> int:
+    """Returns embedding.rank, or if it is 0, that of a table with the parameters of so many rows of a projection.
+
+    `config` has its vocabulary.  Raises ValueError if the rank is too high.
+    """
+    vocab, width = config.model.padded_vocab, config.model.d_model
+    found = config.embedding.rank or max(1, round(rows * width / (vocab + width)))
+    if found >= (full := min(vocab, width)):
         raise ValueError(
-            f"embedding.rank is {c.embedding.rank} but must be below min(V, d) = {full}; lower it, or if it is derived "
+            f"embedding.rank is {found} but must be below min(V, d) = {full}; lower it, or if it is derived "
             "(set to 0), lower embedding.pos_dim"
         )
-    return c
+    return found
 
 
 def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
@@ -121,8 +130,9 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"{c.checkpoint.every}, so most of the checkpoints to keep are never written; choose a multiple"
         )
     kind, _, size = c.tokenizer.partition(":")
-    if kind == "bpe" and size and not (size.isdecimal() and int(size) > arms.CHAR_DIM):
-        yield f"tokenizer is {c.tokenizer!r}; write bpe:SIZE with SIZE at least {arms.CHAR_DIM + 1}, e.g. bpe:8192"
+    if kind == "bpe" and size and not (size.isdecimal() and arms.CHAR_DIM < int(size[:20]) <= MOST_OF_BPE):
+        words = f"SIZE from {arms.CHAR_DIM + 1} to {MOST_OF_BPE:,}, e.g. bpe:8192"
+        yield f"tokenizer is {c.tokenizer!r:.80}; write bpe:SIZE with {words}"
     kind = c.data.source.partition(":")[0]
     if c.data.split_field and kind in ("stdlib", "text"):
         yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -279,6 +280,8 @@ def read(spec: str, path: epath.PathLike) -> bytes:
     path = epath.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; tokenizer must be {keys.TOKENIZERS.words}")
+    if pathlib.Path(path).is_fifo() or pathlib.Path(path).is_char_device():  # it may have no end
+        raise ValueError(f"tokenizer {spec}: {path} is a pipe or a device; give a file")
     try:
         return path.read_bytes()
     except OSError as error:

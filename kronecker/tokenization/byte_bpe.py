@@ -34,7 +34,7 @@ def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
         show_progress=sys.stderr.isatty(),
     )
     bpe.train_from_iterator(map(_without_long_runs, texts), trainer)
-    epath.Path(path).write_text(bpe.to_str(pretty=True))
+    epath.Path(path).write_text(bpe.to_str(pretty=True), encoding="utf-8")
 
 
 def _without_long_runs(text: str) -> str:

@@ -1,6 +1,7 @@
 """tiktoken: rank files, its named encodings, and GPT-2's, whose rank file is part of this package."""
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -167,6 +168,9 @@ def from_ranks(
         regular expression or leaves out text.
     """
     token_bytes = _token_bytes(spec, ranks, special)
+    with contextlib.suppress(regex.error):  # tiktoken's own engine reads some that this one does not
+        if regex.search(pattern, ""):
+            raise ValueError(f"tokenizer {spec}: its pattern {pattern!r:.200} also matches no text; download it again")
     with base.library_errors(f"tokenizer {spec}: tiktoken refuses it; download the file again"):
         library = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special))
     # The vocabulary decides the rest: its ids are the merge ranks.

@@ -180,3 +180,4 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_LETTERS = _byte_level_alphabet()
+LETTERS = {value: letter for letter, value in _BYTE_LETTERS.items()}  # byte -> its character

@@ -24,7 +24,9 @@ from kronecker.training import checksums, train_step
 
 _STATE, _IDENTITY = "state", "identity"
 _CHECKSUMS, _SEAL = "checksums", "sha256"  # of the arrays, and of the rest of an identity; older ones lack both
+_STEP = "step"  # in an identity, as a folder may be renamed; older ones lack it
 _LONGEST_FAULT = 200  # characters
+_INTACT, _DAMAGED, _UNREAD = range(3)  # what the processes tell one another of a checkpoint
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
 
 Read = TypeVar("Read")
@@ -34,6 +36,8 @@ def identity(config: ml_collections.ConfigDict, arm: build.Arm, tokenizer: str, 
     """Returns what must be equal in a checkpoint and a run that restores it; `config` has its vocabulary."""
     layout = {name: config.model[name] for name in ("layers", "heads", "d_model", "context", "padded_vocab", "bias")}
     layout |= {"tie_head": config.model.tie_head, "embedding": config.embedding.kind}
+    if config.model.unigram_bias:  # older checkpoints lack it
+        layout["unigram_bias"] = True
     return {
         "tokenizer": tokenizer,
         "dataset": dataset,
@@ -69,7 +73,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: train_step.TrainState
     _check_free_space(manager.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     with jax.transfer_guard("allow"):  # the loop forbids implicit transfers, and checksums and orbax make them
         sums = checksums.start(state)
-        late = ocp.args.JsonSave(lambda: _sealed(identity | {_CHECKSUMS: sums()}))
+        late = ocp.args.JsonSave(lambda: _sealed(identity | {_STEP: step, _CHECKSUMS: sums()}))
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _IDENTITY: late})
         manager.save(step, args=args, force=True)
 
@@ -125,14 +129,32 @@ class Weights(NamedTuple):
     workdir: epath.Path  # of the other run
     step: int
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Returns what env.json records."""
+        return {"step": self.step}
+
+    def restore(self, abstract_params: dict[str, Any]) -> dict[str, Any]:
+        """Returns the parameters, laid out as `abstract_params`; all hosts must call it.
+
+        Raises ValueError if the checkpoint was deleted, or is damaged.
+        """
+        if not _folder(*self).exists():
+            raise ValueError(
+                f"{_folder(*self)}: the checkpoint was deleted by its own run, which keeps recent ones only; run the "
+                "same command again to use the newest, or wait until that run is finished"
+            )
+        item = {"params": abstract_params}
+        return _unless_damaged(*self, item, lambda: _read(*self, item))["params"]
+
 
 def find_weights(
     workdir: epath.Path, identity: dict[str, str], config: ml_collections.ConfigDict, abstract_params: dict[str, Any]
 ) -> Weights:
     """Returns the last checkpoint in another run's `workdir`; the other arguments are those of this run.
 
-    Raises ValueError if there is none, or it is damaged, or tokenizer, model, byte table, embedding.norm or
-    embedding.rank differ.
+    Raises ValueError if there is none, or it is damaged, or tokenizer, model, byte table, embedding.norm,
+    embedding.rank or embedding.scale differ.
     """
     named = f"checkpoint.init_from={workdir}"
     if not rundir.has_checkpoint(workdir):
@@ -146,26 +168,13 @@ def find_weights(
                 f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
             )
     theirs = (rundir.read_json(workdir / rundir.CONFIG, {"embedding": dict}) or {"embedding": {}})["embedding"]
-    for key in ("norm", "rank"):  # with another norm, a projection induces another table
+    theirs = {"scale": 1.0} | theirs
+    for key in ("norm", "rank", "scale"):  # with another norm or scale, a projection induces another table
         if theirs.get(key) != config.embedding[key]:
             raise ValueError(
                 f"{named}: its embedding.{key} is {theirs.get(key)}, here {config.embedding[key]}; make both equal"
             )
     return found
-
-
-def restore_weights(found: Weights, abstract_params: dict[str, Any]) -> dict[str, Any]:
-    """Returns a checkpoint's parameters, laid out as `abstract_params`; all hosts must call it.
-
-    Raises ValueError if it was deleted, or is damaged.
-    """
-    if not _folder(*found).exists():
-        raise ValueError(
-            f"{_folder(*found)}: the checkpoint was deleted by its own run, which keeps recent ones only; run the same "
-            "command again to use the newest, or wait until that run is finished"
-        )
-    item = {"params": abstract_params}
-    return _unless_damaged(*found, item, lambda: _read(*found, item))["params"]
 
 
 def _last_step(workdir: epath.Path, step: int | None = None) -> int:
@@ -238,29 +247,55 @@ def _read_identity(workdir: epath.Path, step: int) -> dict[str, Any]:
         saved = ocp.JsonCheckpointHandler().restore(part)
         if saved.keys() & {_CHECKSUMS, _SEAL} and saved.get(_SEAL) != _seal(saved):
             raise ValueError("not what was saved")
+        if saved.get(_STEP, step) != step:
+            raise ValueError(f"it was saved as step {saved[_STEP]}")
         return saved
 
     return _on_all(_folder(workdir, step), _IDENTITY, read)
 
 
 def _on_all(folder: epath.Path, part: str, read: Callable[[epath.Path], Read]) -> Read:
-    """Returns what `read` returns for a part of a checkpoint; raises DamagedError on all hosts if one of them fails."""
+    """Returns what `read` returns for a part of a checkpoint.
+
+    If it fails on one host, all of them raise the same: DamagedError, or what is no fault of the content.
+    """
     _ignore_late_faults()
-    fault = ""
+    fault, other = "", None
     try:
+        storage.check_ends(folder / part)
         found = read(folder / part)
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # orbax and its libraries raise many kinds for files that are not whole
-        if allocator.OUT_OF_MEMORY in str(error):
-            raise
+    except Exception as error:  # noqa: BLE001  orbax and its libraries raise many kinds for files that are not whole
         fault = f"{part}: " + " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
-    failed = distributed.told_by_all(bool(fault))
-    if fault and not failed[0]:
+        other = _no_damage(folder / part, error)
+    states = distributed.told_by_all(_UNREAD if other else _DAMAGED if fault else _INTACT)
+    if other:
+        raise other
+    if _UNREAD in states:
+        raise OSError(f"{folder / part}: process {states.index(_UNREAD)} cannot read it now; see its log")
+    if fault and states[0] == _INTACT:
         printing.say(f"{folder}: damaged ({fault})")
-    if any(failed):
-        raise DamagedError(f"{folder}: damaged ({fault or f'process {failed.index(1)} cannot read it; see its log'})")
+    if _DAMAGED in states:
+        which = states.index(_DAMAGED)
+        raise DamagedError(f"{folder}: damaged ({fault or f'process {which} cannot read it; see its log'})")
     return found
+
+
+def _no_damage(part: epath.Path, error: Exception) -> Exception | None:
+    """Returns what to raise if a read failed for another reason than what is stored: it may be whole."""
+    if isinstance(error, MemoryError) or allocator.OUT_OF_MEMORY in str(error):
+        return error
+    reached = True
+    try:
+        storage.check_reachable(part)
+    except Exception as found:  # noqa: BLE001  the clients of buckets raise many kinds
+        reached, error = False, found
+    if reached and not storage.is_of_access(error):
+        return None
+    reason = " ".join(str(error).split())[-_LONGEST_FAULT:] or type(error).__name__
+    return OSError(
+        f"{part}: cannot be read now ({reason}), which is no damage, so nothing is changed; mend the rights, the "
+        "network or the limit, and run the same command again"
+    )
 
 
 @functools.cache

@@ -5,6 +5,7 @@ are exact in any order, so the number is the same for every layout over devices 
 at each place: a single changed value always changes the sum.  Several leave it as it was with a chance of 2^-32.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,14 @@ def start(tree: Any) -> Callable[[], dict[str, int]]:
     The arrays may be donated to another program meanwhile.
     """
     arrays = {jax.tree_util.keystr(keys, simple=True, separator="/"): x for keys, x in jax.tree.leaves_with_path(tree)}
-    sums = {path: (_sum_of_blocks if _takes_blocks(x) else _sum)(x) for path, x in arrays.items()}
+    sums = _sums(arrays, tuple(path for path, x in arrays.items() if _takes_blocks(x)))
     return lambda: {path: int(number) for path, number in jax.device_get(sums).items()}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(arrays: dict[str, jax.Array], in_blocks: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Returns all sums, from one program: a CPU starts it at once, and makes the caller wait for some of many."""
+    return {path: (_sum_of_blocks if path in in_blocks else _sum)(x) for path, x in arrays.items()}
 
 
 def _takes_blocks(x: jax.Array) -> bool:
@@ -39,7 +46,7 @@ def _takes_blocks(x: jax.Array) -> bool:
     return on_one_cpu and BLOCK <= x.size < 2**31  # a place must fit into int32
 
 
-@jax.jit
+@jax.jit  # traced once for the many arrays of one shape
 def _sum(x: jax.Array) -> jax.Array:
     words = _words(x)
     place, stride = jnp.uint32(0), 1

@@ -7,6 +7,7 @@ this needs train.deterministic, and has not been tried.
 import contextlib
 import dataclasses
 import functools
+import pkgutil
 import signal
 import statistics
 import time
@@ -21,7 +22,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kronecker import tokenization
-from kronecker.data import manifests, preparation, rows
+from kronecker.data import manifests, preparation, rows, unigrams
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import accounting, build
 from kronecker.run import rundir, sinks
@@ -38,7 +39,7 @@ from kronecker.runtime import (
     sharding,
     storage,
 )
-from kronecker.schema import resolution
+from kronecker.schema import choices, resolution
 from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
 
 
@@ -110,13 +111,18 @@ def _prepare(
 ) -> "_Trainer":
     """Builds the model and opens the data; raises ValueError, before anything is written, if they cannot be trained."""
     mesh = device_mesh.make_mesh(config)
-    arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
+    counts = unigrams.counts(prepared, tokenizer.vocab_size) if config.model.unigram_bias else None
+    token_bytes = tokenizer.bytes_from(config.embedding.byte_source)
+    arm = build.build(config, token_bytes, mesh, counts, tokenizer.special_ids)
     bag = sharding.replicate(arm.bag, mesh)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     abstract_state = train_step.abstract_state(arm.model, bag, config, mesh)
     has_checkpoint, init_weights = rundir.has_checkpoint(workdir), None
-    if config.checkpoint.init_from and not has_checkpoint:
-        source = storage.open_path(config.checkpoint.init_from, "checkpoint.init_from")
+    kind, _, folder = (init_from := config.checkpoint.init_from).partition(":")
+    if kind in choices.INIT_FROM and not has_checkpoint:
+        init_weights = pkgutil.resolve_name(choices.INIT_FROM[kind])(folder, config, tokenizer, prepared, arm.bag)
+    elif init_from and not has_checkpoint:
+        source = storage.open_path(init_from, "checkpoint.init_from")
         init_weights = checkpoint.find_weights(source, identity, config, abstract_state.params)
     trainer = _Trainer(
         config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
@@ -149,12 +155,13 @@ class _Trainer:
     identity: dict[str, str]  # equal in all its checkpoints
     abstract_state: train_step.TrainState  # shapes, types and shardings
     has_checkpoint: bool  # when the process started
-    init_weights: checkpoint.Weights | None  # from checkpoint.init_from, if the run is new
+    init_weights: checkpoint.Weights | None  # or its like, from checkpoint.init_from, if the run is new
 
     def compile(self) -> _Programs:
         """Compiles training step and evaluation, and prints their cost; raises ValueError if memory is too small."""
         c, devices, limit = self.config, self.mesh.size, plan.device_limit()
         options = determinism.compiler_options(c, self.mesh)
+        plan.check_state(self.abstract_state, c, devices, limit, self.has_checkpoint)
         lowered = train_step.lower_train_step(self.arm.model, self.bag, c, self.mesh, self.abstract_state)
         update = plan.compile_step(lowered, c, devices, limit, self.has_checkpoint, options)
         if _is_lead():
@@ -177,6 +184,7 @@ class _Trainer:
         """Trains to the end, unless preempted, and returns the content of result.json."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         if _is_lead():
+            (self.workdir / rundir.DIVERGED).unlink(missing_ok=True)  # of an attempt before this one
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
         start, state = self._first_state()
         params = self._write_records(state, start)
@@ -184,7 +192,12 @@ class _Trainer:
             checkpoint.open_manager(self.workdir, self.config) as manager,
             run_log.Log(self.config, self.arm.model.shape, self.workdir, start) as log,
         ):
-            step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
+            try:
+                step, leaves = self._train_steps(start, state, programs, manager, log, asked_to_leave)
+            except FloatingPointError as error:
+                if _is_lead():
+                    rundir.write_json(self.workdir / rundir.DIVERGED, {"reason": str(error)})
+                raise
         if leaves:
             saved = f"step {step:,} is saved" if step else "no step is finished"
             received = asked_to_leave()
@@ -258,7 +271,7 @@ class _Trainer:
         if self.arm.bag:
             facts["implementation"] = implementations.describe(self.arm.bag)
         if self.init_weights:
-            facts["began_with"] = {"run": self.config.checkpoint.init_from, "step": self.init_weights.step}
+            facts["began_with"] = {"run": self.config.checkpoint.init_from, **self.init_weights.facts}
         return machine.environment() | facts
 
     def _first_state(self) -> tuple[int, train_step.TrainState]:
@@ -280,9 +293,10 @@ class _Trainer:
             )
         state = train_step.init_on_mesh(self.arm.model, self.bag, self.config, self.abstract_state)
         if self.init_weights:
-            state = state.replace(params=checkpoint.restore_weights(self.init_weights, self.abstract_state.params))
+            state = state.replace(params=self.init_weights.restore(self.abstract_state.params))
             if _is_lead():
-                _print_lines(self.config, [f"starts from the weights of {init_from}, step {self.init_weights.step:,}"])
+                facts = ", ".join(f"{name} {value}" for name, value in self.init_weights.facts.items())
+                _print_lines(self.config, [f"starts from the weights of {init_from}, {facts}"])
         return state
 
     def _write_records(self, state: train_step.TrainState, start: int) -> dict[str, Any]:
@@ -339,13 +353,15 @@ class _Trainer:
                 "clip_share": train[-1]["clip_share"],
                 "seconds": log.watch.seconds(),
                 "peak_memory_bytes": hardware.peak_memory_bytes(),
+                "held_out_tokens": self.prepared.tokens("validation") - 1,  # that can be predicted
                 "data_fingerprint": self.prepared.fingerprint,
                 "tokenizer_fingerprint": self.tokenizer.fingerprint,
                 "config_sha256": self.identity["config"],
                 "metrics_gaps": sinks.gaps(lines, last),
                 "params": params,
             }
-            (self.workdir / rundir.TOKEN_LOSSES).unlink(missing_ok=True)  # of an earlier run in this folder
+            for name in (rundir.TOKEN_LOSSES, rundir.INPUT_USE):  # of an earlier run in this folder
+                (self.workdir / name).unlink(missing_ok=True)
             rundir.write_json(self.workdir / rundir.RESULT, result)
         sharding.wait_for_hosts("result")
         return rundir.read_json(self.workdir / rundir.RESULT)

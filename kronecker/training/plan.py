@@ -65,6 +65,18 @@ def device_limit() -> int | None:
     return least * 1024 or None
 
 
+def check_state(
+    state: Any, config: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool
+) -> None:
+    """Raises ValueError, without waiting for a compiler, if parameters and optimizer alone do not fit a device."""
+    needed = bytes_of_a_device(state)
+    if limit and needed > limit:
+        raise ValueError(
+            f"out of memory: parameters and optimizer need {_mb(needed)}, a device has {_mb(limit)}; "
+            f"{remedy(config, devices, limit, has_checkpoint)}"
+        )
+
+
 def compile_step(
     lowered: jax.stages.Lowered,
     config: ml_collections.ConfigDict,
@@ -163,7 +175,7 @@ def _own_limit() -> int:
     processes = distributed.processes_here()
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     files = map(pathlib.Path, _LIMITS)
-    container = (file.read_text().strip() for file in files if file.exists())
+    container = (file.read_text(encoding="utf-8").strip() for file in files if file.exists())
     whole = min([machine, *(int(text) for text in container if text.isdecimal())])
     return whole // (processes * jax.local_device_count())
 

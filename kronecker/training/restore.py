@@ -8,7 +8,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kronecker import tokenization
-from kronecker.data import manifests, preparation
+from kronecker.data import manifests, preparation, unigrams
 from kronecker.model import build
 from kronecker.run import finished_runs, rundir
 from kronecker.runtime import device_mesh, sharding, storage
@@ -27,10 +27,13 @@ class Restored:
     params: dict[str, Any]
     step: int
     mesh: Mesh
+    opt_state: Any = None  # the optimizer's, if it was asked for
 
 
-def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
+def open_run(workdir: epath.PathLike, step: int | None = None, optimizer: bool = False) -> Restored:
     """Returns a run's parameters, and all that is needed to use them; `step` None is the latest checkpoint.
+
+    `optimizer` keeps the optimizer's state, which needs the memory of two more models.
 
     Raises FileNotFoundError if there is no run; ValueError if there is no such checkpoint, it is damaged, or tokenizer,
     data or codes have changed since.
@@ -55,8 +58,11 @@ def open_run(workdir: epath.PathLike, step: int | None = None) -> Restored:
     else:
         prepared, tokenizer = preparation.ensure_prepared(config)
     mesh = device_mesh.make_mesh_for(config)
-    arm = build.build(config, tokenizer.bytes_from(config.embedding.byte_source), mesh)
+    counts = unigrams.counts(prepared, tokenizer.vocab_size) if config.model.unigram_bias else None
+    token_bytes = tokenizer.bytes_from(config.embedding.byte_source)
+    arm = build.build(config, token_bytes, mesh, counts, tokenizer.special_ids)
     identity = checkpoint.identity(config, arm, tokenizer.fingerprint, prepared.fingerprint)
     state = checkpoint.restore(workdir, train_step.abstract_state(arm.model, arm.bag, config, mesh), identity, step)
     arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
-    return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh)
+    kept = state.opt_state if optimizer else None
+    return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh, kept)

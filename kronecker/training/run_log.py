@@ -127,7 +127,8 @@ class Log:
         if numbers is None:
             return False
         if not np.isfinite(numbers["loss"]):
-            raise FloatingPointError(f"the validation loss after step {step} is not finite; try a lower train.lr")
+            remedy = "try a lower train.lr" if step else "lower embedding.init_std, or start from other weights"
+            raise FloatingPointError(f"the validation loss after step {step} is not finite; {remedy}")
         self._pace.evaluation = time.perf_counter() - began
         self._write({"kind": "validation", "step": step, "tokens": self._tokens(step), **numbers})
         self._validation_loss = f"val {numbers['loss']:.4f}"

@@ -6,6 +6,7 @@ Shapes: N held-out predictions, in the order of the text; V padded vocabulary.
 """
 
 import functools
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -26,15 +27,19 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
     """Evaluates a run's last checkpoint on every held-out token; writes and returns token_losses.npz.
 
     Its arrays: `nats` float32 (N,), -log p of each target; `inputs` and `targets` int32 (N,), the previous id and the
-    target; `step` and `data_fingerprint`; and for each id, (V,): `train_count`, its occurrences in a sample of the
-    training text; `bytes`, the number of its raw bytes; `special`; `after_space`, whether these start with a space;
-    `script`, an index into `scripts`; `code_group`, equal for ids with the same code in this run, else -1.
+    target; `text_bytes`, the number of bytes of text that the targets stand for; `step` and `data_fingerprint`; and for
+    each id, (V,): `train_count`, its occurrences in a sample of the training text; `bytes`, the number of its raw
+    bytes; `special`; `after_space`, whether these start with a space; `script`, an index into `scripts`; `code_group`,
+    equal for ids with the same code in this run, else -1.
 
     Raises FileNotFoundError if there is no run; ValueError as `restore.open_run` does.
     """
     workdir = storage.open_path(workdir, "--workdir")
     run = restore.open_run(workdir)
-    arrays = _losses(run) | {
+    losses = _losses(run)
+    text_bytes = run.tokenizer.text_bytes[losses["targets"]].sum() * run.prepared.text_share("validation")
+    arrays = losses | {
+        "text_bytes": np.array(round(text_bytes)),
         "step": np.array(run.step),
         "data_fingerprint": np.array(run.prepared.fingerprint),
         **_vocabulary(run),
@@ -44,24 +49,28 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
+def by_token(
+    run: restore.Restored, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields -log p of each prediction of a batch, its input and its target, in order, without those of weight 0.
+
+    `batches` are as of `rows.validation_batches`, of the size `evaluation.batch_size`.
+    """
     token_nats = jax.jit(
         functools.partial(train_step.token_nats, run.arm.model, chunk=run.config.train.loss_chunk),
         out_shardings=sharding.split_batch(run.mesh),
     )
-    batch = evaluation.batch_size(run.config, run.mesh)
-    nats, inputs, targets = [], [], []
-    for tokens, weights in rows.validation_batches(run.prepared, run.config.train.sequence, batch):
+    for tokens, weights in batches:
         counted = weights > 0
         found = jax.device_get(token_nats(run.params, run.arm.bag, sharding.to_devices(tokens, run.mesh)))
-        nats.append(found[counted])
-        inputs.append(tokens[:, :-1][counted])
-        targets.append(tokens[:, 1:][counted])
-    return {
-        "nats": np.concatenate(nats).astype(np.float32),
-        "inputs": np.concatenate(inputs),
-        "targets": np.concatenate(targets),
-    }
+        yield found[counted], tokens[:, :-1][counted], tokens[:, 1:][counted]
+
+
+def _losses(run: restore.Restored) -> dict[str, np.ndarray]:
+    batch = evaluation.batch_size(run.config, run.mesh)
+    found = by_token(run, rows.validation_batches(run.prepared, run.config.train.sequence, batch))
+    nats, inputs, targets = map(np.concatenate, zip(*found, strict=True))
+    return {"nats": nats.astype(np.float32), "inputs": inputs, "targets": targets}
 
 
 def _vocabulary(run: restore.Restored) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ class TrainState(struct.PyTreeNode):
     """The content of a checkpoint."""
 
     step: jax.Array  # int32, finished updates
-    clipped: jax.Array  # int32, updates whose gradient was clipped
+    clipped: jax.Array  # int32, updates whose gradient, or one group of it, was clipped
     params: dict[str, Any]
     opt_state: Any
 
@@ -55,7 +55,13 @@ class EvalSums(NamedTuple):
 
 def init_state(model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict) -> TrainState:
     """Returns the state before the first update, which depends on config.seed only."""
-    params = model.init(jax.random.key(config.seed), _AN_ID, bag)["params"]
+    return state_of(model, bag, config, model.init(jax.random.key(config.seed), _AN_ID, bag)["params"])
+
+
+def state_of(
+    model: transformer.Transformer, bag: bags.Bag | None, config: ml_collections.ConfigDict, params: dict[str, Any]
+) -> TrainState:
+    """Returns the state before the first update of these parameters."""
     decays = declared.decays(declared.of(model, _AN_ID, bag))
     opt_state = optimizer.make_optimizer(config, decays).init(params)
     zero = jnp.zeros((), jnp.int32)
@@ -134,7 +140,8 @@ def make_train_step(
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        clipped = state.clipped + (grad_norm > clip if clip else jnp.zeros((), bool)).astype(jnp.int32)
+        too_large = [norm > clip for norm in optimizer.clipped_norms(config, grads)] if clip else [jnp.zeros((), bool)]
+        clipped = state.clipped + jnp.stack(too_large).any().astype(jnp.int32)
         input_matrix = declared.input_matrix(state.params, declarations)
         metrics = StepMetrics(
             loss=loss,

@@ -152,7 +152,7 @@ def test_an_error_without_the_compiler_names_what_installs_it(
             ["encoder", "--target=h100", "--implementations=onehut"],
             "error: --implementations=onehut: unknown 'onehut'; allowed: auto, ",
         ),
-        (["encoder", "--topology="], "error: --target=: empty; allowed: a100, "),
+        (["encoder", "--topology="], "error: --target=: a name is empty; give names"),
         (["encoder", "--json=nowhere/compiled.json"], "the folder nowhere does not exist"),
         (["encoder", "--arms=kronecker"], "error: --arms is a flag of `compile_for.py train`, not of encoder"),
         (["decoder"], "error: name what to compile: encoder or train; got 'decoder'"),

@@ -16,7 +16,7 @@ import tokenizer_files
 
 from configs import base
 from kronecker import tokenization
-from kronecker.data import manifests, preparation, readers, segments, shards, sources
+from kronecker.data import manifests, preparation, readers, shards, sources
 from kronecker.schema import resolution
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -189,7 +189,7 @@ def test_texts_that_trade_bytes_at_their_borders_are_refused(tmp_path):
     moved = dataclasses.replace(gpt2, _encode=lambda texts, threads: gpt2._encode(["a", "bc"], threads))
     documents = [(readers.Document(text, None, 1.0, f"line {text}"), text.encode()) for text in ("ab", "c")]
     with pytest.raises(ValueError, match=r"^line ab: tokenizer gpt2: it does not keep text: from byte 1"):
-        preparation._encode_split(documents, moved, np.uint16)
+        preparation.encode_split(documents, moved, np.uint16)
 
 
 def test_what_a_normaliser_changes_is_counted_and_leaves_the_bytes_of_the_text(tmp_path):
@@ -287,20 +287,6 @@ def test_segments_change_where_shards_end_and_nothing_else(undisturbed, alone):
     assert alone.folder.name != undisturbed.folder.name
     for split in manifests.SPLITS:
         np.testing.assert_array_equal(stream(alone, split), stream(undisturbed, split))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "least", "expected"),
-    [
-        ([5, 5, 5, 5], 10, [range(0, 2), range(2, 4)]),
-        ([5, 5, 5], 10, [range(0, 2), range(2, 3)]),
-        ([30, 1, 2], 10, [range(0, 1), range(1, 3)]),
-        ([1, 1], 10, [range(0, 2)]),
-        ([0], 10, [range(0, 1)]),
-    ],
-)
-def test_a_segment_ends_with_the_file_that_fills_it(sizes, least, expected):
-    assert segments.cut([sources.Unit(str(size), size, iter) for size in sizes], least) == expected
 
 
 @pytest.mark.slow
@@ -439,6 +425,12 @@ def test_a_full_disk_ends_in_one_error_and_goes_on_when_there_is_room(undisturbe
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     preparation.ensure_prepared(configured(small_disk), SHARD_TOKENS)
     assert contents(folder) == contents(undisturbed.folder)
+
+
+def test_a_text_that_cannot_be_read_is_no_fault_of_the_file_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, shards.writing(tmp_path / "tokenizer.json"):
+        (tmp_path / "text").read_bytes()
+    assert caught.value.filename == str(tmp_path / "text")
 
 
 def test_a_file_size_limit_ends_the_script_in_one_line(tmp_path):

@@ -161,11 +161,11 @@ def test_a_start_far_ahead_is_as_near_as_the_first_step(prepared: manifests.Prep
     assert sorted(far[:, :, 0].reshape(-1) // 10) == list(range(40))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize("hosts", [2, 3, 4])
 @pytest.mark.parametrize("start_step", [0, 13])
 def test_the_hosts_batches_joined_are_the_batch_of_one_host(hosts: int, start_step: int, prepared: manifests.Prepared):
-    one = first(rows.train_batches(prepared, 10, 4, 5, start_step), 20)
-    each = [first(rows.train_batches(prepared, 10, 4, 5, start_step, host, hosts), 20) for host in range(hosts)]
+    one = first(rows.train_batches(prepared, 10, 12, 5, start_step), 20)
+    each = [first(rows.train_batches(prepared, 10, 12, 5, start_step, host, hosts), 20) for host in range(hosts)]
     np.testing.assert_array_equal(np.concatenate(each, axis=1), one)
 
 
@@ -180,9 +180,10 @@ def test_the_order_of_seed_zero_is_the_recorded_one(prepared: manifests.Prepared
     assert (next(rows.train_batches(prepared, 10, 10, seed=0))[:, 0] // 10).tolist() == GOLDEN_ORDER
 
 
-def test_training_batches_are_int32_rows_whose_targets_follow_their_inputs(prepared: manifests.Prepared):
-    batch = next(rows.train_batches(prepared, 10, 4, seed=0))
-    assert (batch.dtype, batch.shape) == (np.int32, (4, 11))
+@pytest.mark.parametrize("sequence", [9, 10])
+def test_training_batches_are_int32_rows_whose_targets_follow_their_inputs(sequence: int, prepared: manifests.Prepared):
+    batch = next(rows.train_batches(prepared, sequence, 4, seed=0))
+    assert (batch.dtype, batch.shape) == (np.int32, (4, sequence + 1))
     np.testing.assert_array_equal(batch[:, 1:], batch[:, :-1] + 1)
 
 
@@ -210,11 +211,22 @@ def test_validation_can_be_cut_to_its_first_sequences(prepared: manifests.Prepar
     assert [w.sum(axis=1).tolist() for w in weights] == [[10, 10], [10, 0]]
 
 
-def test_a_split_shorter_than_one_sequence_is_refused_with_what_is_needed(prepared: manifests.Prepared):
-    with pytest.raises(
-        ValueError, match=r"401 tokens, but train\.sequence = 401 needs 402; lower train\.sequence or prepare"
-    ):
-        rows.train_batches(prepared, 401, 1, seed=0)
+def test_a_token_more_than_full_sequences_adds_no_batch_of_padding(prepared: manifests.Prepared):
+    assert [weights.sum() for _, weights in rows.validation_batches(prepared, 23, 3)] == [sum(VALIDATION) - 1]
+
+
+@pytest.mark.parametrize("tokens", [TRAIN, ()])
+def test_a_split_shorter_than_one_sequence_is_refused_with_what_is_needed(tokens: tuple[int, ...], tmp_path: Path):
+    short = manifests.open_prepared(write_prepared(tmp_path / "data", train=tokens))
+    message = rf"{sum(tokens)} tokens, but train\.sequence = 401 needs 402; lower train\.sequence or prepare"
+    with pytest.raises(ValueError, match=message):
+        rows.train_batches(short, 401, 1, seed=0)
+
+
+def test_two_validation_tokens_are_enough(tmp_path: Path):
+    least = manifests.open_prepared(write_prepared(tmp_path / "data", validation=(2,)))
+    ((tokens, weights),) = rows.validation_batches(least, 3, 1)
+    assert (tokens.tolist(), weights.tolist()) == ([[0, 1, 0, 0]], [[1, 0, 0]])
 
 
 @pytest.mark.parametrize("validation", [(), (1,)])
@@ -258,6 +270,17 @@ def test_a_damaged_record_is_named_when_a_batch_reads_it(copy: Path):
     batches = rows.train_batches(manifests.open_prepared(copy), 10, 40, seed=0)
     with pytest.raises(ValueError, match=f"{shard.name}: a record cannot be read .*--verify"):
         next(batches)
+
+
+def test_a_record_of_another_dataset_is_named_when_it_is_read(copy: Path, tmp_path: Path):
+    name = "kronecker-train.array_record-00002-of-00003"
+    other = write_prepared(tmp_path / "other", train=(100, 2, 300))  # all ids of this shard are one more
+    shutil.copy(other / name, copy / name)
+    read = stream.Stream(manifests.open_prepared(copy), "train").read
+    np.testing.assert_array_equal(read(0, 101), np.arange(101))
+    for record in range(101, 401, PER_RECORD):
+        with pytest.raises(ValueError, match=f"{name}: a record is not the one that was written"):
+            read(record, record + 1)
 
 
 @pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"x", lambda _: b""])

@@ -19,7 +19,7 @@ POS_DIM, WIDTH = 16, 32  # of the page's config
 ADDED = {
     "kronecker_raw": ("#56b4e9", "within a character"),
     "byte_bag": ("#56b4e9", "kronecker_unit without positions"),
-    "table_plus_kronecker": ("#cc79a7", "added to what its bytes say"),
+    "kronecker_rms": ("#cc79a7", "by its root mean square"),
 }
 ARMS_TEST = "tests/schema/arms_test.py::test"
 LISTING_ARMS_AND_KEYS = [
@@ -81,10 +81,9 @@ def test_a_new_arm_learns(extended: Path, arm: str):
 @pytest.mark.slow
 def test_its_parameters_and_its_initial_scale_are_those_of_its_own_code(extended: Path, read: Callable):
     assert read("byte_bag", "params.json")["input"] == 256 * WIDTH
-    padded = read("table_untied", "config.json")["model"]["padded_vocab"]
-    assert read("table_plus_kronecker", "params.json")["input"] == (256 * POS_DIM + padded) * WIDTH
-    assert read("table_plus_kronecker", "config.json")["embedding"]["init_std"] == (256 * POS_DIM) ** -0.5
-    drift = tiny_runs.lines(extended / "runs" / "tiny" / "table_plus_kronecker")[0]["embedding_std"]
+    assert read("kronecker_rms", "params.json")["input"] == (256 * POS_DIM + 1) * WIDTH
+    assert read("kronecker_rms", "config.json")["embedding"]["init_std"] == (256 * POS_DIM) ** -0.5
+    drift = tiny_runs.lines(extended / "runs" / "tiny" / "kronecker_rms")[0]["embedding_std"]
     assert drift == pytest.approx(1, abs=0.1)  # of the matrix that it declared
 
 

@@ -118,6 +118,7 @@ def test_a_page_has_the_parts_that_github_shows(site: Path, page: str):
     assert {tag: shown[tag] for tag in github} == github
 
 
+@browser.needed
 @pytest.mark.parametrize("width", [DESK, PHONE])
 @pytest.mark.parametrize("page", markdown_pages.pages())
 def test_a_page_fits_its_screen_and_asks_nothing_of_others(

@@ -1,31 +1,21 @@
-"""What the tests of faults share: drawn cases that a seed repeats, their counts, and real commands that start quickly.
-
-A command runs as its script does, with its own flags, files and exit code, in a process that a server forks: the server
-has imported what scripts import, JAX included, and started none of it.
-"""
+"""What the tests of faults share: drawn cases that a seed repeats, and their counts."""
 
 import collections
 import dataclasses
 import faulthandler
 import json
-import multiprocessing
-import os
 import random
 import resource
-import runpy
 import shutil
 import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
+from commands import SERVERS
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"tokenizer": "bpe:300", "embedding.pos_dim": 4, "mesh.cpu_devices": 1}  # keys of every run here
 # How a case may end, and how it may not.
 REFUSED, RECOVERED, HARMLESS = "refused in one line", "recovered exactly", "harmless"
@@ -34,14 +24,6 @@ OUTCOMES = (REFUSED, RECOVERED, HARMLESS, WRONG, FAULT)
 BAD_INPUT = (ValueError, OSError, FloatingPointError)  # what runtime/cli.py makes one line of
 LONGEST = 10  # seconds of a case
 CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "started", "command", "commit")
-_servers = multiprocessing.get_context("forkserver")
-_servers.set_forkserver_preload(
-    [
-        *("hypothesis", "tensorflow_datasets", "matplotlib.figure", "rich.progress", "scipy.special", "wcwidth"),
-        *("kronecker.training.loop", "kronecker.training.restore", "kronecker.training.token_losses"),
-        *("kronecker.probes.on_runs", "kronecker.report.comparison_page", "kronecker.sweep.local"),
-    ]
-)
 
 
 class Tally:
@@ -99,59 +81,10 @@ class Draws:
         hypothesis.seed(self.seed)(settings(hypothesis.given(strategy)(check)))()
 
 
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """An ended command."""
-
-    code: int | None  # below zero: the signal that ended it
-    out: str
-    err: str
-    seconds: float
-
-    @property
-    def refused(self) -> bool:
-        """Whether it ended with code 2 and its last line is the one line of the error."""
-        last = self.err.strip().splitlines()[-1:]
-        return self.code == 2 and "Traceback" not in self.err and bool(last) and last[0].startswith("error: ")
-
-
-class Command:
-    """A started script: its first argument is its path below the root."""
-
-    def __init__(self, arguments: Sequence[Any], folder: Path, limits: Mapping[int, int] | None = None) -> None:
-        """Starts it; `folder` gets what it prints, and `limits` are of resource.setrlimit."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._files = folder / "out", folder / "err"
-        for file in self._files:
-            file.write_bytes(b"")
-        self._began = time.monotonic()
-        told = [str(argument) for argument in arguments], self._files, dict(limits or {})
-        self.process: BaseProcess = _servers.Process(target=_as_script, args=told)
-        self.process.start()
-
-    def kill(self) -> None:
-        """Kills it, and what it has started, with SIGKILL."""
-        for kill in (os.killpg, os.kill):
-            try:
-                kill(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it has ended, or leads no group yet
-                continue
-
-    def done(self, seconds: float = 180) -> Done:
-        """Waits until it has ended; kills it after so many seconds."""
-        self.process.join(seconds)
-        took = time.monotonic() - self._began
-        if self.process.exitcode is None:
-            self.kill()
-            self.process.join()
-        out, err = (file.read_text(errors="replace") for file in self._files)
-        return Done(self.process.exitcode, out, err, took)
-
-
 def isolated(function: Callable[..., Tally], *arguments: Any, memory: int = 3 << 30, seconds: float = 300) -> Tally:
     """Returns what a function returns in a process of its own, which may take so much memory and time."""
-    ours, theirs = _servers.Pipe(duplex=False)
-    process = _servers.Process(target=_in_isolation, args=(theirs, function, arguments, memory))
+    ours, theirs = SERVERS.Pipe(duplex=False)
+    process = SERVERS.Process(target=_in_isolation, args=(theirs, function, arguments, memory))
     process.start()
     theirs.close()
     if not ours.poll(seconds):
@@ -201,7 +134,8 @@ def numbers(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)  # locks
-        if not file.is_file() or hidden or "checkpoints/" in name or "logs/" in name:
+        unfinished = file.suffix == ".tmp"  # of a killed process; nothing reads it
+        if not file.is_file() or hidden or unfinished or "checkpoints/" in name or "logs/" in name:
             continue
         try:
             found[name] = _content(file)
@@ -243,17 +177,6 @@ def _content(file: Path) -> Any:
 
 def _without_clock(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in CLOCK}
-
-
-def _as_script(arguments: list[str], files: tuple[Path, Path], limits: Mapping[int, int]) -> None:
-    os.setsid()
-    for descriptor, file in zip((1, 2), files, strict=True):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_TRUNC), descriptor)
-    for which, most in limits.items():
-        resource.setrlimit(which, (most, most))
-    os.chdir(ROOT)
-    sys.argv = arguments
-    runpy.run_path(arguments[0], run_name="__main__")
 
 
 def _in_isolation(answer: Any, function: Callable[..., Tally], arguments: tuple[Any, ...], memory: int) -> None:

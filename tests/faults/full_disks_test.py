@@ -11,7 +11,8 @@ import disturbed
 import pytest
 import run_folders
 import tiny_runs
-from disturbed import FAULT, HARMLESS, RECOVERED, WRONG, Command, Draws, Tally
+from commands import Command
+from disturbed import FAULT, HARMLESS, RECOVERED, WRONG, Draws, Tally
 
 STEPS = 4
 OPTIONS = tiny_runs.OPTIONS | disturbed.SMALL | {"train.steps": STEPS, "checkpoint.every": 2}

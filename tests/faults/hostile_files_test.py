@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import run_folders
+import tiny_runs
 import tokenizers
 from disturbed import HARMLESS, WRONG, Draws, Tally
 from hypothesis import strategies as st
@@ -370,9 +371,10 @@ def json_lines(folder: Path, draws: Draws) -> Tally:
         content = draw(st.sampled_from([b"\n", b"\n", b"\r\n"])).join(changed)
         return (damaged_bytes(content, rng) if kind == 2 else content), f"line {at}: {changed[at][:80]!r}"
 
-    return searched(
-        "JSON lines", lines(), file, lambda _: HARMLESS if texts_of(f"jsonl:{file}") else WRONG, draws, 3000
-    )
+    def read(content: bytes) -> str:
+        return HARMLESS if texts_of(f"jsonl:{file}") or not content else WRONG
+
+    return searched("JSON lines", lines(), file, read, draws, 3000)
 
 
 def compressed_lines(folder: Path, draws: Draws) -> Tally:
@@ -506,7 +508,7 @@ def run_files(folder: Path, draws: Draws) -> Tally:
 def config_values(folder: Path, draws: Draws) -> Tally:
     file = folder / "mine.py"
     names = sorted(keys.KEYS)
-    head = f"import sys\nsys.path.insert(0, {str(disturbed.ROOT)!r})\nfrom configs import arms, demo\n"
+    head = f"import sys\nsys.path.insert(0, {str(tiny_runs.ROOT)!r})\nfrom configs import arms, demo\n"
     head += "nan, inf = float('nan'), float('inf')\n"
 
     @st.composite
@@ -548,7 +550,7 @@ def config_values(folder: Path, draws: Draws) -> Tally:
         return f"{head}from configs.demo import get_config\n{body}".encode(), told
 
     def plan(_: bytes) -> str:
-        return HARMLESS if planning.plan(str(file), folder / "out", 2, {}, disturbed.ROOT / "train.py") else WRONG
+        return HARMLESS if planning.plan(str(file), folder / "out", 2, {}, tiny_runs.ROOT / "train.py") else WRONG
 
     tally.update(searched("sweep file", sweep_file(), file, plan, draws, 500))
     return tally

@@ -109,6 +109,7 @@ PAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
+@browser.needed
 @pytest.mark.slow
 def test_no_page_runs_what_stands_in_names_and_texts(tmp_path: Path, tally: Tally):
     with browser.opened() as chromium:

@@ -1,26 +1,40 @@
 """Names that lead out of their folder, and little files that hold much: refused, or read in bounded memory."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
 import json
 import lzma
+import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import disturbed
+import jax
+import ml_collections
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import run_folders
 import tiny_runs
 from disturbed import HARMLESS, WRONG, Tally
 from etils import epath
 
-from kronecker.data import hub, manifests, preparation, remote, sources
+from kronecker import tokenization
+from kronecker.data import hub, manifests, preparation, readers, remote, sources
+from kronecker.interop import gpt2_folder, llama_weights, tensors
+from kronecker.model import transformer
+from kronecker.probes import prompts
+from kronecker.report import losses_by_token
+from kronecker.run import finished_runs, rundir, sinks
+from kronecker.runtime import device_mesh, sharding
 from kronecker.schema import config_files, resolution
+from kronecker.training import checkpoint
 
 OUTSIDE = "outside.array_record"
 NAMES = (
@@ -162,14 +176,18 @@ def bombs(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_bomb(source: str) -> Tally:
-    tally = Tally()
+def documents(source: str) -> Iterator[readers.Document]:
     data = config_files.load("configs/demo.py").data
     data.source = source
+    for unit in sources.open_source(data).units:
+        yield from unit.read(0)
+
+
+def read_bomb(source: str) -> Tally:
+    tally = Tally()
 
     def read() -> str:
-        sizes = [len(document.text) for unit in sources.open_source(data).units for document in unit.read(0)]
-        return HARMLESS if sizes else WRONG
+        return HARMLESS if sum(1 for _ in documents(source)) else WRONG
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     disturbed.tried(tally, "decompression bomb", source, read)
@@ -182,4 +200,61 @@ def read_bomb(source: str) -> Tally:
 def test_a_small_file_that_holds_much_is_refused_or_read_in_bounded_memory(tmp_path: Path, tally: Tally):
     for source in bombs(tmp_path):
         tally.update(disturbed.isolated(read_bomb, source, memory=MEMORY, seconds=120))
+    tally.check()
+
+
+def read_endless(folder: Path) -> Tally:
+    """Tries each reader on a folder where a file that it reads is a pipe, or leads to a device."""
+    run = finished_runs.read(epath.Path(folder / "run"))
+    state = {"w": jax.device_put(np.arange(4.0), sharding.replicated(device_mesh.make_mesh()))}
+    keep = ml_collections.ConfigDict({"checkpoint": {"keep": 1, "keep_every": 0}})
+    with checkpoint.open_manager(epath.Path(folder / "run"), keep) as manager:
+        checkpoint.save(manager, 1, state, {})
+    shape = transformer.Shape(**dict.fromkeys((field.name for field in dataclasses.fields(transformer.Shape)), 1))
+    reading: dict[str, Callable[[Path], Any]] = {
+        **{
+            f"run/{name}": lambda file: finished_runs.read(epath.Path(file.parent))
+            for name in (rundir.CONFIG, rundir.ENV, rundir.PARAMS, rundir.RESULT, sinks.METRICS)
+        },
+        f"run/{rundir.TOKEN_LOSSES}": lambda _: losses_by_token.read(run),
+        **{
+            f"run/checkpoints/1/{name}": lambda _: checkpoint.restore(epath.Path(folder / "run"), state, {})
+            for name in ("identity/metadata", "state/_METADATA", "state/manifest.ocdbt")
+        },
+        f"data/{manifests.MANIFEST}": lambda file: manifests.open_prepared(file.parent),
+        "data/listing-x.json": lambda file: hub.pinned_listing("x/y", "x", file.parent),
+        "tokenizer.json": lambda file: tokenization.load(f"tokenizers:{file}"),
+        "tokenizer.model": lambda file: tokenization.load(f"sentencepiece:{file}"),
+        "ranks": lambda file: tokenization.load(f"tiktoken:{file}"),
+        "pairs.json": prompts.read_pairs,
+        "text.jsonl": lambda file: list(documents(f"jsonl:{file}")),
+        "text.parquet": lambda file: list(documents(f"parquet:{file.parent}")),
+        "gpt2/config.json": lambda file: gpt2_folder.read(str(file.parent), shape),
+        "llama/config.json": lambda file: llama_weights.read(file.parent),
+        tensors.SINGLE: tensors.input_table,
+        f"x/{tensors.INDEX}": lambda file: tensors.input_table(file.parent),
+        "x.gguf": tensors.input_table,
+    }
+    tally = Tally()
+    for name, read in reading.items():
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        before = file.read_bytes() if file.exists() else None
+        for kind, put in {
+            "pipe": os.mkfifo,
+            "device": lambda file: file.symlink_to("/dev/zero"),
+            "folder": Path.mkdir,
+        }.items():
+            file.unlink(missing_ok=True)
+            put(file)
+            disturbed.tried(tally, "pipe, device or folder", f"{kind} {name}", lambda: (read(file), WRONG)[1])  # noqa: B023
+            file.rmdir() if kind == "folder" else file.unlink()
+        if before is not None:
+            file.write_bytes(before)
+    return tally
+
+
+def test_a_pipe_a_device_or_a_folder_in_place_of_a_file_is_refused_at_once(tmp_path: Path, tally: Tally):
+    run_folders.write_run(tmp_path / "run", "kronecker", 0, 4.5)
+    tally.update(disturbed.isolated(read_endless, tmp_path, seconds=60))
     tally.check()

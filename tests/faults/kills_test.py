@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import disturbed
 import pytest
 import tiny_runs
-from disturbed import Command, Draws, Tally
+from commands import Command
+from disturbed import Draws, Tally
 
 STEPS = 8
 ARMS = ("table_untied", "kronecker")
 CONFIG = f"""
 import sys
-sys.path.insert(0, {str(disturbed.ROOT)!r})
+sys.path.insert(0, {str(tiny_runs.ROOT)!r})
 from configs import arms
 from configs.demo import get_config
 def sweep(seeds):

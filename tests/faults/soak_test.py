@@ -7,7 +7,8 @@ from typing import NamedTuple
 import disturbed
 import pytest
 import tiny_runs
-from disturbed import FAULT, HARMLESS, Command, Draws, Tally
+from commands import Command
+from disturbed import FAULT, HARMLESS, Draws, Tally
 
 STEPS = 4_000  # in CI; --faults=5 is 20,000
 GROWTH = 6_000  # kB of memory that may come and go

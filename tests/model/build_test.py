@@ -5,11 +5,12 @@ import dataclasses
 import jax
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from configs import base
 from kronecker.embedding import codec, implementations
-from kronecker.model import build
+from kronecker.model import build, output_head, transformer
 from kronecker.runtime import device_mesh
 from kronecker.schema import choices, resolution
 
@@ -88,3 +89,67 @@ def test_a_device_embeds_its_share_of_a_micro_batch():
 def test_a_value_that_is_not_allowed_names_its_key(key: str, value):
     with pytest.raises(ValueError, match=rf"embedding\.{key} is {value!r}; "):
         resolved(**{key: value})
+
+
+def tiny(**keys) -> ml_collections.ConfigDict:
+    sizes = {"model.layers": 1, "model.d_model": 32, "embedding.pos_dim": 8}
+    c = base.apply(base.get_config(), sizes | {key.replace("__", "."): value for key, value in keys.items()})
+    return resolution.with_vocabulary(resolution.resolve(c), len(TOKENS))
+
+
+@pytest.mark.parametrize("tie_head", [False, True])
+def test_the_scale_multiplies_what_enters_the_body_and_not_what_a_tied_head_uses(tie_head: bool):
+    ids = np.arange(8).reshape(2, -1)
+    scaled = build.build(tiny(embedding__scale=0.5, model__tie_head=tie_head), TOKENS)
+    plain = build.build(tiny(model__tie_head=tie_head), TOKENS)
+    params = jax.jit(plain.model.init)(jax.random.key(0), ids, plain.bag)["params"]
+    apply = {arm: jax.jit(arm.model.apply) for arm in (scaled, plain)}
+    half = params["embed"] | {"projection": params["embed"]["projection"] / 2}
+    if tie_head:
+        half["logit_scale"] = 2 * half["logit_scale"]  # gives the head the unscaled table back
+    np.testing.assert_allclose(
+        apply[scaled]({"params": params}, ids, scaled.bag),
+        apply[plain]({"params": params | {"embed": half}}, ids, plain.bag),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(build.input_table(scaled, params), build.input_table(plain, params) / 2)
+    inference, its_params = build.with_table(scaled, params)
+    np.testing.assert_array_equal(build.input_table(inference, its_params), build.input_table(scaled, params))
+
+
+def test_a_scale_of_one_leaves_the_program_as_it_is():
+    ids, arm = np.zeros((1, 4), np.int32), build.build(tiny(), TOKENS)
+    without = dataclasses.replace(arm, model=transformer.Transformer(arm.model.shape, arm.model.embed))
+    texts = {str(jax.make_jaxpr(one.model.init)(jax.random.key(0), ids, one.bag)) for one in (arm, without)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(("chunk", "tie_head"), [(0, False), (8, False), (0, True)])
+def test_the_unigram_bias_is_added_to_the_logits_and_is_not_a_parameter(chunk: int, tie_head: bool):
+    c, counts = tiny(model__unigram_bias=True, model__tie_head=tie_head), np.arange(len(TOKENS)) % 7
+    biased = build.build(c, TOKENS, counts_V=counts)
+    plain = build.build(tiny(model__tie_head=tie_head), TOKENS)
+    ids, targets = np.random.default_rng(0).integers(0, len(TOKENS), (2, 2, 8))
+    params = jax.jit(biased.model.init)(jax.random.key(0), ids, biased.bag)["params"]
+    assert jax.tree.structure(params) == jax.tree.structure(
+        jax.eval_shape(plain.model.init, jax.random.key(0), ids, plain.bag)["params"]
+    )
+    want = np.log((counts + 1) / (counts + 1).sum())
+
+    def ours(params):
+        x, head = biased.model.apply({"params": params}, ids, biased.bag, apart=True)
+        return output_head.nats_sum(head, x, targets, np.ones(ids.shape, np.float32), chunk)
+
+    def by_hand(params):
+        logits = plain.model.apply({"params": params}, ids, plain.bag)[..., : len(TOKENS)] + want
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).sum()
+
+    (got, got_grad), (loss, grad) = (jax.jit(jax.value_and_grad(f))(params) for f in (ours, by_hand))
+    assert got == pytest.approx(float(loss), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got_grad, grad)
+
+
+def test_a_unigram_bias_without_counts_is_refused():
+    with pytest.raises(ValueError, match="nothing here counts a training text"):
+        build.build(tiny(model__unigram_bias=True), TOKENS)

@@ -218,7 +218,9 @@ def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_
     write_runs(tmp_path)
     write_run(tmp_path / "p8", "kronecker", 0, 4.4, {"embedding.pos_dim": 8})
     found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
-    with pytest.raises(ValueError, match=r"several versions of one arm: kronecker .*; give runs of one version each"):
+    with pytest.raises(
+        ValueError, match=r"several versions of one arm: kronecker .*; name the runs of one version each, for"
+    ):
         training_claims.pair(found)
 
 

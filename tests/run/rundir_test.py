@@ -43,7 +43,7 @@ def test_a_second_run_of_the_same_config_waits_and_names_the_holder_once(
     [
         ("train.lr", 0.05, "train.lr was 0.001, is 0.05"),
         ("seed", 1, "seed was 0, is 1"),
-        ("checkpoint.init_from", "/other", "checkpoint.init_from was None, is '/other'"),
+        ("checkpoint.init_from", "/other", "checkpoint.init_from was '', is '/other'"),
     ],
 )
 def test_a_second_run_of_another_config_is_refused_while_the_first_still_compiles(

@@ -69,9 +69,7 @@ else:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not TRACKERS.exists() and not os.environ.get("KRONECKER_REQUIRE_TRACKERS"), reason="make trackers installs them"
-    ),
+    pytest.mark.extras("" if TRACKERS.exists() else "needs wandb and tensorboard: make trackers"),
 ]
 
 

@@ -20,6 +20,7 @@ ARGUMENTS = {
     "scripts/sweep.py": ["--config=configs/demo.py"],
     "scripts/prepare_data.py": ["--config=configs/demo.py"],
     "scripts/describe_corpus.py": ["--source=text:/nowhere"],
+    "scripts/balance_corpus.py": ["--source=text:/nowhere", "--part_field=source", "--out=/nowhere/x.jsonl.xz"],
     "scripts/compile_for.py": ["train"],
 }
 # Prints a list of [command, exit code, seconds, stderr]; argv: {script: arguments}, {type of a flag: wrong values}.

@@ -1,10 +1,12 @@
 """The command line: help that teaches, errors of one line, exit codes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -76,9 +78,31 @@ WRONG_TYPES = {
 @pytest.mark.parametrize("script", ["train.py", "scripts/prepare_data.py"])
 @pytest.mark.parametrize("flag", WRONG_TYPES)
 def test_a_value_of_the_wrong_type_is_refused_with_the_key_the_allowed_values_and_an_example(script: str, flag: str):
-    done = run(script, "--config=configs/demo.py", flag, *(["--workdir=x"] if script == "train.py" else []))
+    done = commands.run(script, "--config=configs/demo.py", flag, *(["--workdir=x"] if script == "train.py" else []))
     assert (done.returncode, done.stderr) == (2, f"error: {WRONG_TYPES[flag]}\n")
     assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize("script", ["scripts/compare.py", "eval.py"])
+@pytest.mark.parametrize("module", ["absl.flags", "yaml", "numpy", "jaxlib.xla_client"])
+def test_ctrl_c_during_the_imports_prints_no_traceback(script: str, module: str):
+    given = ["runs/none"] if script == "scripts/compare.py" else ["--workdir=runs/none"]
+    command = [sys.executable, "-X", "importtime", script, *given]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:  # a line as each import ends
+        if line.split("|")[-1].strip().startswith(module):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate()[1]
+    assert process.returncode in (-signal.SIGINT, 130, 2), rest[-1000:]  # 2: it had looked for the run
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("given", ["--arms=", "--arms=kronecker,,table_untied"])
+def test_a_list_with_an_empty_name_is_refused_and_not_taken_for_all(given: str):
+    done = run("scripts/benchmark.py", "step", given)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {given}: a name is empty; ")
 
 
 def test_true_and_false_keys_need_no_value():
@@ -93,3 +117,18 @@ def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]):
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.stderr, done.returncode) == (b"", 1)
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_that_cannot_be_written_is_named(buffered: str):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "train.py", "--help"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+        )
+    assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")

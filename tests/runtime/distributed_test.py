@@ -82,7 +82,7 @@ def test_what_four_processes_saved_goes_on_on_other_numbers(
 @pytest.mark.slow
 def test_processes_agree_on_a_checkpoint_that_all_can_read(tmp_path: Path):
     script = (
-        "import sys, jax, ml_collections\n"
+        "import os, sys, jax, ml_collections\n"
         "from etils import epath\n"
         "from configs import base\n"
         "from kronecker.runtime import device_mesh, distributed, sharding\n"
@@ -100,11 +100,22 @@ def test_processes_agree_on_a_checkpoint_that_all_can_read(tmp_path: Path):
         "    for folder, step in ((sys.argv[1], 3), (sys.argv[2], 2)):\n"
         "        pathlib.Path(folder, 'checkpoints', str(step), 'state', 'manifest.ocdbt').unlink()\n"
         "sharding.wait_for_hosts('damages')\n"
-        "print('step', checkpoint.resume(epath.Path(sys.argv[1 + jax.process_index()]), state, {})[0])\n"
+        "own = epath.Path(sys.argv[1 + jax.process_index()])\n"
+        "print('step', checkpoint.resume(own, state, {})[0])\n"
+        "if jax.process_index() == 1:\n"
+        "    (own / 'checkpoints/1/identity').rename(own / 'mislaid')\n"
+        "    os.symlink('identity', own / 'checkpoints/1/identity')\n"  # which leads to itself
+        "try:\n"
+        "    checkpoint.restore(own, state, {}, 1)\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "first"), str(tmp_path / "second")]
     ended = [process.communicate(timeout=120) for process in tiny_runs.start_all([command] * 2)]
-    assert [said.splitlines()[-1:] for said, _ in ended] == [["step 1"]] * 2, ended
+    said = [out.splitlines()[-2:] for out, _ in ended]
+    assert [lines[0] for lines in said] == ["step 1"] * 2, ended
+    assert said[0][1].endswith("/first/checkpoints/1/identity: process 1 cannot read it now; see its log"), ended
+    assert "/second/checkpoints/1/identity: cannot be read now ([Errno 40] Too many levels" in said[1][1]
     first, second = (words for _, words in ended)
     assert "first/checkpoints/3: damaged (state: " in first
     assert "first/checkpoints/2: damaged (process 1 cannot read it; see its log); moved to " in first
@@ -161,9 +172,9 @@ def test_all_processes_wait_for_whoever_holds_the_folder_and_find_the_same(data:
     with (workdir / ".lock").open("w") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         group = start(workdir, data, OPTIONS, processes=2)
-        for line in group[0].stderr:
-            if "another process uses this folder; waiting for it" in line:
-                break
+        while "another process uses this folder; waiting for it" not in group[0].said():
+            assert group[0].poll() is None, group[0].said()
+            time.sleep(0.01)
         assert [process.poll() for process in group] == [None, None]
         shutil.copytree(alone, workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
     finish(group)  # the run has finished meanwhile

@@ -116,7 +116,9 @@ def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, line
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ctrl_c_at_a_random_moment_of_the_start_ends_the_run_at_once(seed: int, data: Path, tmp_path: Path):
-    (process,) = start(tmp_path / "run", data, OPTIONS)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = tiny_runs.command(tmp_path / "run", data, OPTIONS)
+    process = subprocess.Popen(command, cwd=tiny_runs.ROOT, **pipes)  # whose start has all of its imports
     time.sleep(random.Random(seed).uniform(0.3, 4))
     process.send_signal(signal.SIGINT)
     began = time.monotonic()

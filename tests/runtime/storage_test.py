@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +30,9 @@ from kronecker.training import checkpoint
 ROOT = Path(__file__).parents[2]
 # The emulator does not say which generation of an object was read; tensorstore, which replaces none but that, wants it.
 SERVER = """
-import signal, sys
+import signal, sys, urllib.parse
+from gcp_storage_emulator import server
 from gcp_storage_emulator.handlers import objects
-from gcp_storage_emulator.server import create_server
 download = objects.download
 def with_generation(request, response, storage, *_, **__):
     download(request, response, storage)
@@ -39,10 +40,20 @@ def with_generation(request, response, storage, *_, **__):
         found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
         response["x-goog-generation"] = found["generation"]
 objects.download = with_generation
-create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
+answer = server.RequestHandler.do_GET
+def unless_refused(request):
+    refused = open(sys.argv[2]).read()
+    if not refused or refused not in urllib.parse.unquote(request.path):
+        return answer(request)
+    request.send_response(403)
+    request.send_header("Content-Length", "0")
+    request.end_headers()
+server.RequestHandler.do_GET = unless_refused
+server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
 print("ready", flush=True)
 signal.pause()
 """
+NOBODY = 65_534  # a user without rights
 STEPS = 12
 OPTIONS = tiny_runs.OPTIONS | {
     "tokenizer": "bpe:300",
@@ -53,13 +64,21 @@ OPTIONS = tiny_runs.OPTIONS | {
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[dict[str, str]]:
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file with a part of the names of objects that the store refuses to give."""
+    file = tmp_path_factory.mktemp("store") / "refused"
+    file.write_text("")
+    return file
+
+
+@pytest.fixture(scope="module")
+def store(refused: Path) -> Iterator[dict[str, str]]:
     """An object store with one empty bucket, `bucket`; yields the variables that lead a process there."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)],
+        [sys.executable, "-c", SERVER, str(port), str(refused)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -150,7 +169,10 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(bucket: epath.Path, text: Path, 
         compared = finished("scripts/compare.py", bucket, "--baseline=kronecker", cache=tmp_path / "another")
     finally:
         shutil.move(tmp_path / "gone", text)
-    assert f"{losses(tmp_path / 'run')[f'validation {STEPS}']:.3f}" in compared
+    with (bucket / "run" / "token_losses.npz").open("rb") as file:
+        nats = np.load(file)["nats"]
+    assert f"{nats.mean(dtype=np.float64):.4f}" in compared
+    assert f"Losses are over all {len(nats):,} held-out tokens" in compared
     assert said.startswith(f"{bucket}/run step {STEPS}: ")
     with (bucket / "run" / "token_losses.npz").open("rb") as file, np.load(file) as arrays:
         assert arrays["step"] == STEPS
@@ -191,12 +213,48 @@ def test_a_checkpoint_that_is_half_in_the_bucket_is_none(bucket: epath.Path):
         rundir.check_same_run(bucket / "run", configured("data", "stdlib"))
 
 
-def test_a_damaged_checkpoint_in_the_bucket_is_passed_over_and_kept(bucket: epath.Path):
+KEEP = ml_collections.ConfigDict({"checkpoint": {"keep": 2, "keep_every": 0}})
+
+
+def saved_twice(folder: epath.Path) -> dict[str, jax.Array]:
+    """Returns a state of which steps 1 and 2 are saved in a run's folder."""
     state = jax.device_put({"w": np.arange(4.0)}, sharding.replicated(device_mesh.make_mesh()))
-    keep = ml_collections.ConfigDict({"checkpoint": {"keep": 2, "keep_every": 0}})
-    with checkpoint.open_manager(bucket, keep) as manager:
+    with checkpoint.open_manager(folder, KEEP) as manager:
         for step in (1, 2):
             checkpoint.save(manager, step, state, {})
+    return state
+
+
+@pytest.mark.parametrize("part", ["identity/metadata", "state/manifest.ocdbt"])
+def test_a_fault_of_the_network_is_no_damage(bucket: epath.Path, refused: Path, part: str):
+    state = saved_twice(bucket)
+    refused.write_text(f"checkpoints/2/{part}")
+    with pytest.raises(OSError, match=r"/checkpoints/2/.* cannot be read now .* no damage, so nothing is changed"):
+        checkpoint.resume(bucket, state, {})
+    refused.write_text("")
+    assert checkpoint.resume(bucket, state, {})[0] == 2
+    assert not (bucket / "damaged-checkpoints").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take rights from another user and give them back")
+@pytest.mark.parametrize("part", ["identity", "state/d", "state/manifest.ocdbt"])
+def test_files_that_may_not_be_read_are_no_damage(part: str):
+    with tempfile.TemporaryDirectory() as folder:
+        state = saved_twice(epath.Path(folder))
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            os.chown(path, NOBODY, -1)
+        (Path(folder) / "checkpoints" / "2" / part).chmod(0)
+        os.seteuid(NOBODY)
+        try:
+            with pytest.raises(OSError, match=r"cannot be read now .*Permission denied"):
+                checkpoint.resume(epath.Path(folder), state, {})
+        finally:
+            os.seteuid(0)
+        assert rundir.saved_steps(epath.Path(folder)) == [2, 1]
+
+
+def test_a_damaged_checkpoint_in_the_bucket_is_passed_over_and_kept(bucket: epath.Path):
+    state = saved_twice(bucket)
     manifest = "state/manifest.ocdbt"
     (bucket / "checkpoints" / "2" / manifest).write_bytes(b"half")
     found = checkpoint.resume(bucket, state, {})
@@ -204,7 +262,7 @@ def test_a_damaged_checkpoint_in_the_bucket_is_passed_over_and_kept(bucket: epat
     np.testing.assert_array_equal(found[1]["w"], np.arange(4.0))
     assert {folder.name for folder in (bucket / "checkpoints").iterdir()} == {"1"}
     assert (bucket / "damaged-checkpoints" / "2" / manifest).read_bytes() == b"half"
-    with checkpoint.open_manager(bucket, keep) as manager:
+    with checkpoint.open_manager(bucket, KEEP) as manager:
         checkpoint.save(manager, 2, state, {})
     assert rundir.saved_steps(bucket) == [2, 1]
 
@@ -262,6 +320,17 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_folder_after(tmp_
         (folder / "in").mkdir(parents=True)
         (folder / "in" / "file").write_text("all")
     assert synced == ["file", "in", "folder.tmp", tmp_path.name]
+
+
+def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path: Path, small_disk: Path):
+    for place, content in ((tmp_path / "none" / "file", b""), (small_disk / "file", bytes(2**22))):
+        with pytest.raises(OSError) as caught, storage.writing(epath.Path(place)) as file:
+            file.write(content)
+        assert (caught.value.filename, caught.value.filename2) == (str(place), None)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError) as caught, storage.writing(epath.Path(small_disk / "file")) as file:
+        file.write(b"")
+    assert caught.value.filename == str(small_disk / "file")
 
 
 def test_metrics_in_a_bucket_drop_what_lies_beyond_the_checkpoint(bucket: epath.Path):

@@ -135,9 +135,13 @@ def test_parameters_are_those_of_the_formula(arm: str):
     c = resolved(arm, WORDS, embedding__pos_dim=8, **({"embedding__rank": 16} if arm == "factorized" else {}))
     _, params = initial(c, WORDS)
     vocab, width, rows = c.model.padded_vocab, c.model.d_model, 256 * 8
-    by_kind = {"table": vocab * width, "factorized": c.embedding.rank * (vocab + width)}
+    used = {(byte, place) for word in WORDS for place, byte in enumerate(codec.truncate(word or b"", 8))}
+    rank = c.embedding.rank or round(len(used) * width / (vocab + width))
+    by_kind = {"table": vocab * width, "factorized": rank * (vocab + width)}
+    by_kind["table_plus_kronecker"] = (vocab + rows) * width
     counted = accounting.count(params)
-    assert counted["input"] == by_kind.get(c.embedding.kind, rows * width) + (arm == "kronecker_tied")
+    its_scale = c.model.tie_head and c.embedding.kind == "kronecker"
+    assert counted["input"] == by_kind.get(c.embedding.kind, rows * width) + its_scale
     assert counted["head"] == (0 if c.model.tie_head else vocab * width)
 
 
@@ -153,6 +157,8 @@ def test_the_factorized_table_has_the_projections_parameters_within_one_percent(
         ("table_untied", 0.02),
         ("table_std1", 1.0),
         ("factorized", 0.02),
+        ("table_plus_kronecker", 0.02),
+        ("shuffled_code", 1.0),
         ("kronecker", 1.0),
         ("kronecker_unit", 0.02),
         ("head_tail", 1.0),
@@ -177,9 +183,22 @@ def test_hashed_grams_start_near_the_tables_standard_deviation():
 
 
 def test_all_arms_of_a_seed_start_from_one_body():
-    rank = {"factorized": {"embedding__rank": 16}}
+    rank = {"factorized": {"embedding__rank": 16}}  # that of factorized_live is small enough
     hashes = {accounting.body_hash(initial(resolved(arm, WORDS, **rank.get(arm, {})), WORDS)[1]) for arm in arms.ARMS}
     assert len(hashes) == 1
+
+
+def test_the_table_with_a_code_added_starts_as_the_table_bit_for_bit():
+    made = [initial(resolved(arm, WORDS), WORDS) for arm in ("table_plus_kronecker", "table_untied")]
+    (plus, params), (table, alone) = made
+    np.testing.assert_array_equal(params["embed"]["table"], alone["embed"]["table"])
+    np.testing.assert_array_equal(build.input_table(plus, params), build.input_table(table, alone))
+
+
+def test_the_tied_code_of_unit_norm_starts_with_the_logits_scale_of_a_table():
+    _, params = initial(resolved("kronecker_unit_tied", WORDS), WORDS)
+    assert float(params["embed"]["logit_scale"]) == pytest.approx(1.0)
+    assert "head" not in params
 
 
 @pytest.mark.parametrize("implementation", ["bag", "gather", "induced", "onehot"])
@@ -230,6 +249,11 @@ def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementa
             "kronecker",
             {"embedding__rank": 7},
             "embedding.rank is 7 but embedding.kind=kronecker has no rank; set it to 0",
+        ),
+        (
+            "kronecker",
+            {"embedding__rank_rows": "used"},
+            "embedding.rank_rows is used, which derives the rank of kind factorized; set it to all, or rank to 0",
         ),
         (
             "random_code",

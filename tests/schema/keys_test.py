@@ -58,6 +58,17 @@ def test_a_run_older_than_a_key_is_read_at_the_keys_default():
     assert dotted.flat(rundir.completed(saved)) == dotted.flat(dotted.defaults())
 
 
+def test_a_run_older_than_decay_mult_has_the_decay_and_the_hash_that_it_was_trained_with():
+    newer = dotted.defaults()
+    newer.embedding.lr_mult = 30.0
+    saved = newer.to_dict()
+    del saved["embedding"]["decay_mult"]
+    older = rundir.completed(saved)
+    assert older.embedding.decay_mult == 30.0
+    assert "embedding.decay_mult" not in rundir.fixed(older)  # so its hash is that of its result.json
+    assert rundir.fixed(newer)["embedding.decay_mult"] == 1.0
+
+
 # What each script would need next must not be there yet when it refuses.
 WATCHED = f"""
 import atexit, runpy, sys

@@ -131,3 +131,9 @@ def test_a_wrong_rank_is_refused_at_once(line: bytes, message: str, suffix: str,
     with pytest.raises(ValueError, match=message) as raised:
         tokenization.load(f"tiktoken:{path}{suffix}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["", r"a*|\s+"])
+def test_a_pattern_that_also_matches_no_text_is_refused_before_tiktoken_panics(pattern: str):
+    with pytest.raises(ValueError, match=r"tokenizer mine: its pattern '.*' also matches no text; download it again"):
+        tiktoken_ranks.from_ranks("mine", "mine", {bytes([value]): value for value in range(256)}, pattern, {})

@@ -215,10 +215,20 @@ def test_rot_in_an_array_is_named_and_the_intact_steps_with_it(path: str, copy: 
     weights = checkpoint.Weights(copy, 3)
     if path.startswith("params"):
         with pytest.raises(ValueError, match=fault):
-            checkpoint.restore_weights(weights, noise(0)["params"])
+            weights.restore(noise(0)["params"])
     else:
-        assert same(checkpoint.restore_weights(weights, noise(0)["params"]), noise(3)["params"])
+        assert same(weights.restore(noise(0)["params"]), noise(3)["params"])
     assert steps(copy) == [1, 2, 3]
+
+
+def test_a_folder_with_the_number_of_another_step_is_passed_over(copy: epath.Path, capfd: pytest.CaptureFixture):
+    for name in ("1", "9"):
+        shutil.copytree(copy / "checkpoints" / "3", copy / "checkpoints" / name, dirs_exist_ok=True)
+    step, found = checkpoint.resume(copy, noise(0), IDENTITY)
+    assert (step, same(found, noise(3))) == (3, True)
+    assert "checkpoints/9: damaged (identity: ValueError: it was saved as step 3); moved to" in capfd.readouterr().err
+    with pytest.raises(ValueError, match=r"checkpoints/1: damaged .* saved as step 3.*intact steps: 3, 2; "):
+        checkpoint.restore(copy, noise(0), IDENTITY, 1)
 
 
 def test_rot_in_what_a_checkpoint_belongs_to_is_not_another_tokenizer(copy: epath.Path):

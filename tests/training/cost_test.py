@@ -1,9 +1,9 @@
 """The estimate of --dry_run: one formula for the FLOPs, a vocabulary that is known or a reason why not."""
 
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import ml_collections
 import pytest
 
@@ -21,7 +21,7 @@ def resolved(**keys: object) -> ml_collections.ConfigDict:
 
 
 def script(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    return commands.run(*command)
 
 
 def test_flops_are_tokens_times_those_of_a_token():
@@ -62,11 +62,11 @@ def test_a_dry_run_ends_with_the_number_of_runs_and_their_cost():
     done = script("scripts/sweep.py", "--config=configs/ablations/paper.py", "--out=x", "--seeds=3", "--dry_run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[16].startswith("[9/9] kronecker-seed2 (new)")
-    assert lines[18].startswith("time: unknown until a run here has trained; ")
-    assert lines[19:] == [
+    assert lines[28].startswith("[15/15] kronecker-seed2 (new)")
+    assert lines[30].startswith("time: unknown until a run here has trained; ")
+    assert lines[31:] == [
         "cost (H100 hours: training alone, on one NVIDIA H100 at an assumed MFU of 40 %):",
-        "  9 runs x 2.5B tokens = 22.5B tokens, 1.92e19 FLOPs, 13.5 H100 hours",
+        "  15 runs x 2.5B tokens = 37.5B tokens, 3.20e19 FLOPs, 22.5 H100 hours",
     ]
 
 

@@ -7,12 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import commands
 import ml_collections
 import pytest
 import tiny_runs
@@ -51,7 +51,7 @@ def command(workdir: Path, data: Path, config: str = "configs/demo.py", **option
 
 
 def train(workdir: Path, data: Path, config: str = "configs/demo.py", **options: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(command(workdir, data, config, **options), cwd=ROOT, capture_output=True, text=True)
+    return commands.run(*command(workdir, data, config, **options)[1:])
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,7 @@ def test_a_finished_run_is_not_touched_again(finished: Path, data: Path):
 
 
 def evaluate(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "eval.py", f"--workdir={workdir}", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return commands.run("eval.py", f"--workdir={workdir}", *flags)
 
 
 @pytest.mark.slow
@@ -236,8 +235,7 @@ for folder in sys.argv[2:]:
 
 def each(what: str, copies: dict[str, Path]) -> tuple[dict[str, str], str]:
     """Returns the error of each folder, empty if there was none, and stderr."""
-    command = [sys.executable, "-c", EACH, what, *map(str, copies.values())]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = commands.run("-c", EACH, what, *copies.values())
     assert done.returncode == 0, done.stderr
     names = {str(folder): name for name, folder in copies.items()}
     return {names[folder]: error for folder, error in map(json.loads, done.stdout.splitlines())}, done.stderr
@@ -419,6 +417,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(data: Path,
     assert "is not finite between steps" in done.stderr
     assert "try a lower train.lr" in done.stderr
     assert not (tmp_path / "run" / "result.json").exists()
+    assert "is not finite between steps" in json.loads((tmp_path / "run" / "diverged.json").read_text())["reason"]
 
 
 @pytest.mark.slow
@@ -538,9 +537,7 @@ def test_tensorboard_gets_the_same_numbers(data: Path, tmp_path: Path):
 def run_patched(patch: str, workdir: Path, data: Path, options: dict[str, Any]) -> subprocess.CompletedProcess:
     own = {"data.folder": data, "data.source": f"text:{data / 'text'}", "checkpoint.every": 100}
     pairs = [f"{key}={value}" for key, value in (tiny_runs.OPTIONS | OPTIONS | own | options).items()]
-    command = [sys.executable, "-c", PATCHED.replace("PATCH", patch), str(workdir), *pairs]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return commands.run("-c", PATCHED.replace("PATCH", patch), workdir, *pairs)
 
 
 def refused(done: subprocess.CompletedProcess, message: str) -> None:

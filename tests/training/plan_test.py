@@ -55,7 +55,7 @@ def test_a_model_that_no_device_here_holds_is_refused_with_what_would_help(data:
     big = {"model.d_model": 32768, "model.heads": 256}
     line = refused(tmp_path / "run", data, OPTIONS | big)
     assert re.match(
-        r"error: out of memory: the training step needs [\d,]{7,} MB \(arg.*\), a device has [\d,]+ MB; ", line
+        r"error: out of memory: parameters and optimizer need [\d,]{7,} MB, a device has [\d,]+ MB; to need", line
     )
     for key in ("train.accumulate=2", "train.loss_chunk=32", "model.remat=True"):
         assert f"--config.{key}" in line

@@ -1,21 +1,23 @@
 """The loss of every held-out token of a real run, written and skipped as a user's command does it."""
 
 import collections
+import itertools
 import json
+import lzma
 import random
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 
 from kronecker import tokenization
 from kronecker.data import manifests, rows
 from kronecker.embedding import codec
-from kronecker.report import breakdown, collisions, compare, losses_by_token
+from kronecker.report import breakdown, collisions, compare, comparison_page, inputs, losses_by_token
 from kronecker.run import finished_runs
 from kronecker.training import token_losses
 
@@ -45,7 +47,7 @@ BYTE_FF, END_OF_TEXT, PADDING = 187, 50256, 50257
 
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    return commands.run(name, *arguments)
 
 
 def write(*arguments: object) -> subprocess.CompletedProcess:
@@ -259,6 +261,38 @@ def test_the_report_reads_what_the_command_wrote(swept: Path):
     assert damage.tokens == sum(i in colliding for i in held_out(swept / "kronecker")[:-1].tolist())
 
 
+def test_what_an_input_uses_is_of_its_vocabulary_and_of_the_batches(swept: Path, arm: str):
+    use = json.loads((swept / arm / "input_use.json").read_text())
+    config = json.loads((swept / arm / "config.json").read_text())
+    batches = itertools.islice(rows.train_batches(prepared(swept / arm), SEQUENCE, BATCH, config["seed"]), STEPS)
+    seen = np.unique(np.concatenate([batch[:, :-1] for batch in batches]))
+    table = codec.byte_table(tokenization.load("gpt2").token_bytes, POS_DIM)
+    lit = {(i, byte) for of, n in zip(table.bytes, table.lengths, strict=True) for i, byte in enumerate(of[:n])}
+    in_use, number, share, std = {
+        "table_untied": (50_257, 50_257, len(seen) / 50_304, 0.02),
+        "kronecker": (len(lit), POS_DIM * 256, 1.0, 1.0),  # the z-norm's shift reaches every row
+    }[arm]
+    assert (use["training_step"], use["rows_in_use"], use["rows"]) == (STEPS, in_use, number)
+    assert use["trained_share"] == pytest.approx(share)
+    assert use["std"] == pytest.approx(std, rel=0.01)
+    assert use["peak_step_over_std"] == pytest.approx(config["train"]["lr"] * use["step"] / use["std"])
+    assert use["median_moment_over_eps"] > use["rare_moment_over_eps"] > 0
+
+
+def test_the_page_tells_what_inputs_use_and_refuses_what_is_of_another_checkpoint(swept: Path, tmp_path: Path):
+    for name in ARMS:
+        shutil.copytree(swept / name, tmp_path / name)
+    compared = compare.compare([finished_runs.read(run) for run in finished_runs.find([tmp_path])])
+    comparison_page.write(compared, tmp_path / "report.html", "runs")
+    page = (tmp_path / "report.html").read_text()
+    (row,) = [row for row in inputs.table(compared).rows if row[0] == "kronecker"]
+    assert page.index("<h2>What the inputs use</h2>") < page.index(f"{row[1]}</td>")
+    file = tmp_path / "kronecker" / "input_use.json"
+    file.write_text(file.read_text().replace('"training_step": 4', '"training_step": 2'))
+    with pytest.raises(ValueError, match=r"input_use\.json: of step 2, but result\.json is of step 4; write it again"):
+        inputs.table(compared)
+
+
 def test_runs_that_have_the_file_are_skipped(swept: Path):
     before = {run: (run / "token_losses.npz").stat().st_mtime_ns for run in map(swept.joinpath, ARMS)}
     done = write(swept / "kronecker", swept)
@@ -281,6 +315,73 @@ def test_again_replaces_the_file_of_the_named_run_alone_and_by_a_whole_one(swept
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.fixture(scope="module")
+def on_held_out(swept: Path, text: Path) -> Path:
+    """The file of eval.py --data on the documents that were held out: those that kronecker validates on."""
+    end = tokenization.load("gpt2").eot_id
+    ids = held_out(swept / "kronecker")
+    parts = np.split(ids, np.flatnonzero(ids == end) + 1)[:-1]
+    documents = [tokenization.load("gpt2").decode(part[:-1]).decode() for part in parts]
+    with lzma.open(text / "mine.jsonl.xz", "wt") as file:
+        for i, document in enumerate(documents):
+            lines = [{"body": document, "part": "validation"}, {"body": "other text", "part": "train"}, {"body": None}]
+            file.writelines(json.dumps({"part": "train"} | line) + "\n" for line in lines[: 3 if i else 2])
+    options = ["--text_field=body", "--split_field=part", "--name=mine"]
+    done = script("eval.py", f"--workdir={swept / 'kronecker'}", f"--data=jsonl:{text}/mine.jsonl.xz", *options)
+    assert done.returncode == 0, done.stderr
+    file = swept / "kronecker" / "texts" / "mine.json"
+    said = rf"step 4: \S+ nats/token, \S+ bits/byte on [\d,]+ tokens \([\d,]+ bytes\) in {len(documents)} documents"
+    assert re.search(rf"{said}; by document: {re.escape(str(file))}\n$", done.stdout)
+    return file
+
+
+def test_a_text_equal_to_the_held_out_one_has_its_loss_token_for_token_and_its_bits(swept: Path, on_held_out: Path):
+    found, result = json.loads(on_held_out.read_text()), json.loads((swept / "kronecker/result.json").read_text())
+    by_token = losses(swept / "kronecker")
+    document = np.cumsum(by_token["inputs"] == END_OF_TEXT)
+    assert found["by_document"]["tokens"] == np.bincount(document).tolist()
+    np.testing.assert_allclose(found["by_document"]["nats"], np.bincount(document, by_token["nats"]), atol=2e-3)
+    assert found["loss"] == pytest.approx(by_token["nats"].mean(dtype=np.float64), abs=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(result["validation_bits_per_byte"], rel=1e-5)
+    lengths = np.bincount(document, tokenization.load("gpt2").text_bytes[by_token["targets"]])
+    assert found["by_document"]["bytes"] == lengths.tolist()
+    assert found["text_bytes"] == by_token["text_bytes"] == lengths.sum()
+    assert found["tokenizer_fingerprint"] == result["tokenizer_fingerprint"]
+    assert (found["step"], found["validation_loss"]) == (STEPS, result["validation_loss"])
+    assert result["held_out_tokens"] == len(by_token["nats"])
+
+
+def test_another_text_by_the_same_name_is_refused_and_one_run_alone_is_not_compared(
+    swept: Path, text: Path, on_held_out: Path
+):
+    before = on_held_out.read_text()
+    (on_held_out.parents[2] / "short.txt").write_text("A short text.")
+    data = f"--data=text:{on_held_out.parents[2] / 'short.txt'}"
+    refused(
+        script("eval.py", f"--workdir={swept / 'kronecker'}", data, "--name=mine"),
+        f"mine.json: holds losses on jsonl:{text}/mine",
+    )
+    assert on_held_out.read_text() == before
+    done = script("scripts/compare.py", swept)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert f"1 of 2 runs were not evaluated on it; run: python eval.py --workdir={swept}/table_untied --data=" in told
+    assert f"Losses are over all {len(held_out(swept / 'kronecker')) - 1:,} held-out tokens, in " in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--name=x"], "--name needs --data; for example --data=jsonl:manuals.jsonl"),
+        (["--data=text:a.txt", "--prompt=a"], "--data and --prompt cannot be given together"),
+        (["--data=text:a.txt", "--step=2"], "--data with --step needs --out"),
+        (["--data=text:a.txt", "--name=a/b"], "--name=a/b: use letters, digits"),
+    ],
+)
+def test_flags_of_eval_that_do_not_fit_are_refused_before_anything_is_read(flags: list[str], said: str):
+    refused(script("eval.py", "--workdir=nowhere", *flags), said)
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path):
     refused(write(tmp_path), f"{tmp_path}: no run here")
 
@@ -295,5 +396,6 @@ def test_an_unfinished_run_is_refused_and_left_as_it_is(swept: Path, tmp_path: P
     (unfinished / "result.json").unlink()
     (unfinished / "token_losses.npz").unlink()
     refused(write(unfinished), f"{unfinished}: the run is not finished")
+    refused(script("eval.py", f"--workdir={unfinished}", "--data=text:a.txt"), f"{unfinished}: the run is not finished")
     refused(write(tmp_path), f"{tmp_path}: no run here has finished")
     assert not (unfinished / "token_losses.npz").exists()

@@ -1,0 +1,33 @@
+"""What Ctrl-C does while modules are imported and while a script ends, where Python's own exception does harm.
+
+It prints a traceback there, is lost where a library calls back, or breaks an extension that is half initialised.
+Scripts import this module first, so it imports next to nothing.
+"""
+
+import os
+import signal
+
+INTERRUPTED = 128 + signal.SIGINT  # exit code
+WORDS = "interrupted: what is complete on disk stays; run the same command again"
+
+
+def end_silently() -> None:
+    """Makes Ctrl-C end this process without a word, unless it is ignored, as of a job in the background."""
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _raise):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def raise_exception() -> None:
+    """Makes Ctrl-C a KeyboardInterrupt again, but still the end of this process within an import."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, _raise)
+
+
+def _raise(number, frame) -> None:
+    del number
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{WORDS}\n".encode())
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
