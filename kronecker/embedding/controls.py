@@ -38,23 +38,23 @@ def head_tail_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
     return _bag_of_cells(symbols_VP * table.pos_dim + positions_P, used_VP, table.code_dim, norm)
 
 
-def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
+def random_code_bag(table: codec.ByteTable, norm: str = "z", draw: int = 0) -> bags.Bag:
     """Returns the Kronecker bag with the bytes of each id replaced by pseudo-random bytes of the same number.
 
-    Draw t of the byte at position p of id v is mix(mix(mix(v) + t) + p) mod 256.  On a collision with an earlier id of
-    equal length, all bytes of the id are redrawn.  One-byte ids get a permutation of the 256 values, in the order of
-    mix(v), which repeats if there are more than 256 of them.
+    Try t of the byte at position p of id v is mix(mix(mix(v + 2^32 draw) + t) + p) mod 256.  On a collision with an
+    earlier id of equal length, all bytes of the id are redrawn.  One-byte ids get a permutation of the 256 values, in
+    the order of mix(v + 2^32 draw), which repeats if there are more than 256 of them.
     """
     bytes_VP = np.zeros(table.bytes.shape, np.uint8)
     for length in range(1, table.pos_dim + 1):
         ids = np.flatnonzero(table.lengths == length).astype(np.uint64)
         if length == 1:
-            bytes_VP[ids[np.argsort(mix(ids))], 0] = np.arange(len(ids)) % codec.CHAR_DIM
+            bytes_VP[ids[np.argsort(_mixed(ids, draw))], 0] = np.arange(len(ids)) % codec.CHAR_DIM
             continue
         positions, attempt = np.arange(length, dtype=np.uint64), np.zeros(len(ids), np.uint64)
         taken = np.arange(len(ids))
         while taken.size:
-            drawn = mix(mix(mix(ids[taken]) + attempt[taken])[:, None] + positions) % np.uint64(codec.CHAR_DIM)
+            drawn = mix(mix(_mixed(ids[taken], draw) + attempt[taken])[:, None] + positions) % np.uint64(codec.CHAR_DIM)
             bytes_VP[ids[taken], :length] = drawn
             _, first = np.unique(bytes_VP[ids, :length], axis=0, return_index=True)
             taken = np.setdiff1d(np.arange(len(ids)), first)
@@ -62,27 +62,28 @@ def random_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
     return bags.kronecker_bag(table, norm).replace(symbols=bytes_VP)
 
 
-def shuffled_code_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
+def shuffled_code_bag(table: codec.ByteTable, norm: str = "z", draw: int = 0) -> bags.Bag:
     """Returns the Kronecker bag with the bytes of ids of equal length exchanged, so that spelling says nothing.
 
     The vocabulary has the same codes, cells in use and rank as before, and no id keeps its own bytes: in the order of
-    mix(id), each id gets the bytes of the one before it.  Special ids keep theirs, as does the only id of a length.
+    mix(id + 2^32 draw), each id gets the bytes of the one before it.  Special ids keep theirs, as does the only id of a
+    length.
     """
-    return _shuffled(table, norm, table.lengths)
+    return _shuffled(table, norm, table.lengths, draw)
 
 
-def shuffled_code_space_bag(table: codec.ByteTable, norm: str = "z") -> bags.Bag:
+def shuffled_code_space_bag(table: codec.ByteTable, norm: str = "z", draw: int = 0) -> bags.Bag:
     """Returns `shuffled_code_bag` with an exchange only among ids that begin with a space, and among the others."""
-    return _shuffled(table, norm, 2 * table.lengths + (table.bytes[:, 0] == SPACE))
+    return _shuffled(table, norm, 2 * table.lengths + (table.bytes[:, 0] == SPACE), draw)
 
 
-def _shuffled(table: codec.ByteTable, norm: str, class_V: np.ndarray) -> bags.Bag:
+def _shuffled(table: codec.ByteTable, norm: str, class_V: np.ndarray, draw: int) -> bags.Bag:
     bytes_VP = table.bytes.copy()
     moves_V = table.lengths > 0
     moves_V[list(table.special)] = False
     for one in np.unique(class_V[moves_V]):
         ids = np.flatnonzero(moves_V & (class_V == one))
-        order = ids[np.argsort(mix(ids.astype(np.uint64)))]
+        order = ids[np.argsort(_mixed(ids, draw))]
         bytes_VP[order] = table.bytes[np.roll(order, 1)]
     return bags.kronecker_bag(table, norm).replace(symbols=bytes_VP)
 
@@ -120,6 +121,10 @@ def mix(x: np.ndarray) -> np.ndarray:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
+
+
+def _mixed(ids: np.ndarray, draw: int) -> np.ndarray:
+    return mix(ids.astype(np.uint64) + (np.uint64(draw) << np.uint64(32)))
 
 
 def _bag_of_cells(cells_VK: np.ndarray, used_VK: np.ndarray, rows: int, norm: str) -> bags.Bag:

@@ -54,7 +54,7 @@ def build(
     if kind.bag:
         codes = codec.byte_table(token_bytes, c.pos_dim, shape.padded_vocab, c.truncation, special)
         gradient = determinism.gather_gradient(config)
-        bag = make_bag(codes, c.kind, c.norm)
+        bag = make_bag(codes, c.kind, c.norm, draw(config))
         bag = implementations.prepare(
             bag, c.implementation, shape.dtype, c.cache_limit_mb, platform, shape.tie_head, gradient
         )
@@ -84,10 +84,15 @@ def _log_unigram(counts_V: np.ndarray | None, shape: transformer.Shape) -> trans
     return transformer.Constant(bias_V)
 
 
-def make_bag(codes: codec.ByteTable, kind: str, norm: str) -> bags.Bag:
+def draw(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of the draw of a run's code, where that is drawn."""
+    return config.seed if config.embedding.redraw else 0
+
+
+def make_bag(codes: codec.ByteTable, kind: str, norm: str, draw: int = 0) -> bags.Bag:
     """Returns the bag of embedding.kind `kind`, not prepared; raises ValueError if its row count is not `code_dim`."""
     known = arms.kind(kind)
-    bag = pkgutil.resolve_name(known.bag)(codes, norm)
+    bag = pkgutil.resolve_name(known.bag)(codes, norm, *([draw] if known.drawn else []))
     if bag.rows != (rows := known.code_dim(codes.pos_dim)):
         raise ValueError(f"{known.bag} gives {bag.rows:,} rows, but kind {kind} has code_dim {rows:,}; make both equal")
     return bag

@@ -61,7 +61,7 @@ def extend(
     codes = codec.byte_table(
         [*token_bytes, *padding, *strings], c.pos_dim, truncation=c.truncation, special={*arm.codes.special, *ids}
     )
-    bag = build.make_bag(codes, c.kind, c.norm)
+    bag = build.make_bag(codes, c.kind, c.norm, build.draw(config))
     own = (arm.bag.symbols, arm.bag.lengths)
     if not all(np.array_equal(new[:padded], old) for new, old in zip((bag.symbols, bag.lengths), own, strict=True)):
         raise ValueError(

@@ -31,6 +31,7 @@ class Kind:
     module: str = "kronecker.embedding.linen:BagEmbed"
     takes: tuple[str, ...] = ("rows", "logit_scale", "mesh")  # also "vocab", "rank"; rows, logit_scale need a bag
     bag: str = ""  # the function (codec.ByteTable, norm) -> bags.Bag that makes its code; empty: no code
+    drawn: bool = False  # whether `bag` takes the number of a draw as a third argument
     code_dim: Callable[[int], int] = byte_grid  # P -> D, the number of rows of its bag
     init_std: float = 0.0  # initial std of its matrix where embedding.init_std is 0; 0: 1/sqrt(D)
     norms: tuple[str, ...] = ()  # allowed values of embedding.norm; empty: all
@@ -68,9 +69,11 @@ TABLE = Kind("table", "kronecker.embedding.linen:TableEmbed", ("vocab",), init_s
 FACTORIZED = Kind("factorized", "kronecker.embedding.linen:FactorizedEmbed", ("vocab", "rank"), init_std=TABLE_STD)
 KRONECKER = Kind("kronecker", bag="kronecker.embedding.bags:kronecker_bag", tieable=True)
 HEAD_TAIL = Kind("head_tail", bag="kronecker.embedding.controls:head_tail_bag", truncation="head_tail")
-RANDOM_CODE = Kind("random_code", bag="kronecker.embedding.controls:random_code_bag")
-SHUFFLED_CODE = Kind("shuffled_code", bag="kronecker.embedding.controls:shuffled_code_bag")
-SHUFFLED_CODE_SPACE = Kind("shuffled_code_space", bag="kronecker.embedding.controls:shuffled_code_space_bag")
+RANDOM_CODE = Kind("random_code", bag="kronecker.embedding.controls:random_code_bag", drawn=True)
+SHUFFLED_CODE = Kind("shuffled_code", bag="kronecker.embedding.controls:shuffled_code_bag", drawn=True)
+SHUFFLED_CODE_SPACE = Kind(
+    "shuffled_code_space", bag="kronecker.embedding.controls:shuffled_code_space_bag", drawn=True
+)
 TABLE_PLUS_KRONECKER = Kind(
     "table_plus_kronecker",
     "kronecker.embedding.linen:TablePlusBagEmbed",
@@ -189,6 +192,9 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"embedding.norm is {norm} but embedding.kind={name} needs {' or '.join(known.norms)}; set it to that"
     if values["embedding.rank"] and "rank" not in known.takes:
         yield f"embedding.rank is {values['embedding.rank']} but embedding.kind={name} has no rank; set it to 0"
+    if values["embedding.redraw"] and not known.drawn:
+        drawn = " or ".join(one.name for one in KINDS.values() if one.drawn)
+        yield f"embedding.redraw is True, but kind {known.name} draws nothing; set it to False, or kind to {drawn}"
     if values["embedding.rank_rows"] == "used" and (values["embedding.rank"] or "rank" not in known.takes):
         yield "embedding.rank_rows is used, which derives the rank of kind factorized; set it to all, or rank to 0"
     advice = "write :arm=NAME after the config file, or set embedding.arm to a new name"

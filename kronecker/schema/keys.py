@@ -161,6 +161,8 @@ key("embedding.rank", 0, NUMBERS, at_least(0))
 # which rows of that projection count: all | used: those that some token of the vocabulary uses; the rank is then
 # derived when the model is built, and embedding.rank stays 0
 key("embedding.rank_rows", "all", NUMBERS, choices.RANK_ROWS, later=True)
+# draw a random or shuffled code anew for each seed, in place of one draw for all runs
+key("embedding.redraw", False, NUMBERS, later=True)
 # P: the number of byte positions of a code, which has D = 256 P coordinates
 key("embedding.pos_dim", 16, NUMBERS, at_least(1, 4096), "bytes")
 # what is kept of a token longer than P bytes: head: the first P, cut between characters | head_raw: the first P |

@@ -85,3 +85,12 @@ def test_a_shuffled_code_is_multiplied_as_its_dense_code_in_float64(make):
     out, pullback = jax.vjp(lambda w: implementations.product(w, prepared, ids), weights.astype(np.float32))
     np.testing.assert_allclose(out, code @ weights, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(pullback(grad.astype(np.float32))[0], code.T @ grad, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [*SHUFFLES, controls.random_code_bag])
+def test_another_draw_is_another_code_with_as_many_cells_for_each_id(make):
+    table = codec.byte_table(GPT2.token_bytes, 16, 50_304, special=GPT2.special_ids)
+    first, second = make(table), make(table, draw=1)
+    np.testing.assert_array_equal(make(table, draw=0).symbols, first.symbols)
+    np.testing.assert_array_equal(second.lengths, first.lengths)
+    assert (second.symbols != first.symbols).any(axis=1).mean() > 0.99

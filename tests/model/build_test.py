@@ -153,3 +153,15 @@ def test_the_unigram_bias_is_added_to_the_logits_and_is_not_a_parameter(chunk: i
 def test_a_unigram_bias_without_counts_is_refused():
     with pytest.raises(ValueError, match="nothing here counts a training text"):
         build.build(tiny(model__unigram_bias=True), TOKENS)
+
+
+def test_a_run_draws_its_code_by_its_seed_if_redraw_says_so():
+    def symbols(seed: int, redraw: bool) -> np.ndarray:
+        config = resolved(arm="shuffled_code", kind="shuffled_code", redraw=redraw)
+        config.seed = seed
+        return build.build(config, TOKENS).bag.symbols
+
+    fixed = symbols(3, False)
+    np.testing.assert_array_equal(fixed, symbols(4, False))
+    assert (symbols(3, True) != fixed).any()
+    assert (symbols(4, True) != symbols(3, True)).any()

@@ -256,6 +256,11 @@ def test_the_tied_kronecker_head_is_the_induced_table_times_one_scale(implementa
             "embedding.rank_rows is used, which derives the rank of kind factorized; set it to all, or rank to 0",
         ),
         (
+            "kronecker",
+            {"embedding__redraw": True},
+            "embedding.redraw is True, but kind kronecker draws nothing; set it to False, or kind to shuffled_code or",
+        ),
+        (
             "random_code",
             {"model__tie_head": True},
             "embedding.kind is random_code; set it to False, or use embedding.kind table or kronecker",
