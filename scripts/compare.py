@@ -14,6 +14,13 @@ embedding (data, tokenizer, steps, initial body or any other key of the config)
 are refused, with the difference.  Another machine, library version or commit
 within a pair is named below the table.
 
+--pairs compares chosen arms two by two: each pair over the seeds that both have,
+also where the two have learning rates of their own, with one Holm correction
+for all pairs given:
+
+  python scripts/compare.py results/tuned/finals \
+      --pairs=kronecker:table_untied,kronecker:shuffled_code
+
 A sweep over such a key, for example train.lr, gives a table for each value, and
 then each arm at its best: the values of the lowest training loss on the seeds
 that all versions have, compared on other seeds.  A value at which a run
@@ -58,18 +65,34 @@ _TUNED = flags.DEFINE_bool(
     "tuned", False, "Put runs of different train.lr into one table; the names of arms then include it."
 )
 _BASELINE = flags.DEFINE_string("baseline", BASELINE, "The arm that all others are compared with.")
+_PAIRS = flags.DEFINE_list("pairs", [], "Compare these pairs of arms, ARM:BASELINE, and nothing else.")
 _JSON = flags.DEFINE_string("json", None, "Also write all numbers to this JSON file.")
 
 
 def main(folders: Sequence[str]) -> None:
     """Prints the verdict table."""
     # After the flags: --help should not wait for SciPy.
-    from kronecker.report import breakdown, collisions, compare, grid, held_out, losses_by_token, other_texts, tables
+    from kronecker.report import (
+        breakdown,
+        collisions,
+        compare,
+        grid,
+        held_out,
+        losses_by_token,
+        other_texts,
+        pairs,
+        tables,
+    )
     from kronecker.run import finished_runs
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")
     found, diverged = finished_runs.gather(folders)
+    if _PAIRS.value:
+        comparisons = pairs.read(found, _PAIRS.value, diverged)
+        tables.show_pairs(comparisons)
+        _write(pairs.to_json(comparisons))
+        return
     swept = None if _TUNED.value else grid.read(found, _BASELINE.value, diverged)
     if swept and not swept.whole:
         tables.show_grid(swept)

@@ -218,7 +218,8 @@ def _best(found: Sequence[compare.AnyRun], baseline: str, swept: Sequence[str]) 
     chosen |= {arm: one for arm, one in alone.items() if compared <= _finished(one)}
     if not compared or own not in chosen or len(chosen) == 1:
         return None
-    runs = [one.runs[seed] for one in chosen.values() for seed in sorted(compared)]
+    others = [(one, _finished(one) - (tuning if compared != common else set())) for one in chosen.values()]
+    runs = [one.runs[seed] for one, of_seed in others for seed in sorted(of_seed)]
     ended = [run for one in chosen.values() for run in _parted(one.runs.values())[1]]
     return Best(
         keys=tuned,

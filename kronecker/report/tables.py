@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 
-from kronecker.report import collisions, compare, grid, held_out, intervals, other_texts, surroundings
+from kronecker.report import collisions, compare, grid, held_out, intervals, other_texts, pairs, surroundings
 from kronecker.run import finished_runs
 from kronecker.runtime import printing
 from kronecker.runtime.printing import Table
@@ -98,6 +98,22 @@ def choice_sentences(best: grid.Best) -> list[str]:
     if best.left_out:
         told.append(f"Left out, as they were not tuned and lack a compared seed: {', '.join(best.left_out)}.")
     return told
+
+
+def show_pairs(comparisons: Sequence[compare.Comparison]) -> None:
+    """Prints the chosen differences, after Holm's correction if there are several, and what they are over."""
+    told = [(of_pair, of_pair.others[0]) for of_pair in comparisons]
+    columns = {
+        "difference": [f"{arm.name} − {of_pair.baseline.name}" for of_pair, arm in told],
+        "seeds": [str(len(arm.runs)) for _, arm in told],
+    }
+    for header in ("paired\ndiff.", "± 95 %", OVER_DOCUMENTS, "resolv-\nable", "verdict"):
+        columns[header] = [VERDICT_COLUMNS[header](arm) for _, arm in told]
+    if len(told) > 1:
+        columns[HOLM] = pairs.adjusted(comparisons)
+    table = Table(tuple(columns), tuple(zip(*columns.values(), strict=True)), ("difference", "verdict", HOLM))
+    said = (sentence for of_pair in comparisons for sentence in sentences(of_pair) + notes(of_pair))
+    printing.show(table, "", *dict.fromkeys(said), wrap=True)
 
 
 def show_grid(found: grid.Grid, file: TextIO | None = None) -> None:

@@ -85,6 +85,14 @@ def test_the_best_values_are_those_of_the_lowest_training_loss_and_other_seeds_c
     assert "Not confirmed" not in told
 
 
+def test_a_seed_that_only_some_arms_have_is_named(tuned: Path, tmp_path: Path):
+    shutil.copytree(tuned, tmp_path / "runs")
+    write(tmp_path / "runs", "kronecker", 4, 4.5, train__lr=BEST["kronecker"])
+    comparison = read(tmp_path / "runs").best.comparison
+    assert [run.seed for run in comparison.baseline.runs] == [1, 2, 3]
+    assert comparison.left_out == (4,)
+
+
 def test_without_other_seeds_the_choice_is_not_confirmed(tuned: Path):
     found = [finished_runs.read(run) for run in finished_runs.find([tuned])]
     best = grid.read([run for run in found if run.seed == 0], "table_untied").best
