@@ -7,13 +7,14 @@ tokens a run; the config differs from configs/study.py's in text, rates, warm-up
   python scripts/sweep.py --config=configs/tuned_study.py --stages --out=results/tuned --parallel=2
   python scripts/token_losses.py results/tuned/finals
   python scripts/compare.py results/tuned/tuning results/tuned/finals
+  python scripts/compare.py results/tuned/finals --pairs=kronecker:table_untied
 
 prose.jsonl.xz is your own text: JSON lines of {"text": ..., "source": ...}.  The same command resumes the study, and
 may run beside other work.  The arms come in BATCHES; each batch has its final runs before the next one is tuned.
 
   stage     runs
   tuning    of every arm, until its best rate and multiplier have a worse neighbour on each side; one seed
-  finals    every arm at its best: five new seeds of the primary arms, three of the others
+  finals    every arm at its best: five new seeds
   longer    the primary arms and random_code at their best, with ten times the tokens
   variants  the primary arms at their best, with model.unigram_bias and with train.clip_by_group, three seeds
 
@@ -49,9 +50,11 @@ OTHERS: Batch = {
 }
 BATCHES = (PRIMARY, SPELLING, OTHERS)
 LONGER = (*PRIMARY, "random_code")
+DRAWN = ("random_code", "shuffled_code", "shuffled_code_space")  # whose draw is another one for each seed
+EVALUATION = {"eval.every": 0, "eval.sequences": 32}  # at the end alone; token_losses.py takes all held-out tokens
 
 TUNING_SEED = 100
-FINAL_SEEDS, PRIMARY_SEEDS = (200, 201, 202), (200, 201, 202, 203, 204)
+FINAL_SEEDS = (200, 201, 202, 203, 204)
 TOKENS, LONGER_TOKENS, WARMUP_TOKENS = 1_000_000, 10_000_000, 50_000
 
 
@@ -73,7 +76,9 @@ def stages(loss: Loss) -> Iterator[tuning.Stage]:
         return
     yield tuning.Stage("longer", _by_seed(best, LONGER, FINAL_SEEDS[:2], {"train.tokens": LONGER_TOKENS}))
     variants = ({"model.unigram_bias": True}, {"train.clip_by_group": True})
-    yield tuning.Stage("variants", tuple(it for own in variants for it in _by_seed(best, PRIMARY, FINAL_SEEDS, own)))
+    yield tuning.Stage(
+        "variants", tuple(it for own in variants for it in _by_seed(best, PRIMARY, FINAL_SEEDS[:3], own))
+    )
 
 
 def tuned_and_final(loss: Loss, batches: Sequence[Batch]) -> Generator[tuning.Stage, None, Batch | None]:
@@ -100,23 +105,21 @@ def tuned_and_final(loss: Loss, batches: Sequence[Batch]) -> Generator[tuning.St
             if more == points and len(best) < len(begin):
                 return None
             points = more
-        primary, others = ([arm for arm in begin if (arm in PRIMARY) == is_primary] for is_primary in (True, False))
-        yield tuning.Stage("finals", _by_seed(best, primary, PRIMARY_SEEDS) + _by_seed(best, others, FINAL_SEEDS))
+        yield tuning.Stage("finals", _by_seed(best, begin, FINAL_SEEDS))
     return best
 
 
 def _by_seed(
     best: Batch, of: Iterable[str], seeds: tuple[int, ...], own: Mapping[str, Any] | None = None
 ) -> tuple[tuple[tuning.Settings, ...], ...]:
-    return tuple(
-        tuple(_settings(arm, best[arm], seed) | {"eval.sequences": 0} | (own or {}) for arm in of) for seed in seeds
-    )
+    return tuple(tuple(_settings(arm, best[arm], seed) | (own or {}) for arm in of) for seed in seeds)
 
 
 def _tuning(arm: str, point: tuning.Point) -> tuning.Settings:
-    return _settings(arm, point, TUNING_SEED) | {"eval.every": 0, "eval.sequences": 32}
+    return _settings(arm, point, TUNING_SEED)
 
 
 def _settings(arm: str, point: tuning.Point, seed: int) -> tuning.Settings:
     rate, multiplier = point
-    return arms.ARMS[arm] | {tuning.RATE: rate, tuning.MULTIPLIER: multiplier, "seed": seed}
+    redraw = {"embedding.redraw": True} if arm in DRAWN else {}
+    return arms.ARMS[arm] | {tuning.RATE: rate, tuning.MULTIPLIER: multiplier, "seed": seed} | redraw | EVALUATION
