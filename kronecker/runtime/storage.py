@@ -21,6 +21,7 @@ from etils import epath
 
 CLIENTS = {"gs": "gcsfs"}  # scheme -> the package that etils.epath needs for it
 SECONDS_BETWEEN_UPLOADS = 30.0
+MOST_BYTES = 2**26  # of a JSON file
 _NETWORK = {"aiohttp", "gcsfs"}  # packages whose exceptions are faults of the network, or of rights in a bucket
 _OF_NETWORK = (ConnectionError, TimeoutError)
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -98,6 +99,17 @@ def check_ends(path: Local) -> None:
         check_ends(inner)
     if path.exists() and not stat.S_ISDIR(mode := os.stat(path).st_mode) and not stat.S_ISREG(mode):  # noqa: PTH116
         raise ValueError(f"{path} is a pipe or a device; put a file there")
+
+
+def read_whole(path: Local, most: int = MOST_BYTES, remedy: str = "put the right one there") -> bytes:
+    """Returns a file's content; raises ValueError if it has more than `most` bytes, or is a pipe or a device."""
+    if not path.is_dir():  # opening one says so
+        check_ends(path)
+    with path.open("rb") as file:
+        if (size := file.seek(0, os.SEEK_END)) > most:
+            raise ValueError(f"{path} has {size:,} bytes, and such a file at most {most:,}; {remedy}")
+        file.seek(0)
+        return file.read(size)
 
 
 def check_reachable(path: Local) -> None:
