@@ -146,7 +146,8 @@ def _json(content: dict[str, Any]) -> str:
 def push(out: epath.PathLike, repository: str) -> str:
     """Uploads a folder to OWNER/NAME, a model repository on the hub, and returns its address.
 
-    A new repository is private.  Raises ValueError if the hub refuses it, ConnectionError if the upload fails.
+    A new repository is private.  Raises ValueError if the hub refuses it or answers as none, ConnectionError if the
+    upload fails.
     """
     import huggingface_hub  # only who uploads waits for it
 
@@ -167,4 +168,7 @@ def push(out: epath.PathLike, repository: str) -> str:
             ) from error
         reason = f"HTTP {status}" if status else " ".join(str(cause).split()) or type(cause).__name__
         raise ConnectionError(f"{where}: {reason}; {kept}; later run `hf upload {repository} {out}`") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"no answer of a model hub ({type(error).__name__}: {error}); check HF_ENDPOINT"
+        raise ValueError(f"{where}: {why}; {kept}") from error
     return str(address)
