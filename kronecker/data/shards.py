@@ -237,7 +237,7 @@ def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises an OSError with the file, the reason and the fix if it could not be written.
     """
     try:
-        with storage.renamed(file) as unfinished:
+        with storage.renamed(file, locked=True) as unfinished:
             yield unfinished
     except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
         if getattr(error, "filename", None) not in (None, str(file)):  # of what is read meanwhile

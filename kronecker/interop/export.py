@@ -5,6 +5,7 @@ The input embedding of every arm becomes a table, so the model costs at inferenc
 
 import json
 import os
+import pathlib  # noqa: TID251  for the lock, which is always local
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from etils import epath
 from kronecker.interop import gpt2_folder, hf_tokenizer, model_card
 from kronecker.model import accounting, build
 from kronecker.run import rundir
-from kronecker.runtime import sharding, storage
+from kronecker.runtime import locks, sharding, storage
 from kronecker.training import evaluation, restore
 
 GENERATION = "generation_config.json"
@@ -80,21 +81,24 @@ def _replace(out: epath.Path, files: Mapping[str, str | bytes]) -> None:
             if left.exists():
                 left.rmtree()
 
-    try:
-        tidy()
-        unfinished.mkdir(parents=True)
-        for name, content in files.items():
-            (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
-        storage.sync(unfinished)
-        if out.exists():
-            out.rename(old)
-        unfinished.rename(out)
-        storage.flush(out.parent)
-    except OSError as error:
-        error.filename = error.filename or str(out)  # a disk without space names no file
-        raise
-    finally:
-        tidy()
+    lock = pathlib.Path(out.with_name(f".{out.name}.kronecker-lock"))  # out is on this machine
+    with locks.locked(lock):  # another export waits here, and then replaces this one
+        try:
+            tidy()
+            unfinished.mkdir(parents=True)
+            for name, content in files.items():
+                (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
+            storage.sync(unfinished)
+            if out.exists():
+                out.rename(old)
+            unfinished.rename(out)
+            storage.flush(out.parent)
+        except OSError as error:
+            error.filename = error.filename or str(out)  # a disk without space names no file
+            raise
+        finally:
+            tidy()
+            lock.unlink(missing_ok=True)
 
 
 def check_target(out: epath.PathLike) -> epath.Path:

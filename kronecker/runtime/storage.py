@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import re
+import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -68,15 +69,21 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def of_this_process() -> str:
+    """Returns what is part of temporary names, and differs between processes of this host and of others."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 @contextlib.contextmanager
-def renamed(path: Local, writer: str = "") -> Iterator[Local]:
+def renamed(path: Local, locked: bool = False) -> Iterator[Local]:
     """Yields a temporary name beside a local path, which is renamed to the path if nothing failed.
 
-    The name is always the same, so that a killed process leaves no other files behind; without a lock, `writer`
-    separates the names of several processes, and the last one to finish wins.  A power cut leaves the old file or the
-    whole new one.  An OSError names `path`, also if it is of the temporary file, or of a disk without space.
+    The name is that of this process, so that of several writers the last one to finish wins.  Who holds a lock on the
+    path says `locked`: its name is always the same, so that a killed process leaves no second file behind.  A power cut
+    leaves the old file or the whole new one.  An OSError names `path`, also if it is of the temporary file, or of a
+    disk without space.
     """
-    temporary = path.with_name(f"{path.name}{writer}.tmp")
+    temporary = path.with_name(f"{path.name}{'' if locked else f'.{of_this_process()}'}.tmp")
     try:
         yield temporary
         sync(temporary)
