@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 import collections
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from kronecker.runtime import cli
+from kronecker.runtime import cli, storage
 from kronecker.schema import config_files
 
 ROOT = Path(__file__).parents[1]
@@ -61,8 +62,9 @@ def main() -> None:
 def _records(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
+    content = storage.read_whole(file)
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
+        records = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--out={file}: not JSON ({error}); restore it, or give another file") from None
     if not isinstance(records, list) or not all(isinstance(one, dict) and "name" in one for one in records):
@@ -86,11 +88,13 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
             counts.add(document.split or held_out, len(text))
     file = Path(source.units[0].name)
     one_file = len(source.units) == 1 and file.is_file()
+    with file.open("rb") if one_file else io.BytesIO() as content:
+        file_sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     largest_first = sorted(parts.items(), key=lambda item: -item[1].bytes)
     return {
         "name": file.name if one_file else source.name,
         "source": f"{_SOURCE.value.partition(':')[0]}:{file.name}" if one_file else _SOURCE.value,
-        "file_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if one_file else None,
+        "file_sha256": file_sha256 if one_file else None,
         "text_sha256": digest.hexdigest(),
         "splits": splits.to_json(),
         "parts": {name: counts.to_json() for name, counts in largest_first},

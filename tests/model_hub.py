@@ -20,9 +20,9 @@ LARGE = ".safetensors"
 
 
 class Hub(ThreadingHTTPServer):
-    """What it holds, and `fails`, part of an address -> the status that requests to it get."""
+    """What it holds, and `fails`, part of an address -> the status, or the content, that requests to it get."""
 
-    def __init__(self, xet: Path, fails: Mapping[str, int]):
+    def __init__(self, xet: Path, fails: Mapping[str, int | bytes]):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.xet, self.fails = xet, fails
         self.address = f"http://127.0.0.1:{self.server_port}"
@@ -33,7 +33,7 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(xet: Path, fails: Mapping[str, int] | None = None) -> Iterator[Hub]:
+def serving(xet: Path, fails: Mapping[str, int | bytes] | None = None) -> Iterator[Hub]:
     """Yields a hub that answers until the end; what Xet uploads goes into the folder `xet`."""
     with Hub(xet, fails or {}) as hub:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, headers, answer = self.answer(self.path.partition("?")[0], body)
-        content = json.dumps(answer).encode()
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
             self.send_header(name, str(value))
@@ -65,9 +65,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any], Any]:
         hub = self.server
-        for part, status in hub.fails.items():
+        for part, instead in hub.fails.items():
+            if part in path and isinstance(instead, bytes):
+                return 200, {}, instead
             if part in path:
-                return status, {}, {"error": "made to fail"}
+                return instead, {}, {"error": "made to fail"}
         if path.startswith("/store/"):
             hub.objects[hashlib.sha256(body).hexdigest()] = body
             return 200, {}, {}

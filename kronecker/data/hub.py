@@ -5,21 +5,24 @@ after dropped connections, 408, 429 and 5xx.  Its own file download is not used:
 deletes the partial file, and it checks no sha256.  Here files are requested in blocks, each with its own retries.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx2
 import huggingface_hub
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
+from kronecker.data import manifests
 from kronecker.runtime import locks, storage
 
 BLOCK = 1 << 24  # bytes
+MOST_PAGES = 10_000  # of a listing; one has 1,000 files
 # For each request: about four minutes in total.
 RETRIES: dict[str, Any] = {"max_retries": 7, "base_wait_time": 1.0, "max_wait_time": 60.0, "timeout": 30.0}
 
@@ -33,6 +36,9 @@ class RemoteFile:
     sha256: str
 
     def __post_init__(self) -> None:
+        fields = {"path": manifests.TEXT, "size": manifests.COUNT, "sha256": manifests.TEXT}
+        if fault := manifests.fault(vars(self), fields):
+            raise ValueError(fault)
         place = pathlib.PurePosixPath(self.path)
         if place.is_absolute() or ".." in place.parts:
             raise ValueError(
@@ -58,13 +64,12 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
     with locks.locked(folder / locks.LOCK):
         if not file.exists():
             listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
-            with storage.renamed(file) as unfinished:
+            with storage.renamed(file, locked=True) as unfinished:
                 unfinished.write_text(listing, encoding="utf-8")
-    storage.check_ends(file)
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(storage.read_whole(file).decode())
         return Listing(stored["repo"], stored["revision"], tuple(RemoteFile(**entry) for entry in stored["files"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); delete it, to list the files anew") from error
 
 
@@ -72,22 +77,27 @@ def list_files(repo: str, prefix: str) -> Listing:
     """Returns the parquet files below `prefix` at the newest commit of dataset `repo`, sorted by path.
 
     Raises:
-      ValueError: if there is none, or the hub refuses the request.
+      ValueError: if there is none, the hub refuses the request, or what answers is no hub.
       ConnectionError: if all retries fail.
     """
     api = f"{_endpoint()}/api/datasets/{repo}"
-    revision = _get(f"{api}/revision/main").json()["sha"]
-    entries: list[Mapping[str, Any]] = []
+    with _answer(f"{api}/revision/main") as (found, _):
+        if fault := manifests.fault(found["sha"], manifests.TEXT, "sha"):
+            raise ValueError(fault)
+        revision = found["sha"]
+    files: list[RemoteFile] = []
     url: str | None = f"{api}/tree/{revision}/{prefix}?recursive=true"
-    while url:
-        page = _get(url)
-        entries += page.json()
-        url = page.links.get("next", {}).get("url")
-    files = [
-        RemoteFile(entry["path"], entry["size"], entry.get("lfs", {}).get("oid", ""))
-        for entry in entries
-        if entry["type"] == "file" and entry["path"].endswith(".parquet")
-    ]
+    for _ in range(MOST_PAGES):
+        with _answer(url) as (entries, url):
+            files += [
+                RemoteFile(entry["path"], entry["size"], entry.get("lfs", {}).get("oid", ""))
+                for entry in entries
+                if entry["type"] == "file" and entry["path"].endswith(".parquet")
+            ]
+        if not url:
+            break
+    else:
+        raise ValueError(f"{api}: lists more than {MOST_PAGES:,} pages; check HF_ENDPOINT")
     if not files:
         raise ValueError(f"{api}: no parquet file below {prefix}/; check data.source and HF_ENDPOINT")
     return Listing(repo, revision, tuple(sorted(files, key=lambda file: file.path)))
@@ -135,21 +145,21 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
     part = target.with_name(target.name + ".part")
     part.touch()
     while (here := part.stat().st_size) < file.size:
-        answer = _get(url, range=f"bytes={here}-{min(here + BLOCK, file.size) - 1}")
+        answer, content = _get(url, file.size, range=f"bytes={here}-{min(here + BLOCK, file.size) - 1}")
         resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT  # otherwise the answer is the complete file
         try:
             with part.open("ab" if resumed else "wb") as output:
-                output.write(answer.content)
+                output.write(content)
         except OSError as error:
             raise OSError(
                 f"cannot write {part}: {error}; free some space, or set data.folder to another disk; then run the same "
                 "command again: it resumes the download"
             ) from error
         progress(part.stat().st_size)
-        if not (resumed and answer.content):  # nothing more will come
+        if not (resumed and content):  # nothing more will come
             break
-    with part.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    with part.open("rb") as written:
+        sha256 = hashlib.file_digest(written, "sha256").hexdigest()
     if part.stat().st_size != file.size or (file.sha256 and sha256 != file.sha256):
         got = f"{part.stat().st_size:,} bytes, sha256 {sha256}"
         part.unlink()
@@ -166,13 +176,39 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", huggingface_hub.constants.ENDPOINT).rstrip("/")
 
 
-def _get(url: str, **headers: str) -> httpx2.Response:
-    """Returns a successful response, with its content."""
+@contextlib.contextmanager
+def _answer(url: str) -> Iterator[tuple[Any, str | None]]:
+    """Yields the JSON that a hub answers, and the address of its next page; raises ValueError for another shape."""
+    answer, content = _get(url)
+    try:
+        yield json.loads(content), answer.links.get("next", {}).get("url")
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise _no_hub(url, error) from error
+
+
+def _no_hub(url: str, error: Exception) -> ValueError:
+    return ValueError(f"{url}: no answer of a model hub ({type(error).__name__}: {error}); check HF_ENDPOINT")
+
+
+def _get(url: str, most: int = storage.MOST_BYTES, **headers: str) -> tuple[httpx2.Response, bytes]:
+    """Returns a successful response, and its content, of at most `most` bytes; BLOCK if it is of a range."""
     # A range counts stored bytes, so the server must not compress its response.
     headers |= {**build_hf_headers(), "accept-encoding": "identity"}
     try:
-        answer = http_backoff("GET", url, headers=headers, **RETRIES)
-        hf_raise_for_status(answer)
+        # The generator behind the context, which also tries again if a connection drops within the content.
+        with contextlib.closing(http_stream_backoff.__wrapped__("GET", url, headers=headers, **RETRIES)) as tries:
+            answer = next(tries)
+            while True:
+                try:
+                    hf_raise_for_status(answer)
+                    content = bytearray()
+                    for part in answer.iter_bytes():
+                        content += part
+                        if len(content) > (BLOCK if answer.status_code == httpx2.codes.PARTIAL_CONTENT else most):
+                            raise ValueError(f"more than {len(content) - len(part):,} bytes")
+                    return answer, bytes(content)
+                except httpx2.TransportError as error:
+                    answer = tries.throw(error)
     except huggingface_hub.errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status < 500 and status not in (httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_MANY_REQUESTS):
@@ -182,7 +218,8 @@ def _get(url: str, **headers: str) -> httpx2.Response:
         raise _gave_up(url, f"HTTP {status}") from error
     except httpx2.TransportError as error:
         raise _gave_up(url, str(error) or type(error).__name__) from error
-    return answer
+    except (AttributeError, TypeError, ValueError) as error:  # also the library's, of what comes with a refusal
+        raise _no_hub(url, error) from error
 
 
 def _gave_up(url: str, reason: str) -> ConnectionError:

@@ -66,9 +66,8 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
     path, remedy = folder / MANIFEST, f"delete {folder} and prepare the data again"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; prepare the data with scripts/prepare_data.py")
-    storage.check_ends(path)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(storage.read_whole(path).decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a manifest ({type(error).__name__}: {error}); {remedy}") from error
     version = manifest.get("version") if isinstance(manifest, dict) else None

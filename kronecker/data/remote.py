@@ -92,7 +92,7 @@ def _copy(copy: _Copy) -> None:
         return
     digest = hashlib.sha256()
     # An object appears in a store only when complete; a local file is renamed when complete.
-    whole = contextlib.nullcontext(target) if storage.is_remote(target) else storage.renamed(target)
+    whole = contextlib.nullcontext(target) if storage.is_remote(target) else storage.renamed(target, locked=True)
     with whole as written, source.open("rb") as reading, written.open("wb") as writing:
         while block := reading.read(BLOCK):
             digest.update(block)

@@ -78,10 +78,10 @@ def finished_parts(folder: pathlib.Path, segment: int) -> list[dict[str, Any]]:
     """
     parts = []
     for file in sorted(folder.glob(f"part-{segment:05d}-?????.json")):
-        storage.check_ends(file)
+        content = storage.read_whole(file)
         try:
-            part = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            part = json.loads(content.decode())
+        except (ValueError, RecursionError) as error:
             part = str(error)
         if found := manifests.fault(part, _PART):
             raise ValueError(f"{file} is damaged: {found}; delete {folder} and prepare the data again")
@@ -237,7 +237,7 @@ def writing(file: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises an OSError with the file, the reason and the fix if it could not be written.
     """
     try:
-        with storage.renamed(file) as unfinished:
+        with storage.renamed(file, locked=True) as unfinished:
             yield unfinished
     except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
         if getattr(error, "filename", None) not in (None, str(file)):  # of what is read meanwhile

@@ -23,8 +23,8 @@ def counts(prepared: manifests.Prepared, vocab: int) -> np.ndarray:
     """
     file = prepared.folder / f"unigrams-{prepared.fingerprint[:16]}.int64"
     stream = Stream(prepared, "train")
-    with contextlib.suppress(OSError):
-        saved = file.read_bytes()
+    with contextlib.suppress(OSError, ValueError):
+        saved = storage.read_whole(file, 8 * vocab + 4)
         content, crc = saved[:-4], saved[-4:]
         if crc == _crc(content) and len(content) == 8 * vocab:
             counts_V = np.frombuffer(content, "<i8").astype(np.int64)

@@ -5,6 +5,7 @@ The input embedding of every arm becomes a table, so the model costs at inferenc
 
 import json
 import os
+import pathlib  # noqa: TID251  for the lock, which is always local
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from etils import epath
 from kronecker.interop import gpt2_folder, hf_tokenizer, model_card
 from kronecker.model import accounting, build
 from kronecker.run import rundir
-from kronecker.runtime import sharding, storage
+from kronecker.runtime import locks, sharding, storage
 from kronecker.training import evaluation, restore
 
 GENERATION = "generation_config.json"
@@ -80,21 +81,24 @@ def _replace(out: epath.Path, files: Mapping[str, str | bytes]) -> None:
             if left.exists():
                 left.rmtree()
 
-    try:
-        tidy()
-        unfinished.mkdir(parents=True)
-        for name, content in files.items():
-            (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
-        storage.sync(unfinished)
-        if out.exists():
-            out.rename(old)
-        unfinished.rename(out)
-        storage.flush(out.parent)
-    except OSError as error:
-        error.filename = error.filename or str(out)  # a disk without space names no file
-        raise
-    finally:
-        tidy()
+    lock = pathlib.Path(out.with_name(f".{out.name}.kronecker-lock"))  # out is on this machine
+    with locks.locked(lock):  # another export waits here, and then replaces this one
+        try:
+            tidy()
+            unfinished.mkdir(parents=True)
+            for name, content in files.items():
+                (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
+            storage.sync(unfinished)
+            if out.exists():
+                out.rename(old)
+            unfinished.rename(out)
+            storage.flush(out.parent)
+        except OSError as error:
+            error.filename = error.filename or str(out)  # a disk without space names no file
+            raise
+        finally:
+            tidy()
+            lock.unlink(missing_ok=True)
 
 
 def check_target(out: epath.PathLike) -> epath.Path:
@@ -146,7 +150,8 @@ def _json(content: dict[str, Any]) -> str:
 def push(out: epath.PathLike, repository: str) -> str:
     """Uploads a folder to OWNER/NAME, a model repository on the hub, and returns its address.
 
-    A new repository is private.  Raises ValueError if the hub refuses it, ConnectionError if the upload fails.
+    A new repository is private.  Raises ValueError if the hub refuses it or answers as none, ConnectionError if the
+    upload fails.
     """
     import huggingface_hub  # only who uploads waits for it
 
@@ -167,4 +172,7 @@ def push(out: epath.PathLike, repository: str) -> str:
             ) from error
         reason = f"HTTP {status}" if status else " ".join(str(cause).split()) or type(cause).__name__
         raise ConnectionError(f"{where}: {reason}; {kept}; later run `hf upload {repository} {out}`") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"no answer of a model hub ({type(error).__name__}: {error}); check HF_ENDPOINT"
+        raise ValueError(f"{where}: {why}; {kept}") from error
     return str(address)

@@ -6,7 +6,6 @@ of a head, which rotary positions turn together, are neighbours.
 Shapes: V vocabulary, d model width, h head width.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from kronecker.interop import gguf_file, llama, tensors
+from kronecker.run import rundir
 from kronecker.runtime import storage
 
 CONFIG = "config.json"
@@ -105,11 +105,7 @@ def _places(s: llama.Shape) -> Iterator[_Place]:
 def _shape_in_folder(path: pathlib.Path) -> llama.Shape:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a folder with it and {tensors.SINGLE}, or a .gguf file")
-    storage.check_ends(path)
-    try:
-        theirs = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from None
+    theirs = rundir.parsed(storage.read_whole(path), str(path), {}, "download it again")
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # the newer name and the older one
     rope = rope if isinstance(rope, dict) else {"rope_type": rope}
     refuse = _refuser(path)

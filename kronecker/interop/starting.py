@@ -59,7 +59,8 @@ def find(
     _check_ids(epath.Path(folder), model.about, tokenizer)
     digest = hashlib.sha256()
     for file in sorted(epath.Path(folder).glob("*.safetensors")):
-        digest.update(file.read_bytes())
+        with file.open("rb") as opened:
+            hashlib.file_digest(opened, lambda: digest)
     facts: dict[str, Any] = {"sha256": digest.hexdigest()}
     own = {"table": model.table}
     if bag is not None and not arms.kind(config.embedding.kind).is_code:

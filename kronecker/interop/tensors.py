@@ -6,7 +6,6 @@ Shapes: V vocabulary, d width.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 import safetensors
 
 from kronecker.interop import gguf_file
+from kronecker.run import rundir
 from kronecker.runtime import storage
 
 # Names of the input embedding, the most usual first; the last two are those of GGUF and of tables without a model.
@@ -79,11 +79,8 @@ def input_table(location: str | pathlib.Path, tensor: str = "") -> np.ndarray:
 
 
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
-    storage.check_ends(index)
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index}: damaged ({type(error).__name__}: {error}); download it again") from None
+    held = rundir.parsed(storage.read_whole(index), str(index), {"weight_map": dict}, "download it again")
+    names = sorted({str(name) for name in held["weight_map"].values()})
     if outside := [name for name in names if pathlib.PurePath(name).name != name]:
         raise ValueError(f"{index}: the shard {outside[0]!r} is not in its folder; download the model again")
     return [index.parent / name for name in names]

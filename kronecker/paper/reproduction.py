@@ -20,7 +20,7 @@ from kronecker.paper import paper_page
 from kronecker.probes import on_runs, parameters, prompts, vocabularies
 from kronecker.report import pages
 from kronecker.run import finished_runs, result
-from kronecker.runtime import machine
+from kronecker.runtime import machine, storage
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
 ALL = "all"
@@ -115,11 +115,11 @@ def _kept(file: Path, part: Part) -> list[result.Result] | None:
     if not file.exists():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(storage.read_whole(file).decode())
         if content["made_of"] != json.loads(json.dumps(part.made_of)):
             return None
         return [result.from_json(one) for one in content["results"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file}: damaged, or written by another version ({error}); delete it and it will be measured again"
         ) from None

@@ -54,9 +54,8 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     prompts.
     """
     path = pathlib.Path(path)
-    storage.check_ends(path)
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = json.loads(storage.read_whole(path).decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON in UTF-8 ({error}); give a JSON file of prompt pairs") from None
     if isinstance(listed, dict):

@@ -4,6 +4,7 @@ from typing import Any
 
 from kronecker.report import compare
 from kronecker.run import finished_runs, rundir
+from kronecker.runtime import storage
 from kronecker.runtime.printing import Table
 
 _NUMBER = (float, type(None))
@@ -28,12 +29,14 @@ def read(run: finished_runs.Run) -> dict[str, Any] | None:
     file, remedy = run.folder / rundir.INPUT_USE, f"write it again: python scripts/token_losses.py --again {run.folder}"
     if not file.exists():
         return None
-    with file.open("rb") as opened:
-        found = rundir.parsed(opened.read(rundir.MOST_BYTES), str(file), FIELDS, remedy)
+    found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), FIELDS, remedy)
     if found["training_step"] != (step := run.result["step"]):
         raise ValueError(
             f"{file}: of step {found['training_step']:,}, but {rundir.RESULT} is of step {step:,}; {remedy}"
         )
+    for name in FIELDS:
+        if found[name] is not None and not abs(found[name]) < 1e30:  # nor is NaN
+            raise ValueError(f"{file}: {name} is {str(found[name])[:20]}, which no run has; {remedy}")
     return found
 
 

@@ -3,9 +3,11 @@
 Shapes: N held-out predictions, V vocabulary.
 """
 
+import contextlib
+import os
 import zipfile
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 
@@ -19,6 +21,12 @@ TokenLosses = Mapping[str, np.ndarray]
 CLOSE = 2e-3  # nats per token
 SHARED = ("inputs", "targets")
 TEXT_BYTES = "text_bytes"  # newer than the other arrays
+# The arrays: the kind of their type, and their axis, "" for none.
+ARRAYS = {"nats": ("f", "N"), **dict.fromkeys(SHARED, ("i", "N"))}
+ARRAYS |= dict.fromkeys(("train_count", "bytes", "script", "code_group"), ("i", "V"))
+ARRAYS |= dict.fromkeys(("special", "after_space"), ("b", "V")) | {"scripts": ("U", "S")}
+ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", "")}
+MOST_UNPACKED = 2**28, 64  # bytes that may come of any file, and of each of its own: losses hardly pack
 
 
 def read(run: finished_runs.Run) -> TokenLosses | None:
@@ -32,14 +40,16 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
         return None
     storage.check_ends(file)
     again = f"rewrite it: python scripts/token_losses.py --again {run.folder}"
-    try:
-        with file.open("rb") as opened, np.load(opened) as arrays:
-            losses = {name: arrays[name] for name in arrays.files}
-        of_run = int(losses["step"]), str(losses["data_fingerprint"])
-        evaluated = run.config["eval.sequences"] * run.config["train.sequence"] or None
-        mean = float(losses["nats"][:evaluated].mean(dtype=np.float64))
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file}: damaged ({error}); {again}") from error
+    with file.open("rb") as opened:
+        try:
+            losses = _checked(opened)
+        except Exception as error:  # zipfile and NumPy raise many kinds for files that are not whole
+            if storage.is_of_access(error):
+                raise
+            raise ValueError(f"{file}: damaged ({str(error) or type(error)}); {again}") from error
+    of_run = int(losses["step"]), str(losses["data_fingerprint"])
+    evaluated = run.config["eval.sequences"] * run.config["train.sequence"] or None
+    mean = float(losses["nats"][:evaluated].mean(dtype=np.float64))
     if of_run != (run.result["step"], run.result["data_fingerprint"]):
         raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {again}")
     if not abs(mean - run.result["validation_loss"]) <= CLOSE:
@@ -48,6 +58,29 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
             f"belongs to another run; {again}"
         )
     return losses
+
+
+def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
+    """Returns ARRAYS from an open file; raises ValueError if one is missing or cannot be, or what NumPy raises."""
+    most = max(MOST_UNPACKED[0], MOST_UNPACKED[1] * opened.seek(0, os.SEEK_END))
+    with np.lib.npyio.NpzFile(opened) as arrays:  # it reads no pickles; an array is read when it is asked for
+        if (size := sum(part.file_size for part in arrays.zip.infolist())) > most:
+            raise ValueError(f"unpacks to {size:,} bytes")
+        found = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays.files or name != TEXT_BYTES}
+    shapes: dict[str, tuple[int, ...]] = {"": ()}
+    for name, array in found.items():
+        kind, axis = ARRAYS[name]
+        shape = shapes.setdefault(axis, (array.size,))
+        if array.dtype.kind != kind or array.shape != shape or not array.size:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, beside others of {shape}")
+    ids = dict.fromkeys((*SHARED, "code_group"), shapes["V"]) | {"script": shapes["S"]}
+    for name in (*ids, "train_count", "bytes", TEXT_BYTES):
+        array, least, (end,) = found.get(name, np.zeros(1)), -(name == "code_group"), ids.get(name, (np.inf,))
+        if array.min() < least or array.max() >= end:
+            raise ValueError(f"{name} has values from {array.min()} to {array.max()}; allowed: {least} to below {end}")
+    if not np.isfinite(found["nats"]).all():
+        raise ValueError("nats has values that are not finite")
+    return found
 
 
 def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
@@ -77,13 +110,11 @@ def missing(comparison: compare.Comparison) -> list[str]:
 def counts_text(run: finished_runs.Run) -> bool:
     """Returns whether a run has token losses that also count the bytes of their text."""
     file = run.folder / rundir.TOKEN_LOSSES
-    try:
-        with file.open("rb") as opened, np.load(opened) as arrays:
-            return TEXT_BYTES in arrays.files
-    except FileNotFoundError:
+    if not file.exists():
         return False
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        return True  # `read` tells what is wrong
+    with file.open("rb") as opened, contextlib.suppress(ValueError, NotImplementedError, zipfile.BadZipFile):
+        return f"{TEXT_BYTES}.npy" in zipfile.ZipFile(opened).namelist()
+    return True  # `read` tells what is wrong
 
 
 def refuse_other_tokens(one: finished_runs.Run, other: finished_runs.Run) -> NoReturn:

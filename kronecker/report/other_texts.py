@@ -13,6 +13,7 @@ from etils import epath
 
 from kronecker.report import compare
 from kronecker.run import finished_runs, rundir
+from kronecker.runtime import storage
 
 TextKey = tuple[str, int]  # the text's hash, and the window
 
@@ -93,8 +94,7 @@ def _read(run: finished_runs.Run) -> dict[TextKey, dict[str, Any]]:
 
 def _checked(run: finished_runs.Run, file: epath.Path) -> dict[str, Any]:
     remedy = f"delete it and evaluate again: python eval.py --workdir={run.folder} --data=..."
-    with file.open("rb") as opened:
-        content = rundir.parsed(opened.read(rundir.MOST_BYTES), str(file), _NEEDED, remedy)
+    content = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _NEEDED, remedy)
     belongs = {"step": run.result["step"], "validation_loss": run.result["validation_loss"]}
     belongs["tokenizer_fingerprint"] = run.result["tokenizer_fingerprint"]
     for name, expected in belongs.items():

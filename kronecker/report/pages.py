@@ -1,7 +1,6 @@
 """Pages and the files beside them.  A page is one file that contains its style and its figures."""
 
 import base64
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +52,7 @@ def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file by rename, so that it is never incomplete."""
-    with storage.renamed(file, f".{os.getpid()}") as temporary:
+    with storage.renamed(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

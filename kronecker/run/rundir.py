@@ -31,7 +31,6 @@ COMMITTED = "commit_success.txt"  # orbax's name
 
 # Keys that may change when a run resumes.
 FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
-MOST_BYTES = 2**26  # of a JSON file; beyond them it ends for us
 _LATER = {name for name, key in keys.KEYS.items() if key.later}
 _NAMES = {
     bool: "true or false",
@@ -54,13 +53,9 @@ def write_json(path: epath.Path, content: Any) -> None:
 def read_json(path: epath.Path, needed: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """Returns the content of a JSON file, or None if there is none; `needed` as of `parsed`.
 
-    Raises ValueError if it is damaged.
+    Raises ValueError if it is damaged, or larger than storage.MOST_BYTES.
     """
-    if not path.exists():
-        return None
-    storage.check_ends(path)
-    with path.open("rb") as file:
-        return parsed(file.read(MOST_BYTES), str(path), needed or {})
+    return parsed(storage.read_whole(path), str(path), needed or {}) if path.exists() else None
 
 
 def parsed(

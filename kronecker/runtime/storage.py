@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import re
+import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from etils import epath
 
 CLIENTS = {"gs": "gcsfs"}  # scheme -> the package that etils.epath needs for it
 SECONDS_BETWEEN_UPLOADS = 30.0
+MOST_BYTES = 2**26  # of a JSON file
 _NETWORK = {"aiohttp", "gcsfs"}  # packages whose exceptions are faults of the network, or of rights in a bucket
 _OF_NETWORK = (ConnectionError, TimeoutError)
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -67,15 +69,21 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def of_this_process() -> str:
+    """Returns what is part of temporary names, and differs between processes of this host and of others."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 @contextlib.contextmanager
-def renamed(path: Local, writer: str = "") -> Iterator[Local]:
+def renamed(path: Local, locked: bool = False) -> Iterator[Local]:
     """Yields a temporary name beside a local path, which is renamed to the path if nothing failed.
 
-    The name is always the same, so that a killed process leaves no other files behind; without a lock, `writer`
-    separates the names of several processes, and the last one to finish wins.  A power cut leaves the old file or the
-    whole new one.  An OSError names `path`, also if it is of the temporary file, or of a disk without space.
+    The name is that of this process, so that of several writers the last one to finish wins.  Who holds a lock on the
+    path says `locked`: its name is always the same, so that a killed process leaves no second file behind.  A power cut
+    leaves the old file or the whole new one.  An OSError names `path`, also if it is of the temporary file, or of a
+    disk without space.
     """
-    temporary = path.with_name(f"{path.name}{writer}.tmp")
+    temporary = path.with_name(f"{path.name}{'' if locked else f'.{of_this_process()}'}.tmp")
     try:
         yield temporary
         sync(temporary)
@@ -98,6 +106,17 @@ def check_ends(path: Local) -> None:
         check_ends(inner)
     if path.exists() and not stat.S_ISDIR(mode := os.stat(path).st_mode) and not stat.S_ISREG(mode):  # noqa: PTH116
         raise ValueError(f"{path} is a pipe or a device; put a file there")
+
+
+def read_whole(path: Local, most: int = MOST_BYTES, remedy: str = "put the right one there") -> bytes:
+    """Returns a file's content; raises ValueError if it has more than `most` bytes, or is a pipe or a device."""
+    if not path.is_dir():  # opening one says so
+        check_ends(path)
+    with path.open("rb") as file:
+        if (size := file.seek(0, os.SEEK_END)) > most:
+            raise ValueError(f"{path} has {size:,} bytes, and such a file at most {most:,}; {remedy}")
+        file.seek(0)
+        return file.read(size)
 
 
 def check_reachable(path: Local) -> None:

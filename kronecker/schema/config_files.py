@@ -23,6 +23,8 @@ def load_module(path: str) -> types.ModuleType:
     file = pathlib.Path(path).resolve()
     if not file.is_file():
         raise ValueError(f"--config={path}: no such file; configs/ holds {_config_names()}")
+    if (size := file.stat().st_size) > (most := 2**24):
+        raise ValueError(f"--config={path}: has {size:,} bytes; a config file has at most {most:,}; give another")
     # `from configs import base` means the configs beside the file or, for a file elsewhere, those of this checkout.
     roots = [parent.parent for parent in file.parents if parent.name == "configs"] or [
         pathlib.Path(__file__).parents[2]

@@ -7,13 +7,13 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from kronecker.runtime import storage
 from kronecker.schema import choices, keys
 
 END_OF_TEXT = "<|endoftext|>"
@@ -22,6 +22,7 @@ BYTE_SYMBOLS = 256
 SPACE_MARK = "▁"  # U+2581, which stands for a space in byte-fallback vocabularies
 BYTE_PIECES = {f"<0x{value:02X}>": bytes([value]) for value in range(BYTE_SYMBOLS)}
 IDS_AT_ONCE = 1 << 12  # decoded; more do not fit into the processor's cache
+MOST_BYTES = 2**27  # of a file; that of 262,000 ids has 2**25
 MOST_UNUSED = 1 << 16  # ids without a token: one id of 2^31 in a file would ask for gigabytes
 
 
@@ -280,12 +281,12 @@ def read(spec: str, path: epath.PathLike) -> bytes:
     path = epath.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"tokenizer {spec}: {path} does not exist; tokenizer must be {keys.TOKENIZERS.words}")
-    if pathlib.Path(path).is_fifo() or pathlib.Path(path).is_char_device():  # it may have no end
-        raise ValueError(f"tokenizer {spec}: {path} is a pipe or a device; give a file")
     try:
-        return path.read_bytes()
+        return storage.read_whole(path, MOST_BYTES)
     except OSError as error:
         raise ValueError(f"tokenizer {spec}: {path} cannot be read ({error.strerror}); give a file") from error
+    except ValueError as error:
+        raise ValueError(f"tokenizer {spec}: {error}") from error
 
 
 def read_json(spec: str, content: bytes, kind: str) -> dict[str, Any]:

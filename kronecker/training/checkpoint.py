@@ -27,6 +27,7 @@ _CHECKSUMS, _SEAL = "checksums", "sha256"  # of the arrays, and of the rest of a
 _STEP = "step"  # in an identity, as a folder may be renamed; older ones lack it
 _LONGEST_FAULT = 200  # characters
 _INTACT, _DAMAGED, _UNREAD = range(3)  # what the processes tell one another of a checkpoint
+_SMALL = "metadata", "_METADATA", "manifest.ocdbt"  # files of orbax, which reads them whole
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
 
 Read = TypeVar("Read")
@@ -263,6 +264,8 @@ def _on_all(folder: epath.Path, part: str, read: Callable[[epath.Path], Read]) -
     fault, other = "", None
     try:
         storage.check_ends(folder / part)
+        for name in filter(lambda name: (folder / part / name).exists(), _SMALL):
+            storage.read_whole(folder / part / name)
         found = read(folder / part)
     except Exception as error:  # noqa: BLE001  orbax and its libraries raise many kinds for files that are not whole
         fault = f"{part}: " + " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]

@@ -55,6 +55,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(fault[0], b"", {"retry-after": fault[1]})
         elif isinstance(fault, int):
             self.answer(fault, b"")
+        elif isinstance(fault, bytes):
+            self.answer(200, fault)
+        elif fault == "refuse oddly":
+            self.answer(404, b"[]", {"content-type": "application/json"})
         elif kind == "revision":
             self.answer(200, json.dumps({"sha": COMMIT}).encode())
         elif kind == "tree":
@@ -123,6 +127,66 @@ def test_a_listing_is_complete_and_sorted_over_pages_and_failures(server):
     listing = hub.list_files(REPO, "data")
     assert [file.path for file in listing.files] == [f"data/{name}.parquet" for name in "abcde"]
     assert listing.files[0] == hub.RemoteFile("data/a.parquet", 1, hashlib.sha256(b"a").hexdigest())
+
+
+ENTRY = {"type": "file", "size": 4, "path": "data/a.parquet"}
+NO_ANSWERS = {
+    "revision": [
+        b"<html>sign in</html>",
+        b"",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"sha": 5}',
+        b"[" * 100_000,
+        b"\xff",
+        "refuse oddly",
+    ],
+    "tree": [b"<html>", b"", b"5", b'{"a": 1}', b"[1]", b"[{}]"]
+    + [
+        json.dumps([ENTRY | wrong]).encode()
+        for wrong in ({"size": -1}, {"size": "4"}, {"path": 5}, {"path": None}, {"lfs": None}, {"lfs": {"oid": 5}})
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "answer"), [(kind, one) for kind, of in NO_ANSWERS.items() for one in of])
+def test_what_no_hub_answers_is_refused_in_one_line_and_leaves_no_listing(server, blob, tmp_path, kind, answer):
+    server.faults[kind] = [answer]
+    with pytest.raises(ValueError, match=rf"/{kind}/.*: no answer of a model hub \(.*; check HF_ENDPOINT$") as raised:
+        hub.pinned_listing(REPO, "data", tmp_path)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.glob("listing*"))
+
+
+@pytest.mark.parametrize("kind", ["revision", "tree", "data/a.parquet"])
+def test_an_answer_without_end_is_given_up_at_its_limit(server, blob, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(hub._get, "__defaults__", (1 << 20,))
+    listing = hub.list_files(REPO, "data")
+    server.ranges = False
+    server.faults[kind] = [bytes(BLOCK * 4)]
+    with pytest.raises(ValueError, match=r"more than [\d,]+ bytes\); check HF_ENDPOINT"):
+        hub.list_files(REPO, "data") if kind != "data/a.parquet" else hub.download(listing, listing.files, tmp_path)
+
+
+def test_a_listing_whose_pages_never_end_is_given_up(server, blob, monkeypatch):
+    monkeypatch.setattr(hub, "MOST_PAGES", 3)
+    server.files = {f"data/{i}.parquet": b"x" for i in range(3 * PAGE + 1)}
+    with pytest.raises(ValueError, match="lists more than 3 pages; check HF_ENDPOINT"):
+        hub.list_files(REPO, "data")
+
+
+@pytest.mark.parametrize("wrong", [{"size": "4"}, {"sha256": None}, {"path": ["x"]}])
+def test_a_kept_listing_with_a_field_of_another_type_is_named(server, blob, tmp_path, wrong):
+    hub.pinned_listing(REPO, "data", tmp_path)
+    file = tmp_path / "listing-data.json"
+    kept = json.loads(file.read_text())
+    kept["files"][0] |= wrong
+    file.write_text(json.dumps(kept))
+    with pytest.raises(
+        ValueError, match=rf"{file} is damaged \({next(iter(wrong))} is .*delete it, to list the files anew"
+    ):
+        hub.pinned_listing(REPO, "data", tmp_path)
 
 
 def test_a_pinned_listing_asks_the_hub_once(server, blob, tmp_path):

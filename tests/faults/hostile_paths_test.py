@@ -9,6 +9,7 @@ import lzma
 import os
 import resource
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import run_folders
+import safetensors.numpy
 import tiny_runs
 from disturbed import HARMLESS, WRONG, Tally
 from etils import epath
 
 from kronecker import tokenization
-from kronecker.data import hub, manifests, preparation, readers, remote, sources
+from kronecker.data import hub, manifests, preparation, readers, remote, shards, sources
 from kronecker.interop import gpt2_folder, llama_weights, tensors
 from kronecker.model import transformer
 from kronecker.probes import prompts
-from kronecker.report import losses_by_token
+from kronecker.report import compare, inputs, losses_by_token, other_texts
 from kronecker.run import finished_runs, rundir, sinks
 from kronecker.runtime import device_mesh, sharding
 from kronecker.schema import config_files, resolution
@@ -203,25 +205,64 @@ def test_a_small_file_that_holds_much_is_refused_or_read_in_bounded_memory(tmp_p
     tally.check()
 
 
-def read_endless(folder: Path) -> Tally:
-    """Tries each reader on a folder where a file that it reads is a pipe, or leads to a device."""
-    run = finished_runs.read(epath.Path(folder / "run"))
+def read_losses_bombs(folder: Path) -> Tally:
+    """Reads token losses of which one array unpacks to 600 MB, and others whose header declares 8 TB."""
+    tally, file, run = Tally(), folder / "run" / rundir.TOKEN_LOSSES, finished_runs.read(epath.Path(folder / "run"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    header = "\x93NUMPY\x01\0v\0{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }"
+    for length, megabytes, words in ((MEGABYTES << 18, MEGABYTES, "unpacks to"), (2 * 10**12, 0, "allocate|EOF|read")):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made, made.open("nats.npy", "w") as member:
+            member.write(f"{header % length:127}\n".encode("latin-1"))
+            for _ in range(megabytes):
+                member.write(bytes(1 << 20))
+
+        def tell(words: str = words) -> str:
+            with pytest.raises(
+                ValueError, match=rf"token_losses\.npz: damaged \(.*({words}).*--again {run.folder}$"
+            ) as raised:
+                losses_by_token.read(run)
+            raise raised.value
+
+        disturbed.tried(tally, "decompression bomb", f"token losses, {words}", tell)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY >> 10
+    return tally
+
+
+def test_token_losses_that_declare_gigabytes_are_refused_in_bounded_memory(tmp_path: Path, tally: Tally):
+    write_two_runs(tmp_path)
+    tally.update(disturbed.isolated(read_losses_bombs, tmp_path, memory=MEMORY, seconds=120))
+    tally.check()
+
+
+def write_two_runs(folder: Path) -> None:
+    for name, arm in {"run": "kronecker", "other": "table_untied"}.items():
+        run_folders.write_run(folder / name, arm, 0, 4.5)
+
+
+def readers_of(folder: Path) -> dict[str, Callable[[Path], Any]]:
+    """Returns the name of a file in a folder, which holds a run -> what reads it."""
+    run, other = (finished_runs.read(epath.Path(folder / name)) for name in ("run", "other"))
+    (folder / "llama").mkdir()
+    safetensors.numpy.save_file({"x": np.zeros(1)}, folder / "llama" / tensors.SINGLE)
     state = {"w": jax.device_put(np.arange(4.0), sharding.replicated(device_mesh.make_mesh()))}
     keep = ml_collections.ConfigDict({"checkpoint": {"keep": 1, "keep_every": 0}})
-    with checkpoint.open_manager(epath.Path(folder / "run"), keep) as manager:
+    with checkpoint.open_manager(epath.Path(folder / "saved"), keep) as manager:
         checkpoint.save(manager, 1, state, {})
     shape = transformer.Shape(**dict.fromkeys((field.name for field in dataclasses.fields(transformer.Shape)), 1))
-    reading: dict[str, Callable[[Path], Any]] = {
+    return {
         **{
             f"run/{name}": lambda file: finished_runs.read(epath.Path(file.parent))
             for name in (rundir.CONFIG, rundir.ENV, rundir.PARAMS, rundir.RESULT, sinks.METRICS)
         },
         f"run/{rundir.TOKEN_LOSSES}": lambda _: losses_by_token.read(run),
+        f"run/{rundir.INPUT_USE}": lambda _: inputs.read(run),
+        f"run/{rundir.TEXTS}/x.json": lambda _: other_texts.compared(compare.compare([run, other])),
         **{
-            f"run/checkpoints/1/{name}": lambda _: checkpoint.restore(epath.Path(folder / "run"), state, {})
+            f"saved/checkpoints/1/{name}": lambda _: checkpoint.restore(epath.Path(folder / "saved"), state, {})
             for name in ("identity/metadata", "state/_METADATA", "state/manifest.ocdbt")
         },
         f"data/{manifests.MANIFEST}": lambda file: manifests.open_prepared(file.parent),
+        "data/part-00000-00000.json": lambda file: shards.finished_parts(file.parent, 0),
         "data/listing-x.json": lambda file: hub.pinned_listing("x/y", "x", file.parent),
         "tokenizer.json": lambda file: tokenization.load(f"tokenizers:{file}"),
         "tokenizer.model": lambda file: tokenization.load(f"sentencepiece:{file}"),
@@ -235,8 +276,12 @@ def read_endless(folder: Path) -> Tally:
         f"x/{tensors.INDEX}": lambda file: tensors.input_table(file.parent),
         "x.gguf": tensors.input_table,
     }
+
+
+def read_endless(folder: Path) -> Tally:
+    """Tries each reader on a folder where a file that it reads is a pipe, or leads to a device."""
     tally = Tally()
-    for name, read in reading.items():
+    for name, read in readers_of(folder).items():
         file = folder / name
         file.parent.mkdir(exist_ok=True)
         before = file.read_bytes() if file.exists() else None
@@ -254,7 +299,42 @@ def read_endless(folder: Path) -> Tally:
     return tally
 
 
+def read_huge(folder: Path) -> Tally:
+    """Tries each reader on a sparse file of 5 GB in place of one that it reads; a small one is named with its limit."""
+    tally = Tally()
+    for name, read in {**readers_of(folder), "config.py": lambda file: config_files.load(str(file))}.items():
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        before = file.read_bytes() if file.exists() else None
+        with file.open("wb") as sparse:
+            sparse.truncate(5 << 30)
+        whole = file.suffix in (".json", ".model", ".py") or file.name in (
+            "ranks",
+            "metadata",
+            "_METADATA",
+            "manifest.ocdbt",
+        )
+        words = rf"{file}\b.* has 5,368,709,120 bytes.* at most [\d,]+; " if whole else "."
+
+        def tell(words: str = words) -> str:
+            with pytest.raises(disturbed.BAD_INPUT, match=words) as raised:
+                read(file)  # noqa: B023
+            raise raised.value
+
+        disturbed.tried(tally, "file of 5 GB", name, tell)
+        file.unlink() if before is None else file.write_bytes(before)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert grown < (1 << 30) >> 10, f"{grown:,} kB"
+    return tally
+
+
+def test_a_file_of_5_gb_in_place_of_a_small_one_is_refused_with_its_size_and_the_limit(tmp_path: Path, tally: Tally):
+    write_two_runs(tmp_path)
+    tally.update(disturbed.isolated(read_huge, tmp_path, memory=16 << 30, seconds=120))
+    tally.check()
+
+
 def test_a_pipe_a_device_or_a_folder_in_place_of_a_file_is_refused_at_once(tmp_path: Path, tally: Tally):
-    run_folders.write_run(tmp_path / "run", "kronecker", 0, 4.5)
+    write_two_runs(tmp_path)
     tally.update(disturbed.isolated(read_endless, tmp_path, seconds=60))
     tally.check()

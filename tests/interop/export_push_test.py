@@ -1,6 +1,7 @@
 """Uploads of an exported folder to a hub on this machine, by huggingface_hub as it is."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -74,3 +75,16 @@ def test_a_wrong_token_a_hub_that_is_gone_and_a_bad_name_are_told(folder: Path, 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(ConnectionError, match=rf"{PUSH}: .*refused.*; {folder} is complete; later run"):
         export.push(folder, "me/mine")
+
+
+@pytest.mark.parametrize("part", ["repos/create", "preupload", "objects/batch", "commit"])
+@pytest.mark.parametrize(
+    "answer", [b"<html>sign in</html>", b"", b"[]", b"null", b'{"url": 5, "files": 5, "objects": 5}']
+)
+def test_an_address_that_is_no_hub_is_told_in_one_line(
+    part: str, answer: bytes, folder: Path, monkeypatch, tmp_path: Path
+):
+    with model_hub.serving(tmp_path / "cas", {part: answer}) as hub, pytest.raises(ValueError) as raised:
+        aim(monkeypatch, hub, xet=False)
+        export.push(folder, "me/mine")
+    assert re.fullmatch(rf"{PUSH}: .*HF_ENDPOINT; {folder} is complete", str(raised.value))

@@ -3,6 +3,8 @@
 import base64
 import dataclasses
 import errno
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import engines
 import exported_runs
 import numpy as np
 import pytest
+import safetensors.numpy
 import tokenizer_files
 from exported_runs import CONTEXT, PROMPT, REAL_TEXT, ROWS
 
@@ -205,6 +208,30 @@ def test_an_export_that_ends_early_leaves_the_earlier_one_and_nothing_else(prepa
         export.write(run, workdir, out, "float16")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "run", "there"]
+
+
+def test_a_second_export_into_a_folder_waits_for_the_first_and_replaces_it_whole(prepared, monkeypatch, tmp_path: Path):
+    run, workdir = exported_runs.made(prepared, "kronecker"), exported_runs.records(tmp_path / "run")
+    out, flush, ended = tmp_path / "out", storage.sync, []
+    second = threading.Thread(target=lambda: ended.append(export.write(run, workdir, out, "float16")))
+
+    def sync(path: Path) -> None:
+        """In the first export, with all files written: lets the second one begin, and come as far as it can."""
+        if not second.ident:
+            second.start()
+            second.join(5)
+            assert not ended, "it did not wait"
+        flush(path)
+
+    monkeypatch.setattr(storage, "sync", sync)
+    export.write(run, workdir, out, "float32")
+    second.join()
+    assert len(ended) == 1
+    assert {file.name for file in out.iterdir()} == set(export.FILES)
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+    arrays = safetensors.numpy.load_file(out / gpt2_folder.WEIGHTS)
+    assert {array.dtype.name for array in arrays.values()} == {"float16"}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "run"]
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(prepared, tmp_path: Path):

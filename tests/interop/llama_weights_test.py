@@ -54,5 +54,7 @@ def test_a_missing_or_damaged_config_is_one_line_that_names_it(tmp_path: Path, c
     (folder / "config.json").unlink()
     if content:
         (folder / "config.json").write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=r"config\.json( does not exist|: damaged)"):
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=r"config\.json( does not exist|: not JSON|: holds .*, not a JSON object)"
+    ):
         llama_weights.read(folder)

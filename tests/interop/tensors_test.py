@@ -91,9 +91,9 @@ def test_a_folder_without_a_checkpoint_says_what_it_should_hold(tmp_path: Path):
 @pytest.mark.parametrize(
     ("index", "fault"),
     [
-        ("{", "damaged"),
-        ("[" * 100_000, "damaged"),
-        ('{"weight_map": 3}', "damaged"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"weight_map": 3}', "'weight_map' is 3, not an object"),
         ('{"weight_map": {"a": "../model.safetensors"}}', "is not in its folder"),
     ],
 )

@@ -314,9 +314,9 @@ def test_lines_reach_a_disk_at_once_and_outlive_a_power_cut_after_a_sync(tmp_pat
 def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_folder_after(tmp_path: Path, synced: list[str]):
     with storage.writing(epath.Path(tmp_path / "file")) as file:
         file.write(b"all")
-    assert synced == ["file.tmp", tmp_path.name]
+    assert synced == [f"file.{storage.of_this_process()}.tmp", tmp_path.name]
     synced.clear()
-    with storage.renamed(tmp_path / "folder") as folder:
+    with storage.renamed(tmp_path / "folder", locked=True) as folder:
         (folder / "in").mkdir(parents=True)
         (folder / "in" / "file").write_text("all")
     assert synced == ["file", "in", "folder.tmp", tmp_path.name]
@@ -445,13 +445,26 @@ def test_a_page_is_not_written_to_a_bucket():
         pages.local("gs://bucket/report.html", "--out")
 
 
+WRITER = """
+import pathlib, sys
+from kronecker.runtime import storage
+with storage.renamed(pathlib.Path(sys.argv[1])) as mine:
+    mine.write_text("BBB")
+    print(mine.name, flush=True)
+    sys.stdin.readline()
+"""
+
+
 def test_of_two_writers_at_once_the_last_one_wins_whole(tmp_path: Path):
     file = tmp_path / "page.html"
-    with storage.renamed(file, ".1") as first:
-        first.write_text("A")
-        with storage.renamed(file, ".2") as second:
-            second.write_text("BBB")
-        assert file.read_text() == "BBB"
-        first.write_text("AA")
-    assert file.read_text() == "AA"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, file], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        with storage.renamed(file) as mine:
+            assert other.stdout.readline().strip() != mine.name
+            mine.write_text("A")
+        assert file.read_text() == "A"
+        other.communicate("\n")
+    assert other.returncode == 0
+    assert file.read_text() == "BBB"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

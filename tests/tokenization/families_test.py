@@ -388,7 +388,7 @@ def test_a_damaged_file_is_named_with_what_was_expected(content: bytes, spec: st
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "tokenizer.json")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is a pipe or a device; give a file"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is a pipe or a device; put a file there"):
         tokenization.load(f"tokenizers:{tmp_path}/tokenizer.json")
 
 
