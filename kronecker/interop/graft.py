@@ -153,6 +153,13 @@ def graft(
     )
 
 
+def unfitted(bag: bags.Bag, table_Vd: np.ndarray, counts_V: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the control of a graft: W (D, d) of N(0, 1), stretched as the fit is."""
+    drawn_Dd = np.random.default_rng(seed).standard_normal((bag.rows, table_Vd.shape[1]))
+    ones_D1 = fit(bag, np.ones((len(table_Vd), 1)), counts_V)
+    return stretch(bag, drawn_Dd, ones_D1, table_Vd, counts_V)[0]
+
+
 def _system(
     bag: bags.Bag, table_Vd: np.ndarray, weights_V: np.ndarray | None
 ) -> tuple[scipy.sparse.csr_array, np.ndarray, np.ndarray, np.ndarray]:

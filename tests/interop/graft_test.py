@@ -83,6 +83,20 @@ def moments(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
     return mean, np.average(((rows - mean) ** 2).sum(axis=1), weights=weights)
 
 
+def test_the_control_has_rows_of_the_fits_mean_and_variance_and_explains_nothing_more():
+    table = 3 + RNG.standard_normal((200, 40))
+    bag = bags.kronecker_bag(codec.byte_table([b"%d" % (7919 * i) for i in range(200)], pos_dim=8))
+    weights, fitted = np.arange(200) + 1, graft.graft(bag, table, np.arange(200) + 1)
+    drawn = graft.unfitted(bag, table, weights, seed=0)
+    got, wanted = (moments(graft.table_of(bag, one), weights) for one in (drawn, fitted.projection))
+    assert got[0] == pytest.approx(wanted[0], rel=1e-3)
+    assert got[1] == pytest.approx(wanted[1], rel=1e-3)
+    assert graft.unexplained(bag, fitted.projection, table, weights) < 1
+    assert graft.unexplained(bag, drawn, table, weights) == pytest.approx(2, abs=0.2)  # two tables at random
+    assert np.array_equal(drawn, graft.unfitted(bag, table, weights, seed=0))
+    assert not np.allclose(drawn, graft.unfitted(bag, table, weights, seed=1))
+
+
 @pytest.mark.parametrize("name", ["z", "length"])
 def test_a_graft_begins_with_the_mean_and_the_variance_of_the_table(name: str):
     weights = 1 + COUNTS[1:]  # without the id that has no bytes, whose row is always 0
