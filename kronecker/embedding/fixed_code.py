@@ -51,7 +51,11 @@ class Code:
     def encode_bytes(
         self, projection_Dd: ArrayLike, strings: Sequence[bytes], dtype: DTypeLike | None = None
     ) -> jax.Array:
-        """Returns the embeddings (N, d) of any byte strings, tokens or not; `dtype` is as in `product`."""
+        """Returns the embeddings (N, d) of any byte strings, tokens or not; `dtype` is as in `product`.
+
+        Raises TypeError if `strings` is no list of bytes.
+        """
+        codec.check_strings(strings, "strings")
         if not len(strings):
             return jnp.zeros_like(projection_Dd, shape=(0, jnp.shape(projection_Dd)[1]))
         bag = self.for_vocabulary(strings).bag

@@ -257,7 +257,7 @@ def test_misuse_is_told_with_its_mend(layer: linen.KroneckerEmbed, table: codec.
         layer.apply(cast, ids)
     with pytest.raises(TypeError, match=r"code is a ByteTable; make it with kronecker_code\(byte_table\(...\)\)"):
         linen.KroneckerEmbed(WIDTH, table).init(jax.random.key(0), ids)
-    with pytest.raises(TypeError, match="token_bytes contains the str 'a'; give the bytes of each id"):
+    with pytest.raises(TypeError, match="token_bytes contains the str 'a' at 0; give a list with the bytes of each id"):
         codec.byte_table(["a"], 4)
     explicit = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Explicit,) * 2)
     with pytest.raises(ValueError, match=r"make it with axis_types=\(AxisType.Auto,\) \* 2 from jax.sharding"):
