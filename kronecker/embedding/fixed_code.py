@@ -69,6 +69,12 @@ class Code:
     def bag_of(self, arrays: Mapping[str, jax.Array], path: str) -> bags.Bag:
         """Returns the bag with these arrays; raises ValueError if their types or shapes are not those of its own."""
         for name, own in self.arrays().items():
+            if arrays[name].ndim != own.ndim:
+                raise ValueError(
+                    f"{path}/{name} has shape {arrays[name].shape} but this layer's code has {own.shape}: a vmap or "
+                    'scan stacked or split it unlike W; keep it whole: variable_axes={"params": 0, "code": None} in '
+                    "Linen, nnx.StateAxes({nnx.Param: 0, ...: None}) in NNX, where it is made and where it is called"
+                )
             if arrays[name].shape != own.shape:
                 raise ValueError(
                     f"{path}/{name} has shape {arrays[name].shape} but this layer's code has {own.shape}: it belongs "
