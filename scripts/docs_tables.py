@@ -404,17 +404,16 @@ def published_tables() -> str:
 
 
 def graft() -> str:
-    """Returns the residuals of a graft, and each arm's held-out losses before and after its steps."""
+    """Returns the residuals of a graft and its losses, before any step and after some, beside the other arms'."""
     found = _read("graft/smollm2.json")
+    arms, fits = found["arms"], found["fits"]
+    measures = dict.fromkeys(what for fit in fits.values() for what in fit)
     rows = [
-        *((f"`{arm}`, {what}", f"{share:.4f}") for arm, fit in found["fits"].items() for what, share in fit.items()),
-        *(
-            (f"`{arm}`, held-out loss after {step} steps", f"{loss:.4f}")
-            for arm, result in found["arms"].items()
-            for step, loss in result["held out"]
-        ),
+        (what, *(f"{fits[arm][what]:.4f}" if what in fits.get(arm, {}) else "" for arm in arms)) for what in measures
     ]
-    return _table(("of the graft", ""), rows)
+    for at in zip(*(result["held out"] for result in arms.values()), strict=True):
+        rows.append((f"held-out loss after {at[0][0]} steps", *(f"{loss:.4f}" for _, loss in at)))
+    return _table(("of the graft", *(f"`{arm}`" for arm in arms)), rows)
 
 
 def graft_fits() -> str:

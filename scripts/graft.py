@@ -11,8 +11,10 @@ the losses on held-out text before and after.
 MODEL is a .gguf file, whose own tokenizer is taken, or a Hugging Face folder,
 whose tokenizer is --config.tokenizer.  Its text is prepared as for train.py, and
 the keys of the batch, the optimizer and the evaluation are the config's.
---arms: arms with a table or a code, by their names in schema/arms.py.  A GPT-2
-folder needs no script: train.py --config.checkpoint.init_from=hf:FOLDER.
+--arms: arms with a table or a code, by their names in schema/arms.py.
+kronecker/unfitted is kronecker with a random W at the scale of the fit, which
+tells what the fit gives from what training does.  A GPT-2 folder needs no
+script: train.py --config.checkpoint.init_from=hf:FOLDER.
 """
 
 from kronecker.runtime import interrupts
@@ -31,7 +33,9 @@ from kronecker.runtime import cli
 from kronecker.schema import resolution
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file: data, batches, optimizer, evaluation.")
-_ARMS = flags.DEFINE_list("arms", ["table_untied", "kronecker"], "The arms, in the order in which they are trained.")
+_ARMS = flags.DEFINE_list(
+    "arms", ["table_untied", "kronecker", "kronecker/unfitted"], "The arms, in the order in which they are trained."
+)
 _OUT = flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
 
 

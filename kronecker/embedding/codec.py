@@ -8,7 +8,8 @@ Shapes: V vocabulary (padded), P byte positions, D code dimension, N any number 
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -70,13 +71,11 @@ def byte_table(
       special: ids that no text encodes to; only a shuffle of codes needs them.
 
     Raises:
+      TypeError: if `token_bytes` is no list of bytes and None.
       ValueError: if P is not positive, the truncation is unknown, or the tokenizer has more ids than the model.
     """
+    check_strings(token_bytes, "token_bytes")
     padded_vocab = padded_vocab or len(token_bytes)
-    if text := next((token for token in token_bytes if isinstance(token, str)), None):
-        raise TypeError(
-            f"token_bytes contains the str {text!r}; give the bytes of each id, or None for an id without bytes"
-        )
     if pos_dim < 1:
         raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at least 1")
     if len(token_bytes) > padded_vocab:
@@ -104,6 +103,20 @@ def byte_table(
         fingerprint=hashlib.sha256(table.tobytes() + lengths.tobytes()).hexdigest(),
         special=frozenset(special),
     )
+
+
+def check_strings(strings: Any, name: str) -> None:
+    """Raises TypeError unless `strings`, which the caller knows by `name`, is a list or the like of bytes and None."""
+    remedy = "give a list with the bytes of each id, or None for an id without bytes"
+    if (
+        isinstance(strings, str | bytes | bytearray | Mapping | Set)
+        or not isinstance(strings, Collection)
+        or getattr(strings, "shape", None) == ()
+    ):
+        raise TypeError(f"{name} is a {type(strings).__name__}, not a list of bytes; {remedy}")
+    for i, one in enumerate(strings):
+        if one is not None and not isinstance(one, bytes | bytearray):
+            raise TypeError(f"{name} contains the {type(one).__name__} {one!r:.60} at {i}; {remedy}")
 
 
 def truncate(token: bytes, pos_dim: int, truncation: str = "head") -> bytes:

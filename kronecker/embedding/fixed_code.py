@@ -51,7 +51,11 @@ class Code:
     def encode_bytes(
         self, projection_Dd: ArrayLike, strings: Sequence[bytes], dtype: DTypeLike | None = None
     ) -> jax.Array:
-        """Returns the embeddings (N, d) of any byte strings, tokens or not; `dtype` is as in `product`."""
+        """Returns the embeddings (N, d) of any byte strings, tokens or not; `dtype` is as in `product`.
+
+        Raises TypeError if `strings` is no list of bytes.
+        """
+        codec.check_strings(strings, "strings")
         if not len(strings):
             return jnp.zeros_like(projection_Dd, shape=(0, jnp.shape(projection_Dd)[1]))
         bag = self.for_vocabulary(strings).bag
@@ -65,6 +69,12 @@ class Code:
     def bag_of(self, arrays: Mapping[str, jax.Array], path: str) -> bags.Bag:
         """Returns the bag with these arrays; raises ValueError if their types or shapes are not those of its own."""
         for name, own in self.arrays().items():
+            if arrays[name].ndim != own.ndim:
+                raise ValueError(
+                    f"{path}/{name} has shape {arrays[name].shape} but this layer's code has {own.shape}: a vmap or "
+                    'scan stacked or split it unlike W; keep it whole: variable_axes={"params": 0, "code": None} in '
+                    "Linen, nnx.StateAxes({nnx.Param: 0, ...: None}) in NNX, where it is made and where it is called"
+                )
             if arrays[name].shape != own.shape:
                 raise ValueError(
                     f"{path}/{name} has shape {arrays[name].shape} but this layer's code has {own.shape}: it belongs "

@@ -21,6 +21,12 @@ from kronecker.schema.arms import TABLE_STD
 
 CODE = "code"  # the collection of variables that holds the arrays of a code
 
+_LIFTED = (
+    f'under nn.vmap give variable_axes={{"params": 0, "{CODE}": None}}, under nn.scan variable_axes={{"params": 0}} '
+    f'and variable_broadcast="{CODE}", and split_rngs={{"params": True}} to both; for one W in all calls "params" is '
+    f'as "{CODE}", and its split_rngs False'
+)
+
 
 class KroneckerEmbed(nn.Module):
     """An input embedding from bytes (arXiv 2605.29459), to replace `nn.Embed`: x = z(kappa) W.
@@ -66,6 +72,11 @@ class KroneckerEmbed(nn.Module):
     def setup(self) -> None:
         """Creates the projection and the variables of the code."""
         fixed_code.check(self.code)
+        if self.is_initializing():
+            left_out = [f'the collection "{one}"' for one in ("params", CODE) if not self.is_mutable_collection(one)]
+            if left_out or not self.has_rng("params"):
+                what = " and ".join(left_out or ['the key "params"'])
+                raise ValueError(f"{what} was not given to `init`, or not lifted by a transform: {_LIFTED}")
         init = self.embedding_init or nn.initializers.normal(self.code.init_std)
         self.projection = self.param("projection", init, (self.code.bag.rows, self.features), self.param_dtype)
         arrays = {}
@@ -73,7 +84,8 @@ class KroneckerEmbed(nn.Module):
             if not (self.has_variable(CODE, name) or self.is_mutable_collection(CODE)):
                 raise ValueError(
                     f'the variables lack {"/".join((CODE, *self.path, name))}; pass the collection "{CODE}" from '
-                    f'`init` together with "params", or call `apply(..., mutable="{CODE}")`, which makes and returns it'
+                    f'`init` together with "params", or call `apply(..., mutable="{CODE}")`, which makes and returns '
+                    f"it; {_LIFTED}"
                 )
             arrays[name] = self.variable(CODE, name, jnp.array, array).value  # a copy: its owner may donate it
         self.bag = self.code.bag_of(arrays, "/".join((CODE, *self.path)))

@@ -8,7 +8,8 @@ S has the cells of a bag, at most K of D in a row, and b is the shift of the z-n
 C' F C takes 8 D^2 bytes.  With counts of a text as weights, ids that do not occur in it cost nothing.
 
 Least squares pull rows towards their mean: what the code does not explain is missing from their length, and a body adds
-what it computes to rows of the length that it was trained with.  So the fit is stretched about its mean afterwards.
+what it computes to rows of the length that it was trained with.  So the fit is stretched to the table's mean and
+variance afterwards.
 
 Shapes: V vocabulary, D rows of W, d width.
 """
@@ -42,13 +43,17 @@ def fit(bag: bags.Bag, table_Vd: np.ndarray, weights_V: np.ndarray | None = None
       weights_V: of each id, for example how often it occurs; None: all equal.
       ridge: the share r of RIDGE; W becomes smaller, and the fit worse, as it grows.
 
-    Raises ValueError if the shapes do not fit, or a weight is negative or all are 0.
+    Raises ValueError if the shapes do not fit, a weight is negative, or all weights of ids with bytes are 0.
     """
     sparse_VD, shift_V, table_Vd, weights_V = _system(bag, table_Vd, weights_V)
     weighted_DV = sparse_VD.T.multiply(weights_V).tocsr()
     normal_DD = (weighted_DV @ sparse_VD).toarray()
     cross_D = weighted_DV @ shift_V
     normal_DD += cross_D[:, None] + cross_D[None, :] + weights_V @ shift_V**2
+    if not np.trace(normal_DD) > 0:
+        raise ValueError(
+            "no id that occurs has bytes, so there is nothing to fit; give the text of the model's tokenizer"
+        )
     normal_DD[np.diag_indices_from(normal_DD)] += ridge * np.trace(normal_DD) / bag.rows
     right_Dd = weighted_DV @ table_Vd + (weights_V * shift_V) @ table_Vd
     return scipy.linalg.solve(normal_DD, right_Dd, assume_a="pos", overwrite_a=True, overwrite_b=True)
@@ -57,14 +62,22 @@ def fit(bag: bags.Bag, table_Vd: np.ndarray, weights_V: np.ndarray | None = None
 def stretch(
     bag: bags.Bag, projection_Dd: np.ndarray, ones_D1: np.ndarray, table_Vd: np.ndarray, weights_V: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Returns the projection whose rows `code W` keep their mean and have the variance of the table, and the factor.
+    """Returns the projection whose rows `code W` have the mean and the variance of the table, and the factor.
 
-    `ones_D1` is a projection of which every row is 1.
+    `ones_D1` is a projection of which every row is 1, but for ids without bytes, whose rows stay 0.  The factor is of
+    what differs from the mean; it is 1 if nothing does, or if the rows of 0 alone give the table's variance.
     """
-    rows_Vd, table_Vd = table_of(bag, projection_Dd)[: len(table_Vd)], np.asarray(table_Vd, np.float64)
-    share = _spread(rows_Vd, weights_V) / _spread(table_Vd, weights_V)
-    factor = share**-0.5 if share > LEAST_SHARE else 1.0
-    return factor * projection_Dd + (1 - factor) * ones_D1 * _mean(rows_Vd, weights_V), factor
+    both_D = np.concatenate([projection_Dd, ones_D1], axis=1)
+    rows_Vd, ones_V1 = np.split(table_of(bag, both_D)[: len(table_Vd)], [-1], axis=1)
+    table_Vd, one = np.asarray(table_Vd, np.float64), _mean(ones_V1, weights_V)
+    mean_d, own_d = _mean(table_Vd, weights_V), _mean(rows_Vd, weights_V)
+    # The factor f of a + f b, rows of mean 0, for which |a|^2 + 2 f a.b + f^2 |b|^2 is the table's variance.
+    a_Vd, b_Vd = ones_V1 * mean_d / one - mean_d, rows_Vd - ones_V1 * own_d / one
+    wanted, across = _spread(table_Vd, weights_V), float(weights_V @ (a_Vd * b_Vd).sum(axis=1))
+    a, b = _spread(a_Vd, weights_V), _spread(b_Vd, weights_V)
+    solvable = b > LEAST_SHARE * wanted and a < wanted
+    factor = (np.sqrt(across**2 + b * (wanted - a)) - across) / b if solvable else 1.0
+    return factor * projection_Dd + ones_D1 * ((mean_d - factor * own_d) / one), float(factor)
 
 
 def table_of(bag: bags.Bag, projection_Dd: np.ndarray) -> np.ndarray:
@@ -106,7 +119,7 @@ def counts(prepared: manifests.Prepared, split: str, vocab: int) -> np.ndarray:
 class Grafted:
     """Fits to one table, each a W (D, d)."""
 
-    projection: np.ndarray  # to start from: the fit by occurrence, stretched to the table's variance
+    projection: np.ndarray  # to start from: the fit by occurrence, stretched to the table's mean and variance
     factor: float  # of the stretch: a tied head divides its logits by it, and is that of the least squares again
     by_occurrence: np.ndarray  # the least squares of ids as often as they occur
     uniform: np.ndarray  # those of all ids alike
@@ -138,6 +151,13 @@ def graft(
             WEIGHTED: unexplained(bag, weighted_Dd, table_Vd, measured_V),
         },
     )
+
+
+def unfitted(bag: bags.Bag, table_Vd: np.ndarray, counts_V: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the control of a graft: W (D, d) of N(0, 1), stretched as the fit is."""
+    drawn_Dd = np.random.default_rng(seed).standard_normal((bag.rows, table_Vd.shape[1]))
+    ones_D1 = fit(bag, np.ones((len(table_Vd), 1)), counts_V)
+    return stretch(bag, drawn_Dd, ones_D1, table_Vd, counts_V)[0]
 
 
 def _system(

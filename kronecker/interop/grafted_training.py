@@ -1,7 +1,8 @@
 """Trains a published Llama on with its own table, and with a code in place of it: one start, one order of the batches.
 
-All parameters are trained.  A code's arm begins with the stretched fit by occurrence.  An arm with a head of its own
-begins with the model's, or with a copy of its table if that is the model's head.
+All parameters are trained.  A code's arm begins with the stretched fit by occurrence; ARM/unfitted, its control, with a
+random W at the same scale.  An arm with a head of its own begins with the model's, or with a copy of its table if that
+is the model's head.
 
 Shapes: V vocabulary, B batch, T time.
 """
@@ -22,6 +23,8 @@ from kronecker.interop import graft, llama, llama_weights
 from kronecker.model import accounting, build
 from kronecker.schema import arms, resolution
 from kronecker.training import train_step
+
+UNFITTED = "/unfitted"  # after an arm's name
 
 
 class _Start(NamedTuple):
@@ -61,7 +64,8 @@ def train(
     fits, results = {}, {}
     for name, own in configs.items():
         say(f"{name}:")
-        start, fitted = _start(original, own, token_bytes[:vocab], counts_V, held_out_V)
+        unfitted = name.endswith(UNFITTED)
+        start, fitted = _start(original, own, token_bytes[:vocab], counts_V, held_out_V, unfitted)
         evaluate = _evaluator(start, own, prepared)
         if fitted:
             fits[name] = fitted.residuals
@@ -76,9 +80,11 @@ def train(
 
 
 def _config_of(config: ml_collections.ConfigDict, name: str, tied: bool) -> ml_collections.ConfigDict:
-    if name not in arms.ARMS:
-        raise ValueError(f"--arms={name}: no such arm; there are {', '.join(arms.ARMS)}")
-    arm = arms.ARMS[name]
+    arm = arms.ARMS.get(name.removesuffix(UNFITTED))
+    if arm is None:
+        raise ValueError(f"--arms={name}: no such arm; there are {', '.join(arms.ARMS)}, and CODE{UNFITTED}")
+    if name.endswith(UNFITTED) and not arm.kind.is_code:
+        raise ValueError(f"--arms={name}: it has no fit to leave out; write {arm.name}, or kronecker{UNFITTED}")
     if arm.kind is not arms.TABLE and not arm.kind.is_code:
         raise ValueError(f"--arms={name}: it is neither a table nor a code alone; choose another arm")
     if arm.tie_head and (arm.kind.bag or not tied):
@@ -96,15 +102,18 @@ def _start(
     token_bytes: tuple[bytes | None, ...],
     counts_V: np.ndarray,
     held_out_V: np.ndarray,
+    unfitted: bool,
 ) -> tuple[_Start, graft.Grafted | None]:
-    """Returns an arm before its first step, with the fit of a code."""
+    """Returns an arm before its first step, with the fit of a code that has one."""
     c, width, tied = config.embedding, original.shape.d_model, config.model.tie_head
     if arms.kind(c.kind).is_code:
         bag = build.make_bag(codec.byte_table(token_bytes, c.pos_dim, 0, c.truncation), c.kind, c.norm)
-        fitted = graft.graft(bag, original.table, counts_V, held_out_V)
+        fitted = None if unfitted else graft.graft(bag, original.table, counts_V, held_out_V)
+        own = {
+            "projection": fitted.projection if fitted else graft.unfitted(bag, original.table, counts_V, config.seed)
+        }
         bag = implementations.prepare(bag, c.implementation, platform=jax.default_backend())
         embed = linen.BagEmbed(bag.rows, width, init_std=c.init_std)
-        own = {"projection": fitted.projection}
     else:
         bag = fitted = None
         embed = linen.TableEmbed(len(original.table), width)

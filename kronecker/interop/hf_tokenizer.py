@@ -8,6 +8,8 @@ There `<|endoftext|>` within a text is the special id; here it is the ids of its
 """
 
 import json
+import random
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +20,8 @@ from kronecker.tokenization import base, tokenizer_json, trials
 
 JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"
 UNKNOWN = "<unk>"
+POSSESSIVE = re.compile(r"\{\d*,?\d*\}\+")  # to the library it repeats what stands before it
+CHARACTERS = " \n\r\t\xa0aBsS1'’.ßé日٣\u0301"  # which patterns of splitting tell apart
 
 
 def files(tokenizer: tokenization.Tokenizer, context: int, texts: Iterable[str] = ()) -> dict[str, str]:
@@ -46,7 +50,13 @@ def files(tokenizer: tokenization.Tokenizer, context: int, texts: Iterable[str] 
     _check(
         tokenizer,
         library,
-        [*trials.ORDINARY_TEXT.values(), *trials.CHARACTERS, *map(trials.AROUND.format, specials), *texts],
+        [
+            *trials.ORDINARY_TEXT.values(),
+            *trials.CHARACTERS,
+            *map(trials.AROUND.format, specials),
+            *_drawn(CHARACTERS + str(tokenizer.rules.get("pattern", ""))),
+            *texts,
+        ],
     )
     end = tokenizer.token_bytes[tokenizer.eot_id].decode()
     about = {
@@ -73,7 +83,10 @@ def _of_ranks(tokenizer: tokenization.Tokenizer) -> tokenizers.Tokenizer:
     # All ids stand in the vocabulary, as the library numbers others itself.  A whole piece of text needs no merges.
     model = tokenizers.models.BPE(ranks | special, list(_merges(ranks)), ignore_merges=True)
     library = tokenizers.Tokenizer(model)
-    pattern = tokenizers.Regex(tokenizer.rules["pattern"])
+    if found := POSSESSIVE.search(tokenizer.rules["pattern"]):
+        raise ValueError(f"its pattern has {found[0]}, which other tools read otherwise")
+    with base.library_errors("its pattern is not one that other tools can read"):
+        pattern = tokenizers.Regex(tokenizer.rules["pattern"])
     library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
             tokenizers.pre_tokenizers.Split(pattern, "isolated"),
@@ -145,6 +158,14 @@ def _merges(ranks: Mapping[str, int]) -> Iterator[tuple[str, str]]:
             yield parts[0], parts[1]
 
 
+def _drawn(characters: str) -> list[str]:
+    """Returns texts of runs of these characters, in which two readings of a pattern hardly ever agree."""
+    draw = random.Random(0)
+    return [
+        "".join(draw.choice(characters) * draw.choice((1, 1, 1, 1, 2, 3, 4, 9)) for _ in range(40)) for _ in range(500)
+    ]
+
+
 def _check(tokenizer: tokenization.Tokenizer, library: tokenizers.Tokenizer, texts: list[str]) -> None:
     """Raises ValueError if the library gives other ids or special tokens than our tokenizer, or another text back."""
     for i in sorted(tokenizer.special_ids):
@@ -152,7 +173,8 @@ def _check(tokenizer: tokenization.Tokenizer, library: tokenizers.Tokenizer, tex
         if library.token_to_id(text) != i:
             raise ValueError(f"its special token {text!r} would be id {library.token_to_id(text)}, not {i}")
     library.encode_special_tokens = True  # for the comparison, as we encode special tokens as text
-    found = [one.ids for one in library.encode_batch_fast(texts, add_special_tokens=False)]
+    with base.library_errors("other tools cannot encode text with it"):
+        found = [one.ids for one in library.encode_batch_fast(texts, add_special_tokens=False)]
     library.encode_special_tokens = False
     read = library.decode_batch(found, skip_special_tokens=False)
     for text, ids, back, own in zip(texts, found, read, tokenizer.encode_batch(texts), strict=True):

@@ -1,10 +1,12 @@
 """Bytes, lengths, truncation and collisions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from kronecker import tokenization
-from kronecker.embedding import codec
+from kronecker.embedding import codec, fixed_code
 from kronecker.schema import choices
 
 
@@ -170,3 +172,39 @@ def test_a_code_without_positions_is_refused(pos_dim: int):
 def test_a_vocabulary_larger_than_the_models_is_refused():
     with pytest.raises(ValueError, match="3 ids but the model's vocabulary has 2"):
         codec.byte_table([b"a", b"b", b"c"], 4, padded_vocab=2)
+
+
+@pytest.mark.parametrize(
+    ("strings", "said"),
+    [
+        ({b"a": 0}, "is a dict, not a list of bytes"),
+        ({b"a": 0}.keys(), "is a dict_keys, not a list of bytes"),
+        ({b"a", b"b"}, "is a set, not a list of bytes"),
+        (frozenset(), "is a frozenset, not a list of bytes"),
+        ("", "is a str, not a list of bytes"),
+        (b"ab", "is a bytes, not a list of bytes"),
+        (5, "is a int, not a list of bytes"),
+        (np.array(5), "is a ndarray, not a list of bytes"),
+        (iter([b"a"]), "is a list_iterator, not a list of bytes"),
+        ([b"a", 0], "contains the int 0 at 1; give a list with the bytes of each id"),
+        (np.arange(3), "contains the int64 .*0.* at 0"),
+        ([[b"a"]], "contains the list .* at 0"),
+        (["a" * 10**6], f"contains the str '{'a' * 59} at 0;"),
+    ],
+)
+def test_what_is_no_list_of_bytes_is_refused_by_name(strings: Any, said: str):
+    with pytest.raises(TypeError, match=f"^token_bytes {said}"):
+        codec.byte_table(strings, 4)
+    code = fixed_code.kronecker_code(codec.byte_table([b"a"], 4))
+    with pytest.raises(TypeError, match=f"^token_bytes {said}"):
+        code.for_vocabulary(strings)
+    with pytest.raises(TypeError, match=f"^strings {said}"):
+        code.encode_bytes(np.zeros((1024, 2)), strings)
+
+
+def test_lists_tuples_and_arrays_of_bytes_are_the_same_vocabulary():
+    strings = [b"a", bytearray(b"bc"), None]
+    same = (tuple(strings), np.array(strings, object), dict(enumerate(strings)).values())
+    assert {codec.byte_table(one, 4).fingerprint for one in (strings, *same)} == {
+        codec.byte_table([b"a", b"bc", b""], 4).fingerprint
+    }

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import errors, nnx, serialization
 from flax import linen as nn
-from flax import nnx, serialization
 from jax.sharding import AxisType, Mesh
 
 from kronecker.embedding import bags, codec, fixed_code, implementations, linen
@@ -257,7 +257,7 @@ def test_misuse_is_told_with_its_mend(layer: linen.KroneckerEmbed, table: codec.
         layer.apply(cast, ids)
     with pytest.raises(TypeError, match=r"code is a ByteTable; make it with kronecker_code\(byte_table\(...\)\)"):
         linen.KroneckerEmbed(WIDTH, table).init(jax.random.key(0), ids)
-    with pytest.raises(TypeError, match="token_bytes contains the str 'a'; give the bytes of each id"):
+    with pytest.raises(TypeError, match="token_bytes contains the str 'a' at 0; give a list with the bytes of each id"):
         codec.byte_table(["a"], 4)
     explicit = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Explicit,) * 2)
     with pytest.raises(ValueError, match=r"make it with axis_types=\(AxisType.Auto,\) \* 2 from jax.sharding"):
@@ -318,3 +318,97 @@ def test_other_vocabularies_and_any_strings_use_the_same_parameters(layer: linen
     assert jax.tree.map(jnp.shape, new["params"]) == jax.tree.map(jnp.shape, variables["params"])
     strings = layer.apply(variables, words[40:90], method="encode_bytes")
     np.testing.assert_allclose(strings, old, rtol=1e-5, atol=1e-6)
+
+
+class Step(nn.Module):
+    """One step of a scan, or what is mapped, over batches: a layer that is made within."""
+
+    layer: Any
+
+    @nn.compact
+    def __call__(self, carry: float, ids_BT: jax.Array) -> tuple[float, jax.Array]:
+        return carry, self.layer()(ids_BT)
+
+
+def lifted(layer: Any, transform: Any, options: dict[str, Any]) -> tuple[Any, jax.Array]:
+    """Returns variables and outputs of a layer that nn.vmap or nn.scan calls once for each of two rows of ids."""
+    ids = jnp.array([[0, 1, 2], [7, 1, 0]])
+    axes = {"in_axes": (None, 0), "out_axes": (None, 0)} if transform is nn.vmap else {}
+    model = transform(Step, **axes, **options)(layer)
+    variables = model.init(jax.random.key(0), 0.0, ids)
+    return variables, model.apply(variables, 0.0, ids)[1]
+
+
+# What the layer needs beside the table's options, and what is said where it is missing.
+OWN = {"params": 0}
+SPLIT, ONE = {"split_rngs": {"params": True}}, {"split_rngs": {"params": False}}
+LIFTED = {
+    "vmap, own": (nn.vmap, {"variable_axes": OWN, **SPLIT}, {"variable_axes": {**OWN, "code": None}}),
+    "vmap, one": (
+        nn.vmap,
+        {"variable_axes": {"params": None}, **ONE},
+        {"variable_axes": {"params": None, "code": None}},
+    ),
+    "scan, own": (nn.scan, {"variable_axes": OWN, **SPLIT}, {"variable_broadcast": "code"}),
+    "scan, one": (nn.scan, {"variable_broadcast": "params", **ONE}, {"variable_broadcast": ("params", "code")}),
+}
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_a_lifted_layer_needs_one_option_more_than_a_table_and_says_which(name: str, layer: linen.KroneckerEmbed):
+    transform, options, more = LIFTED[name]
+    rows = 2 if name.endswith("own") else None
+    variables, _ = lifted(lambda: nn.Embed(VOCABULARY, WIDTH), transform, options)
+    assert variables["params"]["Embed_0"]["embedding"].shape == (
+        (rows, VOCABULARY, WIDTH) if rows else (VOCABULARY, WIDTH)
+    )
+
+    def made() -> nn.Module:
+        return linen.KroneckerEmbed(WIDTH, layer.code)
+
+    with pytest.raises(ValueError, match=r'^the collection "code" was not') as missing:
+        lifted(made, transform, options)
+    assert (
+        'under nn.vmap give variable_axes={"params": 0, "code": None}, under nn.scan variable_axes={"params": 0} and '
+        'variable_broadcast="code", and split_rngs={"params": True} to both'
+    ) in str(missing.value)
+    variables, x = lifted(made, transform, options | more)
+    (own,) = variables["params"].values()
+    assert own["projection"].shape[:-2] == ((rows,) if rows else ())
+    for row, ids in enumerate([[0, 1, 2], [7, 1, 0]]):
+        W = own["projection"][row] if rows else own["projection"]
+        np.testing.assert_allclose(
+            x[row], implementations.product(W, layer.code.bag, np.array(ids)), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("transform", [nn.vmap, nn.scan])
+def test_a_lifted_layer_names_what_flax_lacks_for_a_table_too(transform: Any, layer: linen.KroneckerEmbed):
+    def made() -> nn.Module:
+        return linen.KroneckerEmbed(WIDTH, layer.code)
+
+    for options, lacking in (
+        ({}, 'the collection "params" and the collection "code" was not given'),
+        ({"variable_axes": {"params": 0, "code": 0}}, 'the key "params" was not given'),
+    ):
+        with pytest.raises(errors.FlaxError):
+            lifted(lambda: nn.Embed(VOCABULARY, WIDTH), transform, options)
+        with pytest.raises(ValueError, match=f"^{lacking} .*split_rngs="):
+            lifted(made, transform, options)
+
+
+def test_variables_without_the_code_or_with_a_stacked_one_name_the_options_of_a_lifted_layer(
+    layer: linen.KroneckerEmbed,
+):
+    def made() -> nn.Module:
+        return linen.KroneckerEmbed(WIDTH, layer.code)
+
+    ids, stacking = jnp.zeros((2, 3), int), {"variable_axes": {"params": 0, "code": 0}, **SPLIT}
+    whole = nn.scan(Step, variable_axes=OWN, variable_broadcast="code", **SPLIT)(made)
+    stacked, _ = lifted(made, nn.scan, stacking)
+    with pytest.raises(ValueError, match=r"a vmap or scan stacked or split it unlike W; keep it whole: variable_axes="):
+        whole.apply(stacked, 0.0, ids)
+    with pytest.raises(ValueError, match=r'the variables lack code/KroneckerEmbed_0/\w+; .*variable_broadcast="code"'):
+        nn.scan(Step, variable_axes=OWN, **SPLIT)(made).apply(stacked, 0.0, ids)
+    with pytest.raises(ValueError, match='the key "params" was not given to `init`'):
+        layer.init({"dropout": jax.random.key(0)}, ids)

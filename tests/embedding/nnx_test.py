@@ -31,7 +31,7 @@ def make(request: pytest.FixtureRequest, code: fixed_code.Code) -> Any:
     """Makes nnx.Embed, or the layer in its place."""
 
     def made(**how: Any) -> nnx.Module:
-        rngs = nnx.Rngs(0)
+        rngs = how.pop("rngs", None) or nnx.Rngs(0)
         if request.param == "table":
             return nnx.Embed(VOCABULARY, WIDTH, rngs=rngs, **how)
         return ours.KroneckerEmbed(WIDTH, code, rngs=rngs, **how)
@@ -157,3 +157,34 @@ def test_what_does_not_fit_is_refused(code: fixed_code.Code):
     nnx.update(embed, nnx.state(other))
     with pytest.raises(ValueError, match=r"arrays/symbols has shape \(9, 4\) but this layer's code has \(40, 4\)"):
         embed(IDS)
+
+
+WHOLE = nnx.StateAxes({nnx.Param: 0, ...: None})
+
+
+@pytest.mark.parametrize("axes", [0, WHOLE], ids=["0", "StateAxes"])
+def test_layers_made_by_vmap_are_called_by_vmap_and_scan_with_the_same_axes(make: Any, axes: Any):
+    ids = jnp.array(IDS)
+    layers = nnx.vmap(lambda rngs: make(rngs=rngs), out_axes=axes)(nnx.Rngs(0).split(2))
+    x = nnx.vmap(lambda layer, ids: layer(ids), in_axes=(axes, 0))(layers, ids)
+    _, again = nnx.scan(lambda carry, layer, ids: (carry, layer(ids)), in_axes=(nnx.Carry, axes, 0))(0.0, layers, ids)
+    np.testing.assert_array_equal(x, again)
+    assert not np.array_equal(*nnx.state(layers, nnx.Param)[next(iter(nnx.state(layers, nnx.Param)))][...])
+
+
+def test_a_layer_for_all_is_passed_with_axis_none(make: Any):
+    layer = make()
+    x = nnx.vmap(lambda layer, ids: layer(ids), in_axes=(None, 0))(layer, jnp.array(IDS))
+    np.testing.assert_allclose(x, layer(IDS), rtol=1e-6)
+    with pytest.raises(ValueError, match="inconsistent sizes"):  # JAX's words, of a table too
+        nnx.vmap(lambda layer, ids: layer(ids))(layer, jnp.array(IDS))
+
+
+@pytest.mark.parametrize("axes", [None, WHOLE], ids=["None", "StateAxes"])
+def test_a_code_that_was_stacked_alone_names_the_axes_to_give(code: fixed_code.Code, axes: Any):
+    layers = nnx.vmap(lambda rngs: ours.KroneckerEmbed(WIDTH, code, rngs=rngs))(nnx.Rngs(0).split(2))
+    said = (
+        r"arrays/\w+ has shape \(2, .*stacked or split it unlike W; .*nnx.StateAxes\({nnx.Param: 0, ...: None}\) in NNX"
+    )
+    with pytest.raises(ValueError, match=said):
+        nnx.vmap(lambda layer, ids: layer(ids), in_axes=(axes, 0))(layers, jnp.array(IDS))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tokenizer_files
+import tokenizers
 from exported_runs import CONTEXT, PROMPT, REAL_TEXT, ROWS
 
 from kronecker import tokenization
@@ -22,7 +23,7 @@ from kronecker.interop import export, gpt2_folder, hf_tokenizer
 from kronecker.model import transformer
 from kronecker.runtime import storage
 from kronecker.schema import arms
-from kronecker.tokenization import trials
+from kronecker.tokenization import tiktoken_ranks, trials
 from kronecker.training import restore
 
 MODELS = [(arm, bias) for arm in arms.ARMS for bias in (True, False)]
@@ -162,6 +163,44 @@ def test_a_tokenizer_without_such_a_form_is_told_and_the_rest_is_exported(prepar
     assert "There are no tokenizer files" in card
     assert "AutoTokenizer" not in card
     assert "5.5000 nats per token, 2.2500 bits per byte" in card
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (r"\p{N}{1,3}+|\p{L}++|[^\p{L}\p{N}]", r"its pattern has {1,3}+, which other tools read otherwise"),
+        (r"(?P<word>\p{L}+)|\P{L}+", "not one that other tools can read (Oniguruma error: undefined group option)"),
+        (
+            r"\p{Script=Greek}+|\p{L}+|\P{L}",
+            "not one that other tools can read (Oniguruma error: invalid character pro",
+        ),
+        (r"\S+|\s+$|\s", "its form for other tools gives other ids for '"),
+        (r"[[:alpha:]]+|[^[:alpha:]]+", "its form for other tools gives other ids for '"),
+    ],
+)
+def test_a_pattern_that_other_tools_cannot_read_or_read_otherwise_is_told_and_the_rest_is_exported(
+    prepared, tmp_path: Path, pattern: str, said: str
+):
+    run, gpt2 = exported_runs.made(prepared, "kronecker"), tokenization.load("gpt2")
+    ranks = {token: i for i, token in enumerate(gpt2.token_bytes[:-1])}
+    own = tiktoken_ranks.from_ranks("tiktoken:own", "own", ranks, pattern, {"<|endoftext|>": len(ranks)})
+    out = tmp_path / "out"
+    (line,) = export.write(dataclasses.replace(run, tokenizer=own), exported_runs.records(tmp_path / "run"), out)
+    assert line.startswith(f"{out}: gets no tokenizer files: ")
+    assert said in line
+    assert "\n" not in line
+    assert {file.name for file in out.iterdir()} == set(export.FILES) - {hf_tokenizer.JSON, hf_tokenizer.CONFIG}
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"\p{L}++|\p{N}{1,3}|[^\p{L}\p{N}]", r"(?<=\s)\p{L}+|\p{L}|\P{L}", r"(?>\p{L}+)|\P{L}+"]
+)
+def test_possessive_and_atomic_groups_and_lookbehind_keep_their_meaning(pattern: str):
+    ranks = {token: i for i, token in enumerate(tokenization.load("gpt2").token_bytes[:-1])}
+    own = tiktoken_ranks.from_ranks("tiktoken:own", "own", ranks, pattern, {"<|endoftext|>": len(ranks)})
+    library = tokenizers.Tokenizer.from_str(hf_tokenizer.files(own, CONTEXT)[hf_tokenizer.JSON])
+    ids = [one.ids for one in library.encode_batch_fast([REAL_TEXT, *TEXTS], add_special_tokens=False)]
+    assert ids == [one.tolist() for one in own.encode_batch([REAL_TEXT, *TEXTS])]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,25 @@ def test_residuals_on_other_text_are_those_of_its_counts():
     assert found.residuals[graft.WEIGHTED] == graft.unexplained(CODES["z"], found.by_occurrence, E_VD, other)
 
 
+def moments(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+    mean = np.average(rows, axis=0, weights=weights)
+    return mean, np.average(((rows - mean) ** 2).sum(axis=1), weights=weights)
+
+
+def test_the_control_has_rows_of_the_fits_mean_and_variance_and_explains_nothing_more():
+    table = 3 + RNG.standard_normal((200, 40))
+    bag = bags.kronecker_bag(codec.byte_table([b"%d" % (7919 * i) for i in range(200)], pos_dim=8))
+    weights, fitted = np.arange(200) + 1, graft.graft(bag, table, np.arange(200) + 1)
+    drawn = graft.unfitted(bag, table, weights, seed=0)
+    got, wanted = (moments(graft.table_of(bag, one), weights) for one in (drawn, fitted.projection))
+    assert got[0] == pytest.approx(wanted[0], rel=1e-3)
+    assert got[1] == pytest.approx(wanted[1], rel=1e-3)
+    assert graft.unexplained(bag, fitted.projection, table, weights) < 1
+    assert graft.unexplained(bag, drawn, table, weights) == pytest.approx(2, abs=0.2)  # two tables at random
+    assert np.array_equal(drawn, graft.unfitted(bag, table, weights, seed=0))
+    assert not np.allclose(drawn, graft.unfitted(bag, table, weights, seed=1))
+
+
 @pytest.mark.parametrize("name", ["z", "length"])
 def test_a_graft_begins_with_the_mean_and_the_variance_of_the_table(name: str):
     weights = 1 + COUNTS[1:]  # without the id that has no bytes, whose row is always 0
@@ -86,19 +105,40 @@ def test_a_graft_begins_with_the_mean_and_the_variance_of_the_table(name: str):
     table = 3 + RNG.standard_normal((len(weights), WIDTH))
     found = graft.graft(collide, table, weights, ridge=1e-9)
 
-    def moments(rows: np.ndarray) -> tuple[np.ndarray, float]:
-        mean = np.average(rows, axis=0, weights=weights)
-        return mean, np.average(((rows - mean) ** 2).sum(axis=1), weights=weights)
-
-    mean, variance = moments(table)
-    fitted_mean, fitted_variance = moments(graft.table_of(collide, found.by_occurrence))
+    mean, variance = moments(table, weights)
+    fitted_mean, fitted_variance = moments(graft.table_of(collide, found.by_occurrence), weights)
     assert fitted_variance < 0.9 * variance
-    for got, wanted in zip(moments(graft.table_of(collide, found.projection)), (fitted_mean, variance), strict=True):
-        assert got == pytest.approx(wanted, rel=1e-4)
+    begun = moments(graft.table_of(collide, found.projection), weights)
+    for got, wanted in zip(begun, (mean, variance), strict=True):
+        assert got == pytest.approx(wanted, rel=1e-6)
     assert fitted_mean == pytest.approx(mean, rel=1e-4)
     # A tied head that divides by the factor gives the same probabilities: logits differ by one number for all ids.
     begun, fitted = (graft.table_of(collide, one) @ mean for one in (found.projection, found.by_occurrence))
     assert np.ptp(begun / found.factor - fitted) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["z", "length"])
+def test_ids_without_bytes_move_neither_mean_nor_variance(name: str):
+    """Their rows are 0 and drag the fit's mean away: the others make up for them."""
+    weights = np.full(len(WORDS), 5)  # the first has no bytes
+    table = 3 + 9 * RNG.standard_normal((len(WORDS), WIDTH))
+    found = graft.graft(CODES[name], table, weights)
+    (mean, variance), (fitted_mean, _) = (
+        moments(rows, weights) for rows in (table, graft.table_of(CODES[name], found.by_occurrence))
+    )
+    assert np.abs(fitted_mean - mean).max() > 0.05
+    rows = graft.table_of(CODES[name], found.projection)
+    assert not rows[0].any()
+    got = moments(rows, weights)
+    assert got[0] == pytest.approx(mean, rel=1e-6)
+    assert got[1] == pytest.approx(variance, rel=1e-6)
+
+
+def test_where_rows_of_0_alone_give_the_variance_the_mean_is_met_without_a_stretch():
+    table = 100 + RNG.standard_normal((len(WORDS), WIDTH))
+    found = graft.graft(CODES["z"], table, np.full(len(WORDS), 5))
+    assert found.factor == 1
+    assert graft.table_of(CODES["z"], found.projection).mean(axis=0) == pytest.approx(table.mean(axis=0), rel=1e-6)
 
 
 def test_a_code_with_one_row_for_all_ids_is_not_stretched():
@@ -124,6 +164,7 @@ def test_padding_of_the_code_beyond_the_table_changes_nothing():
         (np.ones((99, 2)), None, "a table of 99 rows, a code of 14 ids"),
         (E_VD, np.ones(3), r"weights of shape \(3,\)"),
         (E_VD, np.zeros(len(WORDS)), "at least 0, and one above it"),
+        (E_VD, np.eye(len(WORDS))[0], "no id that occurs has bytes"),
         (E_VD, -COUNTS, "at least 0, and one above it"),
         (E_VD, np.full(len(WORDS), np.nan), "at least 0, and one above it"),
     ],

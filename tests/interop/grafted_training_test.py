@@ -44,7 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         str(llama_models.write_gguf(folder / "tiny.gguf")),
         "--config=configs/base.py",
         *(f"--config.{key}={value}" for key, value in keys.items()),
-        *("--arms=table_tied,table_untied,kronecker,random_code", f"--out={folder / 'graft.json'}"),
+        *("--arms=table_tied,table_untied,kronecker,kronecker/unfitted,random_code", f"--out={folder / 'graft.json'}"),
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "graft.json").read_text())
@@ -72,6 +72,12 @@ def test_the_three_residuals_and_the_losses_of_both_fits_are_reported_of_each_co
         assert fit["loss of the fit by occurrence"] > 0
 
 
+def test_a_graft_without_its_fit_begins_worse_and_has_as_many_parameters(found: dict[str, Any]):
+    fitted, unfitted = (found["arms"][name] for name in ("kronecker", "kronecker/unfitted"))
+    assert unfitted["held out"][0][1] > fitted["held out"][0][1]
+    assert unfitted["parameters"] == fitted["parameters"]
+
+
 def test_counts_and_conditions_are_in_the_file(found: dict[str, Any]):
     assert found["counted"]["train"] > found["counted"]["held out"] > 0
     assert (found["model"], found["P"], found["steps"]) == ("tiny.gguf", 4, STEPS)
@@ -86,6 +92,8 @@ def test_arms_that_have_neither_table_nor_code_or_another_head_are_refused():
         ("kronecker_tied", True, "its head is not the model's"),
         ("table_tied", False, "its head is not the model's"),
         ("nowhere", True, "no such arm; there are table_untied, table_tied"),
+        ("kronecker/random", True, "no such arm; there are .*hash_ngram, and CODE/unfitted"),
+        ("table_untied/unfitted", True, "it has no fit to leave out; write table_untied, or kronecker/unfitted"),
     ):
         with pytest.raises(ValueError, match=rf"--arms={name}: .*{said}"):
             grafted_training.configs_of(config, [name], tied)
