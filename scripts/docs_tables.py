@@ -30,6 +30,7 @@ import parameters
 from absl import flags
 
 from kronecker.runtime import cli
+from kronecker.schema import config_files
 from kronecker.schema.arms import BASELINE
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +166,23 @@ def input_rate() -> str:
     arms = {run.arm for run in multiplied}
     runs = [run for run in _runs("study/runs/twice_the_rate") if run.arm in arms]
     return _against([*runs, *multiplied], ("kronecker", f"{BASELINE} decay_mult=1.0 lr_mult=1.0"))
+
+
+def tuning() -> str:
+    """Returns each arm's best point of the tuned study so far, by training loss, and its lead over the next."""
+    search = config_files.load_module(str(ROOT / "configs" / "tuned_study.py")).tuning
+    of_arm = collections.defaultdict(dict)
+    for run in _runs("tuned/tuning"):
+        of_arm[run.arm][run.config[search.RATE], run.config[search.MULTIPLIER]] = run.loss_at_end
+    rows = []
+    for arm, losses in of_arm.items():
+        best, *others = sorted(losses, key=losses.__getitem__)
+        ahead = f"{losses[others[0]] - losses[best]:.4f}" if others else ""
+        around = [point for point in search.cross(best) if point not in losses]
+        state = f"{len(around)} of its neighbours to run" if around else "each neighbour is worse"
+        rows.append((f"`{arm}`", state, str(len(losses)), *(f"{one:g}" for one in best), f"{losses[best]:.4f}", ahead))
+    headers = ("arm", "search", "points", "best rate", "multiplier", "training loss", "ahead of the next by")
+    return _table(headers, rows, left=2)
 
 
 def demo() -> str:
@@ -494,6 +512,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "twice-the-rate": twice_the_rate,
     "rates-by-seed": rates_by_seed,
     "input-rate": input_rate,
+    "tuning": tuning,
     "demo": demo,
     "encoder-cpu": encoder_cpu,
     "encoder-cpu-ratios": encoder_cpu_ratios,

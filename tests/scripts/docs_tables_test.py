@@ -79,6 +79,10 @@ def test_a_table_without_an_end_is_refused(document: Path):
 def test_every_committed_run_is_of_a_named_corpus():
     corpora = json.loads((RESULTS / "corpora.json").read_text())
     named = {one["data_fingerprint"] for corpus in corpora for one in corpus["prepared"]}
-    files = [*RESULTS.glob("study/runs/*/*/result.json"), *RESULTS.glob("demo/*/result.json")]
+    files = [
+        *RESULTS.glob("study/runs/*/*/result.json"),
+        *RESULTS.glob("demo/*/result.json"),
+        *RESULTS.glob("tuned/*/*/result.json"),
+    ]
     assert files
     assert {json.loads(file.read_text())["data_fingerprint"] for file in files} == named
