@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,12 @@ def test_a_study_waits_for_the_losses_of_its_first_batch(study):
     assert not more
     assert first.name == "tuning"
     assert {run["embedding.arm"] for of in first.groups for run in of} == {*tuned_study.PRIMARY}
+
+
+def test_the_protocols_command_has_the_comparisons_of_its_table_and_these_have_final_runs():
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    listed = re.findall(r"`(\w+)` − `(\w+)` \|$", page, re.MULTILINE)
+    commanded = [pair for line in re.findall(r"^[A-Z]+=(.*)$", page, re.MULTILINE) for pair in line.split(",")]
+    assert sorted(f"{arm}:{baseline}" for arm, baseline in listed) == sorted(commanded)
+    assert len(listed) == 12
+    assert {arm for pair in listed for arm in pair} <= {arm for batch in tuned_study.BATCHES for arm in batch}
