@@ -34,6 +34,7 @@ _AGAIN = flags.DEFINE_bool("again", False, "Also evaluate runs whose files are u
 def main(folders: Sequence[str]) -> None:
     """Evaluates runs without up-to-date files, and prints their mean losses."""
     from kronecker.probes import input_use
+    from kronecker.report import losses_by_token
     from kronecker.run import finished_runs, rundir  # after the flags: --help should not wait for JAX
     from kronecker.training import token_losses
 
@@ -46,6 +47,7 @@ def main(folders: Sequence[str]) -> None:
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", file=sys.stderr)
         arrays = token_losses.write(folder)
+        rundir.write_json(folder / rundir.HELD_OUT, losses_by_token.of_documents(arrays))
         rundir.write_json(folder / rundir.INPUT_USE, input_use.of_run(folder))
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
     print(f"token losses: {len(due)} written, {len(found) - len(due)} up to date")
@@ -53,11 +55,12 @@ def main(folders: Sequence[str]) -> None:
 
 def _is_current(folder) -> bool:
     from kronecker.report import inputs, losses_by_token
-    from kronecker.run import finished_runs
+    from kronecker.run import finished_runs, rundir
 
     try:
         run = finished_runs.read(folder)
         has_losses = losses_by_token.counts_text(run) and losses_by_token.read(run) is not None
+        has_losses = has_losses and (folder / rundir.HELD_OUT).exists()
         return has_losses and inputs.read(run) is not None
     except ValueError as error:
         print(error, file=sys.stderr)

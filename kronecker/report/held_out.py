@@ -16,9 +16,9 @@ def compared(
     tuned: Sequence[str] = (),
     diverged: Sequence[finished_runs.Diverged] = (),
 ) -> compare.Comparison:
-    """Returns `compare.compare`, over all held-out tokens if every run has its losses by token.
+    """Returns `compare.compare`, over all held-out tokens if every run has its losses by document.
 
-    Raises ValueError as it does, and as `losses_by_token.read` does, or if two runs predicted other tokens.
+    Raises ValueError as it does, and as `losses_by_token.documents` does, or if two runs predicted other tokens.
     """
     comparison = compare.compare(found, baseline, tuned, diverged)
     if lacking(comparison):
@@ -26,21 +26,19 @@ def compared(
     nats, tokens_D, text_bytes = {}, None, 0.0
     for arm in comparison.arms:
         for run in arm.runs:
-            losses = losses_by_token.read(run)
-            # Only end-of-text, which follows each document, is a special id: text never becomes one.
-            document = np.cumsum(losses["special"][losses["inputs"]])
-            counts_D = np.bincount(document)
-            if tokens_D is not None and not np.array_equal(counts_D, tokens_D):
+            found = losses_by_token.documents(run)
+            of_run = found["by_document"]
+            if tokens_D is not None and not np.array_equal(of_run["tokens"], tokens_D):
                 losses_by_token.refuse_other_tokens(comparison.runs[0], run)
-            tokens_D, text_bytes = counts_D, float(losses[losses_by_token.TEXT_BYTES])
-            nats[arm.name, run.seed] = np.bincount(document, losses["nats"].astype(np.float64))
+            tokens_D, text_bytes = of_run["tokens"], float(found[losses_by_token.TEXT_BYTES])
+            nats[arm.name, run.seed] = of_run["nats"]
     text = compare.Text("", int(tokens_D.sum()), int(tokens_D.sum()), len(tokens_D))
     return compare.on(comparison, compare.Evaluated(text, tokens_D, nats, text_bytes))
 
 
 def lacking(comparison: compare.Comparison) -> list[str]:
-    """Returns the folders of runs without losses by token, or with those of a version that did not count the text."""
-    return [str(run.folder) for run in comparison.runs if not losses_by_token.counts_text(run)]
+    """Returns the folders of runs without losses by document; those of a version that did not count text are none."""
+    return [str(run.folder) for run in comparison.runs if not losses_by_token.has_documents(run)]
 
 
 def sentences(comparison: compare.Comparison) -> list[str]:

@@ -1,13 +1,13 @@
 """Token losses of finished runs, from scripts/token_losses.py; refused unless they belong to the end of the run.
 
-Shapes: N held-out predictions, V vocabulary.
+Shapes: N held-out predictions in D documents, V vocabulary.
 """
 
 import contextlib
 import os
 import zipfile
-from collections.abc import Mapping
-from typing import BinaryIO, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -26,6 +26,7 @@ ARRAYS = {"nats": ("f", "N"), **dict.fromkeys(SHARED, ("i", "N"))}
 ARRAYS |= dict.fromkeys(("train_count", "bytes", "script", "code_group"), ("i", "V"))
 ARRAYS |= dict.fromkeys(("special", "after_space"), ("b", "V")) | {"scripts": ("U", "S")}
 ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", "")}
+_DOCUMENTS = {"training_step": int, "data_fingerprint": str, TEXT_BYTES: int, "by_document": dict}  # of held_out.json
 MOST_UNPACKED = 2**28, 64  # bytes that may come of any file, and of each of its own: losses hardly pack
 
 
@@ -80,6 +81,53 @@ def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
             raise ValueError(f"{name} has values from {array.min()} to {array.max()}; allowed: {least} to below {end}")
     if not np.isfinite(found["nats"]).all():
         raise ValueError("nats has values that are not finite")
+    return found
+
+
+def of_documents(losses: TokenLosses) -> dict[str, Any]:
+    """Returns the sums of a run's token losses by document, for held_out.json."""
+    # Only end-of-text, which follows each document, is a special id: text never becomes one.
+    document_N = np.cumsum(losses["special"][losses["inputs"]])
+    sums_D = np.bincount(document_N, losses["nats"].astype(np.float64))
+    return {
+        "training_step": int(losses["step"]),
+        "data_fingerprint": str(losses["data_fingerprint"]),
+        TEXT_BYTES: int(losses[TEXT_BYTES]),
+        "by_document": {"nats": sums_D.tolist(), "tokens": np.bincount(document_N).tolist()},
+    }
+
+
+def documents(run: finished_runs.Run) -> dict[str, Any]:
+    """Returns the held-out losses of a run with `has_documents` as `of_documents`, the columns as arrays (D,).
+
+    They are from token_losses.npz or, without one, from held_out.json.  Raises ValueError as `read` does.
+    """
+    file, remedy = run.folder / rundir.HELD_OUT, f"write it again: python scripts/token_losses.py --again {run.folder}"
+    if counts_text(run):
+        found = of_documents(read(run))
+    else:
+        found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _DOCUMENTS, remedy)
+        if (found["training_step"], found["data_fingerprint"]) != (run.result["step"], run.result["data_fingerprint"]):
+            raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {remedy}")
+    return found | {"by_document": columns(found["by_document"], ("nats", "tokens"), file, remedy)}
+
+
+def has_documents(run: finished_runs.Run) -> bool:
+    """Returns whether a run has its losses on all held-out documents."""
+    return counts_text(run) or (run.folder / rundir.HELD_OUT).exists()
+
+
+def columns(by_document: Mapping[str, Any], names: Sequence[str], file: Any, remedy: str) -> dict[str, np.ndarray]:
+    """Returns lists of numbers of a file by document as arrays (D,); raises ValueError if they are none."""
+    try:
+        found = {name: np.array(by_document[name], np.float64) for name in names}
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: by_document lacks numbers ({error}); {remedy}") from None
+    shapes = {column.shape for column in found.values()}
+    if len(shapes) != 1 or len(shapes.pop()) != 1 or not found["tokens"].sum() > 0:
+        raise ValueError(f"{file}: by_document needs lists of equal length: {', '.join(names)}; {remedy}")
+    if not all(np.isfinite(column).all() for column in found.values()):
+        raise ValueError(f"{file}: by_document has a number that is not finite; {remedy}")
     return found
 
 

@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
-from kronecker.report import compare
+from kronecker.report import compare, losses_by_token
 from kronecker.run import finished_runs, rundir
 from kronecker.runtime import storage
 
@@ -103,13 +102,5 @@ def _checked(run: finished_runs.Run, file: epath.Path) -> dict[str, Any]:
                 f"{file}: {name} is {content[name]}, but {expected} in {rundir.RESULT}, so it is of another "
                 f"checkpoint; {remedy}"
             )
-    try:
-        columns = {name: np.array(content["by_document"][name], np.float64) for name in ("nats", "tokens", "bytes")}
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: by_document lacks numbers ({error}); {remedy}") from None
-    shapes = {column.shape for column in columns.values()}
-    if len(shapes) != 1 or len(shapes.pop()) != 1 or not columns["tokens"].sum() > 0:
-        raise ValueError(f"{file}: by_document needs three lists of equal length; {remedy}")
-    if not all(np.isfinite(column).all() for column in columns.values()):
-        raise ValueError(f"{file}: by_document has a number that is not finite; {remedy}")
+    columns = losses_by_token.columns(content["by_document"], ("nats", "tokens", "bytes"), file, remedy)
     return content | {"by_document": columns}

@@ -4,9 +4,9 @@
     env.json        versions, commit, devices      metrics.jsonl  one object per line
     checkpoints/    orbax                          result.json    written last: the run is complete
 
-and token_losses.npz and input_use.json, which token_losses.py adds to a complete run, texts/, where eval.py --data puts
-its losses on other texts, diverged.json if a loss was not finite, profile/ if log.profile_steps is set, and
-damaged-checkpoints/, where a run that resumed from an older checkpoint has put newer ones.
+and token_losses.npz, held_out.json and input_use.json, which token_losses.py adds to a complete run, texts/, where
+eval.py --data puts its losses on other texts, diverged.json if a loss was not finite, profile/ if log.profile_steps is
+set, and damaged-checkpoints/, where a run that resumed from an older checkpoint has put newer ones.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ from kronecker.runtime import locks, printing, storage
 from kronecker.schema import dotted, keys
 
 CONFIG, ENV, PARAMS, RESULT = "config.json", "env.json", "params.json", "result.json"
-TOKEN_LOSSES, INPUT_USE, TEXTS, DIVERGED = "token_losses.npz", "input_use.json", "texts", "diverged.json"
+TOKEN_LOSSES, HELD_OUT, INPUT_USE = "token_losses.npz", "held_out.json", "input_use.json"
+TEXTS, DIVERGED = "texts", "diverged.json"
 CHECKPOINTS, DAMAGED = "checkpoints", "damaged-checkpoints"
 COMMITTED = "commit_success.txt"  # orbax's name
 

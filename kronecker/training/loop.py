@@ -360,7 +360,7 @@ class _Trainer:
                 "metrics_gaps": sinks.gaps(lines, last),
                 "params": params,
             }
-            for name in (rundir.TOKEN_LOSSES, rundir.INPUT_USE):  # of an earlier run in this folder
+            for name in (rundir.TOKEN_LOSSES, rundir.HELD_OUT, rundir.INPUT_USE):  # of an earlier run in this folder
                 (self.workdir / name).unlink(missing_ok=True)
             rundir.write_json(self.workdir / rundir.RESULT, result)
         sharding.wait_for_hosts("result")

@@ -255,6 +255,7 @@ def readers_of(folder: Path) -> dict[str, Callable[[Path], Any]]:
             for name in (rundir.CONFIG, rundir.ENV, rundir.PARAMS, rundir.RESULT, sinks.METRICS)
         },
         f"run/{rundir.TOKEN_LOSSES}": lambda _: losses_by_token.read(run),
+        f"run/{rundir.HELD_OUT}": lambda _: losses_by_token.documents(run),
         f"run/{rundir.INPUT_USE}": lambda _: inputs.read(run),
         f"run/{rundir.TEXTS}/x.json": lambda _: other_texts.compared(compare.compare([run, other])),
         **{

@@ -13,8 +13,8 @@ import pytest
 from run_folders import vocabulary, write_json, write_losses, write_run
 from scipy import stats
 
-from kronecker.report import compare, held_out, intervals, tables
-from kronecker.run import finished_runs
+from kronecker.report import compare, held_out, intervals, losses_by_token, tables
+from kronecker.run import finished_runs, rundir
 
 ROOT = Path(__file__).parents[2]
 ARMS, SEEDS, DOCUMENTS, END = ("table_untied", "kronecker", "table_tied"), (0, 1, 2), 40, 2
@@ -217,3 +217,41 @@ def test_the_committed_study_recomputed_from_its_files_alone():
     assert {name for name, verdict in compared.adjusted.items() if verdict != "not resolved"} == surviving
     told = held_out.sentences(compared)[0]
     assert told.startswith("Losses are over the first 32,768 of an unrecorded number of held-out tokens")
+
+
+def keep_sums_alone(folder: Path) -> list[Path]:
+    """Puts held_out.json in the place of each run's losses by token; returns the files."""
+    files = []
+    for losses in sorted(folder.glob(f"*/{rundir.TOKEN_LOSSES}")):
+        files.append(losses.with_name(rundir.HELD_OUT))
+        rundir.write_json(files[-1], losses_by_token.of_documents(np.load(losses)))
+        losses.unlink()
+    return files
+
+
+def test_sums_by_document_give_the_comparison_of_the_losses_by_token(tmp_path: Path):
+    study(tmp_path)
+    before = compare.to_json(read(tmp_path))
+    assert len(keep_sums_alone(tmp_path)) == len(ARMS) * len(SEEDS)
+    assert compare.to_json(read(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"training_step": 1}, "belongs to another checkpoint or other data than result.json"),
+        ({"data_fingerprint": "x"}, "belongs to another checkpoint or other data than result.json"),
+        ({"text_bytes": "9"}, "'text_bytes' is '9', not a whole number"),
+        ({"by_document": {"nats": [1.0], "tokens": [1, 2]}}, "by_document needs lists of equal length: nats, tokens"),
+        ({"by_document": {"nats": [1e999], "tokens": [1]}}, "by_document has a number that is not finite"),
+        ({"by_document": {"nats": ["a"], "tokens": [1]}}, "by_document lacks numbers"),
+    ],
+)
+def test_sums_that_are_damaged_or_of_another_run_are_refused(tmp_path: Path, change: dict, fault: str):
+    study(tmp_path, ARMS[:2])
+    file = keep_sums_alone(tmp_path)[0]
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(
+        ValueError, match=rf"^{file}: {fault}.*; write it again: python scripts/token_losses\.py --again"
+    ):
+        read(tmp_path)

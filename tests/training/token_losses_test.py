@@ -122,6 +122,9 @@ def test_the_command_tells_each_runs_mean_loss_and_how_many_it_wrote(swept: Path
 def test_the_mean_over_all_tokens_is_the_loss_that_training_wrote(swept: Path, arm: str):
     result = json.loads((swept / arm / "result.json").read_text())
     assert losses(swept / arm)["nats"].mean(dtype=np.float64) == pytest.approx(result["validation_loss"], abs=1e-5)
+    by_document = json.loads((swept / arm / "held_out.json").read_text())["by_document"]
+    assert sum(by_document["tokens"]) == result["held_out_tokens"]
+    assert sum(by_document["nats"]) / result["held_out_tokens"] == pytest.approx(result["validation_loss"], abs=1e-5)
 
 
 def test_the_mean_over_all_tokens_is_the_loss_that_eval_prints(swept: Path):
