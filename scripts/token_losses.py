@@ -10,7 +10,9 @@ Each argument is a run's folder or a folder of runs.  Every run gets
 token_losses.npz: each held-out token, its loss, and for each id its frequency
 in the training text, bytes, script and shared code.  It also gets
 input_use.json: rows in use, effective rank, the step of an embedding, and
-Adam's second moments at the end.  Runs whose files are up to date are skipped.
+Adam's second moments at the end, and held_out.json: the sums of its losses by
+document.  Runs whose files are up to date are skipped, as are those without
+checkpoints that have the two small files.
 scripts/compare.py and report.py then take their losses over all held-out
 tokens, with an interval over documents, and report.py shows losses by
 frequency, length and script, the cost of shared codes, and a table of inputs.
@@ -60,7 +62,8 @@ def _is_current(folder) -> bool:
     try:
         run = finished_runs.read(folder)
         has_losses = losses_by_token.counts_text(run) and losses_by_token.read(run) is not None
-        has_losses = has_losses and (folder / rundir.HELD_OUT).exists()
+        has_losses = has_losses or not rundir.has_checkpoint(folder)  # from elsewhere, without its large files
+        has_losses = has_losses and (folder / rundir.HELD_OUT).exists() and bool(losses_by_token.documents(run))
         return has_losses and inputs.read(run) is not None
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -303,6 +303,15 @@ def test_runs_that_have_the_file_are_skipped(swept: Path):
     assert {run: (run / "token_losses.npz").stat().st_mtime_ns for run in before} == before
 
 
+def test_a_run_from_elsewhere_without_its_large_files_is_skipped(swept: Path, tmp_path: Path):
+    run = tmp_path / "kronecker"
+    shutil.copytree(swept / "kronecker", run, ignore=shutil.ignore_patterns("checkpoints", "token_losses.npz"))
+    done = write(tmp_path)
+    assert (done.returncode, done.stdout) == (0, "token losses: 0 written, 1 up to date\n"), done.stderr
+    (run / "held_out.json").unlink()
+    assert write(tmp_path).returncode == 2
+
+
 def test_again_replaces_the_file_of_the_named_run_alone_and_by_a_whole_one(swept: Path, tmp_path: Path):
     for arm in ARMS:
         shutil.copytree(swept / arm, tmp_path / arm)
