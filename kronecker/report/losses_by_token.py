@@ -74,8 +74,8 @@ def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
         shape = shapes.setdefault(axis, (array.size,))
         if array.dtype.kind != kind or array.shape != shape or not array.size:
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, beside others of {shape}")
-    ids = dict.fromkeys((*SHARED, "code_group"), shapes["V"]) | {"script": shapes["S"]}
-    for name in (*ids, "train_count", "bytes", TEXT_BYTES):
+    ids = dict.fromkeys(SHARED, shapes["V"]) | {"script": shapes["S"]}
+    for name in (*ids, "code_group", "train_count", "bytes", TEXT_BYTES):
         array, least, (end,) = found.get(name, np.zeros(1)), -(name == "code_group"), ids.get(name, (np.inf,))
         if array.min() < least or array.max() >= end:
             raise ValueError(f"{name} has values from {array.min()} to {array.max()}; allowed: {least} to below {end}")

@@ -63,7 +63,7 @@ def test_a_missing_array_or_one_of_another_shape_or_type_is_refused(run: finishe
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("inputs", V), ("targets", -1), ("script", 3), ("code_group", -2), ("code_group", V), ("train_count", -1)],
+    [("inputs", V), ("targets", -1), ("script", 3), ("code_group", -2), ("train_count", -1)],
 )
 def test_an_id_out_of_range_is_refused(run: finished_runs.Run, name: str, value: int):
     written_again(run, lambda arrays: arrays[name].__setitem__(1, value))
