@@ -27,6 +27,7 @@ from typing import Any
 import ml_collections
 
 from configs import arms, base, study, tuning
+from kronecker.schema.arms import KINDS
 
 Loss = Callable[[str, tuning.Settings], float | None]
 Batch = Mapping[str, tuning.Point]  # arm -> the rate and multiplier at which its search begins
@@ -50,7 +51,6 @@ OTHERS: Batch = {
 }
 BATCHES = (PRIMARY, SPELLING, OTHERS)
 LONGER = (*PRIMARY, "random_code")
-DRAWN = ("random_code", "shuffled_code", "shuffled_code_space")  # whose draw is another one for each seed
 EVALUATION = {"eval.every": 0, "eval.sequences": 32}  # at the end alone; token_losses.py takes all held-out tokens
 
 TUNING_SEED = 100
@@ -121,5 +121,6 @@ def _tuning(arm: str, point: tuning.Point) -> tuning.Settings:
 
 def _settings(arm: str, point: tuning.Point, seed: int) -> tuning.Settings:
     rate, multiplier = point
-    redraw = {"embedding.redraw": True} if arm in DRAWN else {}
-    return arms.ARMS[arm] | {tuning.RATE: rate, tuning.MULTIPLIER: multiplier, "seed": seed} | redraw | EVALUATION
+    own = arms.ARMS[arm]
+    redraw = {"embedding.redraw": True} if KINDS[own["embedding.kind"]].drawn else {}
+    return own | {tuning.RATE: rate, tuning.MULTIPLIER: multiplier, "seed": seed} | redraw | EVALUATION

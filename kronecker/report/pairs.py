@@ -16,7 +16,6 @@ def read(
     """
     settings = (*compare.COMPARED, *compare.TUNED)
     of_arm = compare.by_name(found, settings)
-    ended = {run.folder: run for run in diverged}
     comparisons = []
     for pair in dict.fromkeys(wanted):
         arm, _, baseline = pair.partition(":")
@@ -26,7 +25,7 @@ def read(
                     f"--pairs={pair}: {name or 'nothing'!r} is not one of two arms of these runs; give ARM:BASELINE "
                     f"with two of {', '.join(of_arm)}"
                 )
-        own = [run for run in ended.values() if run.arm in (arm, baseline)]
+        own = [run for run in diverged if run.arm in (arm, baseline)]
         comparisons.append(held_out.compared(of_arm[arm] + of_arm[baseline], baseline, compare.TUNED, own))
     return comparisons
 
