@@ -14,17 +14,17 @@ embedding (data, tokenizer, steps, initial body or any other key of the config)
 are refused, with the difference.  Another machine, library version or commit
 within a pair is named below the table.
 
+A sweep over such a key, for example train.lr, gives a table for each value, and
+then each arm at its best: the values of the lowest training loss on the seeds
+that all versions have, compared on other seeds.  A value at which a run
+diverged counts as tried, and is never the best.
+
 --pairs compares chosen arms two by two: each pair over the seeds that both have,
 also where the two have learning rates of their own, with one Holm correction
 for all pairs given:
 
   python scripts/compare.py results/tuned/finals \
       --pairs=kronecker:table_untied,kronecker:shuffled_code
-
-A sweep over such a key, for example train.lr, gives a table for each value, and
-then each arm at its best: the values of the lowest training loss on the seeds
-that all versions have, compared on other seeds.  A value at which a run
-diverged counts as tried, and is never the best.
 
 The losses are over all held-out tokens if scripts/token_losses.py has evaluated
 them, else over those of the final validation; the output says which.  Texts on
