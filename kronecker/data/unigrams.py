@@ -1,4 +1,4 @@
-"""How often each id occurs in a prepared training text, counted once and kept beside it.
+"""How often each id occurs in a prepared text; of a whole training text counted once and kept beside it.
 
 Shapes: V vocabulary.
 """
@@ -12,7 +12,7 @@ from kronecker.data import manifests
 from kronecker.data.stream import Stream
 from kronecker.runtime import storage
 
-AT_ONCE = 1 << 22  # ids read at a time
+BLOCK = 1 << 16  # ids read at a time
 
 
 def counts(prepared: manifests.Prepared, vocab: int) -> np.ndarray:
@@ -30,12 +30,29 @@ def counts(prepared: manifests.Prepared, vocab: int) -> np.ndarray:
             counts_V = np.frombuffer(content, "<i8").astype(np.int64)
             if counts_V.sum() == len(stream):
                 return counts_V
-    counts_V = np.zeros(vocab, np.int64)
-    for start in range(0, len(stream), AT_ONCE):
-        counts_V += np.bincount(stream.read(start, min(start + AT_ONCE, len(stream))), minlength=vocab)
+    counts_V = sampled(prepared, "train", vocab, len(stream))
     content = counts_V.astype("<i8").tobytes()
     with contextlib.suppress(OSError), storage.writing(file) as unfinished:  # the disk may be read-only
         unfinished.write(content + _crc(content))
+    return counts_V
+
+
+def sampled(prepared: manifests.Prepared, split: str, vocab: int, most: int) -> np.ndarray:
+    """Returns the count of each id in a split, int64 (V,); of more than `most` ids in blocks spread evenly over it.
+
+    Raises ValueError if there are ids of `vocab` or more.
+    """
+    stream, counts_V = Stream(prepared, split), np.zeros(vocab, np.int64)
+    blocks = -(-len(stream) // BLOCK)
+    chosen = np.unique(np.linspace(0, blocks - 1, min(blocks, -(-most // BLOCK))).round().astype(int))
+    for block in chosen.tolist():
+        ids = stream.read(block * BLOCK, min((block + 1) * BLOCK, len(stream)))
+        if (highest := ids.max()) >= vocab:
+            raise ValueError(
+                f"{prepared.folder}: the {split} text has the id {highest:,}, but the model has {vocab:,} ids; prepare "
+                "the text with the model's tokenizer"
+            )
+        counts_V += np.bincount(ids, minlength=vocab)
     return counts_V
 
 

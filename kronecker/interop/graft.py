@@ -20,11 +20,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 
-from kronecker.data import manifests
-from kronecker.data.stream import Stream
 from kronecker.embedding import bags
 
-COUNTED, AT_ONCE = 1 << 25, 1 << 20  # ids of a text that are counted at most, and read at a time
+COUNTED = 1 << 25  # ids of a text, at most
 RIDGE = 1e-6  # r as a share of the mean of the diagonal of C' F C: cells that no id uses would make it singular
 LEAST_SHARE = 1e-9  # of the table's variance; a fit with less, one row for all ids, is not stretched
 # The residuals: of all ids alike in the fit of all ids alike, then of ids as often as they occur in this fit and in the
@@ -95,24 +93,6 @@ def unexplained(
     sparse_VD, shift_V, table_Vd, weights_V = _system(bag, table_Vd, weights_V)
     rest_Vd = table_Vd - _table(sparse_VD, shift_V, projection_Dd)
     return float(weights_V @ (rest_Vd**2).sum(axis=1) / _spread(table_Vd, weights_V))
-
-
-def counts(prepared: manifests.Prepared, split: str, vocab: int) -> np.ndarray:
-    """Returns how often each id occurs in a prepared text, int64 (V,), of a model with V ids.
-
-    Raises ValueError if the text has other ids.
-    """
-    stream, counts_V = Stream(prepared, split), np.zeros(vocab, np.int64)
-    end = min(len(stream), COUNTED)
-    for start in range(0, end, AT_ONCE):
-        ids = stream.read(start, min(start + AT_ONCE, end))
-        if ids.max() >= vocab:
-            raise ValueError(
-                f"{prepared.folder}: the {split} text has the id {ids.max():,}, but the model has {vocab:,} rows; "
-                "prepare it with the model's tokenizer, without the bytes that it lacks"
-            )
-        counts_V += np.bincount(ids, minlength=vocab)
-    return counts_V
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from kronecker.data import manifests, rows
+from kronecker.data import manifests, rows, unigrams
 from kronecker.embedding import bags, codec, implementations, linen
 from kronecker.interop import graft, llama, llama_weights
 from kronecker.model import accounting, build
@@ -60,7 +60,9 @@ def train(
     Raises ValueError if the text has ids without a row.
     """
     vocab = original.shape.vocab_size
-    counts_V, held_out_V = (graft.counts(prepared, split, vocab) for split in ("train", "validation"))
+    counts_V, held_out_V = (
+        unigrams.sampled(prepared, split, vocab, graft.COUNTED) for split in ("train", "validation")
+    )
     fits, results = {}, {}
     for name, own in configs.items():
         say(f"{name}:")

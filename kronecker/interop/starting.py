@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from kronecker import tokenization
-from kronecker.data import manifests
+from kronecker.data import manifests, unigrams
 from kronecker.embedding import bags
 from kronecker.interop import gpt2_folder, graft, hf_tokenizer
 from kronecker.model import accounting, transformer
@@ -67,7 +67,7 @@ def find(
         own["projection"] = np.zeros((bag.rows, config.model.d_model), np.float32)
     elif bag is not None:
         vocab = config.model.vocab_size
-        fitted = graft.graft(bag, model.table[:vocab], graft.counts(prepared, "train", vocab))
+        fitted = graft.graft(bag, model.table[:vocab], unigrams.sampled(prepared, "train", vocab, graft.COUNTED))
         own = {"projection": fitted.projection} | ({"logit_scale": 1 / fitted.factor} if config.model.tie_head else {})
         facts |= fitted.residuals
     return Start(model.params | {accounting.INPUT: own}, facts)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from kronecker.data import manifests, rows
+from kronecker.data import rows, unigrams
 from kronecker.embedding import bags
 from kronecker.run import rundir
 from kronecker.runtime import sharding, storage
@@ -20,7 +20,6 @@ from kronecker.tokenization import writing_systems
 from kronecker.training import evaluation, restore, train_step
 
 COUNTED_TOKENS = 2**24  # a sample of this size ranks ids by frequency well enough
-BLOCK = 2**16
 
 
 def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
@@ -81,7 +80,7 @@ def _vocabulary(run: restore.Restored) -> dict[str, np.ndarray]:
     special[list(run.tokenizer.special_ids)] = True
     scripts, script = np.unique([writing_systems.script(token) for token in token_bytes], return_inverse=True)
     return {
-        "train_count": _train_count(run.prepared, padded),
+        "train_count": unigrams.sampled(run.prepared, "train", padded, COUNTED_TOKENS),
         "bytes": np.array([len(token) for token in token_bytes], np.int32),
         "special": special,
         "after_space": np.array([token.startswith(b" ") for token in token_bytes]),
@@ -89,15 +88,3 @@ def _vocabulary(run: restore.Restored) -> dict[str, np.ndarray]:
         "scripts": scripts,
         "code_group": np.full(padded, -1, np.int32) if run.arm.bag is None else bags.shared_code(run.arm.bag),
     }
-
-
-def _train_count(prepared: manifests.Prepared, padded_vocab: int) -> np.ndarray:
-    """Counts ids in the training text or, if it is long, in blocks spread evenly over it."""
-    stream = rows.Stream(prepared, "train")
-    blocks = -(-len(stream) // BLOCK)
-    chosen = np.unique(np.linspace(0, blocks - 1, min(blocks, COUNTED_TOKENS // BLOCK)).round().astype(int))
-    count = np.zeros(padded_vocab, np.int64)
-    for block in chosen.tolist():
-        ids = stream.read(block * BLOCK, min((block + 1) * BLOCK, len(stream)))
-        count += np.bincount(ids, minlength=padded_vocab)
-    return count

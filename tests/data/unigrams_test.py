@@ -30,7 +30,7 @@ def file(data: tuple[manifests.Prepared, tokenization.Tokenizer]) -> Path:
 
 
 def test_every_id_of_the_training_text_is_counted_and_none_of_the_held_out_text(data, file, monkeypatch):
-    monkeypatch.setattr(unigrams, "AT_ONCE", 1000)  # several pieces
+    monkeypatch.setattr(unigrams, "BLOCK", 1000)  # several pieces
     prepared, tokenizer = data
     ids = stream.Stream(prepared, "train").read(0, prepared.tokens("train"))
     counts = unigrams.counts(prepared, tokenizer.vocab_size)

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from kronecker import tokenization
-from kronecker.data import manifests, rows
+from kronecker.data import manifests, rows, unigrams
 from kronecker.embedding import codec
 from kronecker.report import breakdown, collisions, compare, comparison_page, inputs, losses_by_token
 from kronecker.run import finished_runs
-from kronecker.training import token_losses
 
 pytestmark = pytest.mark.slow  # two real trainings
 
@@ -192,18 +191,17 @@ def test_the_counts_of_the_training_text_are_those_of_the_documents_that_were_no
     count = losses(swept / "kronecker")["train_count"]
     assert {i: n for i, n in enumerate(count.tolist()) if n} == {i: n for i, n in expected.items() if n}
     assert count.sum() == prepared(swept / "kronecker").tokens("train")
-    assert count.sum() > 2 * token_losses.BLOCK, "the text is one block, so the test shows less"
+    assert count.sum() > 2 * unigrams.BLOCK, "the text is one block, so the test shows less"
 
 
 def test_a_long_training_text_is_counted_in_whole_blocks_from_its_first_to_its_last(
     swept: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(token_losses, "BLOCK", 1000)
-    monkeypatch.setattr(token_losses, "COUNTED_TOKENS", 3000)
+    monkeypatch.setattr(unigrams, "BLOCK", 1000)
     stream = rows.Stream(prepared(swept / "kronecker"), "train")
     last = len(stream) // 1000
     parts = [stream.read(0, 1000), stream.read(1000 * last, len(stream))]
-    count = token_losses._train_count(prepared(swept / "kronecker"), 50_304)
+    count = unigrams.sampled(prepared(swept / "kronecker"), "train", 50_304, 3000)
     rest = count - np.bincount(np.concatenate(parts), minlength=50_304)
     assert (rest.min(), rest.sum()) == (0, 1000)
 
