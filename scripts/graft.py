@@ -49,7 +49,7 @@ def main(models: Sequence[str]) -> None:
     from kronecker.report.pages import write_text
     from kronecker.runtime import machine, printing
 
-    path = Path(models[0])
+    facts, path = machine.facts(), Path(models[0])  # `facts` has the time and the load of the start
     original = llama_weights.read(path)
     configs = grafted_training.configs_of(config, _ARMS.value, original.shape.tie_head)
     if path.suffix == tensors.GGUF:
@@ -59,7 +59,6 @@ def main(models: Sequence[str]) -> None:
     prepared, tokenizer = preparation.ensure_prepared(config)
     found = grafted_training.train(original, configs, tokenizer.token_bytes, prepared, printing.say)
     if _OUT.value:
-        facts = machine.facts()
         about = {
             "model": path.name,
             "command": facts.pop("command"),
