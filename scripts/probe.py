@@ -11,8 +11,8 @@ with paired statistics.
       --json=probes.json --page=probes.html
 
 The last of several runs is compared with each of the others; --pair refuses
-runs that compare.py would not pair.  Intervals are over prompts; other seeds
-may differ by more.
+runs that compare.py --tuned would not pair.  Intervals are over prompts; other
+seeds may differ by more.
 
 geometry      of the input embedding, beside the codes alone
 layered       word families by depth
@@ -84,7 +84,8 @@ def _require_pair(folders: Sequence[str]) -> None:
         raise ValueError(
             f"--pair: {folders[0]} has seed {first.seed}, {folders[1]} has {second.seed}; give runs of one seed"
         )
-    compare.compare([first, second], compare.names([first, second])[0])
+    both = [first, second]
+    compare.compare(both, compare.names(both, compare.TUNED)[0], compare.TUNED)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ PAPER_CONDITIONS = measured_on.PAPER | {"seeds": "3", "learning rate": "not publ
 def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
     """Returns the paper's comparison, `table_tied` against `kronecker`, and `table_untied` if it was trained.
 
-    Raises ValueError if one of the paper's two is missing, or the runs are not pairs.
+    Each arm may have a learning rate of its own.  Raises ValueError if one of the paper's two is missing, or the runs
+    are not pairs.
     """
     arms = {run.arm for run in found}
     missing = [arm for arm in (TABLE, KRONECKER) if arm not in arms]
@@ -37,15 +38,16 @@ def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
             f"train it first, for example: make pair"
         )
     chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
-    versions = [name for name in compare.names(chosen) if name not in (TABLE, KRONECKER, UNTIED)]
+    by_name = compare.by_name(chosen, (*compare.COMPARED, *compare.TUNED))
+    versions = [name for name in by_name if name not in (TABLE, KRONECKER, UNTIED)]
     if versions:
-        of_arm = {run.arm: of_name for of_name in reversed(compare.by_name(chosen).values()) for run in of_name}
+        of_arm = {run.arm: of_name for of_name in reversed(by_name.values()) for run in of_name}
         folders = shlex.join(str(run.folder) for of_name in of_arm.values() for run in of_name)
         raise ValueError(
             f"there are several versions of one arm: {', '.join(versions)}; name the runs of one version each, for "
             f"example: scripts/report.py --paper {folders}"
         )
-    return held_out.compared(chosen, TABLE)
+    return held_out.compared(chosen, TABLE, compare.TUNED)
 
 
 def probed(comparison: compare.Comparison) -> list[finished_runs.Run]:
@@ -72,7 +74,7 @@ def measure(comparison: compare.Comparison) -> result.Result:
     ]
     for quantity, arm in ((DRIFT_TABLE, table), (DRIFT_PROJECTION, kronecker)):
         rows.append((quantity, *_mean(arm, (float(run.train["embedding_std"][-1]) for run in arm.runs)), ""))
-    first = table.runs[0]
+    rates = dict.fromkeys(f"{arm.runs[0].config['train.lr']:g}" for arm in (table, kronecker))
     return result.Result(
         name="training",
         title="A table against a Kronecker input, in training",
@@ -80,7 +82,7 @@ def measure(comparison: compare.Comparison) -> result.Result:
         conditions=measured_on.merged(
             measured_on.of_run(run.config, run.result["step"]) for run in (*table.runs, *kronecker.runs)
         )
-        | {"seeds": str(len(table.runs)), "learning rate": f"{first.config['train.lr']:g}"},
+        | {"seeds": str(len(table.runs)), "learning rate": " and ".join(rates)},
         columns=("quantity", "value", "± 95 %", "remark"),
         rows=rows,
         paper=PAPER,

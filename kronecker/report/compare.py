@@ -197,9 +197,9 @@ def on(comparison: Comparison, evaluated: Evaluated) -> Comparison:
     return dataclasses.replace(comparison, baseline=baseline, others=ordered, text=evaluated.text)
 
 
-def names(found: Sequence[finished_runs.Run]) -> list[str]:
+def names(found: Sequence[finished_runs.Run], tuned: Sequence[str] = ()) -> list[str]:
     """Returns the names of the arms among `found`, as `compare` gives them, in order of appearance."""
-    return list(by_name(found))
+    return list(by_name(found, (*COMPARED, *tuned)))
 
 
 def by_name(

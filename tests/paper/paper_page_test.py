@@ -224,6 +224,14 @@ def test_several_versions_of_an_arm_are_refused_before_anything_is_measured(tmp_
         training_claims.pair(found)
 
 
+def test_each_arm_may_have_a_rate_of_its_own_and_the_page_names_both(tmp_path: Path):
+    for arm, rate in (("table_tied", 0.002), ("kronecker", 0.004)):
+        for seed in range(3):
+            write_run(tmp_path / f"{arm}-seed{seed}", arm, seed, 4.4, {"train.lr": rate})
+    found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
+    assert training_claims.measure(training_claims.pair(found)).conditions["learning rate"] == "0.002 and 0.004"
+
+
 def test_a_time_that_noise_drowns_is_told_with_its_quartiles():
     columns = ("arm", "input", "buffers, MB", "over cached, %", "its low", "its high")
     rows = [("kronecker", "cached", 4299.4, None, None, None), ("kronecker", "onthefly", 4.4567, 16.23, -15.29, 21.28)]
