@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kronecker.report import intervals, reach, surroundings
-from kronecker.run import finished_runs
+from kronecker.run import finished_runs, rundir
 from kronecker.schema import arms, keys
 
 BASELINE = arms.BASELINE
@@ -158,7 +158,7 @@ def _validated(run: finished_runs.Run) -> Text:
     """Returns what the final validation is of."""
     counts, of = run.validation[finished_runs.PREDICTED], run.result.get("held_out_tokens")
     tokens = int(counts[-1]) if len(counts) and not math.isnan(counts[-1]) else None
-    return Text("", tokens, of if isinstance(of, int) else None if run.config["eval.sequences"] else tokens)
+    return Text("", tokens, of if rundir.is_of(of, int) else None if run.config["eval.sequences"] else tokens)
 
 
 class Evaluated(NamedTuple):

@@ -26,7 +26,8 @@ ARRAYS = {"nats": ("f", "N"), **dict.fromkeys(SHARED, ("i", "N"))}
 ARRAYS |= dict.fromkeys(("train_count", "bytes", "script", "code_group"), ("i", "V"))
 ARRAYS |= dict.fromkeys(("special", "after_space"), ("b", "V")) | {"scripts": ("U", "S")}
 ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", "")}
-_DOCUMENTS = {"training_step": int, "data_fingerprint": str, TEXT_BYTES: int, "by_document": dict}  # of held_out.json
+_OF_RUN = {"training_step": int, "data_fingerprint": str, "validation_loss": float}  # of held_out.json
+_DOCUMENTS = _OF_RUN | {TEXT_BYTES: int, "by_document": dict}
 MOST_UNPACKED = 2**28, 64  # bytes that may come of any file, and of each of its own: losses hardly pack
 
 
@@ -84,14 +85,15 @@ def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
     return found
 
 
-def of_documents(losses: TokenLosses) -> dict[str, Any]:
-    """Returns the sums of a run's token losses by document, for held_out.json."""
+def of_documents(losses: TokenLosses, validation_loss: float) -> dict[str, Any]:
+    """Returns the sums of a run's token losses by document, for held_out.json; the loss of its result tells whose."""
     # Only end-of-text, which follows each document, is a special id: text never becomes one.
     document_N = np.cumsum(losses["special"][losses["inputs"]])
     sums_D = np.bincount(document_N, losses["nats"].astype(np.float64))
     return {
         "training_step": int(losses["step"]),
         "data_fingerprint": str(losses["data_fingerprint"]),
+        "validation_loss": validation_loss,
         TEXT_BYTES: int(losses[TEXT_BYTES]),
         "by_document": {"nats": sums_D.tolist(), "tokens": np.bincount(document_N).tolist()},
     }
@@ -102,14 +104,22 @@ def documents(run: finished_runs.Run) -> dict[str, Any]:
 
     They are from token_losses.npz or, without one, from held_out.json.  Raises ValueError as `read` does.
     """
+    if not counts_text(run):
+        return kept(run)
+    found = of_documents(read(run), run.result["validation_loss"])
+    return found | {
+        "by_document": {name: np.array(column, np.float64) for name, column in found["by_document"].items()}
+    }
+
+
+def kept(run: finished_runs.Run) -> dict[str, Any]:
+    """Returns the content of a run's held_out.json as `documents`; raises ValueError if it is of another run."""
     file, remedy = run.folder / rundir.HELD_OUT, f"write it again: python scripts/token_losses.py --again {run.folder}"
-    if counts_text(run):
-        found = of_documents(read(run))
-    else:
-        found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _DOCUMENTS, remedy)
-        if (found["training_step"], found["data_fingerprint"]) != (run.result["step"], run.result["data_fingerprint"]):
-            raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {remedy}")
-    return found | {"by_document": columns(found["by_document"], ("nats", "tokens"), file, remedy)}
+    found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _DOCUMENTS, remedy)
+    of_result = run.result | {"training_step": run.result["step"]}
+    if other := [name for name in _OF_RUN if found[name] != of_result[name]]:
+        raise ValueError(f"{file}: belongs to another run than {rundir.RESULT}: {other[0]} differs; {remedy}")
+    return columns(found, ("nats", "tokens"), file, remedy)
 
 
 def has_documents(run: finished_runs.Run) -> bool:
@@ -117,18 +127,17 @@ def has_documents(run: finished_runs.Run) -> bool:
     return counts_text(run) or (run.folder / rundir.HELD_OUT).exists()
 
 
-def columns(by_document: Mapping[str, Any], names: Sequence[str], file: Any, remedy: str) -> dict[str, np.ndarray]:
-    """Returns lists of numbers of a file by document as arrays (D,); raises ValueError if they are none."""
-    try:
-        found = {name: np.array(by_document[name], np.float64) for name in names}
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: by_document lacks numbers ({error}); {remedy}") from None
-    shapes = {column.shape for column in found.values()}
-    if len(shapes) != 1 or len(shapes.pop()) != 1 or not found["tokens"].sum() > 0:
-        raise ValueError(f"{file}: by_document needs lists of equal length: {', '.join(names)}; {remedy}")
-    if not all(np.isfinite(column).all() for column in found.values()):
-        raise ValueError(f"{file}: by_document has a number that is not finite; {remedy}")
-    return found
+def columns(content: dict[str, Any], names: Sequence[str], file: Any, remedy: str) -> dict[str, Any]:
+    """Returns a file's content with `names` of its by_document as arrays (D,); raises ValueError if they cannot be."""
+    lists = [content["by_document"].get(name) for name in names]
+    numbers = all(isinstance(one, list) and all(rundir.is_of(value, float) for value in one) for one in lists)
+    if not numbers or len(set(map(len, lists))) != 1:
+        raise ValueError(f"{file}: by_document needs lists of numbers of equal length: {', '.join(names)}; {remedy}")
+    found = {name: np.array(column, np.float64) for name, column in zip(names, lists, strict=True)}
+    tokens_D = found["tokens"]
+    if (tokens_D < 0).any() or (tokens_D % 1).any() or not tokens_D.any() or content[TEXT_BYTES] < 0:
+        raise ValueError(f"{file}: tokens and {TEXT_BYTES} must be whole numbers from 0, some above 0; {remedy}")
+    return content | {"by_document": found}
 
 
 def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:

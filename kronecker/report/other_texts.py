@@ -102,5 +102,4 @@ def _checked(run: finished_runs.Run, file: epath.Path) -> dict[str, Any]:
                 f"{file}: {name} is {content[name]}, but {expected} in {rundir.RESULT}, so it is of another "
                 f"checkpoint; {remedy}"
             )
-    columns = losses_by_token.columns(content["by_document"], ("nats", "tokens", "bytes"), file, remedy)
-    return content | {"by_document": columns}
+    return losses_by_token.columns(content, ("nats", "tokens", "bytes"), file, remedy)

@@ -102,13 +102,29 @@ def test_one_text_under_two_names_is_one_text(pairs: dict[tuple[str, int], Path]
         ({"validation_loss": 4.2}, "validation_loss is 4.2, but 4.1 in result.json"),
         ({"validation_loss": None}, "validation_loss is None, but 4.1 in result.json"),
         ({"tokenizer_fingerprint": "f"}, "tokenizer_fingerprint is f, but eeee"),
-        ({"by_document": {}}, r"by_document lacks numbers \('nats'\)"),
-        ({"by_document": {"nats": ["x"], "tokens": [1], "bytes": [1]}}, "by_document lacks numbers"),
-        ({"by_document": {"nats": [10**400], "tokens": [1], "bytes": [1]}}, "by_document lacks numbers"),
-        ({"by_document": {"nats": [1.0], "tokens": [1, 2], "bytes": [1]}}, "needs lists of equal length"),
-        ({"by_document": {"nats": [[1.0]], "tokens": [[1]], "bytes": [[1]]}}, "needs lists of equal length"),
-        ({"by_document": {"nats": [], "tokens": [], "bytes": []}}, "needs lists of equal length"),
-        ({"by_document": {"nats": [float("nan")], "tokens": [1], "bytes": [1]}}, "a number that is not finite"),
+        ({"by_document": {}}, "by_document needs lists of numbers of equal length"),
+        (
+            {"by_document": {"nats": ["x"], "tokens": [1], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        (
+            {"by_document": {"nats": [10**400], "tokens": [1], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        (
+            {"by_document": {"nats": [1.0], "tokens": [1, 2], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        (
+            {"by_document": {"nats": [[1.0]], "tokens": [[1]], "bytes": [[1]]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        ({"by_document": {"nats": [], "tokens": [], "bytes": []}}, "tokens and text_bytes must be whole numbers"),
+        ({"text_bytes": 10**400}, "'text_bytes' is 10+.*, not a whole number up to"),
+        (
+            {"by_document": {"nats": [float("nan")], "tokens": [1], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
         ({"sequence": "128"}, "'sequence' is '128', not a whole number"),
     ],
 )
