@@ -79,13 +79,7 @@ class Stages:
             out = self.folder(stage.name)
             planned = iter(planning.plan_settings(self._config, out, every, self._overrides, self._train))
             groups = [[Member(stage.name, settings, next(planned)) for settings in group] for group in stage.groups]
-            for one in (one for group in groups for one in group):
-                before = self._members.setdefault(_key(stage.name, one.settings), one)
-                if before.planned.folder != one.planned.folder:  # named by the keys that vary within an arm
-                    raise ValueError(
-                        f"--config={self._config}: stage {stage.name} has a run first in {before.planned.folder}, then "
-                        f"in {one.planned.folder}; let the same keys vary within an arm each time it is yielded"
-                    )
+            self._members |= {_key(stage.name, one.settings): one for group in groups for one in group}
             yield stage.name, groups
 
     def _yielded(self) -> Iterator[Stage]:

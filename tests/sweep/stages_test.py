@@ -91,7 +91,6 @@ FAULTS = {
     "yield 3": f"mine.py:{FIRST}: stages() yields 3; a stage has a name",
     "return 5": "stages() returns 5, no stages",
     "yield stage('a', [RUN]); loss('a', {'seed': []})": f"mine.py:{FIRST}: TypeError: unhashable type",
-    "yield stage('a', [RUN]); yield stage('a', [RUN], [RUN | {'train.lr': 1e-2}])": "let the same keys vary",
 }
 
 
