@@ -240,11 +240,12 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     def per_seed(key: str) -> dict[str, Any]:
         return {"mean": arm.mean(key), "per_seed": [run.result[key] for run in arm.runs]}
 
-    losses = {"validation_loss": arm.losses, "validation_bits_per_byte": arm.bits_per_byte}
+    bits = None if math.isnan(arm.bits_per_byte[0]) else arm.bits_per_byte  # of a text without bytes
+    losses = {"validation_loss": arm.losses, "validation_bits_per_byte": bits}
     return {
         "seeds": [run.seed for run in arm.runs],
         "runs": [str(run.folder) for run in arm.runs],
-        **{key: {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
+        **{key: values and {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
         **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
         "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
         "difference": arm.difference and intervals.to_json(arm.difference),

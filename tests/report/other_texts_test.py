@@ -138,6 +138,14 @@ def test_a_file_of_another_checkpoint_or_a_damaged_one_is_refused(
     assert "python eval.py --workdir=" in str(refused.value)
 
 
+def test_a_text_of_one_token_has_no_bits_per_byte_in_the_file(pairs: dict[tuple[str, int], Path]):
+    for run in pairs.values():
+        evaluated(run, 0.0, text_bytes=0)
+    (of_text,) = other_texts.to_json(read(pairs)).values()
+    assert of_text["arms"]["kronecker"]["validation_bits_per_byte"] is None
+    json.dumps(of_text, allow_nan=False)
+
+
 def test_the_page_has_a_table_for_each_text(pairs: dict[tuple[str, int], Path], tmp_path: Path):
     for run in pairs.values():
         evaluated(run, 0.0, name="letters", text="d" * 64)
