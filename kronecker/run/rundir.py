@@ -87,10 +87,7 @@ def check(content: dict[str, Any], where: str, needed: Mapping[str, Any], remedy
 
 
 def is_of(value: Any, kinds: Any) -> bool:
-    """Returns whether a value of JSON has the type, or one of the types; a list of one type holds texts only.
-
-    A number must be one that float32 has: neither NaN nor infinite.
-    """
+    """Returns whether a value of JSON has the type, or one of the types: lists hold texts only, numbers are finite."""
     if isinstance(kinds, tuple):
         return any(is_of(value, kind) for kind in kinds)
     if isinstance(value, bool) or kinds is bool:
