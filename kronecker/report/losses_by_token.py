@@ -175,8 +175,7 @@ def counts_text(run: finished_runs.Run) -> bool:
 
 
 def refuse_other_tokens(one: finished_runs.Run, other: finished_runs.Run) -> NoReturn:
-    files = [run.folder / rundir.TOKEN_LOSSES for run in (one, other)]
     raise ValueError(
-        f"{files[0]} and {files[1]} have different held-out tokens; rewrite both: python scripts/token_losses.py "
-        f"--again {one.folder} {other.folder}"
+        f"{one.folder} and {other.folder} have losses on different held-out tokens; rewrite both: python "
+        f"scripts/token_losses.py --again {one.folder} {other.folder}"
     )

@@ -14,7 +14,7 @@ from kronecker.report import compare, losses_by_token
 from kronecker.run import finished_runs, rundir
 from kronecker.runtime import storage
 
-TextKey = tuple[str, int]  # the text's hash, and the window
+TextKey = tuple[str, int, bytes]  # the text's hash, the window, and the tokens of each document
 
 FLAGS = {"source": "data", "text_field": "text_field", "split_field": "split_field", "name": "name"}  # of eval.py
 
@@ -87,7 +87,8 @@ def _read(run: finished_runs.Run) -> dict[TextKey, dict[str, Any]]:
     for file in sorted(folder.iterdir()) if folder.exists() else ():
         if file.suffix == ".json":
             content = _checked(run, file)
-            found[content["text_sha256"], content["sequence"]] = content
+            tokens = content["by_document"]["tokens"].tobytes()
+            found[content["text_sha256"], content["sequence"], tokens] = content
     return found
 
 

@@ -457,7 +457,7 @@ def test_runs_that_predicted_other_tokens_are_refused(tmp_path: Path):
     write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
     tokens = {"nats": nats["kronecker"], "inputs": np.ones(500, int), "targets": np.zeros(500, int)}
     write_losses(tmp_path / "kronecker", facts, **tokens)
-    with pytest.raises(ValueError, match="have different held-out tokens"):
+    with pytest.raises(ValueError, match="have losses on different held-out tokens"):
         losses_by_token.read_all(comparison(tmp_path))
 
 

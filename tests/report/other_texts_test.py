@@ -138,6 +138,15 @@ def test_a_file_of_another_checkpoint_or_a_damaged_one_is_refused(
     assert "python eval.py --workdir=" in str(refused.value)
 
 
+def test_files_on_one_text_with_other_tokens_are_not_compared(pairs: dict[tuple[str, int], Path]):
+    fewer = {"nats": [1.0, 2.0], "tokens": [1, 2], "bytes": [5, 6]}
+    more = {"nats": [1.0] * DOCUMENTS, "tokens": [7] * DOCUMENTS, "bytes": [5] * DOCUMENTS}
+    for columns in (fewer, more):
+        evaluated(pairs["table_untied", 0], 0.0, by_document=columns)
+        assert other_texts.compared(read(pairs)) == []
+        assert any("were not evaluated on it; run: python eval.py" in told for told in other_texts.lacking(read(pairs)))
+
+
 def test_a_text_of_one_token_has_no_bits_per_byte_in_the_file(pairs: dict[tuple[str, int], Path]):
     for run in pairs.values():
         evaluated(run, 0.0, text_bytes=0)
