@@ -14,7 +14,7 @@ from kronecker.report import inputs, losses_by_token
 from kronecker.run import finished_runs, rundir
 
 N, V = 500, 2
-USE = dict.fromkeys(inputs.FIELDS, 1.0) | {"training_step": 300, "rows_in_use": 1, "rows": 1}
+USE = dict.fromkeys(inputs.FIELDS, 1.0) | {"training_step": 300, "rows_in_use": 1, "rows": 1, "validation_loss": 4.0}
 EACH = ("inputs", "targets", "train_count", "bytes", "script", "code_group", "special", "after_space", "nats", "step")
 
 
@@ -101,6 +101,8 @@ def test_a_pickle_is_never_opened(run: finished_runs.Run, tmp_path: Path):
 @pytest.mark.parametrize(
     "change",
     [
+        {"validation_loss": 4.5},
+        {"training_step": 299},
         {"std": None},
         {"std": "1"},
         {"rows": -1e31},

@@ -292,7 +292,9 @@ def test_the_page_tells_what_inputs_use_and_refuses_what_is_of_another_checkpoin
     assert page.index("<h2>What the inputs use</h2>") < page.index(f"{row[1]}</td>")
     file = tmp_path / "kronecker" / "input_use.json"
     file.write_text(file.read_text().replace('"training_step": 4', '"training_step": 2'))
-    with pytest.raises(ValueError, match=r"input_use\.json: of step 2, but result\.json is of step 4; write it again"):
+    with pytest.raises(
+        ValueError, match=r"input_use\.json: belongs to another run .*: training_step differs; write it"
+    ):
         inputs.table(compared)
 
 
