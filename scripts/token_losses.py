@@ -49,7 +49,7 @@ def main(folders: Sequence[str]) -> None:
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", file=sys.stderr)
         loss = finished_runs.read(folder).result["validation_loss"]
-        arrays = token_losses.write(folder)
+        arrays = token_losses.write(folder, loss)
         rundir.write_json(folder / rundir.HELD_OUT, losses_by_token.of_documents(arrays, loss))
         rundir.write_json(folder / rundir.INPUT_USE, input_use.of_run(folder) | {"validation_loss": loss})
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)

@@ -20,12 +20,12 @@ TokenLosses = Mapping[str, np.ndarray]
 # The evaluation at a run's end and token_losses.py add the same numbers in different orders, perhaps on other devices.
 CLOSE = 2e-3  # nats per token
 SHARED = ("inputs", "targets")
-TEXT_BYTES = "text_bytes"  # newer than the other arrays
+TEXT_BYTES, LOSS = NEWER = "text_bytes", "validation_loss"  # than the other arrays
 # The arrays: the kind of their type, and their axis, "" for none.
 ARRAYS = {"nats": ("f", "N"), **dict.fromkeys(SHARED, ("i", "N"))}
 ARRAYS |= dict.fromkeys(("train_count", "bytes", "script", "code_group"), ("i", "V"))
 ARRAYS |= dict.fromkeys(("special", "after_space"), ("b", "V")) | {"scripts": ("U", "S")}
-ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", "")}
+ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", ""), LOSS: ("f", "")}
 _OF_RUN = {"training_step": int, "data_fingerprint": str, "validation_loss": float}  # of held_out.json
 _DOCUMENTS = _OF_RUN | {TEXT_BYTES: int, "by_document": dict}
 MOST_UNPACKED = 2**28, 64  # bytes that may come of any file, and of each of its own: losses hardly pack
@@ -49,15 +49,16 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
             if storage.is_of_access(error):
                 raise
             raise ValueError(f"{file}: damaged ({str(error) or type(error)}); {again}") from error
-    of_run = int(losses["step"]), str(losses["data_fingerprint"])
+    loss = run.result["validation_loss"]
+    of_run = int(losses["step"]), str(losses["data_fingerprint"]), float(losses.get(LOSS, loss))
     evaluated = run.config["eval.sequences"] * run.config["train.sequence"] or None
     mean = float(losses["nats"][:evaluated].mean(dtype=np.float64))
-    if of_run != (run.result["step"], run.result["data_fingerprint"]):
+    if of_run != (run.result["step"], run.result["data_fingerprint"], loss):
         raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {again}")
-    if not abs(mean - run.result["validation_loss"]) <= CLOSE:
+    if not abs(mean - loss) <= CLOSE:
         raise ValueError(
-            f"{file}: has {mean:.4f} nats/token where {rundir.RESULT} has {run.result['validation_loss']:.4f}, so it "
-            f"belongs to another run; {again}"
+            f"{file}: has {mean:.4f} nats/token where {rundir.RESULT} has {loss:.4f}, so it belongs to another run; "
+            f"{again}"
         )
     return losses
 
@@ -68,7 +69,7 @@ def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
     with np.lib.npyio.NpzFile(opened) as arrays:  # it reads no pickles; an array is read when it is asked for
         if (size := sum(part.file_size for part in arrays.zip.infolist())) > most:
             raise ValueError(f"unpacks to {size:,} bytes")
-        found = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays.files or name != TEXT_BYTES}
+        found = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays.files or name not in NEWER}
     shapes: dict[str, tuple[int, ...]] = {"": ()}
     for name, array in found.items():
         kind, axis = ARRAYS[name]

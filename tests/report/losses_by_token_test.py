@@ -45,9 +45,9 @@ def refused(run: finished_runs.Run, words: str) -> None:
 
 
 def test_what_token_losses_writes_is_read_and_without_the_count_of_text_too(run: finished_runs.Run):
-    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys()
+    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys() - {"validation_loss"}
     written_again(run, lambda arrays: arrays.pop("text_bytes"))
-    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys() - {"text_bytes"}
+    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys() - {*losses_by_token.NEWER}
     assert not losses_by_token.counts_text(run)
 
 
@@ -74,6 +74,16 @@ def test_an_id_out_of_range_is_refused(run: finished_runs.Run, name: str, value:
 def test_a_loss_that_is_not_finite_is_refused(run: finished_runs.Run, value: float):
     written_again(run, lambda arrays: arrays["nats"].__setitem__(-1, value))
     refused(run, "nats has values that are not finite")
+
+
+def test_losses_of_a_run_with_a_similar_loss_are_not_taken_for_its_own(run: finished_runs.Run):
+    written_again(run, lambda arrays: arrays.update(validation_loss=np.array(4.0)))
+    assert losses_by_token.read(run)["validation_loss"] == 4.0
+    file = written_again(run, lambda arrays: arrays.update(validation_loss=np.array(4.001)))
+    with pytest.raises(ValueError, match=rf"^{file}: belongs to another checkpoint or other data than result\.json"):
+        losses_by_token.read(run)
+    written_again(run, lambda arrays: arrays.update(validation_loss=np.array("4.0")))
+    refused(run, "validation_loss is <U3")
 
 
 class Opened:
