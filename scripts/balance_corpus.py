@@ -58,7 +58,10 @@ def main() -> None:
     if not _OUT.value.endswith(".jsonl.xz"):
         raise ValueError(f"--out={_OUT.value}: the file's name must end with .jsonl.xz")
     config = config_files.load(str(ROOT / "configs" / "base.py")).data
-    config.source = _SOURCE.value
+    config.source, out = _SOURCE.value, Path(_OUT.value)
+    files = [file for unit in sources.open_source(config).units if (file := Path(unit.name)).exists()]
+    if out.exists() and any(file.samefile(out) for file in files):
+        raise ValueError(f"--out={out}: is a file of --source, which would be lost; give another name")
     seen: set[bytes] = set()
     entries: dict[str, dict[str, list[Entry]]] = {split: collections.defaultdict(list) for split in manifests.SPLITS}
     for number, (document, part) in enumerate(sources.with_parts(config, _PART.value)):
@@ -69,6 +72,10 @@ def main() -> None:
         seen.add(draw)
         split = manifests.SPLITS[sources.held_out(text, _FRACTION.value)]
         entries[split][part].append(Entry(draw, number, len(text)))
+    for split, parts in entries.items():
+        if not any(map(size, parts.values())):
+            fix = "change --validation_fraction, or give more text"
+            raise ValueError(f"--source={config.source}: none of its {len(seen):,} texts is drawn for {split}; {fix}")
     taken = {split: drawn(parts, _SHARE.value) for split, parts in entries.items()}
     split_of = {one.number: split for split, parts in taken.items() for part in parts.values() for one in part}
 
@@ -77,7 +84,7 @@ def main() -> None:
         for number, (document, part) in enumerate(sources.with_parts(config, _PART.value))
         if number in split_of
     )
-    with storage.renamed(Path(_OUT.value)) as file, lzma.open(file, "wt", encoding="utf-8") as out:
+    with storage.renamed(out) as file, lzma.open(file, "wt", encoding="utf-8") as out:
         out.writelines(lines)
     for split, parts in taken.items():
         total = sum(map(size, parts.values()))
@@ -91,7 +98,7 @@ def main() -> None:
 def drawn(parts: dict[str, list[Entry]], most: float) -> dict[str, list[Entry]]:
     """Returns of each part the documents that come first in the draw; no part has more than `most` of all bytes.
 
-    Raises ValueError if there are too few parts.
+    Raises ValueError if there are too few parts, or their documents are too large for it.
     """
     limit = largest([size(part) for part in parts.values()], most)
     taken = {}
@@ -105,6 +112,10 @@ def drawn(parts: dict[str, list[Entry]], most: float) -> dict[str, list[Entry]]:
     # The limit holds for parts that reach it exactly; documents are whole, so the sum is a little smaller.
     while True:
         name = max(taken, key=lambda name: size(taken[name]))
+        if not taken[name]:
+            raise ValueError(
+                f"--most={most}: no whole documents of {len(parts)} sources fit this share; give more of it"
+            )
         if size(taken[name]) <= most * sum(map(size, taken.values())):
             return taken
         taken[name].pop()

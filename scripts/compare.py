@@ -87,6 +87,9 @@ def main(folders: Sequence[str]) -> None:
 
     if not folders:
         raise ValueError("no runs given; for example: python scripts/compare.py runs/demo")
+    for name in ("baseline", "tuned") if _PAIRS.value else ():
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} cannot be used with --pairs, which name their baselines; leave one out")
     found, diverged = finished_runs.gather(folders)
     if _PAIRS.value:
         comparisons = pairs.read(found, _PAIRS.value, diverged)

@@ -48,9 +48,10 @@ def main(folders: Sequence[str]) -> None:
     due = [folder for folder in found if _AGAIN.value or not _is_current(folder)]
     for number, folder in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {folder}", file=sys.stderr)
-        arrays = token_losses.write(folder)
-        rundir.write_json(folder / rundir.HELD_OUT, losses_by_token.of_documents(arrays))
-        rundir.write_json(folder / rundir.INPUT_USE, input_use.of_run(folder))
+        loss = finished_runs.read(folder).result["validation_loss"]
+        arrays = token_losses.write(folder, loss)
+        rundir.write_json(folder / rundir.HELD_OUT, losses_by_token.of_documents(arrays, loss))
+        rundir.write_json(folder / rundir.INPUT_USE, input_use.of_run(folder) | {"validation_loss": loss})
         print(f"  {arrays['nats'].mean():.4f} nats/token on {len(arrays['nats']):,} held-out tokens", file=sys.stderr)
     print(f"token losses: {len(due)} written, {len(found) - len(due)} up to date")
 
@@ -63,7 +64,7 @@ def _is_current(folder) -> bool:
         run = finished_runs.read(folder)
         has_losses = losses_by_token.counts_text(run) and losses_by_token.read(run) is not None
         has_losses = has_losses or not rundir.has_checkpoint(folder)  # from elsewhere, without its large files
-        has_losses = has_losses and (folder / rundir.HELD_OUT).exists() and bool(losses_by_token.documents(run))
+        has_losses = has_losses and (folder / rundir.HELD_OUT).exists() and bool(losses_by_token.kept(run))
         return has_losses and inputs.read(run) is not None
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -109,7 +109,8 @@ def _start(
     """Returns an arm before its first step, with the fit of a code that has one."""
     c, width, tied = config.embedding, original.shape.d_model, config.model.tie_head
     if arms.kind(c.kind).is_code:
-        bag = build.make_bag(codec.byte_table(token_bytes, c.pos_dim, 0, c.truncation), c.kind, c.norm)
+        codes = codec.byte_table(token_bytes, c.pos_dim, 0, c.truncation)
+        bag = build.make_bag(codes, c.kind, c.norm, build.draw(config))
         fitted = None if unfitted else graft.graft(bag, original.table, counts_V, held_out_V)
         own = {
             "projection": fitted.projection if fitted else graft.unfitted(bag, original.table, counts_V, config.seed)

@@ -37,6 +37,7 @@ class Damage:
     # inputs; one value a seed; None where no stratum has enough of both
     difference: intervals.Difference | None
     placebo: float | None  # 95 % of the placebos' means have a smaller absolute value; None if `difference` is
+    redrawn: bool = False  # whether other ids share a code in each seed, so that no `difference` is of all seeds
 
     @property
     def spread(self) -> float | None:
@@ -48,9 +49,9 @@ class Damage:
 
     @property
     def verdict(self) -> str:
-        """The difference's verdict where its mean also exceeds the placebo; else `not resolved`, or `no match`."""
+        """The difference's verdict where its mean also exceeds the placebo; else `not resolved`, or why it has none."""
         if self.difference is None:
-            return "no match"
+            return "redrawn" if self.redrawn else "no match"
         beyond = abs(self.difference.mean) > self.placebo
         return self.difference.verdict if beyond else intervals.NOT_RESOLVED
 
@@ -94,11 +95,13 @@ def _damage(
         np.stack([_sums(losses, comparison.baseline.name, arm, run.seed, coded_V) for run in arm.runs]),
         _strata(facts),
     )
-    estimate = of_input.excess(collided_V)
+    shared_nV = [losses[arm.name, run.seed]["code_group"] >= 0 for run in arm.runs]
+    redrawn = any(not np.array_equal(shared_V, shared_nV[0]) for shared_V in shared_nV)
+    estimate = None if redrawn else of_input.excess(collided_V)
     tokens = int(of_input.counts[collided_V].sum())
     counted = (arm.name, int(collided_V.sum()), tokens, tokens / len(inputs_N), of_input.matched(collided_V))
     if estimate is None:
-        return Damage(*counted, None, None)
+        return Damage(*counted, None, None, redrawn)
     difference = intervals.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist()))
     return Damage(*counted, difference, _placebo(of_input, collided_V))
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kronecker.report import intervals, reach, surroundings
-from kronecker.run import finished_runs
+from kronecker.run import finished_runs, rundir
 from kronecker.schema import arms, keys
 
 BASELINE = arms.BASELINE
@@ -158,7 +158,7 @@ def _validated(run: finished_runs.Run) -> Text:
     """Returns what the final validation is of."""
     counts, of = run.validation[finished_runs.PREDICTED], run.result.get("held_out_tokens")
     tokens = int(counts[-1]) if len(counts) and not math.isnan(counts[-1]) else None
-    return Text("", tokens, of if isinstance(of, int) else None if run.config["eval.sequences"] else tokens)
+    return Text("", tokens, of if rundir.is_of(of, int) else None if run.config["eval.sequences"] else tokens)
 
 
 class Evaluated(NamedTuple):
@@ -240,11 +240,12 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     def per_seed(key: str) -> dict[str, Any]:
         return {"mean": arm.mean(key), "per_seed": [run.result[key] for run in arm.runs]}
 
-    losses = {"validation_loss": arm.losses, "validation_bits_per_byte": arm.bits_per_byte}
+    bits = None if math.isnan(arm.bits_per_byte[0]) else arm.bits_per_byte  # of a text without bytes
+    losses = {"validation_loss": arm.losses, "validation_bits_per_byte": bits}
     return {
         "seeds": [run.seed for run in arm.runs],
         "runs": [str(run.folder) for run in arm.runs],
-        **{key: {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
+        **{key: values and {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
         **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
         "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
         "difference": arm.difference and intervals.to_json(arm.difference),

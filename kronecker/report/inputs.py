@@ -10,6 +10,7 @@ from kronecker.runtime.printing import Table
 _NUMBER = (float, type(None))
 FIELDS = {
     "training_step": int,
+    "validation_loss": float,
     **dict.fromkeys(("rows_in_use", "rows"), int),
     "effective_rank": _NUMBER,
     **dict.fromkeys(("read_share", "std", "step", "peak_step_over_std"), float),
@@ -30,13 +31,9 @@ def read(run: finished_runs.Run) -> dict[str, Any] | None:
     if not file.exists():
         return None
     found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), FIELDS, remedy)
-    if found["training_step"] != (step := run.result["step"]):
-        raise ValueError(
-            f"{file}: of step {found['training_step']:,}, but {rundir.RESULT} is of step {step:,}; {remedy}"
-        )
-    for name in FIELDS:
-        if found[name] is not None and not abs(found[name]) < 1e30:  # nor is NaN
-            raise ValueError(f"{file}: {name} is {str(found[name])[:20]}, which no run has; {remedy}")
+    of_run = {"training_step": run.result["step"], "validation_loss": run.result["validation_loss"]}
+    if other := [name for name in of_run if found[name] != of_run[name]]:
+        raise ValueError(f"{file}: belongs to another run than {rundir.RESULT}: {other[0]} differs; {remedy}")
     return found
 
 

@@ -20,13 +20,14 @@ TokenLosses = Mapping[str, np.ndarray]
 # The evaluation at a run's end and token_losses.py add the same numbers in different orders, perhaps on other devices.
 CLOSE = 2e-3  # nats per token
 SHARED = ("inputs", "targets")
-TEXT_BYTES = "text_bytes"  # newer than the other arrays
+TEXT_BYTES, LOSS = NEWER = "text_bytes", "validation_loss"  # than the other arrays
 # The arrays: the kind of their type, and their axis, "" for none.
 ARRAYS = {"nats": ("f", "N"), **dict.fromkeys(SHARED, ("i", "N"))}
 ARRAYS |= dict.fromkeys(("train_count", "bytes", "script", "code_group"), ("i", "V"))
 ARRAYS |= dict.fromkeys(("special", "after_space"), ("b", "V")) | {"scripts": ("U", "S")}
-ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", "")}
-_DOCUMENTS = {"training_step": int, "data_fingerprint": str, TEXT_BYTES: int, "by_document": dict}  # of held_out.json
+ARRAYS |= {"step": ("i", ""), "data_fingerprint": ("U", ""), TEXT_BYTES: ("i", ""), LOSS: ("f", "")}
+_OF_RUN = {"training_step": int, "data_fingerprint": str, "validation_loss": float}  # of held_out.json
+_DOCUMENTS = _OF_RUN | {TEXT_BYTES: int, "by_document": dict}
 MOST_UNPACKED = 2**28, 64  # bytes that may come of any file, and of each of its own: losses hardly pack
 
 
@@ -48,15 +49,16 @@ def read(run: finished_runs.Run) -> TokenLosses | None:
             if storage.is_of_access(error):
                 raise
             raise ValueError(f"{file}: damaged ({str(error) or type(error)}); {again}") from error
-    of_run = int(losses["step"]), str(losses["data_fingerprint"])
+    loss = run.result["validation_loss"]
+    of_run = int(losses["step"]), str(losses["data_fingerprint"]), float(losses.get(LOSS, loss))
     evaluated = run.config["eval.sequences"] * run.config["train.sequence"] or None
     mean = float(losses["nats"][:evaluated].mean(dtype=np.float64))
-    if of_run != (run.result["step"], run.result["data_fingerprint"]):
+    if of_run != (run.result["step"], run.result["data_fingerprint"], loss):
         raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {again}")
-    if not abs(mean - run.result["validation_loss"]) <= CLOSE:
+    if not abs(mean - loss) <= CLOSE:
         raise ValueError(
-            f"{file}: has {mean:.4f} nats/token where {rundir.RESULT} has {run.result['validation_loss']:.4f}, so it "
-            f"belongs to another run; {again}"
+            f"{file}: has {mean:.4f} nats/token where {rundir.RESULT} has {loss:.4f}, so it belongs to another run; "
+            f"{again}"
         )
     return losses
 
@@ -67,7 +69,7 @@ def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
     with np.lib.npyio.NpzFile(opened) as arrays:  # it reads no pickles; an array is read when it is asked for
         if (size := sum(part.file_size for part in arrays.zip.infolist())) > most:
             raise ValueError(f"unpacks to {size:,} bytes")
-        found = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays.files or name != TEXT_BYTES}
+        found = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays.files or name not in NEWER}
     shapes: dict[str, tuple[int, ...]] = {"": ()}
     for name, array in found.items():
         kind, axis = ARRAYS[name]
@@ -84,14 +86,15 @@ def _checked(opened: BinaryIO) -> dict[str, np.ndarray]:
     return found
 
 
-def of_documents(losses: TokenLosses) -> dict[str, Any]:
-    """Returns the sums of a run's token losses by document, for held_out.json."""
+def of_documents(losses: TokenLosses, validation_loss: float) -> dict[str, Any]:
+    """Returns the sums of a run's token losses by document, for held_out.json; the loss of its result tells whose."""
     # Only end-of-text, which follows each document, is a special id: text never becomes one.
     document_N = np.cumsum(losses["special"][losses["inputs"]])
     sums_D = np.bincount(document_N, losses["nats"].astype(np.float64))
     return {
         "training_step": int(losses["step"]),
         "data_fingerprint": str(losses["data_fingerprint"]),
+        "validation_loss": validation_loss,
         TEXT_BYTES: int(losses[TEXT_BYTES]),
         "by_document": {"nats": sums_D.tolist(), "tokens": np.bincount(document_N).tolist()},
     }
@@ -102,14 +105,22 @@ def documents(run: finished_runs.Run) -> dict[str, Any]:
 
     They are from token_losses.npz or, without one, from held_out.json.  Raises ValueError as `read` does.
     """
+    if not counts_text(run):
+        return kept(run)
+    found = of_documents(read(run), run.result["validation_loss"])
+    return found | {
+        "by_document": {name: np.array(column, np.float64) for name, column in found["by_document"].items()}
+    }
+
+
+def kept(run: finished_runs.Run) -> dict[str, Any]:
+    """Returns the content of a run's held_out.json as `documents`; raises ValueError if it is of another run."""
     file, remedy = run.folder / rundir.HELD_OUT, f"write it again: python scripts/token_losses.py --again {run.folder}"
-    if counts_text(run):
-        found = of_documents(read(run))
-    else:
-        found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _DOCUMENTS, remedy)
-        if (found["training_step"], found["data_fingerprint"]) != (run.result["step"], run.result["data_fingerprint"]):
-            raise ValueError(f"{file}: belongs to another checkpoint or other data than {rundir.RESULT}; {remedy}")
-    return found | {"by_document": columns(found["by_document"], ("nats", "tokens"), file, remedy)}
+    found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _DOCUMENTS, remedy)
+    of_result = run.result | {"training_step": run.result["step"]}
+    if other := [name for name in _OF_RUN if found[name] != of_result[name]]:
+        raise ValueError(f"{file}: belongs to another run than {rundir.RESULT}: {other[0]} differs; {remedy}")
+    return columns(found, ("nats", "tokens"), file, remedy)
 
 
 def has_documents(run: finished_runs.Run) -> bool:
@@ -117,18 +128,17 @@ def has_documents(run: finished_runs.Run) -> bool:
     return counts_text(run) or (run.folder / rundir.HELD_OUT).exists()
 
 
-def columns(by_document: Mapping[str, Any], names: Sequence[str], file: Any, remedy: str) -> dict[str, np.ndarray]:
-    """Returns lists of numbers of a file by document as arrays (D,); raises ValueError if they are none."""
-    try:
-        found = {name: np.array(by_document[name], np.float64) for name in names}
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: by_document lacks numbers ({error}); {remedy}") from None
-    shapes = {column.shape for column in found.values()}
-    if len(shapes) != 1 or len(shapes.pop()) != 1 or not found["tokens"].sum() > 0:
-        raise ValueError(f"{file}: by_document needs lists of equal length: {', '.join(names)}; {remedy}")
-    if not all(np.isfinite(column).all() for column in found.values()):
-        raise ValueError(f"{file}: by_document has a number that is not finite; {remedy}")
-    return found
+def columns(content: dict[str, Any], names: Sequence[str], file: Any, remedy: str) -> dict[str, Any]:
+    """Returns a file's content with `names` of its by_document as arrays (D,); raises ValueError if they cannot be."""
+    lists = [content["by_document"].get(name) for name in names]
+    numbers = all(isinstance(one, list) and all(rundir.is_of(value, float) for value in one) for one in lists)
+    if not numbers or len(set(map(len, lists))) != 1:
+        raise ValueError(f"{file}: by_document needs lists of numbers of equal length: {', '.join(names)}; {remedy}")
+    found = {name: np.array(column, np.float64) for name, column in zip(names, lists, strict=True)}
+    tokens_D = found["tokens"]
+    if (tokens_D < 0).any() or (tokens_D % 1).any() or not tokens_D.any() or content[TEXT_BYTES] < 0:
+        raise ValueError(f"{file}: tokens and {TEXT_BYTES} must be whole numbers from 0, some above 0; {remedy}")
+    return content | {"by_document": found}
 
 
 def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses]:
@@ -166,8 +176,7 @@ def counts_text(run: finished_runs.Run) -> bool:
 
 
 def refuse_other_tokens(one: finished_runs.Run, other: finished_runs.Run) -> NoReturn:
-    files = [run.folder / rundir.TOKEN_LOSSES for run in (one, other)]
     raise ValueError(
-        f"{files[0]} and {files[1]} have different held-out tokens; rewrite both: python scripts/token_losses.py "
-        f"--again {one.folder} {other.folder}"
+        f"{one.folder} and {other.folder} have losses on different held-out tokens; rewrite both: python "
+        f"scripts/token_losses.py --again {one.folder} {other.folder}"
     )

@@ -14,7 +14,7 @@ from kronecker.report import compare, losses_by_token
 from kronecker.run import finished_runs, rundir
 from kronecker.runtime import storage
 
-TextKey = tuple[str, int]  # the text's hash, and the window
+TextKey = tuple[str, int, bytes]  # the text's hash, the window, and the tokens of each document
 
 FLAGS = {"source": "data", "text_field": "text_field", "split_field": "split_field", "name": "name"}  # of eval.py
 
@@ -87,7 +87,8 @@ def _read(run: finished_runs.Run) -> dict[TextKey, dict[str, Any]]:
     for file in sorted(folder.iterdir()) if folder.exists() else ():
         if file.suffix == ".json":
             content = _checked(run, file)
-            found[content["text_sha256"], content["sequence"]] = content
+            tokens = content["by_document"]["tokens"].tobytes()
+            found[content["text_sha256"], content["sequence"], tokens] = content
     return found
 
 
@@ -102,5 +103,4 @@ def _checked(run: finished_runs.Run, file: epath.Path) -> dict[str, Any]:
                 f"{file}: {name} is {content[name]}, but {expected} in {rundir.RESULT}, so it is of another "
                 f"checkpoint; {remedy}"
             )
-    columns = losses_by_token.columns(content["by_document"], ("nats", "tokens", "bytes"), file, remedy)
-    return content | {"by_document": columns}
+    return losses_by_token.columns(content, ("nats", "tokens", "bytes"), file, remedy)

@@ -1,6 +1,7 @@
 """Chosen differences of two arms, each over the seeds that both have, with one Holm correction for all of them."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kronecker.report import compare, held_out, intervals, surroundings
@@ -25,9 +26,18 @@ def read(
                     f"--pairs={pair}: {name or 'nothing'!r} is not one of two arms of these runs; give ARM:BASELINE "
                     f"with two of {', '.join(of_arm)}"
                 )
-        own = [run for run in diverged if run.arm in (arm, baseline)]
-        comparisons.append(held_out.compared(of_arm[arm] + of_arm[baseline], baseline, compare.TUNED, own))
+        runs, ended = [], []
+        for name in (arm, baseline):
+            own, alike = of_arm[name], compare.settings(of_arm[name][0], settings)
+            runs += _labelled(own, name)
+            ended += _labelled((run for run in diverged if compare.settings(run, settings) == alike), name)
+        comparisons.append(held_out.compared(runs, baseline, compare.TUNED, ended))
     return comparisons
+
+
+def _labelled(runs: Iterable[Any], name: str) -> list[Any]:
+    """Returns runs with their arm's name among all runs as its label, as two of them alone need no settings in it."""
+    return [dataclasses.replace(run, config={**run.config, "embedding.arm": name}) for run in runs]
 
 
 def adjusted(comparisons: Sequence[compare.Comparison]) -> list[str]:
@@ -42,6 +52,7 @@ def to_json(comparisons: Sequence[compare.Comparison]) -> dict[str, Any]:
             {
                 "arm": of_pair.others[0].name,
                 "baseline": of_pair.baseline.name,
+                "losses_of": dataclasses.asdict(of_pair.text),
                 "difference": intervals.to_json(of_pair.others[0].difference),
                 "interval_over_documents": of_pair.others[0].documents,
                 "verdict_after_holm": verdict,

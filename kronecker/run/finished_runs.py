@@ -152,9 +152,9 @@ def is_diverged(folder: epath.Path) -> bool:
 def _reason(folder: epath.Path) -> str:
     """Returns why a run has no loss; empty if it has one, or may still get one."""
     if is_finished(folder):
-        loss = read_json(folder, rundir.RESULT, _NEEDED[rundir.RESULT])["validation_loss"]
-        finite = loss is not None and math.isfinite(loss)
-        return "" if finite else f"validation_loss is {loss} in {rundir.RESULT}"
+        loss = read_json(folder, rundir.RESULT, {}).get("validation_loss", 0)
+        is_none = loss is None or (isinstance(loss, float) and not math.isfinite(loss))
+        return f"validation_loss is {loss} in {rundir.RESULT}" if is_none else ""
     found = rundir.read_json(folder / rundir.DIVERGED, {"reason": str})
     return found["reason"] if found else ""
 
@@ -184,11 +184,11 @@ def read(folder: epath.Path) -> Run:
     run is unfinished or diverged, or a file is bad or not of this run.
     """
     require_finished(folder)
-    env, params, result = (read_json(folder, name, needed) for name, needed in _NEEDED.items())
     if reason := _reason(folder):
         raise ValueError(
             f"{folder}: {reason}: the run diverged; train it again with a lower train.lr, or leave the folder out"
         )
+    env, params, result = (read_json(folder, name, needed) for name, needed in _NEEDED.items())
     config = _present(folder / rundir.CONFIG, rundir.read_config(folder / rundir.CONFIG))
     if result.get("config_sha256", rundir.config_sha256(config)) != rundir.config_sha256(config):
         raise ValueError(

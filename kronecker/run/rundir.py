@@ -35,8 +35,8 @@ FREE_ON_RESUME = keys.having(keys.ROUNDING, keys.NOTHING)
 _LATER = {name for name, key in keys.KEYS.items() if key.later}
 _NAMES = {
     bool: "true or false",
-    int: "a whole number",
-    float: "a number",
+    int: "a whole number up to 3.4e38",
+    float: "a number up to 3.4e38",
     str: "text",
     dict: "an object",
     list: "a list of texts",
@@ -87,13 +87,15 @@ def check(content: dict[str, Any], where: str, needed: Mapping[str, Any], remedy
 
 
 def is_of(value: Any, kinds: Any) -> bool:
-    """Returns whether a value of JSON has the type, or one of the types; a list of one type holds texts only."""
+    """Returns whether a value of JSON has the type, or one of the types: lists hold texts only, numbers are finite."""
     if isinstance(kinds, tuple):
         return any(is_of(value, kind) for kind in kinds)
     if isinstance(value, bool) or kinds is bool:
         return isinstance(value, bool) and kinds is bool
     if kinds is list:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if isinstance(value, int | float) and not abs(value) <= keys.FLOAT32[1]:
+        return False
     return isinstance(value, int | float if kinds is float else kinds)
 
 

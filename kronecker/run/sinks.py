@@ -110,8 +110,9 @@ class WeightsAndBiases:
 
         here = str(storage.absolute(workdir))
         known = rundir.read_json(workdir / WANDB, {"id": str, "folder": str}) if resume_step else None
-        original = epath.Path(known["folder"]) / WANDB if known and known["folder"] != here else None
-        if original is not None and original.exists() and rundir.read_json(original).get("id") == known["id"]:
+        before = known["folder"] if known else here
+        original = storage.open_path(before, f"{workdir / WANDB}: folder") / WANDB
+        if before != here and original.exists() and rundir.read_json(original).get("id") == known["id"]:
             known = None  # this folder is a copy
         run_id = known["id"] if known else uuid.uuid4().hex[:16]
         place = {} if storage.is_remote(workdir) else {"dir": here}

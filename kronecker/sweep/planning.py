@@ -89,7 +89,7 @@ def expand(
         if not isinstance(made, Iterable):
             raise ValueError(f"sweep() returns {made!r:.80}, no runs; write, for example: {EXAMPLE}")
         for setting in made:
-            _check_setting(path, setting, overrides)
+            check_setting(path, setting, overrides)
             settings.append(setting)
             if len(settings) > MOST_RUNS:
                 raise ValueError(f"sweep() yields more than {MOST_RUNS:,} runs; yield fewer")
@@ -105,7 +105,7 @@ def _expand(
     names = _names(settings)
     twice, count = collections.Counter(names).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"--config={config}: sweep() of {path} yields {twice} twice; make the two differ in a key")
+        raise ValueError(f"--config={config}: {path} yields {twice} twice; make the two differ in a key")
     everything = ({**setting, **overrides} for setting in settings)
     return {name: (own, _resolved(config, name, own)) for name, own in zip(names, everything, strict=True)}
 
@@ -136,9 +136,10 @@ def header(number: int, planned: Sequence[Planned]) -> str:
     return f"[{number}/{len(planned)}] {planned[number - 1].name}"
 
 
-def _check_setting(path: str, setting: Any, overrides: Mapping[str, Any]) -> None:
+def check_setting(path: str, setting: Any, overrides: Mapping[str, Any], of: str = "sweep()") -> None:
+    """Raises ValueError if `setting`, which `of` of a config yields, is not the keys of a run, or sets an override."""
     if not isinstance(setting, Mapping):
-        raise ValueError(f"sweep() yields {setting!r:.80}, no dict of keys; write, for example: {EXAMPLE}")
+        raise ValueError(f"{of} yields {setting!r:.80}, no dict of keys; write, for example: {EXAMPLE}")
     for key, value in setting.items():
         if key not in keys.KEYS:
             dotted.check_key(dotted.defaults(), str(key))
@@ -146,10 +147,10 @@ def _check_setting(path: str, setting: Any, overrides: Mapping[str, Any]) -> Non
             raise ValueError(fault)
     for key in (ARM, SEED):
         if key not in setting:
-            raise ValueError(f"{path}: sweep() yields a run without {key!r}; write, for example: {EXAMPLE}")
+            raise ValueError(f"{path}: {of} yields a run without {key!r}; write, for example: {EXAMPLE}")
     for key in overrides:
         if key in setting:
-            raise ValueError(f"--config.{key}: sweep() of {path} sets {key} itself; change it there")
+            raise ValueError(f"--config.{key}: {of} of {path} sets {key} itself; change it there")
 
 
 def _resolved(config: str, name: str, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:

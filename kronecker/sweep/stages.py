@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,9 +70,9 @@ class Stages:
     def __iter__(self) -> Iterator[tuple[str, list[list[Member]]]]:
         """Yields the name and the groups of each stage, as far as the losses of settled runs determine them.
 
-        A stage may come again with more runs.  Raises ValueError as planning.plan does.
+        A stage may come again with more runs.  Raises ValueError as planning.plan does, or for what is no stage.
         """
-        for stage in self._stages(self._loss):
+        for stage in self._yielded():
             every = [settings for group in stage.groups for settings in group]
             if not every:
                 continue
@@ -80,6 +81,22 @@ class Stages:
             groups = [[Member(stage.name, settings, next(planned)) for settings in group] for group in stage.groups]
             self._members |= {_key(stage.name, one.settings): one for group in groups for one in group}
             yield stage.name, groups
+
+    def _yielded(self) -> Iterator[Stage]:
+        path, made = self._config.partition(":")[0], None
+        with config_files.faults_named(path, lambda: config_files.line_of(self._stages, made)):
+            made = self._stages(self._loss)
+            if not isinstance(made, Iterable):
+                raise ValueError(f"stages() returns {made!r:.80}, no stages; yield tuning.Stage(name, groups)")
+            for stage in made:
+                name, groups = getattr(stage, "name", None), getattr(stage, "groups", None)
+                named = isinstance(name, str) and re.fullmatch(r"\w[\w.+-]*", name)
+                if not (named and _is_list(groups) and all(map(_is_list, groups))):
+                    needs = "a name of letters, digits, and . _ + -, and groups, which are lists of dicts of keys"
+                    raise ValueError(f"stages() yields {stage!r:.80}; a stage has {needs}")
+                for setting in (setting for group in groups for setting in group):
+                    planning.check_setting(path, setting, self._overrides, "stages()")
+                yield stage
 
     def folder(self, stage: str) -> Path:
         return self._out / stage
@@ -110,6 +127,10 @@ def execute(stages: Stages, launch: Callable[[Sequence[planning.Planned], Path],
         if not all(one.is_settled for one in members):
             return code
     return 0
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _key(stage: str, settings: Mapping[str, Any]) -> Key:

@@ -1,5 +1,6 @@
 """A run's metrics: kept on the device, and fetched once per line of metrics.jsonl."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -167,10 +168,10 @@ class Log:
 
 
 def _held(line: dict[str, Any], path: epath.Path) -> list[train_step.StepMetrics]:
-    try:
-        return [train_step.StepMetrics(*map(float, values)) for values in line["values"]]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: the line {sinks.HELD!r} of step {line['step']} is damaged; {sinks.REMEDY}") from None
+    with contextlib.suppress(KeyError, OverflowError, TypeError, ValueError):
+        if np.isfinite(np.array(line["values"], np.float64)).all():
+            return [train_step.StepMetrics(*map(float, values)) for values in line["values"]]
+    raise ValueError(f"{path}: the line {sinks.HELD!r} of step {line['step']} is damaged; {sinks.REMEDY}")
 
 
 def _last_finite(loss: np.ndarray) -> str:

@@ -22,14 +22,14 @@ from kronecker.training import evaluation, restore, train_step
 COUNTED_TOKENS = 2**24  # a sample of this size ranks ids by frequency well enough
 
 
-def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
+def write(workdir: epath.PathLike, validation_loss: float) -> dict[str, np.ndarray]:
     """Evaluates a run's last checkpoint on every held-out token; writes and returns token_losses.npz.
 
     Its arrays: `nats` float32 (N,), -log p of each target; `inputs` and `targets` int32 (N,), the previous id and the
-    target; `text_bytes`, the number of bytes of text that the targets stand for; `step` and `data_fingerprint`; and for
-    each id, (V,): `train_count`, its occurrences in a sample of the training text; `bytes`, the number of its raw
-    bytes; `special`; `after_space`, whether these start with a space; `script`, an index into `scripts`; `code_group`,
-    equal for ids with the same code in this run, else -1.
+    target; `text_bytes`, the number of bytes of text that the targets stand for; `step` and `data_fingerprint`;
+    `validation_loss`, that of its result; and for each id, (V,): `train_count`, its occurrences in a sample of the
+    training text; `bytes`, the number of its raw bytes; `special`; `after_space`, whether these start with a space;
+    `script`, an index into `scripts`; `code_group`, equal for ids with the same code in this run, else -1.
 
     Raises FileNotFoundError if there is no run; ValueError as `restore.open_run` does.
     """
@@ -41,6 +41,7 @@ def write(workdir: epath.PathLike) -> dict[str, np.ndarray]:
         "text_bytes": np.array(round(text_bytes)),
         "step": np.array(run.step),
         "data_fingerprint": np.array(run.prepared.fingerprint),
+        "validation_loss": np.array(validation_loss, np.float64),
         **_vocabulary(run),
     }
     with storage.writing(workdir / rundir.TOKEN_LOSSES) as file:

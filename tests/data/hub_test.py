@@ -189,6 +189,17 @@ def test_a_kept_listing_with_a_field_of_another_type_is_named(server, blob, tmp_
         hub.pinned_listing(REPO, "data", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"revision": None}, {"revision": ""}, {"revision": 5}, {"revision": ["main"]}, {"files": []}], ids=str
+)
+def test_a_kept_listing_that_pins_nothing_is_refused(server, blob, tmp_path, wrong):
+    hub.pinned_listing(REPO, "data", tmp_path)
+    file = tmp_path / "listing-data.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    with pytest.raises(ValueError, match=rf"{file} is damaged \(it needs a revision, as text, and files\); delete it"):
+        hub.pinned_listing(REPO, "data", tmp_path)
+
+
 def test_a_pinned_listing_asks_the_hub_once(server, blob, tmp_path):
     first = hub.pinned_listing(REPO, "data", tmp_path)
     server.files["data/b.parquet"] = b"new"

@@ -2,16 +2,19 @@
 
 import json
 import subprocess
+import types
 from pathlib import Path
 from typing import Any
 
 import commands
 import llama_models
+import numpy as np
 import pytest
 
 from configs import base
 from kronecker.interop import grafted_training
-from kronecker.schema import resolution
+from kronecker.model import build
+from kronecker.schema import arms, resolution
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -97,3 +100,22 @@ def test_arms_that_have_neither_table_nor_code_or_another_head_are_refused():
     ):
         with pytest.raises(ValueError, match=rf"--arms={name}: .*{said}"):
             grafted_training.configs_of(config, [name], tied)
+
+
+@pytest.mark.parametrize(("redraw", "draw"), [(False, 0), (True, 7)])
+def test_a_code_is_the_draw_that_the_config_names(monkeypatch: pytest.MonkeyPatch, redraw: bool, draw: int):
+    config = base.get_config()
+    config.update_from_flattened_dict(arms.ARMS["random_code"].overrides | {"embedding.redraw": redraw, "seed": 7})
+    (own,) = grafted_training.configs_of(resolution.resolve(config), ["random_code"], True).values()
+    made = []
+    monkeypatch.setattr(build, "make_bag", lambda codes, *of_code: made.append(of_code))
+    with pytest.raises(AttributeError):  # after the code
+        grafted_training._start(
+            types.SimpleNamespace(shape=types.SimpleNamespace(d_model=4), table=np.ones((2, 4))),
+            own,
+            (b"a", b"b"),
+            np.ones(2),
+            np.ones(2),
+            False,
+        )
+    assert made == [("random_code", "z", draw)]

@@ -342,6 +342,19 @@ def test_every_seed_has_its_own_damage_and_pairs_with_its_own_baseline(tmp_path:
     assert found.difference.values == pytest.approx((0.125, 0.5, -0.25))
 
 
+def test_codes_drawn_anew_for_each_seed_have_no_damage_of_the_first_seeds_ids(tmp_path: Path):
+    inputs = np.repeat([0, 1], [50, 50])
+    for seed, group in enumerate(([8, -1], [-1, 8])):
+        collide(tmp_path / f"{seed}", vocabulary(2, code_group=group), inputs, [0.5, 0.0])
+        for arm in ("table_untied", "kronecker"):
+            run = write_run(tmp_path / "all" / f"{arm}-{seed}", arm, seed, 4.0)
+            for name in ("token_losses.npz", "result.json"):
+                (tmp_path / f"{seed}" / arm / name).rename(run / name)
+    (found,) = damages(tmp_path / "all")
+    assert (found.difference, found.spread, found.verdict) == (None, None, "redrawn")
+    assert tables.collision_costs([found]).rows[0][-1] == "redrawn"
+
+
 @pytest.mark.parametrize(("planted", "verdict"), [(0.0, "not resolved"), (1.0, "worse")])
 def test_quirks_of_single_ids_are_no_damage_however_many_seeds_repeat_them(
     tmp_path: Path, planted: float, verdict: str
@@ -444,7 +457,7 @@ def test_runs_that_predicted_other_tokens_are_refused(tmp_path: Path):
     write_pair(tmp_path, facts, [0] * 500, [0] * 500, nats)
     tokens = {"nats": nats["kronecker"], "inputs": np.ones(500, int), "targets": np.zeros(500, int)}
     write_losses(tmp_path / "kronecker", facts, **tokens)
-    with pytest.raises(ValueError, match="have different held-out tokens"):
+    with pytest.raises(ValueError, match="have losses on different held-out tokens"):
         losses_by_token.read_all(comparison(tmp_path))
 
 

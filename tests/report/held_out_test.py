@@ -224,7 +224,8 @@ def keep_sums_alone(folder: Path) -> list[Path]:
     files = []
     for losses in sorted(folder.glob(f"*/{rundir.TOKEN_LOSSES}")):
         files.append(losses.with_name(rundir.HELD_OUT))
-        rundir.write_json(files[-1], losses_by_token.of_documents(np.load(losses)))
+        loss = json.loads((losses.parent / rundir.RESULT).read_text())["validation_loss"]
+        rundir.write_json(files[-1], losses_by_token.of_documents(np.load(losses), loss))
         losses.unlink()
     return files
 
@@ -239,12 +240,23 @@ def test_sums_by_document_give_the_comparison_of_the_losses_by_token(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"training_step": 1}, "belongs to another checkpoint or other data than result.json"),
-        ({"data_fingerprint": "x"}, "belongs to another checkpoint or other data than result.json"),
+        ({"training_step": 1}, "belongs to another run than result.json: training_step differs"),
+        ({"data_fingerprint": "x"}, "belongs to another run than result.json: data_fingerprint differs"),
+        ({"validation_loss": 4.0}, "belongs to another run than result.json: validation_loss differs"),
         ({"text_bytes": "9"}, "'text_bytes' is '9', not a whole number"),
-        ({"by_document": {"nats": [1.0], "tokens": [1, 2]}}, "by_document needs lists of equal length: nats, tokens"),
-        ({"by_document": {"nats": [1e999], "tokens": [1]}}, "by_document has a number that is not finite"),
-        ({"by_document": {"nats": ["a"], "tokens": [1]}}, "by_document lacks numbers"),
+        ({"text_bytes": 10**400}, "'text_bytes' is 10+.*, not a whole number"),
+        ({"text_bytes": -1}, "tokens and text_bytes must be whole numbers from 0"),
+        *(
+            ({"by_document": {"nats": nats, "tokens": tokens}}, "by_document needs lists of numbers of equal length")
+            for nats, tokens in (
+                *(([1.0], [1, 2]), ([1e999], [1]), (["1.5"], [1]), ([True], [1]), ([None], [1]), ([[1.0]], [[1]])),
+                *(({"0": 1.0}, [1]), (1.0, [1]), ([1.0], None), ([10**400], [1]), ([1.0, 1.0], [1e308, 1e308])),
+            )
+        ),
+        *(
+            ({"by_document": {"nats": [1.0, 1.0], "tokens": tokens}}, "tokens and text_bytes must be whole numbers")
+            for tokens in ([0.5, 1], [-1, 3], [0, 0])
+        ),
     ],
 )
 def test_sums_that_are_damaged_or_of_another_run_are_refused(tmp_path: Path, change: dict, fault: str):
@@ -253,5 +265,15 @@ def test_sums_that_are_damaged_or_of_another_run_are_refused(tmp_path: Path, cha
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(
         ValueError, match=rf"^{file}: {fault}.*; write it again: python scripts/token_losses\.py --again"
+    ):
+        read(tmp_path)
+
+
+def test_sums_of_another_run_of_the_same_data_and_length_are_refused(tmp_path: Path):
+    study(tmp_path, ARMS[:2])
+    first, *_, last = keep_sums_alone(tmp_path)
+    first.write_bytes(last.read_bytes())
+    with pytest.raises(
+        ValueError, match=rf"^{first}: belongs to another run .* validation_loss differs; write it again"
     ):
         read(tmp_path)

@@ -14,7 +14,7 @@ from kronecker.report import inputs, losses_by_token
 from kronecker.run import finished_runs, rundir
 
 N, V = 500, 2
-USE = dict.fromkeys(inputs.FIELDS, 1.0) | {"training_step": 300, "rows_in_use": 1, "rows": 1}
+USE = dict.fromkeys(inputs.FIELDS, 1.0) | {"training_step": 300, "rows_in_use": 1, "rows": 1, "validation_loss": 4.0}
 EACH = ("inputs", "targets", "train_count", "bytes", "script", "code_group", "special", "after_space", "nats", "step")
 
 
@@ -45,9 +45,9 @@ def refused(run: finished_runs.Run, words: str) -> None:
 
 
 def test_what_token_losses_writes_is_read_and_without_the_count_of_text_too(run: finished_runs.Run):
-    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys()
+    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys() - {"validation_loss"}
     written_again(run, lambda arrays: arrays.pop("text_bytes"))
-    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys() - {"text_bytes"}
+    assert losses_by_token.read(run).keys() == losses_by_token.ARRAYS.keys() - {*losses_by_token.NEWER}
     assert not losses_by_token.counts_text(run)
 
 
@@ -76,6 +76,16 @@ def test_a_loss_that_is_not_finite_is_refused(run: finished_runs.Run, value: flo
     refused(run, "nats has values that are not finite")
 
 
+def test_losses_of_a_run_with_a_similar_loss_are_not_taken_for_its_own(run: finished_runs.Run):
+    written_again(run, lambda arrays: arrays.update(validation_loss=np.array(4.0)))
+    assert losses_by_token.read(run)["validation_loss"] == 4.0
+    file = written_again(run, lambda arrays: arrays.update(validation_loss=np.array(4.001)))
+    with pytest.raises(ValueError, match=rf"^{file}: belongs to another checkpoint or other data than result\.json"):
+        losses_by_token.read(run)
+    written_again(run, lambda arrays: arrays.update(validation_loss=np.array("4.0")))
+    refused(run, "validation_loss is <U3")
+
+
 class Opened:
     """A pickle of it makes a file when it is read."""
 
@@ -101,6 +111,8 @@ def test_a_pickle_is_never_opened(run: finished_runs.Run, tmp_path: Path):
 @pytest.mark.parametrize(
     "change",
     [
+        {"validation_loss": 4.5},
+        {"training_step": 299},
         {"std": None},
         {"std": "1"},
         {"rows": -1e31},

@@ -102,13 +102,29 @@ def test_one_text_under_two_names_is_one_text(pairs: dict[tuple[str, int], Path]
         ({"validation_loss": 4.2}, "validation_loss is 4.2, but 4.1 in result.json"),
         ({"validation_loss": None}, "validation_loss is None, but 4.1 in result.json"),
         ({"tokenizer_fingerprint": "f"}, "tokenizer_fingerprint is f, but eeee"),
-        ({"by_document": {}}, r"by_document lacks numbers \('nats'\)"),
-        ({"by_document": {"nats": ["x"], "tokens": [1], "bytes": [1]}}, "by_document lacks numbers"),
-        ({"by_document": {"nats": [10**400], "tokens": [1], "bytes": [1]}}, "by_document lacks numbers"),
-        ({"by_document": {"nats": [1.0], "tokens": [1, 2], "bytes": [1]}}, "needs lists of equal length"),
-        ({"by_document": {"nats": [[1.0]], "tokens": [[1]], "bytes": [[1]]}}, "needs lists of equal length"),
-        ({"by_document": {"nats": [], "tokens": [], "bytes": []}}, "needs lists of equal length"),
-        ({"by_document": {"nats": [float("nan")], "tokens": [1], "bytes": [1]}}, "a number that is not finite"),
+        ({"by_document": {}}, "by_document needs lists of numbers of equal length"),
+        (
+            {"by_document": {"nats": ["x"], "tokens": [1], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        (
+            {"by_document": {"nats": [10**400], "tokens": [1], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        (
+            {"by_document": {"nats": [1.0], "tokens": [1, 2], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        (
+            {"by_document": {"nats": [[1.0]], "tokens": [[1]], "bytes": [[1]]}},
+            "by_document needs lists of numbers of equal length",
+        ),
+        ({"by_document": {"nats": [], "tokens": [], "bytes": []}}, "tokens and text_bytes must be whole numbers"),
+        ({"text_bytes": 10**400}, "'text_bytes' is 10+.*, not a whole number up to"),
+        (
+            {"by_document": {"nats": [float("nan")], "tokens": [1], "bytes": [1]}},
+            "by_document needs lists of numbers of equal length",
+        ),
         ({"sequence": "128"}, "'sequence' is '128', not a whole number"),
     ],
 )
@@ -120,6 +136,23 @@ def test_a_file_of_another_checkpoint_or_a_damaged_one_is_refused(
         other_texts.compared(read(pairs))
     assert str(refused.value).startswith(str(pairs["kronecker", 0] / "texts" / "manuals.json"))
     assert "python eval.py --workdir=" in str(refused.value)
+
+
+def test_files_on_one_text_with_other_tokens_are_not_compared(pairs: dict[tuple[str, int], Path]):
+    fewer = {"nats": [1.0, 2.0], "tokens": [1, 2], "bytes": [5, 6]}
+    more = {"nats": [1.0] * DOCUMENTS, "tokens": [7] * DOCUMENTS, "bytes": [5] * DOCUMENTS}
+    for columns in (fewer, more):
+        evaluated(pairs["table_untied", 0], 0.0, by_document=columns)
+        assert other_texts.compared(read(pairs)) == []
+        assert any("were not evaluated on it; run: python eval.py" in told for told in other_texts.lacking(read(pairs)))
+
+
+def test_a_text_of_one_token_has_no_bits_per_byte_in_the_file(pairs: dict[tuple[str, int], Path]):
+    for run in pairs.values():
+        evaluated(run, 0.0, text_bytes=0)
+    (of_text,) = other_texts.to_json(read(pairs)).values()
+    assert of_text["arms"]["kronecker"]["validation_bits_per_byte"] is None
+    json.dumps(of_text, allow_nan=False)
 
 
 def test_the_page_has_a_table_for_each_text(pairs: dict[tuple[str, int], Path], tmp_path: Path):

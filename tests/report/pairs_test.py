@@ -6,7 +6,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from run_folders import write_run
+from run_folders import write_json, write_run
 from scipy import stats
 
 from kronecker.report import pairs
@@ -70,3 +70,48 @@ def test_what_is_no_pair_is_refused_with_the_arms_there_are(folder: Path, pair: 
     done = commands.run("scripts/compare.py", folder, f"--pairs={pair}")
     assert done.returncode == 2
     assert f"--pairs={pair}: {fault} one of two arms of these runs; give ARM:BASELINE with two of" in done.stderr
+
+
+def test_versions_of_an_arm_are_pairs_by_the_names_that_the_error_gives(tmp_path: Path):
+    versions = {("table_untied", 0.002): 4.6, ("table_untied", 0.004): 4.5, ("kronecker", 0.004): 4.4}
+    versions["kronecker", 0.008] = 4.3
+    for (arm, rate), loss in versions.items():
+        for seed in range(2):
+            write_run(tmp_path / f"{arm}-{rate}-{seed}", arm, seed, loss + 0.01 * seed, {"train.lr": rate})
+    for rate, seed in ((0.004, 2), (0.064, 3)):
+        ended = write_run(tmp_path / f"diverged-{rate}", "table_untied", seed, 4.0, {"train.lr": rate})
+        (ended / "result.json").unlink()
+        write_json(ended / "diverged.json", {"reason": "loss is not finite"})
+    found, diverged = finished_runs.gather([tmp_path])
+    wanted = {
+        "kronecker lr=0.004:table_untied lr=0.004": -0.1,
+        "kronecker lr=0.008:table_untied lr=0.002": -0.3,
+        "kronecker lr=0.008:kronecker lr=0.004": -0.1,
+    }
+    with pytest.raises(ValueError, match=r"with two of .*kronecker lr=0\.004.*table_untied lr=0\.002"):
+        pairs.read(found, ["kronecker:table_untied"], diverged)
+    compared = pairs.read(found, list(wanted), diverged)
+    for of_pair, told, (pair, mean) in zip(compared, pairs.to_json(compared)["pairs"], wanted.items(), strict=True):
+        assert f"{told['arm']}:{told['baseline']}" == pair
+        assert told["difference"]["mean"] == pytest.approx(mean)
+        assert told["losses_of"] == {"name": "", "tokens": 20_000, "of": 20_000, "documents": None}
+        assert list(of_pair.diverged) == ["table_untied lr=0.004 seed 2"] * pair.endswith("table_untied lr=0.004")
+
+
+def test_a_version_that_diverged_leaves_the_name_of_the_others(tmp_path: Path):
+    for arm in ("table_untied", "kronecker"):
+        write_run(tmp_path / arm, arm, 0, 4.0)
+    ended = write_run(tmp_path / "diverged", "table_untied", 1, 4.0, {"train.lr": 0.064})
+    (ended / "result.json").unlink()
+    write_json(ended / "diverged.json", {"reason": "loss is not finite"})
+    found, diverged = finished_runs.gather([tmp_path])
+    (of_pair,) = pairs.read(found, ["kronecker:table_untied"], diverged)
+    assert [arm.name for arm in of_pair.arms] == ["table_untied", "kronecker"]
+    assert not of_pair.diverged
+
+
+@pytest.mark.parametrize("flag", ["--baseline=table_untied", "--tuned"])
+def test_a_flag_that_pairs_would_not_heed_is_refused(folder: Path, flag: str):
+    done = commands.run("scripts/compare.py", folder, f"--pairs={CHOSEN[0]}", flag)
+    assert done.returncode == 2
+    assert "cannot be used with --pairs" in done.stderr

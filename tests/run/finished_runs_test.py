@@ -1,6 +1,7 @@
 """A finished run's files, damaged in every way: each reader names the file and the fault, or does not need it."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import ml_collections
 import pytest
 from etils import epath
-from run_folders import write_run
+from run_folders import write_json, write_run
 
 from kronecker.report import compare, comparison_page, tables
 from kronecker.run import finished_runs, rundir, sinks
@@ -28,7 +29,7 @@ CONTENTS = {
     "a long number": b'{"step": ' + b"9" * 100_000 + b"}",
     "surrogates": b'{"\xed\xa0\x80": 1}',
 }
-VALUES: tuple[Any, ...] = (None, True, "text", 7, -1.5, [], [None], {}, [[1]], {"a": {"b": 1}})
+VALUES: tuple[Any, ...] = (None, True, "text", 7, -1.5, [], [None], {}, [[1]], {"a": {"b": 1}}, 10**400, math.nan)
 # Errors about a value that is allowed, but of another run.
 OF_OTHER_VALUES = ("differs from params", "holds a run of another config", "cannot be compared")
 FILES = ("config.json", "env.json", "params.json", "result.json", "metrics.jsonl")
@@ -141,7 +142,7 @@ def test_a_field_of_a_line_that_is_missing_or_of_another_type_is_named_with_the_
     lines = read_lines(run)
     for number in (0, 1):  # of either kind
         for key in sinks.FIELDS[lines[number]["kind"]]:
-            for other in ("text", None, [], True):
+            for other in ("text", None, [], True, math.nan, math.inf, 10**400):
                 broken = lines[number] | {key: other}
                 write_lines(run, [*lines[:number], broken, *lines[number + 1 :]])
                 with pytest.raises(ValueError, match=rf"metrics\.jsonl line {number + 1}: '{key}' is"):
@@ -217,3 +218,15 @@ def test_a_broken_list_of_jobs_is_named(tmp_path: Path):
         (tmp_path / "slurm" / "jobs.json").write_bytes(content)
         with pytest.raises(ValueError, match=r"jobs\.json"):
             slurm.sort([], tmp_path)
+
+
+@pytest.mark.parametrize("value", [10**400, math.nan, math.inf, -math.inf])
+def test_a_number_that_no_run_has_is_refused_and_no_comparison_holds_it(run: Path, value: float):
+    intact = json.loads((run / "result.json").read_text())
+    for key in ("step", "tokens", *finished_runs.LOSSES, "tokens_per_second", "peak_memory_bytes", "clip_share"):
+        write_json(run / "result.json", intact | {key: value})
+        if key == "validation_loss" and isinstance(value, float):  # a run that diverged, of an earlier version
+            assert len(finished_runs.gather([run.parent])[1]) == 1
+            continue
+        with pytest.raises(ValueError, match=rf"result\.json: '{key}' is .*, not a (whole )?number up to 3\.4e38"):
+            finished_runs.gather([run.parent])

@@ -114,6 +114,14 @@ def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, line
     assert len(tiny_runs.lines(tmp_path)) == line_after + lines
 
 
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), "x", None, [1.0]])
+def test_a_damaged_number_of_held_updates_is_refused_with_the_file(value: object, tmp_path: Path):
+    held = {"kind": "held", "step": 3, "seconds": 1.0, "values": [[2.0, 0.1, 1.0, 0.0, 0.5, value]] * 3}
+    file = epath.Path(tmp_path) / "metrics.jsonl"
+    with pytest.raises(ValueError, match=rf"{file}: the line 'held' of step 3 is damaged; restore"):
+        run_log._held(held, file)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_ctrl_c_at_a_random_moment_of_the_start_ends_the_run_at_once(seed: int, data: Path, tmp_path: Path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

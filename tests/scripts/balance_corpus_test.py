@@ -67,3 +67,36 @@ def test_too_few_sources_and_another_name_are_refused(corpus: Path, tmp_path: Pa
     done = balance(corpus, tmp_path / "x.txt")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_without_documents_is_refused_and_nothing_is_written(tmp_path: Path):
+    out = tmp_path / "out.jsonl.xz"
+    texts: dict[bool, list[str]] = {False: [], True: []}  # whether held out, shortest first
+    for text in map(str, range(40)):
+        texts[int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) < 2**63].append(text)
+    train, held = texts.values()
+    faults = {
+        "none of its 1 texts is drawn for validation; change": train[:1],
+        "none of its 2 texts is drawn for train; change": ["", *held[:1]],
+        "no whole documents of 2 sources fit this share": [train[0], train[-1], *held[:1]],  # a longer one in b
+    }
+    for fault, of_corpus in faults.items():
+        corpus = tmp_path / "few.jsonl"
+        lines = ({"text": text, "source": source} for text, source in zip(of_corpus, "aba", strict=False))
+        corpus.write_text("\n".join(map(json.dumps, lines)))
+        done = balance(corpus, out, "--validation_fraction=0.5", "--most=0.5")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert fault in done.stderr
+        assert not out.exists()
+
+
+def test_the_corpus_itself_is_not_replaced_by_its_part(corpus: Path, tmp_path: Path):
+    packed = tmp_path / "all.jsonl.xz"
+    packed.write_bytes(lzma.compress(corpus.read_bytes()))
+    (tmp_path / "link.jsonl.xz").symlink_to(packed)
+    before = packed.read_bytes()
+    for out in (packed, tmp_path / "link.jsonl.xz"):
+        done = balance(packed, out, "--most=0.3")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "is a file of --source" in done.stderr
+    assert packed.read_bytes() == before

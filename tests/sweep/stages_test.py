@@ -1,11 +1,14 @@
 """A sweep in stages, by the real command: a later stage depends on what an earlier one found, and is resumed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_runs
+
+from kronecker.sweep import stages
 
 CONFIG = """
 import types
@@ -55,3 +58,48 @@ def test_without_stages_the_flag_is_refused(tmp_path: Path):
     done = subprocess.run(command, cwd=tiny_runs.ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "configs/demo.py has no stages(); without --stages its sweep() runs" in done.stderr
+
+
+HEAD = """
+import types
+from configs import arms, demo
+
+get_config = demo.get_config
+RUN = arms.ARMS["kronecker"] | {"seed": 1, "train.lr": 1e-3}
+
+
+def stage(name, *groups):
+    return types.SimpleNamespace(name=name, groups=groups)
+
+
+def stages(loss):
+"""
+FIRST = HEAD.count("\n") + 1  # the line of the body
+FAULTS = {
+    "yield stage('a', [RUN]); 1 / 0": f"mine.py:{FIRST}: ZeroDivisionError: division by zero",
+    "yield stage('a', [{'seed': 1}])": "stages() yields a run without 'embedding.arm'; write, for example",
+    "yield stage('a', [arms.ARMS['kronecker']])": "stages() yields a run without 'seed'",
+    "yield stage('a', [RUN | {'train.foo': 1}])": "config.train.foo: there is no such key",
+    "yield stage('a', [RUN | {'train.lr': [1]}])": "train.lr is [1] of type list; it must be a number",
+    "yield stage('a', [RUN | {'train.clip': 0.5}])": "--config.train.clip: stages() of",
+    "yield stage('a', [RUN, RUN])": "yields kronecker-seed1 twice",
+    "yield stage('a', RUN)": "a stage has a name of letters",
+    "yield stage('a', [3])": "stages() yields 3, no dict of keys",
+    "yield stage('../up', [RUN])": "a stage has a name of letters",
+    "yield stage('', [RUN])": "a stage has a name of letters",
+    "yield stage(3, [RUN])": "a stage has a name of letters",
+    "yield 3": f"mine.py:{FIRST}: stages() yields 3; a stage has a name",
+    "return 5": "stages() returns 5, no stages",
+    "yield stage('a', [RUN]); loss('a', {'seed': []})": f"mine.py:{FIRST}: TypeError: unhashable type",
+}
+
+
+@pytest.mark.parametrize("body", FAULTS)
+def test_a_mistake_in_stages_is_one_line_that_names_it(tmp_path: Path, body: str):
+    config = tmp_path / "mine.py"
+    config.write_text(f"{HEAD}    {body}\n")
+    staged = stages.of_config(str(config), tmp_path / "out", {"train.clip": 1.0}, tiny_runs.ROOT / "train.py")
+    with pytest.raises(ValueError, match=re.escape(FAULTS[body])) as raised:
+        list(staged)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"--config={config}") or str(raised.value).startswith("kronecker-seed1: ")

@@ -290,7 +290,9 @@ def test_the_page_tells_what_inputs_use_and_refuses_what_is_of_another_checkpoin
     assert page.index("<h2>What the inputs use</h2>") < page.index(f"{row[1]}</td>")
     file = tmp_path / "kronecker" / "input_use.json"
     file.write_text(file.read_text().replace('"training_step": 4', '"training_step": 2'))
-    with pytest.raises(ValueError, match=r"input_use\.json: of step 2, but result\.json is of step 4; write it again"):
+    with pytest.raises(
+        ValueError, match=r"input_use\.json: belongs to another run .*: training_step differs; write it"
+    ):
         inputs.table(compared)
 
 
@@ -308,6 +310,16 @@ def test_a_run_from_elsewhere_without_its_large_files_is_skipped(swept: Path, tm
     assert (done.returncode, done.stdout) == (0, "token losses: 0 written, 1 up to date\n"), done.stderr
     (run / "held_out.json").unlink()
     assert write(tmp_path).returncode == 2
+
+
+def test_the_sums_of_another_run_beside_its_losses_are_written_again(swept: Path, tmp_path: Path):
+    shutil.copytree(swept / "kronecker", tmp_path / "kronecker")
+    shutil.copy(swept / "table_untied" / "held_out.json", tmp_path / "kronecker")
+    done = write(tmp_path)
+    assert (done.returncode, done.stdout) == (0, "token losses: 1 written, 0 up to date\n"), done.stderr
+    assert "held_out.json: belongs to another run than result.json: validation_loss differs" in done.stderr
+    first, again = (json.loads((one / "kronecker" / "held_out.json").read_text()) for one in (swept, tmp_path))
+    assert again == first
 
 
 def test_again_replaces_the_file_of_the_named_run_alone_and_by_a_whole_one(swept: Path, tmp_path: Path):
