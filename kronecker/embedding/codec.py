@@ -78,6 +78,8 @@ def byte_table(
     padded_vocab = padded_vocab or len(token_bytes)
     if pos_dim < 1:
         raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at least 1")
+    if not padded_vocab:
+        raise ValueError("token_bytes is empty; give the bytes of at least one id")
     if len(token_bytes) > padded_vocab:
         raise ValueError(
             f"the tokenizer has {len(token_bytes):,} ids but the model's vocabulary has {padded_vocab:,}; "

@@ -169,6 +169,11 @@ def test_a_code_without_positions_is_refused(pos_dim: int):
         codec.byte_table([b"a"], pos_dim)
 
 
+def test_a_vocabulary_without_ids_is_refused():
+    with pytest.raises(ValueError, match=r"^token_bytes is empty; give the bytes of at least one id$"):
+        codec.byte_table([], 4)
+
+
 def test_a_vocabulary_larger_than_the_models_is_refused():
     with pytest.raises(ValueError, match="3 ids but the model's vocabulary has 2"):
         codec.byte_table([b"a", b"b", b"c"], 4, padded_vocab=2)
