@@ -122,7 +122,7 @@ def read(folder: epath.PathLike, shape: transformer.Shape) -> Model:
     tied = _check_config(folder / CONFIG, shape)
     found, about = _read_arrays(folder)
     if tied:
-        found[HEAD] = found.get(TABLE)
+        found.setdefault(HEAD, found.get(TABLE))
     expected = {place.theirs: place.their_shape for place in _places(shape)}
     expected |= dict.fromkeys((TABLE, HEAD), (shape.vocab_size, shape.d_model))
     for name, size in expected.items():
@@ -134,6 +134,10 @@ def read(folder: epath.PathLike, shape: transformer.Shape) -> Model:
             raise ValueError(f"{folder / WEIGHTS}: {name} is {array.dtype}; give weights that are not quantised")
         if not np.isfinite(array).all():
             raise ValueError(f"{folder / WEIGHTS}: {name} has values that are not finite; download it again")
+    if tied and not np.array_equal(found[HEAD], found[TABLE]):
+        raise ValueError(
+            f"{folder / WEIGHTS}: {HEAD} is not {TABLE}, but {CONFIG} ties them; write tie_word_embeddings: false there"
+        )
     if unknown := found.keys() - expected.keys():
         raise ValueError(f"{folder / WEIGHTS}: {min(unknown)} is no weight of GPT-2; give the folder of a GPT-2 model")
     flat: dict[str, list[np.ndarray]] = {}
@@ -203,7 +207,7 @@ def _check_config(path: epath.Path, shape: transformer.Shape) -> bool:
 def _read_arrays(folder: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the arrays of a folder by their names without PREFIX, and the metadata of their file."""
     files = [WEIGHTS]
-    if (folder / INDEX).exists():
+    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():  # transformers reads the one file first
         index = rundir.read_json(folder / INDEX, {"weight_map": dict})["weight_map"]
         files = sorted({str(name) for name in index.values()})
     found, about = {}, {}

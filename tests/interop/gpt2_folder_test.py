@@ -93,6 +93,12 @@ def test_files_of_gpt2_without_a_prefix_and_with_masks_are_read(tmp_path: Path):
     assert found.about == {}
 
 
+def test_one_whole_file_comes_before_an_index_as_in_transformers(tmp_path: Path):
+    params, _ = write(tmp_path)
+    (tmp_path / gpt2_folder.INDEX).write_text('{"weight_map": {"wte.weight": "missing.safetensors"}}')
+    assert same(gpt2_folder.read(tmp_path, SHAPE).params, params)
+
+
 def changed_config(**changes) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / gpt2_folder.CONFIG
@@ -151,6 +157,11 @@ def first_bias(arrays: dict) -> np.ndarray:
             changed_arrays(lambda arrays: arrays.update({"transformer.wpe.weight": np.ones((15, 8), np.float32)})),
             {},
             r"wpe.weight has shape \(15, 8\); config.json asks for \(16, 8\)",
+        ),
+        (
+            changed_config(tie_word_embeddings=True),
+            {},
+            r"lm_head.weight is not wte.weight, but config.json ties them; write tie_word_embeddings: false there",
         ),
         (lambda folder: (folder / gpt2_folder.WEIGHTS).write_bytes(b"\xff" * 64), {}, "damaged safetensors file"),
         (lambda folder: (folder / gpt2_folder.CONFIG).write_text("{"), {}, "config.json: not JSON"),
