@@ -98,4 +98,5 @@ class KroneckerEmbed(nnx.Module):
         return self.promote_dtype((x,), dtype=self.dtype, inexact=False)[0]
 
     def _bag(self) -> bags.Bag:
-        return self.code.bag_of({name: array[...] for name, array in self.arrays.items()}, "arrays")
+        # Not by a method of nnx.Dict: nnx.tabulate wraps all methods, and would call it without end.
+        return self.code.bag_of({name: getattr(self.arrays, name)[...] for name in self.code.arrays()}, "arrays")

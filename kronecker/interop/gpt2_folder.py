@@ -199,7 +199,8 @@ def _check_config(path: epath.Path, shape: transformer.Shape) -> bool:
             raise ValueError(f"{path}: {name} is {json.dumps(got):.80}; our decoder has {words} only; {remedy}")
     for name, key in SIZES.items():
         if (got := theirs.get(name)) != (own := getattr(shape, key)):
-            remedy = f"set model.{key}={got}" if key != "vocab_size" else "set tokenizer to that of the model"
+            remedy = f"set model.{key}={got}" if type(got) is int else "give the folder of a whole GPT-2 model"
+            remedy = "set tokenizer to that of the model" if key == "vocab_size" else remedy
             raise ValueError(f"{path}: {name} is {json.dumps(got):.80}, but model.{key} is {own}; {remedy}")
     return theirs.get("tie_word_embeddings", True)
 
@@ -220,6 +221,8 @@ def _read_arrays(folder: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, s
                 about |= opened.metadata() or {}
                 names = [name for name in opened.keys() if not name.endswith(_MASKS)]  # noqa: SIM118  not iterable
                 found |= {name.removeprefix(PREFIX): opened.get_tensor(name) for name in names}
+        except AttributeError as error:  # 8-bit floats
+            raise ValueError(f"{path}: {error}; give weights that are not quantised") from None
         except (safetensors.SafetensorError, TypeError) as error:
             raise ValueError(f"{path}: damaged safetensors file ({error}); download it again") from None
     return found, about

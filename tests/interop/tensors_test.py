@@ -87,6 +87,12 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
         tensors.input_table(tmp_path)
 
 
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is no file; give a \.safetensors"):
+        tensors.input_table(tmp_path)
+
+
 def test_a_folder_without_a_checkpoint_says_what_it_should_hold(tmp_path: Path):
     with pytest.raises(
         FileNotFoundError, match=r"or a folder with model\.safetensors or model\.safetensors\.index\.json"
