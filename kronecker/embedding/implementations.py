@@ -62,7 +62,7 @@ def product(
         width of W: then they either gather W first, or each embeds all tokens in its columns of W and they exchange
         parts of embeddings, whichever moves less data.
         None: one device, or a first axis that cannot be split.
-      batch_axes: names of mesh axes, of type Auto.
+      batch_axes: names of mesh axes, or one name, of type Auto.
 
     Raises:
       TypeError: if ids are not integers, or W is not of floats.
@@ -70,6 +70,7 @@ def product(
         operand is split over axes of type Explicit.
     """
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
+    batch_axes = (batch_axes,) if isinstance(batch_axes, str) else batch_axes
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"ids are {ids.dtype.name}; they must be integers")
     if mesh is not None and not set(batch_axes) <= set(mesh.axis_names):
@@ -95,6 +96,8 @@ def product(
             axis_names=set(batch_axes),
             check_vma=False,
         )
+        if set(batch_axes) < set(mesh.axis_names):  # which a shard_map can have only within jit
+            embed = jax.jit(embed)
     return embed(*_vary_alike(projection_Dd, bag, ids))
 
 

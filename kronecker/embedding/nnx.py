@@ -68,7 +68,7 @@ class KroneckerEmbed(nnx.Module):
         self.param_dtype = param_dtype
         self.promote_dtype = promote_dtype
         self.mesh = mesh
-        self.batch_axes = tuple(batch_axes)
+        self.batch_axes = (batch_axes,) if isinstance(batch_axes, str) else tuple(batch_axes)
         self.set_code(code)
 
     def set_code(self, code: fixed_code.Code) -> None:

@@ -239,6 +239,9 @@ def test_axes_of_the_mesh_may_have_any_names(name: str):
     got, want = (jax.jit(jax.grad(squared_norm(how)))(w, IDS_BT) for how in (embed, in_full))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
     if name != TABLE:
+        with_one_name = implementations.product(w, bag(name), IDS_BT, mesh=mesh, batch_axes="mine")
+        np.testing.assert_array_equal(with_one_name, embed(w, IDS_BT))
+        np.testing.assert_allclose(jax.grad(squared_norm(embed))(w, IDS_BT), want, rtol=1e-4, atol=1e-3)  # without jit
         with pytest.raises(ValueError, match=r"has axes \('mine', 'model'\) but batch_axes are \('data', 'fsdp'\)"):
             implementations.product(w, bag(name), IDS_BT, mesh=mesh)
 
