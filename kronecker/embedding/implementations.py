@@ -82,7 +82,7 @@ def product(
         types = f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)}"
         raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types} from jax.sharding")
     _check_operands(projection_Dd, bag, ids)
-    embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
+    embed: Callable[..., Any] = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
     parts = math.prod(mesh.shape[axis] for axis in batch_axes) if mesh is not None else 1
     if mesh is not None and ids.ndim and ids.shape[0] % parts == 0:
         # Without shard_map the compiler would merge duplicates over the tokens of all devices.
