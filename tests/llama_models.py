@@ -57,8 +57,8 @@ def write_folder(folder: Path, tied: bool = True, **changes: object) -> Path:
     return folder
 
 
-def write_gguf(file: Path) -> Path:
-    """Writes the same tied model with the tokenizer of gguf_models."""
+def write_gguf(file: Path, **metadata: object) -> Path:
+    """Writes the same tied model with the tokenizer of gguf_models; `metadata` are further numbers and texts."""
     found = weights()
     outside = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
     tensors = {theirs: found[name] for theirs, name in outside.items()}
@@ -68,10 +68,13 @@ def write_gguf(file: Path) -> Path:
             if theirs in ("attn_q", "attn_k"):  # the two coordinates that turn together become neighbours
                 array = array.reshape(-1, 2, HEAD // 2, WIDTH).swapaxes(1, 2).reshape(array.shape)
             tensors[f"blk.{layer}.{theirs}.weight"] = array
-    return gguf_models.write(file, tensors=tensors, describe=_describe)
+    return gguf_models.write(file, tensors=tensors, describe=lambda writer: _describe(writer, metadata))
 
 
-def _describe(writer: gguf.GGUFWriter) -> None:
+def _describe(writer: gguf.GGUFWriter, metadata: dict[str, object]) -> None:
+    for key, value in metadata.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"llama.{key.replace('__', '.')}", value)
     writer.add_block_count(LAYERS)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(HIDDEN)

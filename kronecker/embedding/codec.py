@@ -72,12 +72,15 @@ def byte_table(
 
     Raises:
       TypeError: if `token_bytes` is no list of bytes and None.
-      ValueError: if P is not positive, the truncation is unknown, or the tokenizer has more ids than the model.
+      ValueError: if P is not 1 to 32,767, there is no id, the truncation is unknown, or the tokenizer has more ids than
+        the model.
     """
     check_strings(token_bytes, "token_bytes")
     padded_vocab = padded_vocab or len(token_bytes)
-    if pos_dim < 1:
-        raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at least 1")
+    if not 1 <= pos_dim < 1 << 15:  # a bag's lengths are int16
+        raise ValueError(f"embedding.pos_dim is {pos_dim}; it must be at {'least 1' if pos_dim < 1 else 'most 32767'}")
+    if not padded_vocab:
+        raise ValueError("token_bytes is empty; give the bytes of at least one id")
     if len(token_bytes) > padded_vocab:
         raise ValueError(
             f"the tokenizer has {len(token_bytes):,} ids but the model's vocabulary has {padded_vocab:,}; "

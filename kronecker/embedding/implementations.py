@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
-from kronecker.embedding import bags, kernels
+from kronecker.embedding import bags, kernels, linear_map
 from kronecker.runtime import sharding
 from kronecker.schema.choices import AUTO, GATHER_GRADIENTS, IMPLEMENTATIONS
 
@@ -34,6 +34,7 @@ WIDTH_AXIS = sharding.RULES["width"]  # of the mesh
 FASTEST_GATHER_GRADIENT = "scatter"
 
 
+@linear_map.by_usual_promotion
 def product(
     projection_Dd: ArrayLike,
     bag: bags.Bag,
@@ -61,16 +62,15 @@ def product(
         width of W: then they either gather W first, or each embeds all tokens in its columns of W and they exchange
         parts of embeddings, whichever moves less data.
         None: one device, or a first axis that cannot be split.
-      batch_axes: names of mesh axes, of type Auto.
+      batch_axes: names of mesh axes, or one name, of type Auto.
 
     Raises:
-      TypeError: if ids are not integers.
-      ValueError: if W does not have one row per cell of the code, the bag was cast to floats, the mesh lacks an axis,
-        or an operand is split over axes of type Explicit.
+      TypeError: if ids are not integers, or W is not of floats.
+      ValueError: if W is no matrix with one row per cell, the bag was cast to floats, the mesh lacks an axis, or an
+        operand is split over axes of type Explicit.
     """
     projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
-    if projection_Dd.shape[0] != bag.rows:
-        raise ValueError(f"projection has {len(projection_Dd):,} rows, the code {bag.rows:,}; use one pos_dim for both")
+    batch_axes = (batch_axes,) if isinstance(batch_axes, str) else batch_axes
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"ids are {ids.dtype.name}; they must be integers")
     if mesh is not None and not set(batch_axes) <= set(mesh.axis_names):
@@ -82,7 +82,7 @@ def product(
         types = f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)}"
         raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types} from jax.sharding")
     _check_operands(projection_Dd, bag, ids)
-    embed = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
+    embed: Callable[..., Any] = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
     parts = math.prod(mesh.shape[axis] for axis in batch_axes) if mesh is not None else 1
     if mesh is not None and ids.ndim and ids.shape[0] % parts == 0:
         # Without shard_map the compiler would merge duplicates over the tokens of all devices.
@@ -96,9 +96,12 @@ def product(
             axis_names=set(batch_axes),
             check_vma=False,
         )
+        if set(batch_axes) < set(mesh.axis_names):  # which a shard_map can have only within jit
+            embed = jax.jit(embed)
     return embed(*_vary_alike(projection_Dd, bag, ids))
 
 
+@linear_map.by_usual_promotion
 def induced_table(projection_Dd: ArrayLike, bag: bags.Bag, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns E = K W (V, d), in the projection's dtype, so that inference is an ordinary lookup.
 
@@ -122,6 +125,7 @@ def choose(platform: str) -> str:
     return "onehot"  # results/benchmark/encoder-tpu*.json: at 1.3 V tokens "induced" is equal on v5e, slower on v6e
 
 
+@linear_map.by_usual_promotion
 def prepare(
     bag: bags.Bag,
     implementation: str,
@@ -219,6 +223,12 @@ def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.d
 
 
 def _check_operands(projection_Dd: jax.Array, bag: bags.Bag, *ids: jax.Array) -> None:
+    if not jnp.issubdtype(projection_Dd.dtype, jnp.inexact):
+        raise TypeError(f"the projection is {projection_Dd.dtype.name}; it must be floats")
+    if projection_Dd.ndim != 2:
+        raise ValueError(f"the projection has shape {projection_Dd.shape}; it must be a matrix, ({bag.rows:,}, width)")
+    if len(projection_Dd) != bag.rows:
+        raise ValueError(f"projection has {len(projection_Dd):,} rows, the code {bag.rows:,}; use one pos_dim for both")
     if cast := {leaf.dtype.name for leaf in jax.tree.leaves(bag) if not jnp.issubdtype(leaf.dtype, jnp.integer)}:
         raise ValueError(f"the bag has arrays of {', '.join(cast)}; cast only the projection: a code is integers")
     for x in (projection_Dd, *ids):
@@ -323,4 +333,4 @@ def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)

@@ -104,8 +104,8 @@ def merge(bag: bags.Bag, ids_N: jax.Array) -> Groups:
     keys_M = jnp.pad(keys_M, (0, -keys_M.shape[0] % TILE), constant_values=filler)
     ids_M, places_M = keys_M % bag.vocab, jnp.arange(keys_M.shape[0], dtype=jnp.int32)
     at_M = jnp.where(keys_M < filler, ids_M, bag.vocab)
-    group_V = jnp.zeros(bag.vocab, jnp.int32).at[at_M].set(places_M, mode="drop")
-    return Groups(ids_M, jnp.maximum(bag.slots - keys_M // bag.vocab, 0), group_V[ids_N])
+    group = jnp.zeros(bag.vocab + 1, jnp.int32).at[at_M].set(places_M)  # the last one is that of the fillers
+    return Groups(ids_M, jnp.maximum(bag.slots - keys_M // bag.vocab, 0), group[ids_N])
 
 
 def _sum_merged_transpose(grad_Nd: jax.Array, bag: bags.Bag, groups: Groups) -> jax.Array:
@@ -165,11 +165,14 @@ def _turns(lengths_S: jax.Array) -> jax.Array:
 
 def codes(bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the dense codes (N, D) of `ids_N`, with the shift."""
-    scale, shift = _weights_by_length(bag, jnp.promote_types(dtype, jnp.float32))
+    scale, shift = _weights_by_length(bag, dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32))
     lengths_N = _lengths(bag, ids_N)
     token_N1 = jnp.arange(ids_N.shape[0])[:, None]
     code_ND = jnp.zeros((ids_N.shape[0], bag.rows), scale.dtype)
-    code_ND = code_ND.at[token_N1, bag.cells(ids_N, lengths_N)].add(scale[lengths_N][:, None], mode="drop")
+    cells_NK = bag.cells(ids_N, lengths_N)
+    used_NK = cells_NK < bag.rows
+    values_NK = jnp.where(used_NK, scale[lengths_N][:, None], 0)
+    code_ND = code_ND.at[token_N1, jnp.where(used_NK, cells_NK, 0)].add(values_NK)
     if shift is not None:
         code_ND += shift[lengths_N][:, None]
     return code_ND.astype(dtype)

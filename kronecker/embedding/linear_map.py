@@ -10,12 +10,15 @@ Shapes: R rows of the operand, N rows of the result, d columns, B batch of `vmap
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +54,23 @@ def with_transpose(
     return decorate
 
 
+def by_usual_promotion(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function compute by JAX's usual promotion of types and ranks, also in a program that forbids it."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return call
+
+
 def _bind(x: jax.Array, constants: Sequence[Any], **params: Any) -> jax.Array:
     leaves, tree = jax.tree.flatten(tuple(constants))
     return _map_p.bind(x, *leaves, tree=tree, **params)
 
 
+@by_usual_promotion
 def _compute(x, *leaves, pair, static, tree, rows, turned):
     del rows
     return (pair.transpose if turned else pair.forward)(x, *jax.tree.unflatten(tree, leaves), **dict(static))
@@ -79,6 +94,7 @@ def _transpose(cotangent, x, *leaves, turned, **params):
     return [cotangent, *[None] * len(leaves)]
 
 
+@by_usual_promotion
 def _batch(arrays, axes, *, tree, turned, **params):
     x, *leaves = arrays
     mapped = jax.tree.unflatten(tree, [axis is not None for axis in axes[1:]])
@@ -87,7 +103,7 @@ def _batch(arrays, axes, *, tree, turned, **params):
         out = _map_p.bind(x.reshape(x.shape[0], -1), *leaves, tree=tree, turned=turned, **params)
         return out.reshape(out.shape[0], *x.shape[1:]), 2
     size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
-    if params["pair"].join and not turned and axes[0] is None and not any(jax.tree.leaves(mapped[0])):
+    if size and params["pair"].join and not turned and axes[0] is None and not any(jax.tree.leaves(mapped[0])):
         held = len(jax.tree.leaves(mapped[0]))
         fronts = [batching.bdim_at_front(*one, size) for one in zip(leaves[held:], axes[1 + held :], strict=True)]
         constants = jax.tree.unflatten(tree, [*leaves[:held], *fronts])

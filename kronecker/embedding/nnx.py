@@ -68,7 +68,7 @@ class KroneckerEmbed(nnx.Module):
         self.param_dtype = param_dtype
         self.promote_dtype = promote_dtype
         self.mesh = mesh
-        self.batch_axes = tuple(batch_axes)
+        self.batch_axes = (batch_axes,) if isinstance(batch_axes, str) else tuple(batch_axes)
         self.set_code(code)
 
     def set_code(self, code: fixed_code.Code) -> None:
@@ -98,4 +98,5 @@ class KroneckerEmbed(nnx.Module):
         return self.promote_dtype((x,), dtype=self.dtype, inexact=False)[0]
 
     def _bag(self) -> bags.Bag:
-        return self.code.bag_of({name: array[...] for name, array in self.arrays.items()}, "arrays")
+        # Not by a method of nnx.Dict: nnx.tabulate wraps all methods, and would call it without end.
+        return self.code.bag_of({name: getattr(self.arrays, name)[...] for name in self.code.arrays()}, "arrays")

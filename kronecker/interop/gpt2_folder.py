@@ -122,7 +122,7 @@ def read(folder: epath.PathLike, shape: transformer.Shape) -> Model:
     tied = _check_config(folder / CONFIG, shape)
     found, about = _read_arrays(folder)
     if tied:
-        found[HEAD] = found.get(TABLE)
+        found.setdefault(HEAD, found.get(TABLE))
     expected = {place.theirs: place.their_shape for place in _places(shape)}
     expected |= dict.fromkeys((TABLE, HEAD), (shape.vocab_size, shape.d_model))
     for name, size in expected.items():
@@ -134,6 +134,10 @@ def read(folder: epath.PathLike, shape: transformer.Shape) -> Model:
             raise ValueError(f"{folder / WEIGHTS}: {name} is {array.dtype}; give weights that are not quantised")
         if not np.isfinite(array).all():
             raise ValueError(f"{folder / WEIGHTS}: {name} has values that are not finite; download it again")
+    if tied and not np.array_equal(found[HEAD], found[TABLE]):
+        raise ValueError(
+            f"{folder / WEIGHTS}: {HEAD} is not {TABLE}, but {CONFIG} ties them; write tie_word_embeddings: false there"
+        )
     if unknown := found.keys() - expected.keys():
         raise ValueError(f"{folder / WEIGHTS}: {min(unknown)} is no weight of GPT-2; give the folder of a GPT-2 model")
     flat: dict[str, list[np.ndarray]] = {}
@@ -195,7 +199,8 @@ def _check_config(path: epath.Path, shape: transformer.Shape) -> bool:
             raise ValueError(f"{path}: {name} is {json.dumps(got):.80}; our decoder has {words} only; {remedy}")
     for name, key in SIZES.items():
         if (got := theirs.get(name)) != (own := getattr(shape, key)):
-            remedy = f"set model.{key}={got}" if key != "vocab_size" else "set tokenizer to that of the model"
+            remedy = f"set model.{key}={got}" if type(got) is int else "give the folder of a whole GPT-2 model"
+            remedy = "set tokenizer to that of the model" if key == "vocab_size" else remedy
             raise ValueError(f"{path}: {name} is {json.dumps(got):.80}, but model.{key} is {own}; {remedy}")
     return theirs.get("tie_word_embeddings", True)
 
@@ -203,7 +208,7 @@ def _check_config(path: epath.Path, shape: transformer.Shape) -> bool:
 def _read_arrays(folder: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the arrays of a folder by their names without PREFIX, and the metadata of their file."""
     files = [WEIGHTS]
-    if (folder / INDEX).exists():
+    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():  # transformers reads the one file first
         index = rundir.read_json(folder / INDEX, {"weight_map": dict})["weight_map"]
         files = sorted({str(name) for name in index.values()})
     found, about = {}, {}
@@ -216,6 +221,8 @@ def _read_arrays(folder: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, s
                 about |= opened.metadata() or {}
                 names = [name for name in opened.keys() if not name.endswith(_MASKS)]  # noqa: SIM118  not iterable
                 found |= {name.removeprefix(PREFIX): opened.get_tensor(name) for name in names}
+        except AttributeError as error:  # 8-bit floats
+            raise ValueError(f"{path}: {error}; give weights that are not quantised") from None
         except (safetensors.SafetensorError, TypeError) as error:
             raise ValueError(f"{path}: damaged safetensors file ({error}); download it again") from None
     return found, about

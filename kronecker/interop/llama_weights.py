@@ -55,7 +55,7 @@ def read(location: str | pathlib.Path) -> Model:
     found = tensors.tensors(path)
     shape = _shape_in_gguf(path, found) if in_gguf else _shape_in_folder(path / CONFIG)
     flat: dict[str, list[np.ndarray]] = {}
-    for place in _places(shape):
+    for place in _places(shape, not shape.tie_head or HEAD[in_gguf] in found):
         name = place.names[in_gguf]
         one = found.pop(name, None)
         if one is None or one.shape != place.size or one.dtype not in tensors.FLOATS:
@@ -68,18 +68,22 @@ def read(location: str | pathlib.Path) -> Model:
             array = array.reshape(place.turned, -1, 2, shape.d_model).swapaxes(1, 2).reshape(place.size)
         array = array.T if place.ours.endswith(("kernel", "head")) else array
         flat.setdefault(place.ours, []).append(array.reshape(place.shape))
-    if unknown := [name for name in found if not (shape.tie_head and name in HEAD)]:
-        raise ValueError(f"{path}: {min(unknown)} is no weight of Llama; give a model of its plain form")
+    if found:
+        raise ValueError(f"{path}: {min(found)} is no weight of Llama; give a model of its plain form")
     joined = {ours: np.stack(parts) if ours.startswith("blocks/") else parts[0] for ours, parts in flat.items()}
     table = joined.pop("table")
+    if shape.tie_head and not np.array_equal(joined.pop("head", table.T), table.T):
+        raise ValueError(
+            f"{path}: {HEAD[0]} is not {TABLE[0]}, but {CONFIG} ties them; write tie_word_embeddings: false there"
+        )
     return Model(shape, traverse_util.unflatten_dict(joined, sep="/"), table)
 
 
-def _places(s: llama.Shape) -> Iterator[_Place]:
+def _places(s: llama.Shape, with_head: bool) -> Iterator[_Place]:
     d, queries, keys = s.d_model, (s.heads, s.head_width), (s.kv_heads, s.head_width)
     yield _Place(TABLE, "table", (s.vocab_size, d), (s.vocab_size, d))
     yield _Place(NORM, "final_norm/scale", (d,), (d,))
-    if not s.tie_head:
+    if with_head:
         yield _Place(HEAD, "head", (s.vocab_size, d), (d, s.vocab_size))
     for layer in range(s.layers):
         for theirs, in_gguf, ours in (
@@ -148,7 +152,12 @@ def _shape_in_gguf(path: pathlib.Path, found: dict[str, tensors.Tensor]) -> llam
     refuse("general.architecture", architecture, architecture == "llama", "it must be 'llama'")
     scaling = named("rope.scaling.type", "none")
     refuse(*scaling, scaling[1] == "none", "Llama here has 'none' alone")
+    for name, factor in (named("rope.scaling.factor", 1), named("rope.scale_linear", 1)):  # of no type means linear
+        refuse(name, factor, factor in (0, 1), "Llama here has 1 alone")
     (_, heads), (_, width) = named("attention.head_count"), named("embedding_length")
+    of_head = named("attention.key_length", named("rope.dimension_count", _quotient(width, heads))[1])
+    turned = named("rope.dimension_count", of_head[1])
+    refuse(*turned, turned[1] == of_head[1], f"it must be {of_head[0]}, {of_head[1]}")
     table = found.get(TABLE[1])
     return _shape(
         refuse,
@@ -156,7 +165,7 @@ def _shape_in_gguf(path: pathlib.Path, found: dict[str, tensors.Tensor]) -> llam
             "layers": named("block_count"),
             "heads": named("attention.head_count"),
             "kv_heads": named("attention.head_count_kv", heads),
-            "head_width": named("attention.key_length", named("rope.dimension_count", _quotient(width, heads))[1]),
+            "head_width": of_head,
             "d_model": named("embedding_length"),
             "hidden": named("feed_forward_length"),
             "vocab_size": (TABLE[1], table.shape[0] if table else None),

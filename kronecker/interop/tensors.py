@@ -38,17 +38,18 @@ class Tensor(NamedTuple):
 def tensors(location: str | pathlib.Path) -> dict[str, Tensor]:
     """Returns name -> tensor of a model on this machine.
 
-    `location` is a .safetensors or .gguf file, or a folder that holds model.safetensors or its shards with their index.
+    `location` is a .safetensors or .gguf file, or a folder that holds model.safetensors or shards with their index.
 
     Raises FileNotFoundError if there is none; ValueError if a file is damaged, or the package gguf is not installed.
     """
     path = pathlib.Path(location)
-    indexed = path.is_dir() and (path / INDEX).exists()
+    indexed = path.is_dir() and (path / INDEX).exists() and not (path / SINGLE).exists()  # as transformers reads it
     files = _shards(path / INDEX) if indexed else [path / SINGLE if path.is_dir() else path]
     for file in files:
-        if not file.exists():
+        if not file.exists() or file.is_dir():
+            got = "is no file" if file.exists() else "does not exist"
             raise FileNotFoundError(
-                f"{file} does not exist; give a .safetensors or {GGUF} file, or a folder with {SINGLE} or {INDEX}"
+                f"{file} {got}; give a .safetensors or {GGUF} file, or a folder with {SINGLE} or {INDEX}"
             )
         storage.check_ends(file)
     return {name: one for file in files for name, one in (_of_gguf if file.suffix == GGUF else _of_file)(file)}
@@ -81,7 +82,7 @@ def input_table(location: str | pathlib.Path, tensor: str = "") -> np.ndarray:
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
     held = rundir.parsed(storage.read_whole(index), str(index), {"weight_map": dict}, "download it again")
     names = sorted({str(name) for name in held["weight_map"].values()})
-    if outside := [name for name in names if pathlib.PurePath(name).name != name]:
+    if outside := [name for name in names if pathlib.PurePath(name).name != name or name in ("", "..")]:
         raise ValueError(f"{index}: the shard {outside[0]!r} is not in its folder; download the model again")
     return [index.parent / name for name in names]
 

@@ -163,10 +163,15 @@ def test_the_fingerprint_follows_the_bytes_and_the_lengths():
     assert codec.byte_table([b"a\0"], 4).fingerprint != codec.byte_table([b"a"], 4).fingerprint
 
 
-@pytest.mark.parametrize("pos_dim", [0, -1])
-def test_a_code_without_positions_is_refused(pos_dim: int):
-    with pytest.raises(ValueError, match=f"^embedding.pos_dim is {pos_dim}; it must be at least 1$"):
+@pytest.mark.parametrize(("pos_dim", "bound"), [(0, "least 1"), (-1, "least 1"), (1 << 15, "most 32767")])
+def test_a_code_with_no_positions_or_more_than_a_length_counts_is_refused(pos_dim: int, bound: str):
+    with pytest.raises(ValueError, match=f"^embedding.pos_dim is {pos_dim}; it must be at {bound}$"):
         codec.byte_table([b"a"], pos_dim)
+
+
+def test_a_vocabulary_without_ids_is_refused():
+    with pytest.raises(ValueError, match=r"^token_bytes is empty; give the bytes of at least one id$"):
+        codec.byte_table([], 4)
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused():

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import checkify
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from kronecker.embedding import bags, codec, implementations
@@ -144,6 +145,57 @@ def test_a_matrix_of_numpy_is_as_good_as_one_of_jax(name: str):
         np.testing.assert_allclose(every, in_full(w, np.arange(VOCABULARY)), atol=1e-5)
 
 
+@EVERY_EMBEDDING
+def test_a_program_may_forbid_promotion_of_types_and_ranks(name: str):
+    embed, in_full, w = embedding(name)
+
+    def both(how):
+        return jax.value_and_grad(lambda w: (jax.vmap(how, (None, 0))(w, IDS_BT).astype(jnp.float32) ** 3).sum())
+
+    want = both(in_full)(w)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        if name != TABLE:
+            implementations.prepare(bags.kronecker_bag(table()), name, induced_head=True)
+        found = [jax.jit(both(embed))(w), jax.jvp(lambda w: both(embed)(w)[0], (w,), (w,))]
+        half = both(embed)(w.astype(jnp.bfloat16))
+    for got in (found[0], (found[1][0], want[1])):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), got, want)
+    assert half[1].dtype == jnp.bfloat16
+
+
+@EVERY_EMBEDDING
+def test_checkify_finds_nothing_wrong_in_it(name: str):
+    embed, in_full, w = embedding(name)
+    checked = checkify.checkify(jax.value_and_grad(cubes(embed)), errors=checkify.all_checks)
+    error, (value, _) = jax.jit(checked)(w)
+    assert error.get() is None
+    np.testing.assert_allclose(value, cubes(in_full)(w), rtol=1e-4)
+
+
+@EVERY_EMBEDDING
+def test_a_batch_of_no_examples_has_none(name: str):
+    embed, _, w = embedding(name)
+    assert jax.vmap(lambda ids: embed(w, ids))(IDS_BT[:0]).shape == (0, 5, WIDTH)
+    assert jax.vmap(jax.grad(lambda w, ids: embed(w, ids).sum()), (None, 0))(w, IDS_BT[:0]).shape == (0, *w.shape)
+
+
+@pytest.mark.parametrize("name", choices.IMPLEMENTATIONS)
+def test_what_is_no_matrix_of_floats_with_a_row_for_each_cell_is_refused(name: str):
+    _, _, w = embedding(name)
+    prepared = implementations.prepare(bags.kronecker_bag(table()), name, induced_head=True)
+    for wrong, kind, said in (
+        (w[0, 0], ValueError, r"the projection has shape \(\); it must be a matrix, \(512, width\)"),
+        (w[:, 0], ValueError, r"the projection has shape \(512,\)"),
+        (w[:, None], ValueError, r"the projection has shape \(512, 1, 3\)"),
+        (w[:100], ValueError, "projection has 100 rows, the code 512"),
+        (w.astype(int), TypeError, "the projection is int32; it must be floats"),
+    ):
+        with pytest.raises(kind, match=said):
+            implementations.product(wrong, prepared, IDS_BT)
+        with pytest.raises(kind, match=said):
+            implementations.induced_table(wrong, prepared)
+
+
 @pytest.mark.parametrize(
     "ids", [np.ones((2, 3), np.float32), [0.0, 1.0], np.ones(3, bool)], ids=["array", "list", "bool"]
 )
@@ -187,6 +239,9 @@ def test_axes_of_the_mesh_may_have_any_names(name: str):
     got, want = (jax.jit(jax.grad(squared_norm(how)))(w, IDS_BT) for how in (embed, in_full))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
     if name != TABLE:
+        with_one_name = implementations.product(w, bag(name), IDS_BT, mesh=mesh, batch_axes="mine")
+        np.testing.assert_array_equal(with_one_name, embed(w, IDS_BT))
+        np.testing.assert_allclose(jax.grad(squared_norm(embed))(w, IDS_BT), want, rtol=1e-4, atol=1e-3)  # without jit
         with pytest.raises(ValueError, match=r"has axes \('mine', 'model'\) but batch_axes are \('data', 'fsdp'\)"):
             implementations.product(w, bag(name), IDS_BT, mesh=mesh)
 

@@ -114,6 +114,13 @@ def test_names_for_sharding_are_kept(make: Any, where: str):
         assert embed(IDS).shape == (2, 9, WIDTH)
 
 
+def test_flax_prints_its_table_of_calls_and_leaves_it_whole(make: Any):
+    embed = make()
+    text = nnx.tabulate(embed, jnp.asarray(IDS), console_kwargs={"width": 200})
+    assert f"float32[2,9,{WIDTH}]" in re.sub("\x1b[^m]*m", "", text)
+    assert embed(IDS).shape == (2, 9, WIDTH)
+
+
 def test_a_program_takes_the_code_as_arguments(code: fixed_code.Code):
     graph, state = nnx.split(ours.KroneckerEmbed(WIDTH, code, rngs=nnx.Rngs(0)))
     text = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids)).lower(state, IDS).as_text()

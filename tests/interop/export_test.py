@@ -19,7 +19,7 @@ from exported_runs import CONTEXT, PROMPT, REAL_TEXT, ROWS
 
 from kronecker import tokenization
 from kronecker.data import manifests
-from kronecker.interop import export, gpt2_folder, hf_tokenizer
+from kronecker.interop import export, gpt2_folder, hf_tokenizer, model_card
 from kronecker.model import transformer
 from kronecker.runtime import storage
 from kronecker.schema import arms
@@ -281,3 +281,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(prepared, tmp_path: Pat
     ):
         export.write(run, workdir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_with_a_bar_or_a_line_break_stays_in_its_cell_of_the_card(prepared, tmp_path: Path):
+    run, workdir = exported_runs.made(prepared, "kronecker"), exported_runs.records(tmp_path / "run")
+    manifest = {**run.prepared.manifest, "source": {**run.prepared.manifest["source"], "spec": "text:a|b\nc"}}
+    odd = run._replace(prepared=dataclasses.replace(run.prepared, manifest=manifest))
+    shown = {"scale": 1.0, "tokenizer_files": True, "no_tokenizer": ""}
+    assert "\n| Text | text:a\\|b c: " in model_card.render(odd, storage.open_path(workdir, "--workdir"), shown)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -93,6 +94,12 @@ def test_files_of_gpt2_without_a_prefix_and_with_masks_are_read(tmp_path: Path):
     assert found.about == {}
 
 
+def test_one_whole_file_comes_before_an_index_as_in_transformers(tmp_path: Path):
+    params, _ = write(tmp_path)
+    (tmp_path / gpt2_folder.INDEX).write_text('{"weight_map": {"wte.weight": "missing.safetensors"}}')
+    assert same(gpt2_folder.read(tmp_path, SHAPE).params, params)
+
+
 def changed_config(**changes) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / gpt2_folder.CONFIG
@@ -131,7 +138,7 @@ def first_bias(arrays: dict) -> np.ndarray:
         (changed_config(quantization_config={"bits": 4}), {}, 'quantization_config is {"bits": 4}'),
         (changed_config(model_type="llama"), {}, 'model_type is "llama"; our decoder has "gpt2" only'),
         (changed_config(n_layer=3), {}, "n_layer is 3, but model.layers is 2; set model.layers=3"),
-        (changed_config(n_positions=None), {}, "n_positions is null, but model.context is 16"),
+        (changed_config(n_positions=None), {}, "n_positions is null, but model.context is 16; give the folder"),
         (changed_config(), {"tie_head": True}, "tie_word_embeddings is false; .* set model.tie_head=False"),
         (changed_config(), {"vocab_size": 31}, "vocab_size is 30, but model.vocab_size is 31; set tokenizer to that"),
         (changed_config(), {"bias": False}, "ln_f.bias is not zero, but model.bias is False; set model.bias=True"),
@@ -148,9 +155,19 @@ def first_bias(arrays: dict) -> np.ndarray:
             "lm_head.weight is int8; give weights that are not quantised",
         ),
         (
+            changed_arrays(lambda arrays: arrays.update({"lm_head.weight": np.ones((30, 8), ml_dtypes.float8_e4m3fn)})),
+            {},
+            r"model.safetensors: .*float8_e4m3fn.*; give weights that are not quantised",
+        ),
+        (
             changed_arrays(lambda arrays: arrays.update({"transformer.wpe.weight": np.ones((15, 8), np.float32)})),
             {},
             r"wpe.weight has shape \(15, 8\); config.json asks for \(16, 8\)",
+        ),
+        (
+            changed_config(tie_word_embeddings=True),
+            {},
+            r"lm_head.weight is not wte.weight, but config.json ties them; write tie_word_embeddings: false there",
         ),
         (lambda folder: (folder / gpt2_folder.WEIGHTS).write_bytes(b"\xff" * 64), {}, "damaged safetensors file"),
         (lambda folder: (folder / gpt2_folder.CONFIG).write_text("{"), {}, "config.json: not JSON"),

@@ -36,6 +36,34 @@ def test_other_models_are_refused_by_name(tmp_path: Path, changes: dict[str, obj
         llama_weights.read(llama_models.write_folder(tmp_path / "model", **changes))
 
 
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"rope__scaling__type": "yarn"}, r"llama\.rope\.scaling\.type is yarn; Llama here has 'none' alone"),
+        ({"rope__scaling__factor": 4.0}, r"llama\.rope\.scaling\.factor is 4\.0; Llama here has 1 alone"),
+        ({"rope__scale_linear": 4.0}, r"llama\.rope\.scale_linear is 4\.0; Llama here has 1 alone"),
+        ({"rope__dimension_count": 2}, r"rope\.dimension_count is 2; it must be llama\.attention\.key_length, 6"),
+    ],
+)
+def test_other_rotary_positions_in_gguf_are_refused_by_name(tmp_path: Path, metadata: dict[str, object], said: str):
+    plain = {"rope__scaling__factor": 1.0, "rope__dimension_count": llama_models.HEAD}
+    llama_weights.read(llama_models.write_gguf(tmp_path / "plain.gguf", **plain))
+    with pytest.raises(ValueError, match=said):
+        llama_weights.read(llama_models.write_gguf(tmp_path / "model.gguf", **metadata))
+
+
+def test_a_head_of_its_own_in_a_tied_model_is_refused_and_a_copy_of_the_table_is_read(tmp_path: Path):
+    folder, found = llama_models.write_folder(tmp_path / "model"), llama_models.weights()
+    for head in (found["model.embed_tokens.weight"], found["model.embed_tokens.weight"] + 1):
+        safetensors.save_file(found | {"lm_head.weight": head}, folder / "model.safetensors")
+        if head is found["model.embed_tokens.weight"]:
+            assert "head" not in llama_weights.read(folder).params
+    with pytest.raises(
+        ValueError, match=r"lm_head\.weight is not model\.embed_tokens\.weight, but config\.json ties them"
+    ):
+        llama_weights.read(folder)
+
+
 def test_a_weight_that_is_not_finite_or_unknown_is_refused(tmp_path: Path):
     folder = llama_models.write_folder(tmp_path / "model")
     found = llama_models.weights()

@@ -40,6 +40,12 @@ def test_a_sharded_checkpoint_gives_it_out_of_its_shard(tmp_path: Path):
     assert np.array_equal(tensors.input_table(tmp_path), MATRIX)
 
 
+def test_one_whole_file_comes_before_an_index_as_in_transformers(tmp_path: Path):
+    test_a_sharded_checkpoint_gives_it_out_of_its_shard(tmp_path)
+    safetensors.save_file({NAME: OTHER}, tmp_path / "model.safetensors")
+    assert np.array_equal(tensors.input_table(tmp_path), OTHER)
+
+
 @pytest.mark.parametrize("name", tensors.TABLES)
 def test_every_usual_name_is_found(tmp_path: Path, name: str):
     safetensors.save_file({name: MATRIX, "other": OTHER}, tmp_path / "model.safetensors")
@@ -81,6 +87,12 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
         tensors.input_table(tmp_path)
 
 
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is no file; give a \.safetensors"):
+        tensors.input_table(tmp_path)
+
+
 def test_a_folder_without_a_checkpoint_says_what_it_should_hold(tmp_path: Path):
     with pytest.raises(
         FileNotFoundError, match=r"or a folder with model\.safetensors or model\.safetensors\.index\.json"
@@ -95,6 +107,8 @@ def test_a_folder_without_a_checkpoint_says_what_it_should_hold(tmp_path: Path):
         ("[" * 100_000, "not JSON"),
         ('{"weight_map": 3}', "'weight_map' is 3, not an object"),
         ('{"weight_map": {"a": "../model.safetensors"}}', "is not in its folder"),
+        ('{"weight_map": {"a": ".."}}', "is not in its folder"),
+        ('{"weight_map": {"a": ""}}', "is not in its folder"),
     ],
 )
 def test_a_damaged_index_is_one_line_that_names_it(tmp_path: Path, index: str, fault: str):
