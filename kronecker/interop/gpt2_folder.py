@@ -9,6 +9,7 @@ Shapes: V vocabulary without padding, d model width, H heads, h head width, C co
 import dataclasses
 import json
 import math
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,11 +18,12 @@ import safetensors
 from etils import epath
 from flax import traverse_util
 
+from kronecker.interop import tensors
 from kronecker.model import accounting, transformer
 from kronecker.run import rundir
 from kronecker.runtime import storage
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS = "config.json", tensors.SINGLE
 PREFIX = "transformer."  # of all names but HEAD; the files of GPT2Model lack it
 TABLE, HEAD, FINAL_NORM = "wte.weight", "lm_head.weight", ("ln_f.weight", "ln_f.bias")
 SIZES = {  # theirs -> ours
@@ -120,7 +122,7 @@ def read(folder: epath.PathLike, shape: transformer.Shape) -> Model:
     if storage.is_remote(folder):
         raise ValueError(f"{folder}: GPT-2 folders are read from a local disk; copy it there")
     tied = _check_config(folder / CONFIG, shape)
-    found, about = _read_arrays(folder)
+    found, about = _read_arrays(pathlib.Path(folder))
     if tied:
         found.setdefault(HEAD, found.get(TABLE))
     expected = {place.theirs: place.their_shape for place in _places(shape)}
@@ -130,8 +132,6 @@ def read(folder: epath.PathLike, shape: transformer.Shape) -> Model:
         if array is None or array.shape != size:
             got = "is missing" if array is None else f"has shape {array.shape}; {CONFIG} asks for {size}"
             raise ValueError(f"{folder / WEIGHTS}: {name} {got}; give the folder of a whole GPT-2 model")
-        if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
-            raise ValueError(f"{folder / WEIGHTS}: {name} is {array.dtype}; give weights that are not quantised")
         if not np.isfinite(array).all():
             raise ValueError(f"{folder / WEIGHTS}: {name} has values that are not finite; download it again")
     if tied and not np.array_equal(found[HEAD], found[TABLE]):
@@ -205,24 +205,14 @@ def _check_config(path: epath.Path, shape: transformer.Shape) -> bool:
     return theirs.get("tie_word_embeddings", True)
 
 
-def _read_arrays(folder: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the arrays of a folder by their names without PREFIX, and the metadata of their file."""
-    files = [WEIGHTS]
-    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():  # transformers reads the one file first
-        index = rundir.read_json(folder / INDEX, {"weight_map": dict})["weight_map"]
-        files = sorted({str(name) for name in index.values()})
-    found, about = {}, {}
-    for path in (folder / epath.Path(name).name for name in files):  # of this folder only
-        if not path.is_file():
-            got = "is no file" if path.exists() else "does not exist"
-            raise FileNotFoundError(f"{path} {got}; weights are read from {WEIGHTS}, alone or with {INDEX}")
-        try:
-            with safetensors.safe_open(path, "numpy") as opened:
-                about |= opened.metadata() or {}
-                names = [name for name in opened.keys() if not name.endswith(_MASKS)]  # noqa: SIM118  not iterable
-                found |= {name.removeprefix(PREFIX): opened.get_tensor(name) for name in names}
-        except AttributeError as error:  # 8-bit floats
-            raise ValueError(f"{path}: {error}; give weights that are not quantised") from None
-        except (safetensors.SafetensorError, TypeError) as error:
-            raise ValueError(f"{path}: damaged safetensors file ({error}); download it again") from None
-    return found, about
+def _read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays of a folder by their names without PREFIX, and the metadata of a single file."""
+    found = {}
+    for name, one in tensors.tensors(folder).items():
+        if name.endswith(_MASKS):
+            continue
+        if one.dtype not in tensors.FLOATS:
+            raise ValueError(f"{folder}: {name} is {one.dtype}; give weights that are not quantised")
+        found[name.removeprefix(PREFIX)] = one.read()
+    single = folder / WEIGHTS
+    return found, (single.exists() and safetensors.safe_open(single, "numpy").metadata()) or {}

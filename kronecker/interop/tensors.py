@@ -46,7 +46,7 @@ def tensors(location: str | pathlib.Path) -> dict[str, Tensor]:
     indexed = path.is_dir() and (path / INDEX).exists() and not (path / SINGLE).exists()  # as transformers reads it
     files = _shards(path / INDEX) if indexed else [path / SINGLE if path.is_dir() else path]
     for file in files:
-        if not file.exists() or file.is_dir():
+        if not file.is_file():
             got = "is no file" if file.exists() else "does not exist"
             raise FileNotFoundError(
                 f"{file} {got}; give a .safetensors or {GGUF} file, or a folder with {SINGLE} or {INDEX}"

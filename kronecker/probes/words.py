@@ -1,47 +1,24 @@
 """Words and tokens as the probes compare them: canonical forms and the families of probe words.
 
-All families are the paper's.
+All families are the paper's; assets/families.json says where it has them.
 """
 
+import json
+import pathlib
 import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
+_LISTS = json.loads((pathlib.Path(__file__).parents[1] / "assets" / "families.json").read_text(encoding="utf-8"))
 # Section 6.1: five words each, the first is the family's name.
-GEOMETRY_FAMILIES = {
-    "run": ("run", "runs", "running", "runner", "ran"),
-    "compute": ("compute", "computer", "computing", "computation", "computes"),
-    "magnet": ("magnet", "magnets", "magnetic", "magnetize", "magnetized"),
-    "tion": ("nation", "station", "action", "rotation", "creation"),
-}
-
-# Section 6.8, as in the results that the paper's author publishes (github.com/theschoolofai/kronecker-embeddings,
-# Apache 2.0): six families of eight probe words, the root by which a neighbour counts as a relative, and the words that
+GEOMETRY_FAMILIES = {name: tuple(family.split()) for name, family in _LISTS["geometry"].items()}
+# Section 6.8: six families of eight probe words, the root by which a neighbour counts as a relative, and the words that
 # count by the strict measure.
-LAYERED_ROOTS = {"run": "run", "compute": "comput", "nation": "nation", "code": "cod", "act": "act", "build": "build"}
-LAYERED_FAMILIES = {
-    name: tuple(words.split())
-    for name, words in {
-        "run": "run runs running runner ran rerun runners runaway",
-        "compute": "compute computer computing computation computes computed computers computational",
-        "nation": "nation nations national nationally international nationality nationals transnational",
-        "code": "code codes coded coding coder encoded decoded encoding",
-        "act": "act acts acted acting action actor active react",
-        "build": "build builds built builder building buildings rebuild prebuilt",
-    }.items()
-}
-LAYERED_RELATIVES = {
-    name: (*LAYERED_FAMILIES[name], *words.split())
-    for name, words in {
-        "run": "outrun runnable runway",
-        "compute": "computability recompute uncomputable",
-        "nation": "internationally multinational nationalism nationalist",
-        "code": "codec codecs coders decode decoder decodes decoding encode encoder encodes recode recoded",
-        "act": "actions activation actively actors enact exact interact reaction reacts transact",
-        "build": "builders buildup rebuilt unbuilt",
-    }.items()
-}
+_LAYERED = _LISTS["layered"]
+LAYERED_ROOTS = {name: of["root"] for name, of in _LAYERED.items()}
+LAYERED_FAMILIES = {name: tuple(of["family"].split()) for name, of in _LAYERED.items()}
+LAYERED_RELATIVES = {name: (*LAYERED_FAMILIES[name], *of["other_relatives"].split()) for name, of in _LAYERED.items()}
 
 
 def canonical(token: bytes) -> str:

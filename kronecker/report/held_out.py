@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from kronecker.report import compare, intervals, losses_by_token
-from kronecker.run import finished_runs, rundir
+from kronecker.run import finished_runs
 
 
 def compared(
@@ -44,21 +44,17 @@ def lacking(comparison: compare.Comparison) -> list[str]:
 def sentences(comparison: compare.Comparison) -> list[str]:
     """Returns which tokens the losses of a comparison are over, and what its intervals cover."""
     text, lacks = comparison.text, lacking(comparison)
-    config = comparison.baseline.runs[0].config
+    sequences = comparison.baseline.runs[0].config["eval.sequences"]
     if text.tokens is None:
-        over = (
-            f"the first {config['eval.sequences']:,} held-out sequences"
-            if config["eval.sequences"]
-            else "all held-out tokens"
-        )
+        over = f"the first {sequences:,} held-out sequences" if sequences else "all held-out tokens"
     elif text.tokens == text.of:
         over = f"all {text.tokens:,} held-out tokens"
     else:
         whole = "an unrecorded number of" if text.of is None else f"{text.of:,}"
-        over = f"the first {text.tokens:,} of {whole} held-out tokens (eval.sequences={config['eval.sequences']})"
+        over = f"the first {text.tokens:,} of {whole} held-out tokens (eval.sequences={sequences})"
     told = [f"Losses are over {over}."]
     if text.documents is not None:
-        told[0] = f"Losses are over {over}, in {text.documents:,} documents ({rundir.TOKEN_LOSSES})."
+        told[0] = f"Losses are over {over}, in {text.documents:,} documents."
         if text.documents < intervals.LEAST_DOCUMENTS:
             told.append(f"An interval over documents needs at least {intervals.LEAST_DOCUMENTS} documents.")
     elif lacks:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kronecker.interop import gpt2_folder
+from kronecker.interop import gpt2_folder, tensors
 from kronecker.model import transformer
 
 SHAPE = transformer.Shape(layers=2, heads=2, d_model=8, context=16, vocab_size=30, padded_vocab=32)
@@ -96,7 +96,7 @@ def test_files_of_gpt2_without_a_prefix_and_with_masks_are_read(tmp_path: Path):
 
 def test_one_whole_file_comes_before_an_index_as_in_transformers(tmp_path: Path):
     params, _ = write(tmp_path)
-    (tmp_path / gpt2_folder.INDEX).write_text('{"weight_map": {"wte.weight": "missing.safetensors"}}')
+    (tmp_path / tensors.INDEX).write_text('{"weight_map": {"wte.weight": "missing.safetensors"}}')
     assert same(gpt2_folder.read(tmp_path, SHAPE).params, params)
 
 
@@ -152,12 +152,12 @@ def first_bias(arrays: dict) -> np.ndarray:
         (
             changed_arrays(lambda arrays: arrays.update({"lm_head.weight": np.ones((30, 8), np.int8)})),
             {},
-            "lm_head.weight is int8; give weights that are not quantised",
+            "lm_head.weight is I8; give weights that are not quantised",
         ),
         (
             changed_arrays(lambda arrays: arrays.update({"lm_head.weight": np.ones((30, 8), ml_dtypes.float8_e4m3fn)})),
             {},
-            r"model.safetensors: .*float8_e4m3fn.*; give weights that are not quantised",
+            "lm_head.weight is F8_E4M3; give weights that are not quantised",
         ),
         (
             changed_arrays(lambda arrays: arrays.update({"transformer.wpe.weight": np.ones((15, 8), np.float32)})),
@@ -169,7 +169,7 @@ def first_bias(arrays: dict) -> np.ndarray:
             {},
             r"lm_head.weight is not wte.weight, but config.json ties them; write tie_word_embeddings: false there",
         ),
-        (lambda folder: (folder / gpt2_folder.WEIGHTS).write_bytes(b"\xff" * 64), {}, "damaged safetensors file"),
+        (lambda folder: (folder / gpt2_folder.WEIGHTS).write_bytes(b"\xff" * 64), {}, "model.safetensors: damaged"),
         (lambda folder: (folder / gpt2_folder.CONFIG).write_text("{"), {}, "config.json: not JSON"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_output_says_what_the_losses_are_over_and_what_each_interval_covers(
     study(tmp_path)
     told = tables.notes(read(tmp_path))
     tokens = read(tmp_path).text.tokens
-    assert f"Losses are over all {tokens:,} held-out tokens, in {DOCUMENTS} documents (token_losses.npz)." in told
+    assert f"Losses are over all {tokens:,} held-out tokens, in {DOCUMENTS} documents." in told
     assert any(one.startswith("± covers other seeds") for one in told)
     assert any(one.startswith("The interval over documents covers another draw of documents") for one in told)
     assert "95 % over\ndocuments" in tables.verdicts(read(tmp_path)).headers
