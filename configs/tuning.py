@@ -6,6 +6,7 @@ each side, in the rate and in the multiplier, unless it is at an end of RATES or
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ def search(loss: Callable[[Point], float | None], start: Point) -> tuple[list[Po
     """Returns the points to run, the finished ones included, and the best once none of them is missing.
 
     `loss` is a point's training loss: infinite if it diverged, None if it is unfinished.
+
+    Raises ValueError if all points diverged.
     """
     points = cross(start)
     while True:
@@ -37,6 +40,8 @@ def search(loss: Callable[[Point], float | None], start: Point) -> tuple[list[Po
         if len(finished) < len(points):
             return points, None
         best = min(finished, key=finished.__getitem__)
+        if math.isinf(finished[best]):
+            raise ValueError(f"all points of a search diverged: {points}; begin it at a lower rate")
         more = [point for point in cross(best) if point not in losses]
         if not more:
             return points, best

@@ -53,6 +53,13 @@ def test_a_search_ends_at_the_ends_of_what_is_allowed_and_never_at_a_diverged_po
     assert math.inf in finished.values()
 
 
+def test_a_search_of_which_every_point_diverged_has_no_best_point():
+    with pytest.raises(
+        ValueError, match=r"all points of a search diverged: \[\(0\.004, 1\.0\), .*; begin"
+    ):
+        tuning.search(lambda point: math.inf, (4e-3, 1.0))
+
+
 def test_the_study_tunes_every_arm_then_trains_each_at_its_best_with_new_seeds():
     every = [arm for batch in tuned_study.BATCHES for arm in batch]
     best = {arm: tuning.RATES[1 + i % 9] for i, arm in enumerate(every)}
