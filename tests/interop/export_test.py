@@ -286,6 +286,6 @@ def test_weights_that_are_not_finite_are_refused_by_name(prepared, tmp_path: Pat
 def test_a_name_with_a_bar_or_a_line_break_stays_in_its_cell_of_the_card(prepared, tmp_path: Path):
     run, workdir = exported_runs.made(prepared, "kronecker"), exported_runs.records(tmp_path / "run")
     manifest = {**run.prepared.manifest, "source": {**run.prepared.manifest["source"], "spec": "text:a|b\nc"}}
-    odd = run._replace(prepared=dataclasses.replace(run.prepared, manifest=manifest))
+    odd = dataclasses.replace(run, prepared=dataclasses.replace(run.prepared, manifest=manifest))
     shown = {"scale": 1.0, "tokenizer_files": True, "no_tokenizer": ""}
     assert "\n| Text | text:a\\|b c: " in model_card.render(odd, storage.open_path(workdir, "--workdir"), shown)
