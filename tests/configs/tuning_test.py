@@ -54,9 +54,7 @@ def test_a_search_ends_at_the_ends_of_what_is_allowed_and_never_at_a_diverged_po
 
 
 def test_a_search_of_which_every_point_diverged_has_no_best_point():
-    with pytest.raises(
-        ValueError, match=r"all points of a search diverged: \[\(0\.004, 1\.0\), .*; begin"
-    ):
+    with pytest.raises(ValueError, match=r"all points of a search diverged: \[\(0\.004, 1\.0\), .*; begin"):
         tuning.search(lambda point: math.inf, (4e-3, 1.0))
 
 
