@@ -84,8 +84,8 @@ def main() -> None:
         for number, (document, part) in enumerate(sources.with_parts(config, _PART.value))
         if number in split_of
     )
-    with storage.renamed(out) as file, lzma.open(file, "wt", encoding="utf-8") as out:
-        out.writelines(lines)
+    with storage.renamed(out) as file, lzma.open(file, "wt", encoding="utf-8") as opened:
+        opened.writelines(lines)
     for split, parts in taken.items():
         total = sum(map(size, parts.values()))
         print(f"{split}: {sum(map(len, parts.values())):,} documents, {total:,} bytes")
