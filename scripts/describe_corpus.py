@@ -64,8 +64,8 @@ def _records(file: Path) -> list[dict[str, Any]]:
         return []
     content = storage.read_whole(file)
     try:
-        records = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+        records = storage.parsed_json(content)
+    except ValueError as error:
         raise ValueError(f"--out={file}: not JSON ({error}); restore it, or give another file") from None
     if not isinstance(records, list) or not all(isinstance(one, dict) and "name" in one for one in records):
         raise ValueError(f"--out={file}: not a list of corpora, each with a name; restore it, or give another file")

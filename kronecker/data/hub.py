@@ -67,11 +67,11 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
             with storage.renamed(file, locked=True) as unfinished:
                 unfinished.write_text(listing, encoding="utf-8")
     try:
-        stored = json.loads(storage.read_whole(file).decode())
+        stored = storage.parsed_json(storage.read_whole(file))
         if not (isinstance(stored["revision"], str) and stored["revision"] and stored["files"]):
             raise ValueError("it needs a revision, as text, and files")
         return Listing(repo, stored["revision"], tuple(RemoteFile(**entry) for entry in stored["files"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); delete it, to list the files anew") from error
 
 

@@ -67,8 +67,8 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; prepare the data with scripts/prepare_data.py")
     try:
-        manifest = json.loads(storage.read_whole(path).decode())
-    except (ValueError, RecursionError) as error:
+        manifest = storage.parsed_json(storage.read_whole(path))
+    except ValueError as error:
         raise ValueError(f"{path} is not a manifest ({type(error).__name__}: {error}); {remedy}") from error
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if type(version) is not int or version != MANIFEST_VERSION:

@@ -85,9 +85,9 @@ def validation_batches(
     """
     local = _local_batch(batch, process_count)
     stream = Stream(prepared, "validation")
-    if len(stream) < 2:
+    if len(stream) < 3:  # of two, the one to predict may be the end of the text, which has no bytes
         raise ValueError(
-            f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 2; "
+            f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 3; "
             "raise data.validation_fraction or prepare more text"
         )
     rows = -(-(len(stream) - 1) // sequence)

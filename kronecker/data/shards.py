@@ -80,8 +80,8 @@ def finished_parts(folder: pathlib.Path, segment: int) -> list[dict[str, Any]]:
     for file in sorted(folder.glob(f"part-{segment:05d}-?????.json")):
         content = storage.read_whole(file)
         try:
-            part = json.loads(content.decode())
-        except (ValueError, RecursionError) as error:
+            part = storage.parsed_json(content)
+        except ValueError as error:
             part = str(error)
         if found := manifests.fault(part, _PART):
             raise ValueError(f"{file} is damaged: {found}; delete {folder} and prepare the data again")

@@ -77,8 +77,14 @@ def with_parts(data: ml_collections.ConfigDict, part_field: str) -> Iterator[tup
         return
     of_part = data.copy_and_resolve_references()
     of_part.text_field = part_field
-    parts = (document.text for unit in open_source(of_part).units for document in unit.read(0))
-    yield from zip(documents, parts, strict=True)
+    yield from zip(documents, _parts(of_part), strict=True)
+
+
+def _parts(of_part: ml_collections.ConfigDict) -> Iterator[str]:
+    try:
+        yield from (document.text for unit in open_source(of_part).units for document in unit.read(0))
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.text_field", "--part_field")) from error
 
 
 def training_texts(source: Source, fraction: float, limit: int) -> Iterator[str]:

@@ -69,7 +69,9 @@ def product(
       ValueError: if W is no matrix with one row per cell, the bag was cast to floats, the mesh lacks an axis, or an
         operand is split over axes of type Explicit.
     """
-    projection_Dd, ids = jnp.asarray(projection_Dd), jnp.asarray(ids)
+    of_numpy = isinstance(ids, np.ndarray | np.generic) and np.issubdtype(ids.dtype, np.integer)
+    ids = jnp.asarray(_narrowed(ids, bag) if of_numpy else ids)  # before JAX keeps 32 bits
+    projection_Dd = jnp.asarray(projection_Dd)
     batch_axes = (batch_axes,) if isinstance(batch_axes, str) else batch_axes
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"ids are {ids.dtype.name}; they must be integers")
@@ -214,12 +216,17 @@ def _embed_columns(
 
 
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    if (known := jnp.iinfo(ids.dtype)).max > jnp.iinfo(jnp.int32).max:
-        ids = jnp.clip(ids, max(known.min, -bag.vocab), bag.vocab - 1)
-    ids_N = ids.reshape(-1).astype(jnp.int32)
+    ids_N = _narrowed(ids, bag).reshape(-1).astype(jnp.int32)
     ids_N = jnp.clip(jnp.where(ids_N < 0, ids_N + bag.vocab, ids_N), 0, bag.vocab - 1)
     out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype)
     return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
+
+
+def _narrowed(ids: Any, bag: bags.Bag) -> Any:
+    """Returns integers of JAX or NumPy, those of a wide type clipped, so that they fit into 32 bits."""
+    known = np.iinfo(ids.dtype)
+    wide = known.max > np.iinfo(np.int32).max
+    return ids.clip(max(known.min, -bag.vocab), bag.vocab - 1) if wide else ids
 
 
 def _check_operands(projection_Dd: jax.Array, bag: bags.Bag, *ids: jax.Array) -> None:

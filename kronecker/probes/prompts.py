@@ -55,8 +55,8 @@ def read_pairs(path: str | pathlib.Path) -> list[Pair]:
     """
     path = pathlib.Path(path)
     try:
-        listed = json.loads(storage.read_whole(path).decode())
-    except (ValueError, RecursionError) as error:
+        listed = storage.parsed_json(storage.read_whole(path))
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON in UTF-8 ({error}); give a JSON file of prompt pairs") from None
     if isinstance(listed, dict):
         listed = listed.get(LISTED)

@@ -13,13 +13,16 @@ def read(
 ) -> list[compare.Comparison]:
     """Returns the comparison of each "ARM:BASELINE" of `wanted`; the two may differ in their learning rate.
 
-    Raises ValueError for a pair of another form, an arm without runs, and as `held_out.compared` does.
+    Raises ValueError for a pair of another form, or given both ways, or of an arm without runs, and as
+    `held_out.compared` does.
     """
     settings = (*compare.COMPARED, *compare.TUNED)
     of_arm = compare.by_name(found, settings)
     comparisons = []
     for pair in dict.fromkeys(wanted):
         arm, _, baseline = pair.partition(":")
+        if f"{baseline}:{arm}" in wanted and arm != baseline:
+            raise ValueError(f"--pairs={pair},{baseline}:{arm}: one comparison, given both ways; leave one out")
         for name in (arm, baseline):
             if name not in of_arm or arm == baseline:
                 raise ValueError(

@@ -68,8 +68,8 @@ def parsed(
     of another type.
     """
     try:
-        content = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
+        content = storage.parsed_json(text)
+    except ValueError as error:
         raise ValueError(f"{where}: not JSON ({error}): incomplete or edited; {remedy}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where}: holds {_short(content)}, not a JSON object; {remedy}")

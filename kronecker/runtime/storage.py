@@ -5,17 +5,19 @@ or append: an append replaces the file.  So only this module appends or renames 
 paths never go to `pathlib` or `open`.
 """
 
+import collections
 import contextlib
 import errno
 import importlib.util
 import io
+import json
 import os
 import re
 import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from etils import epath
@@ -117,6 +119,22 @@ def read_whole(path: Local, most: int = MOST_BYTES, remedy: str = "put the right
             raise ValueError(f"{path} has {size:,} bytes, and such a file at most {most:,}; {remedy}")
         file.seek(0)
         return file.read(size)
+
+
+def parsed_json(content: bytes) -> Any:
+    """Returns the value of JSON in UTF-8; raises ValueError if it is damaged, nested too deeply, or has a key twice."""
+    try:
+        return json.loads(content.decode(), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r} stands twice in an object")
+    return found
 
 
 def check_reachable(path: Local) -> None:

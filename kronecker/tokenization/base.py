@@ -1,6 +1,5 @@
 """Shared by the families of tokenizers: the Tokenizer, its fingerprint, and the form of its errors."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -292,20 +291,12 @@ def read(spec: str, path: epath.PathLike) -> bytes:
 def read_json(spec: str, content: bytes, kind: str) -> dict[str, Any]:
     """Returns the object that a file holds; raises ValueError if it holds none, or an object has a key twice."""
     try:
-        definition = json.loads(content, object_pairs_hook=_object)
-    except (RecursionError, ValueError) as error:
+        definition = storage.parsed_json(content)
+    except ValueError as error:
         raise ValueError(f"tokenizer {spec}: not a {kind} ({error}); download the file again") from error
     if not isinstance(definition, dict):
         raise ValueError(f"tokenizer {spec}: not a {kind} (it holds no object); download the file again")
     return definition
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r} stands twice in an object")
-    return found
 
 
 def decoded(token_bytes: Sequence[bytes | None]) -> tuple[bytes | None, ...]:

@@ -223,16 +223,16 @@ def test_a_split_shorter_than_one_sequence_is_refused_with_what_is_needed(tokens
         rows.train_batches(short, 401, 1, seed=0)
 
 
-def test_two_validation_tokens_are_enough(tmp_path: Path):
-    least = manifests.open_prepared(write_prepared(tmp_path / "data", validation=(2,)))
+def test_three_validation_tokens_are_enough(tmp_path: Path):
+    least = manifests.open_prepared(write_prepared(tmp_path / "data", validation=(3,)))
     ((tokens, weights),) = rows.validation_batches(least, 3, 1)
-    assert (tokens.tolist(), weights.tolist()) == ([[0, 1, 0, 0]], [[1, 0, 0]])
+    assert (tokens.tolist(), weights.tolist()) == ([[0, 1, 2, 0]], [[1, 1, 0]])
 
 
-@pytest.mark.parametrize("validation", [(), (1,)])
+@pytest.mark.parametrize("validation", [(), (1,), (2,)])
 def test_an_empty_validation_split_is_refused_with_the_remedy(validation: tuple[int, ...], tmp_path: Path):
     empty = manifests.open_prepared(write_prepared(tmp_path / "data", validation=validation))
-    with pytest.raises(ValueError, match=r"the validation split has [01] tokens.*data\.validation_fraction"):
+    with pytest.raises(ValueError, match=r"the validation split has [012] tokens.*data\.validation_fraction"):
         rows.validation_batches(empty, 10, 4)
 
 

@@ -72,6 +72,12 @@ def test_what_is_no_pair_is_refused_with_the_arms_there_are(folder: Path, pair: 
     assert f"--pairs={pair}: {fault} one of two arms of these runs; give ARM:BASELINE with two of" in done.stderr
 
 
+def test_one_comparison_given_both_ways_is_refused(folder: Path):
+    done = commands.run("scripts/compare.py", folder, f"--pairs={CHOSEN[0]},table_untied:kronecker")
+    assert done.returncode == 2
+    assert f"--pairs={CHOSEN[0]},table_untied:kronecker: one comparison, given both ways; leave one" in done.stderr
+
+
 def test_versions_of_an_arm_are_pairs_by_the_names_that_the_error_gives(tmp_path: Path):
     versions = {("table_untied", 0.002): 4.6, ("table_untied", 0.004): 4.5, ("kronecker", 0.004): 4.4}
     versions["kronecker", 0.008] = 4.3

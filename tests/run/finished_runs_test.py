@@ -28,6 +28,7 @@ CONTENTS = {
     "deep in a field": b'{"step": ' + b"[" * 100_000,
     "a long number": b'{"step": ' + b"9" * 100_000 + b"}",
     "surrogates": b'{"\xed\xa0\x80": 1}',
+    "a key twice": b'{"step": 1, "step": 1}',
 }
 VALUES: tuple[Any, ...] = (None, True, "text", 7, -1.5, [], [None], {}, [[1]], {"a": {"b": 1}}, 10**400, math.nan)
 # Errors about a value that is allowed, but of another run.

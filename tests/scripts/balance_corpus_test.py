@@ -66,6 +66,9 @@ def test_too_few_sources_and_another_name_are_refused(corpus: Path, tmp_path: Pa
     assert "5 sources" in done.stderr
     done = balance(corpus, tmp_path / "x.txt")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = balance(corpus, tmp_path / "x.jsonl.xz", "--part_field=sourze")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--part_field is 'sourze', but there is no such field; set it to one of 'text', 'source'" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
