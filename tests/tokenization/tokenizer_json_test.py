@@ -197,7 +197,7 @@ def test_a_word_model_is_refused(tmp_path: Path):
         ('"~": 94', '"~": -1', "not a tokenizer.json that its library can read"),
         ('"~": 94', '"~": 93', "its pieces '[}~]' and '[}~]' have one id, 93; download the file again"),
         ('"~": 94', '"}": 94', "the key '}' stands twice in an object"),
-        ('"normalizer": null', '"normalizer": ' + "[" * 100_000, "not a tokenizer.json .*recursion"),
+        ('"normalizer": null', '"normalizer": ' + "[" * 100_000, "not a tokenizer.json .*nested too deeply"),
         ('"vocab": {', '"vocab": [', "not a tokenizer.json"),
         ("{", "", "not a tokenizer.json"),
     ],
