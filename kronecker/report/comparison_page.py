@@ -1,7 +1,7 @@
 """The report: one self-contained page, and a folder of CSV files with the numbers of its figures."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,18 @@ from kronecker.run import finished_runs, measured_on
 from kronecker.schema import arms
 
 
-def write(comparison: compare.Comparison, page: Path, title: str, best: grid.Best | None = None) -> None:
+def write(
+    comparison: compare.Comparison,
+    page: Path,
+    title: str,
+    best: grid.Best | None = None,
+    tuning_seeds: Sequence[int] = (),
+) -> None:
     """Writes the page, and each figure as SVG with its numbers as CSV into a folder of the page's name beside it.
 
     The page is written last and by rename, so a page that exists has all its numbers.  Raises ValueError if `page` does
     not end in .html, or token losses are of another checkpoint than the results.  `best` adds a section, and a page of
-    its own in that folder.
+    its own in that folder.  `tuning_seeds` are given if the comparison is that of each arm at its best.
     """
     pages.require_name(page)
     losses = losses_by_token.read_all(comparison)
@@ -49,7 +55,7 @@ def write(comparison: compare.Comparison, page: Path, title: str, best: grid.Bes
         notes=tables.notes(comparison),
         sentences=tables.sentences(comparison),
         arms=_arms(comparison),
-        limits=_limits(comparison),
+        limits=_limits(comparison, tuning_seeds),
         curves=curves,
         reaches=tables.reaches(comparison),
         breakdowns=breakdowns,
@@ -73,7 +79,7 @@ def best_section(best: grid.Best, folder: Path, title: str) -> dict[str, Any]:
     """Returns what best.html shows of each arm at its best; writes its page and figures into `folder`."""
     drawn = grid_figures.draw(best)
     pages.write_figures(folder, drawn)
-    write(best.comparison, folder / "best.html", f"{title}: each arm at its best")
+    write(best.comparison, folder / "best.html", f"{title}: each arm at its best", tuning_seeds=best.tuning_seeds)
     return {
         "choices": tables.choices(best),
         "told": tables.choice_sentences(best),
@@ -90,21 +96,13 @@ def _arms(comparison: compare.Comparison) -> dict[str, str]:
     return {name: arms.ARMS[name].line for name in names if name in arms.ARMS}
 
 
-def _limits(comparison: compare.Comparison) -> list[str]:
+def _limits(comparison: compare.Comparison, tuning_seeds: Sequence[int]) -> list[str]:
     first = comparison.baseline.runs[0]
-    multipliers = {run.config["embedding.lr_mult"] for run in comparison.runs}
-    rates = sorted({run.config["train.lr"] for run in comparison.runs})
-    listed = ", ".join(f"{rate:g}" for rate in rates)
-    rate = (
-        f"the peak learning rates are {listed} only" if len(rates) > 1 else f"all have the peak learning rate {listed}"
-    )
     told = [
         "These runs show nothing about larger models, longer training or other text: they have "
         f"{measured_on.model(first.config)}, and {tables.count(first.result['tokens'])} training tokens of "
         f"{first.config['data.source']}.",
-        f"They do not compare each arm at its best: {rate}"
-        + (", times a multiplier for the input" if len(multipliers) > 1 else "")
-        + ", which may suit one arm better than another.",
+        _limit_of_tuning(comparison, tuning_seeds),
     ]
     resolved = [arm for arm in comparison.others if arm.difference.verdict != intervals.NOT_RESOLVED]
     if len(resolved) > 1:
@@ -118,6 +116,28 @@ def _limits(comparison: compare.Comparison) -> list[str]:
             "The runs do not show which part of a difference is due to parameter counts: totals differ (see Costs)."
         )
     return told
+
+
+def _limit_of_tuning(comparison: compare.Comparison, tuning_seeds: Sequence[int]) -> str:
+    if tuning_seeds:
+        return (
+            "Each arm is at the best of the values that were tried for it, by its training loss on seed "
+            f"{', '.join(map(str, tuning_seeds))}. Other values, and keys that were not tuned, may suit one arm better "
+            "than another."
+        )
+    rates = sorted({run.config["train.lr"] for run in comparison.runs})
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    several = len({run.config["embedding.lr_mult"] for run in comparison.runs}) > 1
+    return (
+        "They do not compare each arm at its best: "
+        + (
+            f"the peak learning rates are {listed} only"
+            if len(rates) > 1
+            else f"all have the peak learning rate {listed}"
+        )
+        + (", times a multiplier for the input" if several else "")
+        + ", which may suit one arm better than another."
+    )
 
 
 def _conditions(comparison: compare.Comparison) -> dict[str, str]:

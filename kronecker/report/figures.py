@@ -142,7 +142,7 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 def _draw_panel(comparison: compare.Comparison, panel: Panel) -> Figure | None:
     drawn = curves(comparison, panel)
-    if not drawn:
+    if all(len(curve.tokens) == 1 for curve in drawn):  # a point is no curve, as of runs evaluated at their end alone
         return None
     style = plot.styles([arm.name for arm in comparison.arms])
     end = max(curve.tokens[-1] for curve in drawn)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import axes, colors, figure, ticker
+from matplotlib import axes, axis, colors, figure, text, ticker
 
 from kronecker.schema import arms
 
@@ -207,27 +207,34 @@ def panels(names: Sequence[str], groups: Sequence[str]) -> tuple[figure.Figure, 
 def svg(paper: figure.Figure) -> str:
     """Returns the figure as an SVG document; equal figures give equal text."""
     _thin_ticks(paper)
-    text = io.StringIO()
-    paper.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+    drawn = io.StringIO()
+    paper.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return drawn.getvalue()
 
 
 def _thin_ticks(paper: figure.Figure) -> None:
-    """Reduces the ticks of the horizontal axes to MOST_TICKS, or to fewer where their labels overlap."""
+    """Reduces the ticks of the horizontal axes to MOST_TICKS, or to fewer where their labels overlap.
+
+    Ticks at given values stay; a label that overlaps an earlier one is hidden.
+    """
     free = [ax.xaxis for ax in paper.axes if isinstance(ax.xaxis.get_major_locator(), ticker.MaxNLocator)]
     for ticks in range(MOST_TICKS, 0, -1):
-        for axis in free:
-            axis.set_major_locator(ticker.MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-        if not _collide(paper):
-            return
+        for one in free:
+            one.set_major_locator(ticker.MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+        if not _colliding(paper, free):
+            break
+    for label in _colliding(paper, [ax.xaxis for ax in paper.axes if ax.xaxis not in free]):
+        label.set_visible(False)
 
 
-def _collide(paper: figure.Figure) -> bool:
+def _colliding(paper: figure.Figure, of: Sequence[axis.XAxis]) -> list[text.Text]:
+    """Returns the labels of ticks that overlap an earlier label that stays."""
     paper.draw_without_rendering()
-    boxes = [
-        label.get_window_extent().padded(LABEL_PAD)
-        for ax in paper.axes
-        for label in ax.get_xticklabels()
-        if label.get_text()
-    ]
-    return any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    kept, colliding = [], []
+    for label in (label for one in of for label in one.get_ticklabels() if label.get_text()):
+        box = label.get_window_extent().padded(LABEL_PAD)
+        if any(map(box.overlaps, kept)):
+            colliding.append(label)
+        else:
+            kept.append(box)
+    return colliding

@@ -18,7 +18,17 @@ from paper_runs import TYPOS
 from run_folders import STEPS_A_LINE, TOKENS_A_STEP, curves, write_run
 
 from kronecker.paper import result_figures
-from kronecker.report import breakdown, breakdown_figures, compare, comparison_page, figures, intervals, plot
+from kronecker.report import (
+    breakdown,
+    breakdown_figures,
+    compare,
+    comparison_page,
+    figures,
+    grid,
+    grid_figures,
+    intervals,
+    plot,
+)
 from kronecker.run import finished_runs
 
 ROOT = Path(__file__).parents[2]
@@ -296,7 +306,9 @@ def boxes_of_texts(paper: figure.Figure) -> list[tuple[str, transforms.Bbox]]:
         ):
             texts += [label for label in labels if low <= label.get_position()[place] <= high]
     return [
-        (one.get_text(), matplotlib_text.Text.get_window_extent(one)) for one in texts if one.get_text()
+        (one.get_text(), matplotlib_text.Text.get_window_extent(one))
+        for one in texts
+        if one.get_text() and one.get_visible()
     ]  # without arrows
 
 
@@ -313,7 +325,14 @@ def test_no_text_of_a_figure_overlaps_another_or_is_cut(tmp_path: Path, sheets: 
     made = breakdown.Breakdown("x", "X", "", "bytes", ("1", "33+"), (300, 300), (4.0, 4.0), named)
     breakdown_figures.draw(compared, [made])
     result_figures.draw([TYPOS])
-    assert len(sheets) == 10
+    for arm, rate, times in itertools.product(
+        ("table_untied", "kronecker"), (1e-3, 2e-3, 4e-3), (1.0, 3.0, 10.0, 30.0)
+    ):
+        swept = {"train.lr": rate, "embedding.lr_mult": times}
+        write_run(tmp_path / "swept" / f"{arm}-{rate}-{times}", arm, 0, 4.5 + rate, swept)
+    runs = [finished_runs.read(run) for run in finished_runs.find([tmp_path / "swept"])]
+    grid_figures.draw(grid.read(runs, "table_untied").best)
+    assert len(sheets) == 13
     for paper in sheets:
         boxes = boxes_of_texts(paper)
         assert [said for said, box in boxes if box.x0 < -1 or box.x1 > paper.bbox.x1 + 1] == []

@@ -14,7 +14,7 @@ import pytest
 from html_page import Page
 from run_folders import write_run
 
-from kronecker.report import grid, grid_figures, tables
+from kronecker.report import grid, grid_figures, grid_page, tables
 from kronecker.run import finished_runs
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,22 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed, loss in enumerate(FINAL[arm], start=1):
             write(folder, arm, seed, loss, train__lr=BEST[arm])
     return folder
+
+
+def test_the_page_of_each_arm_at_its_best_says_how_it_was_chosen_and_draws_no_curve_of_a_point(tmp_path: Path):
+    for arm in ("table_untied", "kronecker"):
+        for seed, rate in ((0, 0.002), (0, 0.004), (1, 0.004)):
+            run = write(tmp_path, arm, seed, 4.5, 4.5 - rate, train__lr=rate)
+            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            last = max(line["step"] for line in lines)
+            kept = [line for line in lines if line["kind"] == "train" or line["step"] == last]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    grid_page.write(read(tmp_path), tmp_path / "report.html", "Tuned")
+    best = " ".join(Page((tmp_path / "report" / "best.html").read_text()).text.split())
+    assert "at the best of the values that were tried for it, by its training loss on seed 0" in best
+    assert "do not compare each arm at its best" not in best
+    assert "Training loss, paired difference" in best
+    assert "Validation loss, paired difference" not in best
 
 
 def test_each_value_has_its_own_comparison(tuned: Path):
