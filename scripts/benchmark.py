@@ -172,7 +172,9 @@ def main(words: Sequence[str]) -> None:
             raise ValueError(
                 f"--{name} is a flag of `benchmark.py {' or '.join(users)}`, not of {command}; leave it out"
             )
-    out = Path(_OUT.value or f"runs/benchmark/{command}.json")
+    from kronecker.report.pages import local
+
+    out = local(_OUT.value or f"runs/benchmark/{command}.json", "--out")
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: must end in .json; write --out={out.with_suffix('.json')}")
 
@@ -199,7 +201,6 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: boo
     after = {"load_after": machine.load(), "device_peak_bytes": machine.device_peak_bytes()}
     result = {"machine": before | {"keeps_freed_memory": kept} | after, **result}
     timing_tables.show_verdicts(result["verdicts"])
-    out.parent.mkdir(parents=True, exist_ok=True)
     draw = {"encoder": timing_figures.encoder, "step": timing_figures.steps, "train": timing_figures.training}
     write_text(out.with_suffix(".svg"), draw[command](result))
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
@@ -214,7 +215,6 @@ def _runtime(out: Path) -> None:
     timed = {arm: _config(f"gpt2.py:size=nano,arm={arm}", **{"model.dtype": _DTYPE.value}) for arm in arm_runtime.ARMS}
     found = arm_runtime.measure(timed, _ROUNDS.value or arm_runtime.ROUNDS)
     result.show([found])
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps([result.to_json(found)], indent=1) + "\n")
     print(f"written: {out}")
 

@@ -182,13 +182,12 @@ def main(words: Sequence[str]) -> int:
         wrong = next((name for name in names if command != words[0] and flags.FLAGS[name].present), None)
         if wrong:
             raise ValueError(f"--{wrong} is a flag of `compile_for.py {command}`, not of {words[0]}; leave it out")
-    if _JSON.value and not Path(_JSON.value).parent.is_dir():  # before minutes of compiling
-        raise ValueError(f"--json={_JSON.value}: the folder {Path(_JSON.value).parent} does not exist; create it first")
-    written, results = commands[words[0]]()
-    if _JSON.value:
-        from kronecker.report.pages import write_text
+    from kronecker.report.pages import local, write_text
 
-        write_text(Path(_JSON.value), json.dumps(written, indent=1) + "\n")
+    json_file = _JSON.value and local(_JSON.value, "--json")  # before minutes of compiling
+    written, results = commands[words[0]]()
+    if json_file:
+        write_text(json_file, json.dumps(written, indent=1) + "\n")
     return 0 if all(verdict["met"] for result in results for verdict in result["verdicts"]) else 1
 
 

@@ -47,11 +47,12 @@ def main(specs: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker import tokenization  # after the flags: --help should not wait for JAX
     from kronecker.probes import subjects, survey
-    from kronecker.report.pages import write_text
+    from kronecker.report.pages import local, write_text
     from kronecker.run import result
 
     if not specs and not _RUNS.value and not _TABLES.value:
         raise ValueError("nothing to measure; give a tokenizer, --runs or --tables: python scripts/geometry.py gpt2")
+    json_file = _JSON.value and local(_JSON.value, "--json")
     loaded = {spec: tokenization.load(spec) for spec in specs}
     found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, _POS_DIM.value) for tokenizer in loaded.values()]
     found += [_of_run(path) for path in _RUNS.value]
@@ -66,8 +67,8 @@ def main(specs: Sequence[str]) -> None:
         found.append(subjects.random(tokenizers[0]))
     results = survey.survey(found, {"P": str(_POS_DIM.value)}, _K.value)
     result.show(results)
-    if _JSON.value:
-        write_text(Path(_JSON.value), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
+    if json_file:
+        write_text(json_file, json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
 
 
 def _of_run(path: str):

@@ -46,9 +46,10 @@ def main(models: Sequence[str]) -> None:
     config = resolution.resolve(_CONFIG.value)
     from kronecker.data import preparation  # after the flags: --help should not wait for JAX
     from kronecker.interop import gguf_file, grafted_training, llama_weights, tensors
-    from kronecker.report.pages import write_text
+    from kronecker.report.pages import local, write_text
     from kronecker.runtime import machine, printing
 
+    out = _OUT.value and local(_OUT.value, "--out")
     facts, path = machine.facts(), Path(models[0])  # `facts` has the time and the load of the start
     original = llama_weights.read(path)
     configs = grafted_training.configs_of(config, _ARMS.value, original.shape.tie_head)
@@ -58,7 +59,7 @@ def main(models: Sequence[str]) -> None:
         config.tokenizer = f"tokenizers:{file}"
     prepared, tokenizer = preparation.ensure_prepared(config)
     found = grafted_training.train(original, configs, tokenizer.token_bytes, prepared, printing.say)
-    if _OUT.value:
+    if out:
         about = {
             "model": path.name,
             "command": facts.pop("command"),
@@ -68,7 +69,7 @@ def main(models: Sequence[str]) -> None:
             "steps": config.train.steps,
             "lr": config.train.lr,
         }
-        write_text(Path(_OUT.value), json.dumps({**about, **found, "machine": facts}, indent=2) + "\n")
+        write_text(out, json.dumps({**about, **found, "machine": facts}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

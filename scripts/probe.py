@@ -54,8 +54,9 @@ def main(folders: Sequence[str]) -> None:
 
     if not folders:
         raise ValueError("no runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
-    if _PAGE.value:
-        require_name(local(_PAGE.value, "--page"))
+    json_file, page = (path and local(path, flag) for path, flag in ((_JSON.value, "--json"), (_PAGE.value, "--page")))
+    if page:
+        require_name(page)
     if _PAIR.value:
         _require_pair(folders)
     pairs = prompts.read_pairs(_PAIRS.value) if _PAIRS.value else prompts.pairs()
@@ -65,12 +66,12 @@ def main(folders: Sequence[str]) -> None:
         raise ValueError(f"two of {', '.join(folders)} have the same name; give runs in folders with different names")
     results = on_runs.run(_PROBES.value, found, pairs)
     on_runs.show(results)
-    if _JSON.value:
-        write_text(local(_JSON.value, "--json"), json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
-    if _PAGE.value:
+    if json_file:
+        write_text(json_file, json.dumps([result.to_json(one) for one in results], indent=2) + "\n")
+    if page:
         from kronecker.paper import probe_page
 
-        probe_page.write(results, local(_PAGE.value, "--page"), f"Probes of {', '.join(found)}")
+        probe_page.write(results, page, f"Probes of {', '.join(found)}")
 
 
 def _require_pair(folders: Sequence[str]) -> None:

@@ -328,7 +328,7 @@ def _require_equal(found: Iterable[finished_runs.Run], compared: Sequence[str], 
         ]
         if unequal:
             remedy = (
-                "give runs of both arms at each train.lr, or compare.py --tuned to compare these two"
+                "give runs of both arms at each train.lr, or --tuned to compare these two"
                 if _rate_alone(unequal)
                 else "train one of them again with the other's settings, or name only the folders of runs that agree"
             )

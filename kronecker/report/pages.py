@@ -15,9 +15,15 @@ LEAST_LETTERS = 9.2  # CSS px, of text in a figure: a usual figure then fits a p
 
 
 def local(path: str, flag: str) -> Path:
-    """Returns the path of a file to be written; raises ValueError if it is remote.  `flag` is where it was given."""
+    """Returns the path of a file to be written, and makes its folder; for callers before long work.
+
+    Raises ValueError if it is remote, or a folder.  `flag` is where it was given.
+    """
     if storage.is_remote(path):
         raise ValueError(f"{path}: pages and numbers are written to a local disk; name a local file with {flag}")
+    if Path(path).is_dir():
+        raise ValueError(f"{flag}={path} is a folder; name a file")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     return Path(path)
 
 

@@ -153,7 +153,7 @@ def test_an_error_without_the_compiler_names_what_installs_it(
             "error: --implementations=onehut: unknown 'onehut'; allowed: auto, ",
         ),
         (["encoder", "--topology="], "error: --target=: a name is empty; give names"),
-        (["encoder", "--json=nowhere/compiled.json"], "the folder nowhere does not exist"),
+        (["encoder", "--json=tests"], "error: --json=tests is a folder; name a file"),
         (["encoder", "--arms=kronecker"], "error: --arms is a flag of `compile_for.py train`, not of encoder"),
         (["decoder"], "error: name what to compile: encoder or train; got 'decoder'"),
         ([], "got none"),

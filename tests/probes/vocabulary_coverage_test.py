@@ -216,7 +216,7 @@ def test_the_command_prints_whole_rows_on_a_narrow_screen_and_writes_json(tmp_pa
         (["--pos_dim=16,x"], "error: --pos_dim=16,x: give whole numbers, e.g. 16,32"),
         (["--pos_dim=0"], "error: embedding.pos_dim is 0; it must be at least 1"),
         (["--truncation=tail"], "head|head_raw|head_tail"),
-        (["--json=nowhere/report.json"], "No such file or directory"),
+        (["--json=tests"], "error: --json=tests is a folder; name a file"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_2(arguments: list[str], message: str):

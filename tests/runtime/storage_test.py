@@ -445,6 +445,17 @@ def test_a_page_is_not_written_to_a_bucket():
         pages.local("gs://bucket/report.html", "--out")
 
 
+def test_the_folder_of_a_file_to_be_written_is_made_and_one_in_its_place_is_refused_before_any_work(tmp_path: Path):
+    file = tmp_path / "new" / "folder" / "report.json"
+    pages.write_text(pages.local(str(file), "--json"), "{}")
+    assert file.read_text() == "{}"
+    with pytest.raises(ValueError, match=r"^--json=.*/new/folder is a folder; name a file$"):
+        pages.local(str(file.parent), "--json")
+    command = [sys.executable, ROOT / "scripts" / "probe.py", tmp_path / "no_run", f"--json={file.parent}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"error: --json={file.parent} is a folder; name a file\n")
+
+
 WRITER = """
 import pathlib, sys
 from kronecker.runtime import storage
