@@ -1,12 +1,15 @@
 """Tables of the study in which each arm has its own rate and multiplier; docs/protocol.md says what they must hold."""
 
 import collections
+import csv
+import json
 from typing import Any
 
 from document_tables import committed, markdown
 from kronecker.schema import config_files
 
 PRIMARY = "kronecker:table_untied"
+BASELINE = PRIMARY.partition(":")[2]
 NO_PRICE = 0.02  # nats per token, of the protocol's rule
 
 
@@ -29,12 +32,8 @@ def tuning() -> str:
 
 def finals() -> str:
     """Returns the losses of each arm's final runs over all held-out tokens, lowest first."""
-    from kronecker.report import compare, held_out
-
-    search = _search()
-    found = held_out.compared(committed.runs("tuned/finals"), tuned=compare.TUNED)
-    rows = []
-    for arm in sorted(found.arms, key=lambda arm: arm.loss):
+    search, rows = _search(), []
+    for arm in _final_arms():
         config = arm.runs[0].config
         rows.append(
             (
@@ -49,6 +48,116 @@ def finals() -> str:
         )
     headers = ("arm", "rate", "multiplier", "seeds", "nats/token", "of the seeds", "bits/byte", "M parameters")
     return markdown.table(headers, rows)
+
+
+def seeds() -> str:
+    """Returns the loss of each final run over all held-out tokens, and the share of its steps that were clipped."""
+    of_arm = {
+        arm.name: {run.seed: (loss, run.result["clip_share"]) for run, loss in zip(arm.runs, arm.losses, strict=True)}
+        for arm in _final_arms()
+    }
+    every = sorted({seed for of_seed in of_arm.values() for seed in of_seed})
+    rows = [
+        (
+            f"`{arm}`",
+            *(
+                f"{of_seed[seed][0]:.4f} ({markdown.percent(of_seed[seed][1])})" if seed in of_seed else ""
+                for seed in every
+            ),
+        )
+        for arm, of_seed in of_arm.items()
+    ]
+    return markdown.table(("arm", *(f"seed {seed}" for seed in every)), rows)
+
+
+def frequency() -> str:
+    """Returns by how much `kronecker` differs from an untied table, by the frequency of input and predicted token."""
+    by_side = {side: _by_decile(side) for side in ("input", "target")}
+    rows = [(decile, *(of_side[decile] for of_side in by_side.values())) for decile in by_side["input"]]
+    return markdown.table(("decile", "of the input token", "of the predicted token"), rows)
+
+
+def _by_decile(side: str) -> dict[str, str]:
+    found = {}
+    with committed.path(f"tuned/report/best/{side}_frequency.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["arm"] == PRIMARY.partition(":")[0]:
+                half = (float(row["interval_high"]) - float(row["interval_low"])) / 2
+                found[row["group"]] = f"{markdown.signed(float(row['difference']))} ± {half:.4f}"
+    return found
+
+
+def texts() -> str:
+    """Returns the losses of the final runs on other texts, and their differences from the untied table's."""
+    from kronecker.report import other_texts
+
+    rows = []
+    for comparison in other_texts.compared(_all_finals()):
+        for arm in sorted(comparison.arms, key=lambda arm: arm.loss):
+            over = [arm.difference.interval, arm.documents] if arm.difference else []
+            rows.append(
+                (
+                    comparison.text.name,
+                    f"`{arm.name}`",
+                    f"{arm.loss:.4f}",
+                    f"{sum(arm.bits_per_byte) / len(arm.runs):.4f}",
+                    markdown.signed(arm.difference.mean) if arm.difference else "",
+                    *(" to ".join(map(markdown.signed, ends)) for ends in over),
+                    *[""] * (2 - len(over)),
+                )
+            )
+    headers = ("text", "arm", "nats/token", "bits/byte", f"− `{BASELINE}`", "95 % over seeds", "95 % over documents")
+    return markdown.table(headers, rows, left=2)
+
+
+def misspelling() -> str:
+    """Returns what a typo in a prompt changes in each primary arm, and the differences of `kronecker`, over seeds."""
+    from kronecker.report import intervals
+
+    arm, tables = PRIMARY.partition(":")[0], (BASELINE, "table_tied")
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*tables, arm)}  # arm -> seed -> metric
+    for file in sorted(committed.path("tuned/probes").glob("*.json")):
+        means = next(one for one in json.loads(file.read_text(encoding="utf-8")) if one["name"] == "robustness")
+        for name, _, *values in means["rows"]:
+            own, _, seed = name.rpartition("-seed")
+            found[own][seed] = dict(zip(means["columns"][2:], values, strict=True))
+    seeds = sorted(found[arm])
+    rows = []
+    for metric in found[arm][seeds[0]]:
+        values = {name: [of_seed[seed][metric] for seed in seeds] for name, of_seed in found.items()}
+        differences = [
+            intervals.Difference(
+                tuple(map(int, seeds)), tuple(ours - its for ours, its in zip(values[arm], values[name], strict=True))
+            )
+            for name in tables
+        ]
+        rows.append(
+            (
+                metric.replace("|", "\\|"),
+                *(f"{sum(of) / len(of):.4f}" for of in values.values()),
+                *(f"{markdown.signed(one.mean)} ± {one.half:.4f}" for one in differences),
+            )
+        )
+    headers = ("mean over prompts", *(f"`{name}`" for name in found), *(f"`{arm}` − `{name}`" for name in tables))
+    return markdown.table(headers, rows)
+
+
+def _all_finals() -> Any:
+    """Returns the comparison of the final runs of all arms, over the seeds that all of them have."""
+    from kronecker.report import compare, held_out
+
+    return held_out.compared(committed.runs("tuned/finals"), BASELINE, compare.TUNED)
+
+
+def _final_arms() -> list[Any]:
+    """Returns each arm with all of its final runs, by rising loss."""
+    from kronecker.report import pairs
+
+    found = committed.runs("tuned/finals")
+    others = sorted({run.arm for run in found} - {BASELINE})
+    compared = pairs.read(found, [f"{arm}:{BASELINE}" for arm in others])
+    baseline = max((of_pair.baseline for of_pair in compared), key=lambda arm: len(arm.runs))
+    return sorted([baseline, *(of_pair.others[0] for of_pair in compared)], key=lambda arm: arm.loss)
 
 
 def primary() -> str:
@@ -82,4 +191,7 @@ TABLES = {
     "tuning": tuning,
     "tuned-primary": primary,
     "tuned-finals": finals,
+    "tuned-seeds": seeds,
+    "tuned-frequency": frequency,
+    "tuned-misspelling": misspelling,
 }
