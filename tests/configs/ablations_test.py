@@ -33,7 +33,7 @@ ALL_SETTINGS = tuple(f"setting={name}" for name in settings.SETTINGS)
 # Every ablation: its number of runs per seed, and every option that it accepts.
 ABLATIONS = {
     "configs/gpu_study.py": (6, ("",)),
-    "configs/ablations/paper.py": (5, ("",)),
+    "configs/ablations/paper.py": (7, ("",)),
     "configs/ablations/all_arms.py": (len(arms.ARMS), ALL_SETTINGS),
     "configs/ablations/byte_source.py": (3, ALL_SETTINGS),
     "configs/ablations/collisions.py": (2, ("setting=study",)),

@@ -62,11 +62,11 @@ def test_a_dry_run_ends_with_the_number_of_runs_and_their_cost():
     done = script("scripts/sweep.py", "--config=configs/ablations/paper.py", "--out=x", "--seeds=3", "--dry_run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[28].startswith("[15/15] kronecker-seed2 (new)")
-    assert lines[30].startswith("time: unknown until a run here has trained; ")
-    assert lines[31:] == [
+    assert lines[40].startswith("[21/21] kronecker-seed2 (new)")
+    assert lines[42].startswith("time: unknown until a run here has trained; ")
+    assert lines[43:] == [
         "cost (H100 hours: training alone, on one NVIDIA H100 at an assumed MFU of 40 %):",
-        "  15 runs x 2.5B tokens = 37.5B tokens, 3.20e19 FLOPs, 22.5 H100 hours",
+        "  21 runs x 2.5B tokens = 52.5B tokens, 4.49e19 FLOPs, 31.5 H100 hours",
     ]
 
 
