@@ -9,7 +9,8 @@ A record of the same name in the file gets new counts and keeps what is written
 by hand: `results`, `prepared`, and the `text`, `licence` and `get` of each
 part.  `text_sha256` is over the documents' texts in order, each ended by a zero
 byte, so it does not depend on how a file is compressed; `file_sha256` is that
-of the file, if the corpus is a single file.
+of the file, if the corpus is a single file.  `held_out_parts` has the part of
+each held-out document in order, which is the order of a run's held_out.json.
 """
 
 from kronecker.runtime import interrupts
@@ -79,13 +80,15 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
     source = sources.open_source(config)
     source.fetch(lambda done, total: None)
     digest = hashlib.sha256()
-    splits, parts = _Counts(), collections.defaultdict(_Counts)
+    splits, parts, held_out_parts = _Counts(), collections.defaultdict(_Counts), []
     for document, part in sources.with_parts(config, part_field):
         text = document.text.encode()
         digest.update(text + b"\0")
-        held_out = manifests.SPLITS[sources.held_out(text, config.validation_fraction)]
+        split = document.split or manifests.SPLITS[sources.held_out(text, config.validation_fraction)]
         for counts in (splits, parts[part]):
-            counts.add(document.split or held_out, len(text))
+            counts.add(split, len(text))
+        if text and split == "validation":
+            held_out_parts.append(part)
     file = Path(source.units[0].name)
     one_file = len(source.units) == 1 and file.is_file()
     with file.open("rb") if one_file else io.BytesIO() as content:
@@ -97,6 +100,7 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
         "file_sha256": file_sha256 if one_file else None,
         "text_sha256": digest.hexdigest(),
         "splits": splits.to_json(),
+        "held_out_parts": held_out_parts,
         "parts": {name: counts.to_json() for name, counts in largest_first},
     }
 

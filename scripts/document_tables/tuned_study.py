@@ -5,10 +5,13 @@ import csv
 import json
 from typing import Any
 
+import numpy as np
+
 from document_tables import committed, markdown
 from kronecker.schema import config_files
 
 PRIMARY = "kronecker:table_untied"
+TEXT = "balanced_prose.jsonl.xz"
 BASELINE = PRIMARY.partition(":")[2]
 NO_PRICE = 0.02  # nats per token, of the protocol's rule
 
@@ -61,7 +64,7 @@ def seeds() -> str:
         (
             f"`{arm}`",
             *(
-                f"{of_seed[seed][0]:.4f} ({markdown.percent(of_seed[seed][1])})" if seed in of_seed else ""
+                f"{of_seed[seed][0]:.4f} ({100 * of_seed[seed][1]:.1f} %)" if seed in of_seed else ""
                 for seed in every
             ),
         )
@@ -85,6 +88,33 @@ def _by_decile(side: str) -> dict[str, str]:
                 half = (float(row["interval_high"]) - float(row["interval_low"])) / 2
                 found[row["group"]] = f"{markdown.signed(float(row['difference']))} ± {half:.4f}"
     return found
+
+
+def works() -> str:
+    """Returns the primary difference on each work that held-out documents are pieces of, and over works."""
+    from kronecker.report import intervals
+
+    (corpus,) = (one for one in committed.read("corpora.json") if one["name"] == TEXT)
+    losses = collections.defaultdict(dict)  # seed -> arm -> (D,) nats
+    for run in committed.runs("tuned/finals"):
+        by_document = json.loads((run.folder / "held_out.json").read_text(encoding="utf-8"))["by_document"]
+        losses[run.seed][run.arm] = np.array(by_document["nats"])
+        tokens_D = np.array(by_document["tokens"])
+    arm = PRIMARY.partition(":")[0]
+    nats_SD = np.stack([of_arm[arm] - of_arm[BASELINE] for _, of_arm in sorted(losses.items()) if arm in of_arm])
+    names, work_D = np.unique(corpus["held_out_parts"], return_inverse=True)
+    nats_SW = np.stack([np.bincount(work_D, weights=nats_D) for nats_D in nats_SD])
+    tokens_W = np.bincount(work_D, weights=tokens_D)
+    rows = []
+    for i in np.argsort(nats_SW.mean(axis=0) / tokens_W):
+        of_work = intervals.Difference(tuple(sorted(losses)), tuple(nats_SW[:, i] / tokens_W[i]))
+        count = int((work_D == i).sum())
+        told = f"{markdown.signed(of_work.mean)} ± {of_work.half:.4f}"
+        rows.append((str(names[i]), str(count), f"{tokens_W[i]:,.0f}", told))
+    ((low, high),) = intervals.over_documents(nats_SW.mean(axis=0)[None], tokens_W)
+    over = f"{markdown.signed(low)} to {markdown.signed(high)}"
+    rows.append(("95 % if other works were drawn", str(len(work_D)), f"{tokens_W.sum():,.0f}", over))
+    return markdown.table(("work", "documents", "tokens", " − ".join(f"`{one}`" for one in PRIMARY.split(":"))), rows)
 
 
 def texts() -> str:
@@ -179,6 +209,7 @@ def primary() -> str:
         ("of each seed", ", ".join(map(markdown.signed, arm.difference.values))),
         ("95 % over seeds", over_seeds),
         ("95 % over documents", over_documents),
+        ("runs that diverged", str(len(list(committed.path("tuned/finals").glob("*/diverged.json"))))),
     ]
     return markdown.table((" − ".join(f"`{name}`" for name in PRIMARY.split(":")), ""), rows, left=2)
 
@@ -193,5 +224,6 @@ TABLES = {
     "tuned-finals": finals,
     "tuned-seeds": seeds,
     "tuned-frequency": frequency,
+    "tuned-works": works,
     "tuned-misspelling": misspelling,
 }

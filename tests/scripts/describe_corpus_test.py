@@ -27,6 +27,7 @@ def test_counts_bytes_by_part_and_split_and_keeps_what_is_written_by_hand(tmp_pa
     assert record["text_sha256"] == hashlib.sha256("abc\0é\0".encode() + b"12345678\0").hexdigest()
     assert record["splits"] == {"train": {"documents": 2, "bytes": 11}, "validation": {"documents": 1, "bytes": 2}}
     assert list(record["parts"]) == ["digits", "letters"]
+    assert record["held_out_parts"] == ["letters"]
     assert record["parts"]["letters"]["train"] == {"documents": 1, "bytes": 3}
     assert record["parts"]["letters"]["validation"] == {"documents": 1, "bytes": 2}
 
