@@ -102,7 +102,7 @@ def ensure_prepared(
     if len(pieces) > 1:
         content["segment_bytes"] = segment_bytes
     name = f"{_slug(source.name)}-{_slug(label)}-{manifests.sha256(content)[:8]}"
-    folder = pathlib.Path(config.data.folder).expanduser() / name
+    folder = storage.at_home(config.data.folder) / name
     if not (root / name / manifests.MANIFEST).exists():
         with display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from kronecker.data import compressed, file_search, hub, readers
+from kronecker.runtime import storage
 
 FINEWEB_EDU = "HuggingFaceFW/fineweb-edu"
 FINEWEB_SUBSETS = {"": "data"} | {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
@@ -120,7 +121,7 @@ def _open_files(
     pattern: str,
     data: ml_collections.ConfigDict,
 ) -> Source:
-    root = pathlib.Path(pattern).expanduser()
+    root = storage.at_home(pattern)
     endings = tuple(suffix + packed for suffix in suffixes for packed in ("", *compressed.SUFFIXES))
     files, left_out = file_search.search(root, lambda name: name.endswith(endings))
     if not files:
@@ -137,7 +138,7 @@ def _open_files(
 def _open_tfds(name: str, data: ml_collections.ConfigDict) -> Source:
     import tensorflow_datasets as tfds  # slow to import, and needed for this source only
 
-    folder = pathlib.Path(name).expanduser()
+    folder = storage.at_home(name)
     if (folder / "dataset_info.json").is_file():
         with readers.damage_named(f"data.source=tfds:{name}"):
             builder = tfds.builder_from_directory(folder.resolve())
@@ -176,7 +177,7 @@ def _open_fineweb_edu(subset: str, data: ml_collections.ConfigDict) -> Source:
         raise ValueError(
             f"data.source is {data.source!r}; allowed: fineweb-edu (all of it) or fineweb-edu:NAME, NAME being {known}"
         )
-    folder = pathlib.Path(data.folder).expanduser() / "downloads" / "fineweb-edu"
+    folder = storage.at_home(data.folder) / "downloads" / "fineweb-edu"
     listing = hub.pinned_listing(FINEWEB_EDU, FINEWEB_SUBSETS[subset], folder)
     if data.shards > len(listing.files):
         raise ValueError(

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -217,7 +217,7 @@ def by_name(
         told = [settings(run, compared) for run in versions]
         shown = [key for key in finished_runs.varying(told) if key not in {_last(one) for one in unnamed}]
         for run, own in zip(versions, told, strict=True):
-            named[" ".join([arm, *(f"{key}={own[key]}" for key in shown)])].append(run)
+            named[" ".join([arm, *(f"{key}={own.get(key)}" for key in shown)])].append(run)
     return named
 
 
@@ -270,12 +270,17 @@ def _by_name_and_seed(
             of_seed = groups.setdefault(name, {})
             twin = of_seed.setdefault(run.seed, run)
             if twin is not run:
-                _require_equal((twin, run), compared)
-                raise ValueError(
-                    f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; name the folders of the "
-                    "runs to compare, with one of these two"
-                )
+                refuse_twins(twin, run, name, compared)
     return groups, ended
+
+
+def refuse_twins(one: AnyRun, other: AnyRun, name: str, compared: Sequence[str]) -> NoReturn:
+    if isinstance(one, finished_runs.Run) and isinstance(other, finished_runs.Run):
+        _require_equal((one, other), compared)
+    raise ValueError(
+        f"{one.folder} and {other.folder} are both {name} with seed {one.seed}; name the folders of the runs to "
+        "compare, with one of these two"
+    )
 
 
 def settings(run: AnyRun, compared: Sequence[str] = COMPARED) -> dict[str, str]:

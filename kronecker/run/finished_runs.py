@@ -1,6 +1,5 @@
 """Reads the files of finished runs.  Everything after training reads only these files."""
 
-import collections
 import dataclasses
 import math
 import os
@@ -109,6 +108,8 @@ def _search(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[epath.Path], 
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; give folders of runs, or a folder that holds them")
         folders = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
+        if closed := [] if folders == [path] else sorted(filter(_is_closed, path.iterdir())):
+            print("skipped folders without the right to read them:", *closed, sep="\n  ", file=sys.stderr)
         if not folders:
             raise ValueError(
                 f"{path}: no run here (no config.json in it or one level below); give a folder of runs, "
@@ -139,6 +140,15 @@ def command(folder: epath.Path) -> str:
 
 def is_run(folder: epath.Path) -> bool:
     return (folder / rundir.CONFIG).exists()
+
+
+def _is_closed(folder: epath.Path) -> bool:
+    """Returns whether this process has no right to look into a folder, so that a run there looks like none."""
+    try:
+        os.stat(folder / rundir.CONFIG)  # noqa: PTH116  not of a bucket, where each is a request
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 def is_finished(folder: epath.Path) -> bool:
@@ -240,12 +250,10 @@ def _lines(folder: epath.Path, result: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns the keys that have more than one value among `settings`, in order of appearance."""
-    values = collections.defaultdict(set)
-    for setting in settings:
-        for key, value in setting.items():
-            values[key].add(value)
-    return [key for key, seen in values.items() if len(seen) > 1]
+    """Returns the keys that have more than one value among `settings`, or that some of them lack, in order."""
+    every = list(settings)
+    keys = dict.fromkeys(key for setting in every for key in setting)
+    return [key for key in keys if len({setting.get(key) for setting in every}) > 1]
 
 
 def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:

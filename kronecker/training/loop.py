@@ -39,8 +39,11 @@ from kronecker.runtime import (
     sharding,
     storage,
 )
-from kronecker.schema import choices, resolution
+from kronecker.schema import choices, dotted, resolution
 from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
+
+# Keys in which the processes of one run may differ: places, and what the fingerprints of text and tokenizer cover.
+_OWN = ("data.", "tokenizer", "distributed.", "log.", "compilation_cache")
 
 
 def run(
@@ -66,6 +69,9 @@ def run(
     profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = preparation.ensure_prepared(config)
     config = resolution.with_vocabulary(config, tokenizer.vocab_size)
+    shared = {key: value for key, value in dotted.flat(config).items() if not key.startswith(_OWN)}
+    found = {"the prepared text": prepared.fingerprint, "the tokenizer": tokenizer.fingerprint}
+    distributed.require_equal(shared | found | {"--workdir": str(storage.absolute(workdir))})
     if compile_only:
         _prepare(config, workdir, prepared, tokenizer).compile()
         return None

@@ -445,3 +445,11 @@ def test_a_tfds_dataset_is_prepared_by_name_without_tensorflow(tmp_path, monkeyp
     source.fetch(lambda done, total: None)
     assert sorted(texts(source)) == [f"page {i}" for i in range(9)]
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "form", ["text:~nobody-has-this-name/*.txt", "text:~$draft.txt", "tfds:~nobody-has-this-name/x"]
+)
+def test_a_home_that_there_is_not_is_named(form):
+    with pytest.raises(ValueError, match=r"^~.*: there is no such home folder; set HOME, or write the whole path$"):
+        opened(form)
