@@ -216,6 +216,9 @@ def _finish(job: _Job, count: int) -> None:
     """Makes a dataset of the finished segments, unless another process has made it, or has deleted them as invalid."""
     if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
+    if sources.open_source(job.config.data).identity != job.source.identity:
+        shutil.rmtree(job.folder)  # parts of it may be of either text
+        raise ValueError(f"data.source={job.config.data.source} changed while it was read; run the same command again")
     parts = shards.all_parts(job.folder, count)
     _check_splits(parts.values(), job.folder, job.config.data)
     shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)

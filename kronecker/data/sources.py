@@ -61,6 +61,12 @@ def open_source(data: ml_collections.ConfigDict) -> Source:
     return openers[kind](what, data)
 
 
+def check_apart(source: Source, out: pathlib.Path) -> None:
+    """Raises ValueError if `out`, which is to be written, is a file of the source, by any name."""
+    if out.exists() and any(file.samefile(out) for unit in source.units if (file := pathlib.Path(unit.name)).exists()):
+        raise ValueError(f"--out={out}: is a file of the text, which would be lost; give another name")
+
+
 def _fields(data: ml_collections.ConfigDict) -> readers.Fields:
     return readers.Fields(data.text_field, data.split_field, data.document_bytes)
 

@@ -453,3 +453,15 @@ def test_a_tfds_dataset_is_prepared_by_name_without_tensorflow(tmp_path, monkeyp
 def test_a_home_that_there_is_not_is_named(form):
     with pytest.raises(ValueError, match=r"^~.*: there is no such home folder; set HOME, or write the whole path$"):
         opened(form)
+
+
+def test_a_file_of_the_text_is_not_written_over(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("Text.")
+    link = tmp_path / "link"
+    link.symlink_to(text)
+    source = opened(f"text:{text}")
+    for name in (text, link):
+        with pytest.raises(ValueError, match="would be lost; give another name"):
+            sources.check_apart(source, name)
+    sources.check_apart(source, tmp_path / "other.json")
