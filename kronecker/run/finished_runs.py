@@ -19,7 +19,7 @@ AT_END = 0.05  # of a run's steps
 PREDICTED = "predicted_tokens"  # of a validation line
 # The fields, with their types, that each file must have; env.json's "data" is newer, and only open runs need it.
 LOSSES = {"train_loss": float, "validation_loss": (float, type(None))}
-_NEEDED = {
+NEEDED = {
     rundir.ENV: {"versions": dict, "python": str, "commit": (str, type(None)), "platform": str}
     | {"devices": list, "command": list, "started": str},
     rundir.PARAMS: dict.fromkeys(("input", "body", "head", "total"), int) | {"body_init_sha256": str},
@@ -198,7 +198,7 @@ def read(folder: epath.Path) -> Run:
         raise ValueError(
             f"{folder}: {reason}: the run diverged; train it again with a lower train.lr, or leave the folder out"
         )
-    env, params, result = (read_json(folder, name, needed) for name, needed in _NEEDED.items())
+    env, params, result = (read_json(folder, name, needed) for name, needed in NEEDED.items())
     config = _present(folder / rundir.CONFIG, rundir.read_config(folder / rundir.CONFIG))
     if result.get("config_sha256", rundir.config_sha256(config)) != rundir.config_sha256(config):
         raise ValueError(

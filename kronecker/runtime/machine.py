@@ -31,6 +31,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+def after(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Returns the env.json of a run that goes on under `now`: what differs has both, such as "0.10.0, then 0.11.2"."""
+    kinds = [kind for kind in now["devices"] if kind not in before["devices"]]
+    joined = {name: _then(before[name], now[name]) for name in ("versions", "python", "commit", "platform")}
+    return before | joined | {"devices": [*before["devices"], *kinds]}
+
+
+def _then(before: Any, now: Any) -> Any:
+    if isinstance(before, dict):
+        return before | {name: _then(before.get(name, "unknown"), value) for name, value in now.items()}
+    return before if f", then {before}".endswith(f", then {now}") else f"{before}, then {now}"
+
+
 def without_paths_outside(command: Sequence[str]) -> list[str]:
     """Returns a command for published records: a path outside its working directory keeps its base name only."""
     return [re.sub(r"(?<![^:=,])(?:\.\.)?/(?:[^/:=,]+/)*", "", word) for word in command]

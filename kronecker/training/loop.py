@@ -25,7 +25,7 @@ from kronecker import tokenization
 from kronecker.data import manifests, preparation, rows, unigrams
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import accounting, build
-from kronecker.run import rundir, sinks
+from kronecker.run import finished_runs, rundir, sinks
 from kronecker.runtime import (
     determinism,
     device_mesh,
@@ -323,8 +323,9 @@ class _Trainer:
             env, saved, body = {}, {}, accounting.body_hash(state.params)
         params |= {"body_init_sha256": body}
         if _is_lead():
-            if not env:
-                rundir.write_json(self.workdir / rundir.ENV, self._environment() | {"body_init_sha256": body})
+            now = self._environment() | {"body_init_sha256": body}
+            if env != (after := machine.after(env, now) if env else now):
+                rundir.write_json(self.workdir / rundir.ENV, after)
             if saved != params:
                 rundir.write_json(self.workdir / rundir.PARAMS, params)
             if start and (not env or saved != params):
@@ -334,7 +335,7 @@ class _Trainer:
     def _read_record(self, name: str) -> dict[str, Any]:
         """Returns a file's content, empty if it is lost or damaged."""
         try:
-            return rundir.read_json(self.workdir / name) or {}
+            return rundir.read_json(self.workdir / name, finished_runs.NEEDED[name]) or {}
         except ValueError:
             return {}
 
