@@ -108,7 +108,8 @@ def _search(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[epath.Path], 
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; give folders of runs, or a folder that holds them")
         folders = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
-        if closed := [] if folders == [path] else sorted(filter(_is_closed, path.iterdir())):
+        below = [] if folders == [path] or storage.is_remote(path) else sorted(path.iterdir())
+        if closed := [one for one in below if one.is_dir() and not os.access(one, os.X_OK, effective_ids=True)]:
             print("skipped folders without the right to read them:", *closed, sep="\n  ", file=sys.stderr)
         if not folders:
             raise ValueError(
@@ -140,15 +141,6 @@ def command(folder: epath.Path) -> str:
 
 def is_run(folder: epath.Path) -> bool:
     return (folder / rundir.CONFIG).exists()
-
-
-def _is_closed(folder: epath.Path) -> bool:
-    """Returns whether this process has no right to look into a folder, so that a run there looks like none."""
-    try:
-        os.stat(folder / rundir.CONFIG)  # noqa: PTH116  not of a bucket, where each is a request
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return False
 
 
 def is_finished(folder: epath.Path) -> bool:

@@ -1,8 +1,8 @@
 """What Ctrl-C does while modules are imported and while a script ends, where Python's own exception does harm.
 
 It prints a traceback there, is lost where a library calls back, or breaks an extension that is half initialised.
-Scripts import this module first, so it imports next to nothing, and opens the standard streams that are closed: the
-number of one would go to the next file, and with it what a library prints.
+Scripts import this module first, so it imports next to nothing.  It opens closed standard streams: the next file would
+get the number of one, and with it what a library prints.
 """
 
 import os

@@ -324,7 +324,8 @@ class _Trainer:
         params |= {"body_init_sha256": body}
         if _is_lead():
             now = self._environment() | {"body_init_sha256": body}
-            if env != (after := machine.after(env, now) if env else now):
+            joined = {name: machine.after(env[name], now[name]) for name in machine.CHANGING if env}
+            if env != (after := (env or now) | joined):
                 rundir.write_json(self.workdir / rundir.ENV, after)
             if saved != params:
                 rundir.write_json(self.workdir / rundir.PARAMS, params)

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import math
-import pathlib  # noqa: TID251  as of a source
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,8 +61,6 @@ def write(
         source = sources.open_source(data)
     of_text = {"name": name or source.name, **{key: data[key] for key in ("source", "text_field", "split_field")}}
     path = storage.open_path(out, "--out") if out else folder / rundir.TEXTS / f"{of_text['name']}.json"
-    if out and not storage.is_remote(path):
-        sources.check_apart(source, pathlib.Path(path))
     before = {} if out else rundir.read_json(path) or {}
     if any(before.get(key, value) != value for key, value in of_text.items()):
         raise ValueError(
