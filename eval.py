@@ -35,7 +35,6 @@ if __name__ == "__main__":
 
 import codecs
 import re
-from pathlib import Path  # noqa: TID251  for --out, to compare it with local files
 
 from absl import flags
 from etils import epath
@@ -105,12 +104,9 @@ def _print_loss(run) -> None:
 
 
 def _print_other_loss(run) -> None:
-    from kronecker.data import sources
     from kronecker.training import other_text
 
     data = other_text.data_of(run.config, _DATA.value, _TEXT_FIELD.value, _SPLIT_FIELD.value)
-    if _OUT.value:
-        sources.check_apart(sources.open_source(data), Path(_OUT.value))
     found, path = other_text.write(_WORKDIR.value, run, data, _NAME.value or "", _OUT.value or "")
     bits = "" if found["bits_per_byte"] is None else f", {found['bits_per_byte']:.4f} bits/byte"
     size = f"{found['predicted_tokens']:,} tokens ({found['text_bytes']:,} bytes) in {found['documents']:,} documents"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
@@ -61,9 +62,10 @@ def open_source(data: ml_collections.ConfigDict) -> Source:
     return openers[kind](what, data)
 
 
-def check_apart(source: Source, out: pathlib.Path) -> None:
+def check_apart(source: Source, out: os.PathLike[str]) -> None:
     """Raises ValueError if `out`, which is to be written, is a file of the source, by any name."""
-    if out.exists() and any(file.samefile(out) for unit in source.units if (file := pathlib.Path(unit.name)).exists()):
+    target, files = pathlib.Path(out), (pathlib.Path(unit.name) for unit in source.units)
+    if target.exists() and any(file.exists() and file.samefile(target) for file in files):
         raise ValueError(f"--out={out}: is a file of the text, which would be lost; give another name")
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -270,17 +270,12 @@ def _by_name_and_seed(
             of_seed = groups.setdefault(name, {})
             twin = of_seed.setdefault(run.seed, run)
             if twin is not run:
-                refuse_twins(twin, run, name, compared)
+                _require_equal((twin, run), compared)
+                raise ValueError(
+                    f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; name the folders of the "
+                    "runs to compare, with one of these two"
+                )
     return groups, ended
-
-
-def refuse_twins(one: AnyRun, other: AnyRun, name: str, compared: Sequence[str]) -> NoReturn:
-    if isinstance(one, finished_runs.Run) and isinstance(other, finished_runs.Run):
-        _require_equal((one, other), compared)
-    raise ValueError(
-        f"{one.folder} and {other.folder} are both {name} with seed {one.seed}; name the folders of the runs to "
-        "compare, with one of these two"
-    )
 
 
 def settings(run: AnyRun, compared: Sequence[str] = COMPARED) -> dict[str, str]:

@@ -263,7 +263,7 @@ def _versions(found: Sequence[compare.AnyRun], swept: Sequence[str]) -> dict[str
         for run in of_name:
             of_seed = grouped[name][tuple(run.config[key] for key in tuned)]
             if (twin := of_seed.setdefault(run.seed, run)) is not run:
-                compare.refuse_twins(twin, run, name, (*compare.COMPARED, *swept))
+                raise ValueError(f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; leave one out")
     return {
         name: [Version(name, dict(zip(tuned, values, strict=True)), runs) for values, runs in of_name.items()]
         for name, of_name in grouped.items()
