@@ -465,3 +465,13 @@ def test_a_file_of_the_text_is_not_written_over(tmp_path):
         with pytest.raises(ValueError, match="would be lost; give another name"):
             sources.check_apart(source, name)
     sources.check_apart(source, tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    "content", [b"# coding: none\n", b"# coding: ascii\nx = '\xc3\xa9'\n", b"x = '\xff'\n", b"\xff\xfex"]
+)
+def test_a_source_file_of_the_standard_library_that_cannot_be_decoded_is_named(content, tmp_path):
+    file = tmp_path / "odd.py"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.py: no source in the encoding that it says \(.*\); mend or move it$"):
+        next(readers.read_source(file, 0))
