@@ -59,9 +59,7 @@ def main() -> None:
         raise ValueError(f"--out={_OUT.value}: the file's name must end with .jsonl.xz")
     config = config_files.load(str(ROOT / "configs" / "base.py")).data
     config.source, out = _SOURCE.value, Path(_OUT.value)
-    files = [file for unit in sources.open_source(config).units if (file := Path(unit.name)).exists()]
-    if out.exists() and any(file.samefile(out) for file in files):
-        raise ValueError(f"--out={out}: is a file of --source, which would be lost; give another name")
+    sources.check_apart(sources.open_source(config), out)
     seen: set[bytes] = set()
     entries: dict[str, dict[str, list[Entry]]] = {split: collections.defaultdict(list) for split in manifests.SPLITS}
     for number, (document, part) in enumerate(sources.with_parts(config, _PART.value)):

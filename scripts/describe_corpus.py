@@ -54,9 +54,9 @@ def main() -> None:
         part |= {key: old.get("parts", {}).get(name, WORDS)[key] for key in WORDS}
     records = [record for record in records if record["name"] != counted["name"]]
     records.append(old | counted)
-    file.write_text(
-        json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n"
+    with storage.renamed(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
     print(f"written: {file}")
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 from document_tables import benchmarks, committed, corpora, models, study, tuned_study
 
-from kronecker.runtime import cli
+from kronecker.runtime import cli, storage
 
 DOCUMENTS = ("README.md", "results/README.md", "docs/*.md")
 MARKED = re.compile(
@@ -56,7 +56,8 @@ def main(files: Sequence[str]) -> int:
             lines = (text.splitlines(keepends=True) for text in (before, after))
             sys.stdout.writelines(difflib.unified_diff(*lines, f"{file}", f"{file}, from the files of results/"))
         else:
-            file.write_text(after, encoding="utf-8")
+            with storage.renamed(file) as unfinished:
+                unfinished.write_text(after, encoding="utf-8")
             print(f"written: {file}")
     return int(changed and _CHECK.value)
 

@@ -47,14 +47,14 @@ def main(models: Sequence[str]) -> None:
     from kronecker.data import preparation  # after the flags: --help should not wait for JAX
     from kronecker.interop import gguf_file, grafted_training, llama_weights, tensors
     from kronecker.report.pages import local, write_text
-    from kronecker.runtime import machine, printing
+    from kronecker.runtime import machine, printing, storage
 
     out = _OUT.value and local(_OUT.value, "--out")
     facts, path = machine.facts(), Path(models[0])  # `facts` has the time and the load of the start
     original = llama_weights.read(path)
     configs = grafted_training.configs_of(config, _ARMS.value, original.shape.tie_head)
     if path.suffix == tensors.GGUF:
-        file = Path(config.data.folder).expanduser() / f"{path.stem}.tokenizer.json"
+        file = storage.at_home(config.data.folder) / f"{path.stem}.tokenizer.json"
         write_text(file, gguf_file.tokenizer_json(path))
         config.tokenizer = f"tokenizers:{file}"
     prepared, tokenizer = preparation.ensure_prepared(config)

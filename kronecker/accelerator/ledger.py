@@ -17,6 +17,7 @@ from kronecker.sweep import devices
 ROOT = Path(__file__).parents[2]
 CODE = ("kronecker", "configs", "train.py")  # files that a result depends on
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+_NEEDED = {"name": str, "key": dict, "time": float, "error": (str, type(None)), "machine": dict}  # of a record
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
 
 
@@ -30,7 +31,7 @@ class Ledger:
 
     def holds(self, part: str, name: str) -> bool:
         """Returns whether there is a result of this device, code and versions that has no error."""
-        found = rundir.read_json(epath.Path(self._file(part, name)))
+        found = rundir.read_json(epath.Path(self._file(part, name)), _NEEDED)
         return bool(found) and found["key"] == self.key and found["error"] is None
 
     def write(self, part: str, name: str, seconds: float, result: Any, error: str | None = None) -> None:
@@ -55,7 +56,7 @@ class Ledger:
 
     def records(self, part: str) -> dict[str, dict[str, Any]]:
         """Returns all records of a part by name, oldest first, whatever their code and versions."""
-        found = (rundir.read_json(epath.Path(file)) for file in (self.folder / part).glob("*.json"))
+        found = (rundir.read_json(epath.Path(file), _NEEDED) for file in (self.folder / part).glob("*.json"))
         return {record["name"]: record for record in sorted(found, key=lambda record: record["time"])}
 
     def _file(self, part: str, name: str) -> Path:

@@ -102,7 +102,7 @@ def ensure_prepared(
     if len(pieces) > 1:
         content["segment_bytes"] = segment_bytes
     name = f"{_slug(source.name)}-{_slug(label)}-{manifests.sha256(content)[:8]}"
-    folder = pathlib.Path(config.data.folder).expanduser() / name
+    folder = storage.at_home(config.data.folder) / name
     if not (root / name / manifests.MANIFEST).exists():
         with display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
@@ -216,6 +216,9 @@ def _finish(job: _Job, count: int) -> None:
     """Makes a dataset of the finished segments, unless another process has made it, or has deleted them as invalid."""
     if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
+    if sources.open_source(job.config.data).identity != job.source.identity:
+        shutil.rmtree(job.folder)  # parts of it may be of either text
+        raise ValueError(f"data.source={job.config.data.source} changed while it was read; run the same command again")
     parts = shards.all_parts(job.folder, count)
     _check_splits(parts.values(), job.folder, job.config.data)
     shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)

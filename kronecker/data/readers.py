@@ -49,8 +49,12 @@ class Fields:
 
 def read_source(path: pathlib.Path, start: int) -> Iterator[Document]:
     if not start:
-        with tokenize.open(path) as file:
-            yield Document(file.read(), None, 1.0, str(path))
+        try:
+            with tokenize.open(path) as file:
+                text = file.read()
+        except (SyntaxError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: no source in the encoding that it says ({error}); mend or move it") from None
+        yield Document(text, None, 1.0, str(path))
 
 
 def read_text(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Document]:

@@ -32,7 +32,7 @@ class _Copy(NamedTuple):
 
 
 def cache() -> pathlib.Path:
-    return pathlib.Path(os.environ.get(CACHE_VARIABLE) or CACHE).expanduser()
+    return storage.at_home(os.environ.get(CACHE_VARIABLE) or CACHE)
 
 
 def fetch(folder: epath.Path, show: Show) -> pathlib.Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from kronecker.data import compressed, file_search, hub, readers
+from kronecker.runtime import storage
 
 FINEWEB_EDU = "HuggingFaceFW/fineweb-edu"
 FINEWEB_SUBSETS = {"": "data"} | {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
@@ -58,6 +60,13 @@ def open_source(data: ml_collections.ConfigDict) -> Source:
     if kind not in openers:
         raise ValueError(f"data.source is {data.source!r}; allowed here: {', '.join(openers)}")
     return openers[kind](what, data)
+
+
+def check_apart(source: Source, out: os.PathLike[str]) -> None:
+    """Raises ValueError if `out`, which is to be written, is a file of the source, by any name."""
+    target, files = pathlib.Path(out), (pathlib.Path(unit.name) for unit in source.units)
+    if target.exists() and any(file.exists() and file.samefile(target) for file in files):
+        raise ValueError(f"--out={out}: is a file of the text, which would be lost; give another name")
 
 
 def _fields(data: ml_collections.ConfigDict) -> readers.Fields:
@@ -126,7 +135,7 @@ def _open_files(
     pattern: str,
     data: ml_collections.ConfigDict,
 ) -> Source:
-    root = pathlib.Path(pattern).expanduser()
+    root = storage.at_home(pattern)
     endings = tuple(suffix + packed for suffix in suffixes for packed in ("", *compressed.SUFFIXES))
     files, left_out = file_search.search(root, lambda name: name.endswith(endings))
     if not files:
@@ -143,7 +152,7 @@ def _open_files(
 def _open_tfds(name: str, data: ml_collections.ConfigDict) -> Source:
     import tensorflow_datasets as tfds  # slow to import, and needed for this source only
 
-    folder = pathlib.Path(name).expanduser()
+    folder = storage.at_home(name)
     if (folder / "dataset_info.json").is_file():
         with readers.damage_named(f"data.source=tfds:{name}"):
             builder = tfds.builder_from_directory(folder.resolve())
@@ -182,7 +191,7 @@ def _open_fineweb_edu(subset: str, data: ml_collections.ConfigDict) -> Source:
         raise ValueError(
             f"data.source is {data.source!r}; allowed: fineweb-edu (all of it) or fineweb-edu:NAME, NAME being {known}"
         )
-    folder = pathlib.Path(data.folder).expanduser() / "downloads" / "fineweb-edu"
+    folder = storage.at_home(data.folder) / "downloads" / "fineweb-edu"
     listing = hub.pinned_listing(FINEWEB_EDU, FINEWEB_SUBSETS[subset], folder)
     if data.shards > len(listing.files):
         raise ValueError(

@@ -217,7 +217,7 @@ def by_name(
         told = [settings(run, compared) for run in versions]
         shown = [key for key in finished_runs.varying(told) if key not in {_last(one) for one in unnamed}]
         for run, own in zip(versions, told, strict=True):
-            named[" ".join([arm, *(f"{key}={own[key]}" for key in shown)])].append(run)
+            named[" ".join([arm, *(f"{key}={own.get(key)}" for key in shown)])].append(run)
     return named
 
 

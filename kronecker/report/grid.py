@@ -186,7 +186,10 @@ def _swept(found: Sequence[finished_runs.Run], diverged: Sequence[finished_runs.
         (
             key
             for key in finished_runs.varying(run.config for run in (*found, *diverged))
-            if key not in free and key not in compare.PER_SEED and not compare.within(key, compare.COMPARED)
+            if key not in free
+            and key not in compare.PER_SEED
+            and not compare.within(key, compare.COMPARED)
+            and all(key in run.config for run in (*found, *diverged))  # else `compare` refuses the pair
         ),
         key=lambda key: places.get(key, len(places)),
     )
@@ -258,7 +261,9 @@ def _versions(found: Sequence[compare.AnyRun], swept: Sequence[str]) -> dict[str
     for name, of_name in compare.by_name(found, unnamed=OF_INPUT).items():
         grouped[name] = collections.defaultdict(dict)
         for run in of_name:
-            grouped[name][tuple(run.config[key] for key in tuned)][run.seed] = run
+            of_seed = grouped[name][tuple(run.config[key] for key in tuned)]
+            if (twin := of_seed.setdefault(run.seed, run)) is not run:
+                raise ValueError(f"{twin.folder} and {run.folder} are both {name} with seed {run.seed}; leave one out")
     return {
         name: [Version(name, dict(zip(tuned, values, strict=True)), runs) for values, runs in of_name.items()]
         for name, of_name in grouped.items()

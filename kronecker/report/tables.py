@@ -45,7 +45,7 @@ def settings(comparison: compare.Comparison) -> Table:
     """Returns the settings in which the arms differ, of those that a pair compares."""
     told = [compare.settings(arm.runs[0], (*compare.COMPARED, *compare.TUNED)) for arm in comparison.arms]
     keys = [key for key in finished_runs.varying(told) if key != "arm"]
-    rows = [(arm.name, *(own[key] for key in keys)) for arm, own in zip(comparison.arms, told, strict=True)]
+    rows = [(arm.name, *(own.get(key, "") for key in keys)) for arm, own in zip(comparison.arms, told, strict=True)]
     return Table(("arm", *keys), tuple(rows), ("arm", *keys))
 
 

@@ -1,6 +1,5 @@
 """Reads the files of finished runs.  Everything after training reads only these files."""
 
-import collections
 import dataclasses
 import math
 import os
@@ -20,7 +19,7 @@ AT_END = 0.05  # of a run's steps
 PREDICTED = "predicted_tokens"  # of a validation line
 # The fields, with their types, that each file must have; env.json's "data" is newer, and only open runs need it.
 LOSSES = {"train_loss": float, "validation_loss": (float, type(None))}
-_NEEDED = {
+NEEDED = {
     rundir.ENV: {"versions": dict, "python": str, "commit": (str, type(None)), "platform": str}
     | {"devices": list, "command": list, "started": str},
     rundir.PARAMS: dict.fromkeys(("input", "body", "head", "total"), int) | {"body_init_sha256": str},
@@ -109,6 +108,9 @@ def _search(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[epath.Path], 
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; give folders of runs, or a folder that holds them")
         folders = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
+        below = [] if folders == [path] or storage.is_remote(path) else sorted(path.iterdir())
+        if closed := [one for one in below if one.is_dir() and not os.access(one, os.X_OK, effective_ids=True)]:
+            print("skipped folders without the right to read them:", *closed, sep="\n  ", file=sys.stderr)
         if not folders:
             raise ValueError(
                 f"{path}: no run here (no config.json in it or one level below); give a folder of runs, "
@@ -188,7 +190,7 @@ def read(folder: epath.Path) -> Run:
         raise ValueError(
             f"{folder}: {reason}: the run diverged; train it again with a lower train.lr, or leave the folder out"
         )
-    env, params, result = (read_json(folder, name, needed) for name, needed in _NEEDED.items())
+    env, params, result = (read_json(folder, name, needed) for name, needed in NEEDED.items())
     config = _present(folder / rundir.CONFIG, rundir.read_config(folder / rundir.CONFIG))
     if result.get("config_sha256", rundir.config_sha256(config)) != rundir.config_sha256(config):
         raise ValueError(
@@ -240,12 +242,10 @@ def _lines(folder: epath.Path, result: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns the keys that have more than one value among `settings`, in order of appearance."""
-    values = collections.defaultdict(set)
-    for setting in settings:
-        for key, value in setting.items():
-            values[key].add(value)
-    return [key for key, seen in values.items() if len(seen) > 1]
+    """Returns the keys that have more than one value among `settings`, or that some of them lack, in order."""
+    every = list(settings)
+    keys = dict.fromkeys(key for setting in every for key in setting)
+    return [key for key in keys if len({setting.get(key) for setting in every}) > 1]
 
 
 def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:

@@ -136,7 +136,10 @@ def completed(saved: dict[str, Any], where: str = CONFIG) -> ml_collections.Conf
             raise ValueError(f"{where}: {wrong}; restore the file from a copy")
         values[name] = of_group[last]
     try:
-        return ml_collections.ConfigDict(saved)
+        config = ml_collections.ConfigDict(saved)
+        if found := [name for name, value in dotted.flat(config).items() if isinstance(value, list)]:
+            raise ValueError(f"{found[0]} is a list")
+        return config
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # names of unknown keys
         raise ValueError(f"{where}: not a config ({error}); restore the file from a copy") from None
 
@@ -216,13 +219,13 @@ class Lock:
 def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Raises a ValueError with the differing keys if `workdir` holds a run of another config.
 
-    A run without checkpoint and result has nothing to lose, and may start again with any config.
+    A run without checkpoint, result and record of why it diverged has nothing to lose, and may start with any config.
     """
     if not (workdir / CONFIG).exists():
         if workdir.exists() and any(not _is_passing(file.name) for file in workdir.iterdir()):
             raise ValueError(f"--workdir={workdir}: not empty and not a run (no {CONFIG}); choose another folder")
         return
-    if not has_checkpoint(workdir) and not (workdir / RESULT).exists():
+    if not has_checkpoint(workdir) and not (workdir / RESULT).exists() and not (workdir / DIVERGED).exists():
         return
     if differing := _differing(fixed(read_config(workdir / CONFIG)), fixed(config)):
         raise ValueError(f"--workdir={workdir}: holds a run of another config ({differing}); choose another folder")

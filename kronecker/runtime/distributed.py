@@ -10,6 +10,7 @@ import socket
 import sys
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -95,6 +96,18 @@ def told_by_all(number: int) -> list[int]:
     if jax.process_count() == 1:
         return [number]
     return multihost_utils.process_allgather(np.uint32(number)).tolist()
+
+
+def require_equal(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError in every process if one of `facts`, named alike in all, is not the same in all of them."""
+    own = np.array([zlib.crc32(repr(value).encode()) for value in facts.values()], np.uint32)
+    told = multihost_utils.process_allgather(own) if jax.process_count() > 1 else own[None]
+    for name, same in zip(facts, (told == told[0]).all(axis=0), strict=True):
+        if not same:
+            raise ValueError(
+                f"{name} is {facts[name]!r:.200} in process {jax.process_index()}, and not the same in all processes "
+                "of this run; start all of them with one command, on the same text"
+            )
 
 
 def explicit(group: ml_collections.ConfigDict, environment: Mapping[str, str]) -> dict[str, str | int]:

@@ -1,14 +1,23 @@
 """What Ctrl-C does while modules are imported and while a script ends, where Python's own exception does harm.
 
 It prints a traceback there, is lost where a library calls back, or breaks an extension that is half initialised.
-Scripts import this module first, so it imports next to nothing.
+Scripts import this module first, so it imports next to nothing.  It opens closed standard streams: the next file would
+get the number of one, and with it what a library prints.
 """
 
 import os
 import signal
+import sys
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 WORDS = "interrupted: what is complete on disk stays; run the same command again"
+
+
+for _number, _name in enumerate(("stdin", "stdout", "stderr")):
+    if getattr(sys, _name) is None:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+        setattr(sys, _name, open(_number, "w" if _number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
+        setattr(sys, f"__{_name}__", getattr(sys, _name))
 
 
 def end_silently() -> None:

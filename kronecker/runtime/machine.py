@@ -13,6 +13,9 @@ from typing import Any
 
 AUTHOR_PACKAGE = ("kronecker-embeddings", "torch")  # benchmarks compare with it, where installed
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
+CHANGING = ("versions", "python", "commit", "platform", "devices")  # while a run goes on
+# Of the environment: they change how a device rounds, so a pair that differs in one is named as for another version.
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 def environment() -> dict[str, Any]:
@@ -20,7 +23,8 @@ def environment() -> dict[str, Any]:
     import jax  # here, as it is slow to import, and readers of records do not need it
 
     return {
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES}
+        | {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
         "python": platform.python_version(),
         "commit": _commit(),
         "platform": jax.default_backend(),
@@ -29,6 +33,15 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def after(before: Any, now: Any) -> Any:
+    """Returns a part of the record of a run that goes on under `now`: what differs has both, as "0.10, then 0.11"."""
+    if isinstance(before, dict):
+        return {name: after(before.get(name, "none"), now.get(name, "none")) for name in before | now}
+    if isinstance(before, list):
+        return before + [one for one in now if one not in before]
+    return before if f", then {before}".endswith(f", then {now}") else f"{before}, then {now}"
 
 
 def without_paths_outside(command: Sequence[str]) -> list[str]:

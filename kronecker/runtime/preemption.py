@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+from kronecker.runtime import interrupts  # noqa: F401  opens closed streams, before there is a socket
+
 TERMINATED = 128 + signal.SIGTERM  # exit code
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import os
+import pathlib  # noqa: TID251  for folders that are always local
 import re
 import socket
 import stat
@@ -52,6 +53,14 @@ def open_path(path: epath.PathLike, name: str = "path") -> epath.Path:
     if separator:  # other processes write there too, so listings are not cached
         fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(path)
+
+
+def at_home(path: str) -> pathlib.Path:
+    """Returns a local path with ~ as the home folder; raises ValueError if that is unknown, as without HOME."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder; set HOME, or write the whole path") from None
 
 
 def absolute(path: epath.Path) -> epath.Path:

@@ -232,7 +232,7 @@ key("checkpoint.keep_every", 0, NOTHING, at_least(0), "steps")  # between checkp
 # in Hugging Face's form, as hf:FOLDER, in an arm with a table or a code; empty: start from the seed
 key("checkpoint.init_from", "", INPUT, later=True)
 # from SIGTERM to the end of the process, whether the checkpoint is saved or not
-key("checkpoint.grace_seconds", 30.0, NOTHING, POSITIVE, "seconds")
+key("checkpoint.grace_seconds", 30.0, NOTHING, Bound("above 0, at most 1e6", lambda value: 0 < value <= 1e6), "seconds")
 
 # Logs.
 key("log.every", 10, NOTHING, at_least(1), "steps")  # between lines of metrics.jsonl

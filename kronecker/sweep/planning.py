@@ -35,12 +35,22 @@ class Planned:
     command: tuple[str, ...]  # starts or resumes it
     grace_seconds: float = 0.0  # its checkpoint.grace_seconds; 0: unknown
     tokens: int = 0  # its train.tokens; 0: unknown
+    resolved: ml_collections.ConfigDict | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def state(self) -> str:
         """`finished`, `started` or `new`, from its folder."""
         folder = epath.Path(self.folder)
-        return "finished" if finished_runs.is_finished(folder) else "started" if finished_runs.is_run(folder) else "new"
+        finished = finished_runs.is_finished(folder) and self.is_own
+        return "finished" if finished else "started" if finished_runs.is_run(folder) else "new"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the folder has no run of another config, which may have come there since the sweep was planned."""
+        try:
+            return self.resolved is None or not _check_folder(self.folder, self.resolved)
+        except ValueError:  # which its command says
+            return False
 
 
 def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train: Path) -> list[Planned]:
@@ -64,7 +74,8 @@ def _planned(
         _check_folder(folder, resolved)
         flags = (f"--config.{key}={value}" for key, value in settings.items())
         command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
-        planned.append(Planned(name, folder, command, resolved.checkpoint.grace_seconds, resolved.train.tokens))
+        lasts = resolved.checkpoint.grace_seconds, resolved.train.tokens
+        planned.append(Planned(name, folder, command, *lasts, resolved))
     return planned
 
 

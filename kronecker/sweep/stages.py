@@ -38,7 +38,7 @@ class Member:
 
     @property
     def is_diverged(self) -> bool:
-        return finished_runs.is_diverged(epath.Path(self.planned.folder))
+        return finished_runs.is_diverged(epath.Path(self.planned.folder)) and self.planned.is_own
 
     @property
     def is_settled(self) -> bool:

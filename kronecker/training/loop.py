@@ -25,7 +25,7 @@ from kronecker import tokenization
 from kronecker.data import manifests, preparation, rows, unigrams
 from kronecker.embedding import bags, codec, implementations, selfcheck
 from kronecker.model import accounting, build
-from kronecker.run import rundir, sinks
+from kronecker.run import finished_runs, rundir, sinks
 from kronecker.runtime import (
     determinism,
     device_mesh,
@@ -39,8 +39,11 @@ from kronecker.runtime import (
     sharding,
     storage,
 )
-from kronecker.schema import choices, resolution
+from kronecker.schema import choices, dotted, resolution
 from kronecker.training import checkpoint, evaluation, plan, run_log, train_step
+
+# Keys in which the processes of one run may differ: places, and what the fingerprints of text and tokenizer cover.
+_OWN = ("data.", "tokenizer", "distributed.", "log.", "compilation_cache")
 
 
 def run(
@@ -66,6 +69,9 @@ def run(
     profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = preparation.ensure_prepared(config)
     config = resolution.with_vocabulary(config, tokenizer.vocab_size)
+    shared = {key: value for key, value in dotted.flat(config).items() if not key.startswith(_OWN)}
+    found = {"the prepared text": prepared.fingerprint, "the tokenizer": tokenizer.fingerprint}
+    distributed.require_equal(shared | found | {"--workdir": str(storage.absolute(workdir))})
     if compile_only:
         _prepare(config, workdir, prepared, tokenizer).compile()
         return None
@@ -317,8 +323,10 @@ class _Trainer:
             env, saved, body = {}, {}, accounting.body_hash(state.params)
         params |= {"body_init_sha256": body}
         if _is_lead():
-            if not env:
-                rundir.write_json(self.workdir / rundir.ENV, self._environment() | {"body_init_sha256": body})
+            now = self._environment() | {"body_init_sha256": body}
+            joined = {name: machine.after(env[name], now[name]) for name in machine.CHANGING if env}
+            if env != (after := (env or now) | joined):
+                rundir.write_json(self.workdir / rundir.ENV, after)
             if saved != params:
                 rundir.write_json(self.workdir / rundir.PARAMS, params)
             if start and (not env or saved != params):
@@ -328,7 +336,7 @@ class _Trainer:
     def _read_record(self, name: str) -> dict[str, Any]:
         """Returns a file's content, empty if it is lost or damaged."""
         try:
-            return rundir.read_json(self.workdir / name) or {}
+            return rundir.read_json(self.workdir / name, finished_runs.NEEDED[name]) or {}
         except ValueError:
             return {}
 

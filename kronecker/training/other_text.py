@@ -61,6 +61,7 @@ def write(
         source = sources.open_source(data)
     of_text = {"name": name or source.name, **{key: data[key] for key in ("source", "text_field", "split_field")}}
     path = storage.open_path(out, "--out") if out else folder / rundir.TEXTS / f"{of_text['name']}.json"
+    sources.check_apart(source, path)
     before = {} if out else rundir.read_json(path) or {}
     if any(before.get(key, value) != value for key, value in of_text.items()):
         raise ValueError(

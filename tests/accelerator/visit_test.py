@@ -454,3 +454,13 @@ def test_a_setting_may_have_more_ids_than_the_tokenizer():
         len(encoder.problem(settings.parse("tokens=64,d=16,V=131072"), read, base, "float32", 1.0).table.lengths)
         == 131_072
     )
+
+
+def test_a_record_that_lacks_a_field_is_named(tmp_path: Path):
+    kept = ledger.Ledger(tmp_path, FACTS)
+    kept.write("check", "loss", 1.0, {"rows": []})
+    file = tmp_path / "nvidia-h100-80gb-hbm3" / "check" / "loss.json"
+    file.write_text('{"key": 1}')
+    for read_it in (lambda: kept.holds("check", "loss"), lambda: kept.records("check")):
+        with pytest.raises(ValueError, match=r"loss\.json: lacks 'name'; restore it"):
+            read_it()

@@ -450,3 +450,23 @@ def test_a_file_size_limit_ends_the_script_in_one_line(tmp_path):
     assert result.stderr.startswith("error: cannot write ")
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.glob("[!.]*/*"))
+
+
+def test_text_that_changes_while_it_is_read_is_refused_and_nothing_of_it_stays(tmp_path, monkeypatch):
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"Document {i}."}) + "\n" for i in range(500)))
+    config = configured(tmp_path / "data", f"jsonl:{text}")
+    finish = shards.finish_segment
+
+    def grows(*arguments):
+        with text.open("a") as more:
+            more.write('{"text": "Written late."}\n')
+        finish(*arguments)
+
+    monkeypatch.setattr(shards, "finish_segment", grows)
+    with pytest.raises(ValueError, match=r"text\.jsonl changed while it was read; run the same command again$"):
+        preparation.ensure_prepared(config)
+    assert not list((tmp_path / "data").glob("jsonl-*"))
+    monkeypatch.undo()
+    prepared, _ = preparation.ensure_prepared(config)
+    assert sum(split["documents"] for split in prepared.manifest["splits"].values()) == 501

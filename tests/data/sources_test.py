@@ -445,3 +445,33 @@ def test_a_tfds_dataset_is_prepared_by_name_without_tensorflow(tmp_path, monkeyp
     source.fetch(lambda done, total: None)
     assert sorted(texts(source)) == [f"page {i}" for i in range(9)]
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "form", ["text:~nobody-has-this-name/*.txt", "text:~$draft.txt", "tfds:~nobody-has-this-name/x"]
+)
+def test_a_home_that_there_is_not_is_named(form):
+    with pytest.raises(ValueError, match=r"^~.*: there is no such home folder; set HOME, or write the whole path$"):
+        opened(form)
+
+
+def test_a_file_of_the_text_is_not_written_over(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("Text.")
+    link = tmp_path / "link"
+    link.symlink_to(text)
+    source = opened(f"text:{text}")
+    for name in (text, link):
+        with pytest.raises(ValueError, match="would be lost; give another name"):
+            sources.check_apart(source, name)
+    sources.check_apart(source, tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    "content", [b"# coding: none\n", b"# coding: ascii\nx = '\xc3\xa9'\n", b"x = '\xff'\n", b"\xff\xfex"]
+)
+def test_a_source_file_of_the_standard_library_that_cannot_be_decoded_is_named(content, tmp_path):
+    file = tmp_path / "odd.py"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.py: no source in the encoding that it says \(.*\); mend or move it$"):
+        next(readers.read_source(file, 0))

@@ -339,3 +339,17 @@ def test_the_settings_that_differ_are_a_table(tmp_path: Path):
     assert column["arm"] == ("table_untied", "kronecker")
     assert column["kind"] == ("table", "kronecker")
     assert column["init_std"] == ("0.02", "derived")
+
+
+def test_runs_of_a_version_with_a_key_more_are_another_version_of_their_arm(tmp_path: Path):
+    for arm in ("table_untied", "kronecker"):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{arm}-{seed}", arm, seed, 4.5)
+    file = tmp_path / "kronecker-1" / "config.json"
+    config = json.loads(file.read_text())
+    config["embedding"]["newer"] = True
+    file.write_text(json.dumps(config))
+    found, _ = finished_runs.gather([tmp_path])
+    assert compare.names(found) == ["kronecker newer=None", "kronecker newer=True", "table_untied"]
+    with pytest.raises(ValueError, match=r"no seed in common: .*newer=None has 0; kronecker newer=True has 1"):
+        compare.compare(found)

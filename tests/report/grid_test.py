@@ -14,7 +14,7 @@ import pytest
 from html_page import Page
 from run_folders import write_run
 
-from kronecker.report import grid, grid_figures, grid_page, tables
+from kronecker.report import compare, grid, grid_figures, grid_page, tables
 from kronecker.run import finished_runs
 
 ROOT = Path(__file__).parents[2]
@@ -270,3 +270,34 @@ def test_a_sweep_over_two_keys_needs_no_flag(tmp_path: Path):
         *(f"train.lr={rate}_train.clip={clip}.html" for rate in (0.002, 0.004) for clip in (0.5, 1.0)),
     ]
     assert all(file.exists() for file in linked)
+
+
+def test_two_runs_of_one_arm_value_and_seed_are_refused_in_any_order(tmp_path: Path):
+    for arm, rate in (("table_untied", 0.002), ("table_untied", 0.004), ("kronecker", 0.002), ("kronecker", 0.008)):
+        write(tmp_path / "runs", arm, 0, 4.5, train__lr=rate)
+    again = write(tmp_path / "again", "kronecker", 0, 4.6, train__lr=0.008)  # a value that the baseline has no run at
+    folders = [tmp_path / "runs", tmp_path / "again"]
+    for found in (folders, folders[::-1]):
+        with pytest.raises(ValueError, match="are both kronecker with seed 0"):
+            grid.read(*_gathered(found))
+    (again / "result.json").unlink()
+    (again / "diverged.json").write_text('{"reason": "the loss is nan"}')
+    with pytest.raises(ValueError, match="are both kronecker with seed 0"):
+        grid.read(*_gathered(folders))
+
+
+def _gathered(folders: list[Path]) -> tuple[list[finished_runs.Run], str, list[finished_runs.Diverged]]:
+    found, diverged = finished_runs.gather(folders)
+    return found, "table_untied", diverged
+
+
+def test_a_key_of_another_version_that_some_runs_lack_is_named(tmp_path: Path):
+    for arm in ("table_untied", "kronecker"):
+        for seed, value in ((0, 1), (1, 2), (2, None)):
+            file = write(tmp_path, arm, seed, 4.5) / "config.json"
+            config = json.loads(file.read_text())
+            config["train"] |= {"newer": value} if value else {}
+            file.write_text(json.dumps(config))
+    assert read(tmp_path) is None
+    with pytest.raises(ValueError, match=r"cannot be compared: train\.newer is 1 against 2"):
+        compare.compare(finished_runs.gather([tmp_path])[0])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -231,3 +232,45 @@ def test_a_number_that_no_run_has_is_refused_and_no_comparison_holds_it(run: Pat
             continue
         with pytest.raises(ValueError, match=rf"result\.json: '{key}' is .*, not a (whole )?number up to 3\.4e38"):
             finished_runs.gather([run.parent])
+
+
+def test_a_list_in_a_config_is_refused(run: Path):
+    config = json.loads((run / "config.json").read_text())
+    for group in (config, config["train"], config["embedding"].setdefault("newer", {})):
+        group["list"] = [1]
+        (run / "config.json").write_text(json.dumps(config))
+        with pytest.raises(
+            ValueError, match=r"config\.json: not a config \((train\.|embedding\.newer\.)?list is a list"
+        ):
+            rundir.read_config(epath.Path(run / "config.json"))
+        del group["list"]
+
+
+def test_a_folder_without_rights_is_named(run: Path, capsys: pytest.CaptureFixture[str]):
+    hidden = run.parent / "hidden"
+    write_run(hidden, "kronecker", 1, 3.0)
+    hidden.chmod(0)
+    for folder in (run.parent, *run.parent.parents):
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
+    user = os.geteuid()
+    try:
+        if user == 0:  # whom no right stops
+            os.seteuid(65534)
+        found = finished_runs.find([run.parent])
+    finally:
+        os.seteuid(user)
+        hidden.chmod(0o755)
+    assert epath.Path(hidden) not in found
+    assert epath.Path(run) in found
+    assert f"skipped folders without the right to read them:\n  {hidden}\n" in capsys.readouterr().err
+
+
+def test_a_diverged_run_is_not_one_of_another_config(tmp_path: Path):
+    config = resolution.resolve(config_files.load("configs/demo.py"))
+    rundir.write_json(epath.Path(tmp_path / "config.json"), config.to_dict())
+    config.train.lr = 1e-4
+    rundir.check_same_run(epath.Path(tmp_path), config)  # it has no checkpoint yet
+    (tmp_path / "diverged.json").write_text('{"reason": "the loss is nan"}')
+    with pytest.raises(ValueError, match=r"holds a run of another config \(train\.lr was 0\.001, is 0\.0001\)"):
+        rundir.check_same_run(epath.Path(tmp_path), config)

@@ -132,3 +132,17 @@ def test_output_that_cannot_be_written_is_named(buffered: str):
             env=os.environ | {"PYTHONUNBUFFERED": buffered},
         )
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
+
+
+def test_closed_streams_change_nothing_and_no_file_gets_their_number(tmp_path: Path):
+    code = (
+        "import os, sys; from kronecker.runtime import preemption; preemption.NOTICE.listen()\n"
+        "print('lost', file=sys.stderr); print('lost', flush=True)\n"
+        "open(sys.argv[1], 'w').write(' '.join(os.readlink(f'/proc/self/fd/{n}') for n in range(3)))\n"
+    )
+    closed = f'exec "{sys.executable}" "$@" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", closed, "sh", "-c", code, tmp_path / "numbers"], cwd=ROOT)
+    assert done.returncode == 0
+    assert (tmp_path / "numbers").read_text() == " ".join(["/dev/null"] * 3)
+    command = ["sh", "-c", closed, "sh", "scripts/compare.py", "results/demo"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0

@@ -255,3 +255,22 @@ def test_a_cluster_is_asked_only_where_nothing_else_says_where_a_process_is(monk
     base.apply(c, {"distributed.coordinator": "a:1", "distributed.processes": 2, "distributed.index": 0})
     distributed.start(c)
     assert [values["cluster_detection_method"] for values in joined] == [None, "deactivate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [("train.lr", "train.lr is"), ("eval.every", "eval.every is"), ("data.source", "the prepared text")],
+)
+def test_processes_with_other_keys_or_text_are_refused(key: str, named: str, data: Path, tmp_path: Path):
+    texts = tmp_path / "text"
+    shutil.copytree(data / "text", texts)
+    (texts / "000.txt").write_text("Another text.\n" * 50)
+    other = {"train.lr": 0.1, "eval.every": 3, "data.source": f"text:{texts}"}[key]
+    # Text that one process has to prepare first would outlast the others' wait where the machine is slow.
+    options = OPTIONS | {"tokenizer": "gpt2"}
+    commands = [tiny_runs.command(tmp_path / "run", data, options | more) for more in ({}, {key: other})]
+    for words in finish(tiny_runs.start_all(commands), code=2):
+        assert words.splitlines()[-1].startswith(f"error: {named}")
+        assert "and not the same in all processes of this run; start all of them" in words
+    assert not (tmp_path / "run").exists()

@@ -101,5 +101,5 @@ def test_the_corpus_itself_is_not_replaced_by_its_part(corpus: Path, tmp_path: P
     for out in (packed, tmp_path / "link.jsonl.xz"):
         done = balance(packed, out, "--most=0.3")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "is a file of --source" in done.stderr
+        assert "is a file of the text" in done.stderr
     assert packed.read_bytes() == before

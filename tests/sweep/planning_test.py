@@ -1,5 +1,6 @@
 """Sweeps: what is planned, what is refused, and what happens to runs that finish, fail, are killed or left behind."""
 
+import dataclasses
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from typing import Any
 import commands
 import pytest
 import tiny_runs
-from run_folders import write_run
+from run_folders import LINES, STEPS_A_LINE, write_run
 
 from kronecker.sweep import local, planning
 
@@ -325,3 +326,21 @@ def test_a_sweep_of_real_runs_ends_in_a_table_and_a_page(tmp_path: Path, monkeyp
     reported = script("scripts/report.py", str(out))
     assert reported.stdout.splitlines()[-1] == f"report: {out}/report.html"
     assert len(list((out / "report").glob("*.csv"))) == 8
+
+
+def test_a_run_of_another_config_that_came_after_the_plan_is_not_the_sweeps_own(tmp_path: Path):
+    mine, out = tmp_path / "mine.py", tmp_path / "out"
+    mine.write_text(
+        "from configs import arms\nfrom configs.demo import get_config\n"
+        'def sweep(seeds):\n    yield arms.ARMS["kronecker"] | {"seed": 0}\n'
+    )
+    steps = LINES * STEPS_A_LINE
+    plans = [
+        planning.plan(str(mine), out, 1, {"train.steps": steps, "train.lr": rate}, ROOT / "train.py")
+        for rate in (0.002, 0.01)
+    ]
+    write_run(out / "kronecker-seed0", "kronecker", 0, 3.2, {"train.lr": 0.002})
+    (own,), (other,) = plans
+    assert own.state == "finished"
+    assert other.state == "started"
+    assert local.execute([dataclasses.replace(other, command=("false",))], out) == 1

@@ -284,9 +284,11 @@ def test_what_a_resumed_run_has_lost_is_written_again_or_named(finished: Path, d
     shutil.copytree(finished, lost)
     (lost / "result.json").unlink()
     shutil.rmtree(lost / "checkpoints" / str(STEPS))  # it resumes from the one before
-    copies = copies_of(
-        lost, tmp_path / "copies", ["nothing", "params", "cut params", "env", "both", "middle", "end", "all", "broken"]
-    )
+    names = ["nothing", "params", "cut params", "env", "older", "both", "middle", "end", "all", "broken"]
+    copies = copies_of(lost, tmp_path / "copies", names)
+    was = json.loads((lost / "env.json").read_text())
+    older = was | {"commit": None, "versions": was["versions"] | {"jax": "0.1"}, "devices": ["abacus"]}
+    (copies["older"] / "env.json").write_text(json.dumps(older))
     (copies["params"] / "params.json").unlink()
     (copies["cut params"] / "params.json").write_text('{"input": 1')
     (copies["env"] / "env.json").write_text("")
@@ -316,6 +318,11 @@ def test_what_a_resumed_run_has_lost_is_written_again_or_named(finished: Path, d
         env = json.loads((copies[name] / "env.json").read_text())
         assert env["body_init_sha256"] == json.loads((finished / "params.json").read_text())["body_init_sha256"]
         assert (f"{copies[name]}: env.json or params.json was lost: written again" in told) == (name != "nothing")
+    assert json.loads((copies["nothing"] / "env.json").read_text()) == was
+    after = json.loads((copies["older"] / "env.json").read_text())
+    assert after["versions"] == was["versions"] | {"jax": f"0.1, then {was['versions']['jax']}"}
+    assert after["commit"] == (was["commit"] and f"None, then {was['commit']}")
+    assert after["devices"] == ["abacus", *was["devices"]]
     assert "lost or damaged, and env.json lacks body_init_sha256 too; restore one of them" in ended["both"]
     last = lines(finished, "validation")[-1]["loss"]
     for name in ("middle", "end", "all"):
