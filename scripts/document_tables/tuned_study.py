@@ -63,10 +63,7 @@ def seeds() -> str:
     rows = [
         (
             f"`{arm}`",
-            *(
-                f"{of_seed[seed][0]:.4f} ({100 * of_seed[seed][1]:.1f} %)" if seed in of_seed else ""
-                for seed in every
-            ),
+            *(f"{of_seed[seed][0]:.4f} ({100 * of_seed[seed][1]:.1f} %)" if seed in of_seed else "" for seed in every),
         )
         for arm, of_seed in of_arm.items()
     ]

@@ -311,9 +311,7 @@ def test_arms_that_were_tuned_each_on_its_own_are_compared_when_that_is_said(tmp
     for seed, loss in enumerate((4.30, 4.32)):
         write_run(tmp_path / f"fast{seed}", "kronecker", seed, loss, {"train.lr": 0.002})
     found = [finished_runs.read(folder) for folder in finished_runs.find([tmp_path])]
-    with pytest.raises(
-        ValueError, match=r"train\.lr is .*; give runs of both arms at each train\.lr, or --tuned"
-    ):
+    with pytest.raises(ValueError, match=r"train\.lr is .*; give runs of both arms at each train\.lr, or --tuned"):
         compare.compare(found)
     compared = compare.compare(found, tuned=compare.TUNED)
     assert [arm.name for arm in compared.arms] == ["table_untied", "kronecker lr=0.002", "kronecker lr=0.001"]
