@@ -23,7 +23,6 @@ from kronecker.run import finished_runs, result
 from kronecker.runtime import machine, storage
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
-ALL = "all"
 ROOT = Path(__file__).parents[1]
 CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
@@ -74,15 +73,9 @@ def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: 
 
 
 def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
-    """Returns the parts of these names, in their order; `all` means all.
-
-    Raises ValueError if there is no such part.
-    """
-    by_name = {part.name: part for part in known}
-    unknown = [name for name in names if name not in (*by_name, ALL)]
-    if unknown or not names:
-        raise ValueError(f"--parts={','.join(names)}: allowed: {ALL}, {', '.join(by_name)}")
-    return list(known) if ALL in names else [part for part in known if part.name in names]
+    """Returns the parts of these names, in their order, or of "all"; raises ValueError if there is no such part."""
+    names = on_runs.chosen(names, [part.name for part in known], "parts")
+    return [part for part in known if part.name in names]
 
 
 def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
