@@ -76,14 +76,8 @@ def score_space(
 ) -> dict[str, dict[str, Scores]]:
     """Returns family -> word -> its scores among the rows of one space, the query's own token left out.
 
-    Args:
-      space_Vd: a vector for each id.
-      first_tokens: probe word -> id of its first token; words without one are left out.
-      forms_V: canonical form of each id.
-      k: neighbours of a word.
-      families: name -> its probe words.
-      roots: name -> what the canonical form of a relative contains.
-      relatives: name -> the canonical forms that count by the strict measure.
+    `first_tokens` is probe word -> id of its first token; words without one are left out.  `forms_V` are canonical
+    forms: of a family's relatives they contain its root, and by the strict measure they are among `relatives`.
     """
     asked = [(name, word) for name, members in families.items() for word in members if word in first_tokens]
     ids = [first_tokens[word] for _, word in asked]
