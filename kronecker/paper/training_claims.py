@@ -63,7 +63,7 @@ def measure(comparison: compare.Comparison) -> result.Result:
     """
     table, arms = comparison.baseline, {arm.name: arm for arm in comparison.arms}
     kronecker = arms[KRONECKER]
-    gaps = {name: _minus(arms[name], kronecker) for name in (TABLE, UNTIED) if name in arms}
+    gaps = {name: compare.difference(arms[name], kronecker) for name in (TABLE, UNTIED) if name in arms}
     relative = (100 * gap / loss for gap, loss in zip(gaps[TABLE].values, table.losses, strict=True))
     rows = [
         _gap(TABLE, gaps[TABLE]),
@@ -95,10 +95,6 @@ def measure(comparison: compare.Comparison) -> result.Result:
         ),
         paper_conditions=PAPER_CONDITIONS,
     )
-
-
-def _minus(one: compare.Arm, other: compare.Arm) -> intervals.Difference:
-    return _over_seeds(one, (a - b for a, b in zip(one.losses, other.losses, strict=True)))
 
 
 def _over_seeds(arm: compare.Arm, values: Iterable[float]) -> intervals.Difference:

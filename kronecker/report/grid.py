@@ -202,7 +202,8 @@ def _best(found: Sequence[compare.AnyRun], baseline: str, swept: Sequence[str]) 
     if any(not key.startswith("train.") or key in LENGTH for key in swept):
         return None  # another text, model or length is another question, not a value to choose
     versions = _versions(found, swept)
-    tuned = tuple(key for key in (*swept, *OF_INPUT) if any(len(_values(of, key)) > 1 for of in versions.values()))
+    varying = {key for of in versions.values() for key in finished_runs.varying(one.values for one in of)}
+    tuned = tuple(key for key in (*swept, *OF_INPUT) if key in varying)
     several = {arm: of_arm for arm, of_arm in versions.items() if len(of_arm) > 1}
     tuning = _seeds(set(one.runs) for of_arm in several.values() for one in of_arm)
     if not tuning:
@@ -229,16 +230,11 @@ def _best(found: Sequence[compare.AnyRun], baseline: str, swept: Sequence[str]) 
         confirmed=compared != common,
         left_out=tuple(arm for arm in alone if arm not in chosen),
         hopeless=hopeless,
-        comparison=_of_chosen(runs, own, swept, ended),
+        # By the arms' plain names, so that a diverged run of another version puts no setting into them.
+        comparison=dataclasses.replace(
+            held_out.compared(runs, own, tuple(swept)), diverged={f"{run.arm} seed {run.seed}": run for run in ended}
+        ),
     )
-
-
-def _of_chosen(
-    runs: Sequence[finished_runs.Run], own: str, swept: Sequence[str], ended: Sequence[finished_runs.Diverged]
-) -> compare.Comparison:
-    # By the arms' plain names, so that a diverged run of another version puts no setting into them.
-    comparison = held_out.compared(runs, own, tuple(swept))
-    return dataclasses.replace(comparison, diverged={f"{run.arm} seed {run.seed}": run for run in ended})
 
 
 def _seeds(each: Iterable[set[int]]) -> set[int]:
@@ -263,10 +259,6 @@ def _versions(found: Sequence[compare.AnyRun], swept: Sequence[str]) -> dict[str
         name: [Version(name, dict(zip(tuned, values, strict=True)), runs) for values, runs in of_name.items()]
         for name, of_name in grouped.items()
     }
-
-
-def _values(versions: Iterable[Version], key: str) -> set[Any]:
-    return {version.values[key] for version in versions}
 
 
 def _in_order(values: Values) -> list[tuple[str, Any]]:
