@@ -16,9 +16,9 @@ from etils import epath
 from kronecker.accelerator import extents, parts
 from kronecker.accelerator.children import Children
 from kronecker.accelerator.ledger import ROOT, Ledger, setup
-from kronecker.accelerator.worker import say
 from kronecker.run import rundir
 from kronecker.runtime import locks
+from kronecker.runtime.printing import say
 from kronecker.schema import config_files
 from kronecker.sweep import stages
 
