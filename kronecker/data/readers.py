@@ -116,10 +116,8 @@ def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Doc
                 continue
             length = group.total_byte_size // max(group.num_rows, 1)  # on average, of all columns
             if length > fields.most_bytes + PARQUET_EXTRA and group.num_columns > 1:
-                with _named(f"{path}: rows {seen + 1} to {end}: damaged"):
-                    next(
-                        file.iter_batches(1, row_groups=[number], columns=columns), None
-                    )  # `column` aborts if it is damaged
+                with _named(f"{path}: rows {seen + 1} to {end}: damaged"):  # else `column` below aborts the process
+                    next(file.iter_batches(1, row_groups=[number], columns=columns), None)
                 length = _stored_bytes(group, fields.text) // max(group.num_rows, 1)
             if length > fields.most_bytes + PARQUET_EXTRA:  # so that of one row at least is
                 raise _too_large(fields, f"{path}: rows {seen + 1} to {end}")
