@@ -39,9 +39,8 @@ def files(tokenizer: tokenization.Tokenizer, context: int, texts: Iterable[str] 
             spaced = tokenizer.decode(tokenizer.encode_batch(["a"])[0]) == b" a"
             fallback = tokenizer.rules["model"].get("byte_fallback")
             library.decoder = _decoder(spaced) if fallback else tokenizers.decoders.ByteLevel()
-        library.post_processor = (
-            None  # it adds special ids, as at the beginning of a text; no text in training had them
-        )
+        # It adds special ids, as at the beginning of a text; no text in training had them.
+        library.post_processor = None
     elif kind == "sentencepiece":
         library = _of_sentencepiece(base.read(tokenizer.spec, path))
     else:

@@ -51,9 +51,8 @@ class JsonLines:
         self.kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
         counted = [line for line in self.kept if line["kind"] != HELD]
         self._number = counted[-1].get("line", len(counted) - 1) + 1 if counted else 0
-        self._number += (
-            _trained(self.kept) < resume_step
-        )  # its last lines are gone: leaves a number out, so `gaps` sees it
+        if _trained(self.kept) < resume_step:  # its last lines are gone: leaves a number out, so `gaps` sees it
+            self._number += 1
         self._lines = storage.Lines(workdir / METRICS, map(json.dumps, self.kept))
 
     def write(self, line: dict[str, Any]) -> None:
