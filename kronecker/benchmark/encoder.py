@@ -34,16 +34,12 @@ def run(
 ) -> dict[str, Any]:
     """Returns the numbers of all settings, ready for JSON; the contenders of a setting are timed in turns.
 
-    Args:
-      base: a config with the group `data` and a tokenizer; its optimizer is the one that is timed.
-      dtype: of the operands of matrix products.
-      cache_limit_mb: limit for the codes of "cached".
-      rounds, seconds: as in `timing.interleave`.
-      report: called with the numbers of each finished setting.
+    `base` has the group `data`, a tokenizer and the optimizer that is timed; `dtype` is of the operands of matrix
+    products, `cache_limit_mb` the limit for the codes of "cached"; `rounds` and `seconds` are those of
+    `timing.interleave`.  `report` is called with the numbers of each finished setting.
 
-    Raises:
-      ValueError: if the text is too short, or the tokenizer has more ids than a setting.
-      FloatingPointError: if two contenders differ by more than AGREE.
+    Raises ValueError if the text is too short, or the tokenizer has more ids than a setting; FloatingPointError if two
+    contenders differ by more than AGREE.
     """
     resolved = resolution.resolve(base)
     read: dict[str, texts.Text] = {}
@@ -154,15 +150,8 @@ def measure(
             own = samples[entrant.name, measure]
             share = least / own.median / bandwidth
             measured[measure] = {**own.summary(), "least_bytes": least, "bandwidth_share": share}
-        rows.append(
-            {
-                "name": entrant.name,
-                "device": entrant.device,
-                "difference": errors.get(entrant.name),
-                "measures": measured,
-                "memory": dict(entrant.memory),
-            }
-        )
+        row = {"name": entrant.name, "device": entrant.device, "difference": errors.get(entrant.name)}
+        rows.append(row | {"measures": measured, "memory": dict(entrant.memory)})
     return {
         "tokens": setting.tokens,
         "d": setting.d,

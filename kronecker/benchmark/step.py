@@ -47,17 +47,12 @@ def run(
 ) -> dict[str, Any]:
     """Returns the numbers of all arms' training steps, ready for JSON.
 
-    Each arm has its own training state, donated from step to step as in training, on all devices.
+    Each arm has its own training state, donated from step to step as in training, on all devices.  `arms` are
+    unresolved configs by name, which share data, tokenizer, P, batch and sequence.  `turns` steps are timed together,
+    dispatched back to back as in training.  `enough` is called before each arm but the first two is compiled; True
+    skips this arm and those after it.
 
-    Args:
-      arms: name -> unresolved config; they share data, tokenizer, P, batch and sequence.
-      rounds: as in `timing.interleave`.
-      turns: steps that are timed together, dispatched back to back as in training.
-      enough: called before each arm but the first two is compiled; True skips this arm and those after it.
-
-    Raises:
-      ValueError: if a config is invalid, or the text is too short.
-      FloatingPointError: if a loss is not finite.
+    Raises ValueError if a config is invalid, or the text is too short; FloatingPointError if a loss is not finite.
     """
     if baseline not in arms:
         raise ValueError(f"--arms={','.join(arms)}: {baseline} is missing; add it, the others are compared with it")

@@ -18,13 +18,9 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def run(arguments: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Returns the numbers of each way, ready for JSON.
+    """Returns the numbers of each way, ready for JSON; raises ChildProcessError with the log's place if a run fails.
 
-    Args:
-      arguments: train.py's --config and --config.KEY=VALUE.
-      folder: gets the runs, the prepared text, and a log of each run.
-
-    Raises ChildProcessError if a run fails, with its log's place.
+    `arguments` are train.py's; `folder` gets the runs, the prepared text, and a log of each run.
     """
     cores = timing.threads()
     at_once = [k for k in range(1, cores + 1) if cores % k == 0]

@@ -50,14 +50,8 @@ def train(
 ) -> dict[str, Any]:
     """Returns the residuals of the fits and each arm's losses, ready for JSON.
 
-    Args:
-      original: the model.
-      configs: of the arms, from `configs_of`; they are trained in this order.
-      token_bytes: of each id; ids beyond the model's vocabulary may not occur.
-      prepared: the text.
-      say: prints a line.
-
-    Raises ValueError if the text has ids without a row.
+    `configs` are from `configs_of`; the arms are trained in this order.  Raises ValueError if the text has ids beyond
+    the model's vocabulary, which have no row.
     """
     vocab = original.shape.vocab_size
     counts_V, held_out_V = (

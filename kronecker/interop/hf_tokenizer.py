@@ -46,17 +46,9 @@ def files(tokenizer: tokenization.Tokenizer, context: int, texts: Iterable[str] 
     else:
         library = _of_ranks(tokenizer)
     specials = [tokenizer.token_bytes[i].decode() for i in sorted(tokenizer.special_ids)]
-    _check(
-        tokenizer,
-        library,
-        [
-            *trials.ORDINARY_TEXT.values(),
-            *trials.CHARACTERS,
-            *map(trials.AROUND.format, specials),
-            *_drawn(CHARACTERS + str(tokenizer.rules.get("pattern", ""))),
-            *texts,
-        ],
-    )
+    drawn = _drawn(CHARACTERS + str(tokenizer.rules.get("pattern", "")))
+    around = map(trials.AROUND.format, specials)
+    _check(tokenizer, library, [*trials.ORDINARY_TEXT.values(), *trials.CHARACTERS, *around, *drawn, *texts])
     end = tokenizer.token_bytes[tokenizer.eot_id].decode()
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -86,12 +78,9 @@ def _of_ranks(tokenizer: tokenization.Tokenizer) -> tokenizers.Tokenizer:
         raise ValueError(f"its pattern has {found[0]}, which other tools read otherwise")
     with base.library_errors("its pattern is not one that other tools can read"):
         pattern = tokenizers.Regex(tokenizer.rules["pattern"])
-    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(pattern, "isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = tokenizers.pre_tokenizers.Split(pattern, "isolated")
+    to_letters = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, to_letters])
     library.decoder = tokenizers.decoders.ByteLevel()
     library.add_special_tokens(list(special))
     return library

@@ -38,13 +38,10 @@ class Part:
 
 
 def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: Sequence[str]) -> list[Part]:
-    """Returns all parts.
+    """Returns all parts: of runs of one seed, the last of which is compared with each other one, and of tokenizers.
 
-    Args:
-      probed: runs of one seed; the last is compared with each of the others.
-      specs: tokenizers, as config.tokenizer names them, whose codes are measured without any model.
-      benchmark: the command that times codes on the fly and writes its result to --out=FILE.  It is a process of its
-        own, because it needs one device and the runs may have been trained on several simulated ones.
+    `benchmark` is the command that times codes on the fly and writes its result to --out=FILE.  It is a process of its
+    own, because it needs one device and the runs may have been trained on several simulated ones.
     """
     loaded = vocabularies.load(specs)
     losses = {

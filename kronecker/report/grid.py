@@ -180,18 +180,12 @@ def _parted(runs: Iterable[compare.AnyRun]) -> tuple[list[finished_runs.Run], li
 def _swept(found: Sequence[finished_runs.Run], diverged: Sequence[finished_runs.Diverged]) -> tuple[str, ...]:
     """Returns the varying keys that split the runs; one that follows from those before it does not."""
     sources = keys.having(keys.INPUT) if len({run.result["data_fingerprint"] for run in found}) > 1 else ()
-    free = compare.FREE_IN_A_PAIR - set(sources)
+    free = (compare.FREE_IN_A_PAIR - set(sources)) | set(compare.PER_SEED)
     places = {key: place for place, key in enumerate(keys.KEYS)}  # a removed key of old runs is last
-    varying = sorted(
-        (
-            key
-            for key in finished_runs.varying(run.config for run in (*found, *diverged))
-            if key not in free and key not in compare.PER_SEED and not compare.within(key, compare.COMPARED)
-        ),
-        key=lambda key: places.get(key, len(places)),
-    )
+    varying = finished_runs.varying(run.config for run in (*found, *diverged))
+    shared = [key for key in varying if key not in free and not compare.within(key, compare.COMPARED)]
     chosen, parts = [], 1
-    for key in varying:
+    for key in sorted(shared, key=lambda key: places.get(key, len(places))):
         split = {tuple(run.config.get(one) for one in (*chosen, key)) for run in (*found, *diverged)}
         if len(split) > parts:
             chosen, parts = [*chosen, key], len(split)

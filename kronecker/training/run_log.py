@@ -94,23 +94,22 @@ class Log:
         speed = self._speed(seconds)
         self._pending = []
         self._flushed_at = seconds
-        self._write(
-            {
-                "kind": "train",
-                "step": step,
-                "tokens": self._tokens(step),
-                "loss": float(values.loss.mean()),
-                "lr": values.lr[-1],
-                "grad_norm": values.grad_norm[-1],
-                "clip_share": values.clip_share[-1],
-                "update_norm": values.update_norm[-1],
-                "embedding_std": values.embedding_std[-1],
-                "tokens_per_second": speed,
-                "mfu": accounting.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
-                "seconds": seconds,
-            }
-        )
-        self._show_training(step, float(values.loss.mean()), speed)
+        line = {
+            "kind": "train",
+            "step": step,
+            "tokens": self._tokens(step),
+            "loss": float(values.loss.mean()),
+            "lr": values.lr[-1],
+            "grad_norm": values.grad_norm[-1],
+            "clip_share": values.clip_share[-1],
+            "update_norm": values.update_norm[-1],
+            "embedding_std": values.embedding_std[-1],
+            "tokens_per_second": speed,
+            "mfu": accounting.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
+            "seconds": seconds,
+        }
+        self._write(line)
+        self._show_training(step, line["loss"], speed)
 
     def save_pending(self, step: int) -> None:
         """Saves metrics not yet in a line, so that a resumed run includes them in its next line."""
