@@ -97,7 +97,8 @@ def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
     specs = {path: _spec(path, one, mesh) for path, one in by_path.items()}
 
     def with_sharding(keys, leaf):
-        owner = _owner(_path(keys), by_path)
+        path = f"/{_path(keys)}"
+        owner = max((known for known in by_path if path.endswith(f"/{known}")), key=len, default=None)
         spec = PartitionSpec() if owner is None else _part(leaf.shape, by_path[owner].value.shape, specs[owner])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
@@ -164,11 +165,6 @@ def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:
     """Returns the global array of which `local` is this host's part of the rows, see `host_share`."""
     with jax.transfer_guard_host_to_device("allow"):  # with several hosts JAX considers it an implicit transfer
         return jax.make_array_from_process_local_data(split_batch(mesh), local)
-
-
-def _owner(path: str, parameters: Iterable[str]) -> str | None:
-    """Returns the longest of the parameters' paths that `path` ends with."""
-    return max((known for known in parameters if f"/{path}".endswith(f"/{known}")), key=len, default=None)
 
 
 def _part(shape: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
