@@ -35,7 +35,6 @@ class Ledger:
         return bool(found) and found["key"] == self.key and found["error"] is None
 
     def write(self, part: str, name: str, seconds: float, result: Any, error: str | None = None) -> None:
-        """Writes a result, or the error that prevented it."""
         file = self._file(part, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         record = {

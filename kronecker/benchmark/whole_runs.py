@@ -48,7 +48,6 @@ def run(arguments: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Prints the ways, each with its ratio to one run at a time."""
     headers = ("at a time", "devices\neach", "seconds\na run", "runs\nan hour", "ratio", "quartiles")
     rows = [
         (

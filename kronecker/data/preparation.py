@@ -304,7 +304,6 @@ def _in_order(
 def _parts(
     encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: remote.Show
 ) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
-    """Yields the end and the streams of each part."""
     pieces: dict[str, list[shards.Stream]] = {split: [] for split in manifests.SPLITS}
     tokens, started, done, end = collections.Counter(), time.monotonic(), 0, None
     for batch, streams in encoded:

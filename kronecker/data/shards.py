@@ -98,7 +98,6 @@ def is_finished(folder: pathlib.Path, segment: int) -> bool:
 
 
 def finish_segment(folder: pathlib.Path, segment: int, parts: int) -> None:
-    """Marks a segment of so many parts as complete."""
     _write_json(_segment_file(folder, segment), {"parts": parts})
 
 

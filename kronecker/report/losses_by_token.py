@@ -170,7 +170,6 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
 
 
 def missing(comparison: compare.Comparison) -> list[str]:
-    """Returns the folders of runs without token losses."""
     return [str(run.folder) for run in comparison.runs if not (run.folder / rundir.TOKEN_LOSSES).exists()]
 
 

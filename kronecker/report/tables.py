@@ -28,7 +28,6 @@ def verdicts(comparison: compare.Comparison) -> Table:
 
 
 def costs(comparison: compare.Comparison) -> Table:
-    """Returns what each arm costs: parameters by group, speed, memory, clipped steps."""
     params = (f"{group}\nparams" for group in PARAMETER_GROUPS)
     headers = ("arm", *params, "tokens\n/s", "peak\nmemory", "clipped\nsteps")
     return Table(headers, tuple(_cost_row(arm) for arm in comparison.arms), ("arm",))
@@ -134,13 +133,11 @@ def notes_of_all(found: grid.Grid) -> list[str]:
 
 
 def show_best(best: grid.Best, file: TextIO | None = None) -> None:
-    """Prints each arm at its best."""
     printing.show("Each arm at its best", choices(best), "", *choice_sentences(best), "", file=file, wrap=True)
     show(best.comparison, file=file)
 
 
 def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO | None = None) -> None:
-    """Prints the tables and their sentences."""
     made = (verdicts(comparison), costs(comparison), reaches(comparison), collision_costs(damages))
     apart = (part for told in made if told.rows for part in (told, ""))
     printing.show(*apart, *sentences(comparison), *notes(comparison), file=file, wrap=True)

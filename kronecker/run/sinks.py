@@ -199,7 +199,6 @@ def gaps(lines: Iterable[dict[str, Any]], steps: int) -> list[list[int]]:
 
 
 def words(found: Iterable[Sequence[int]]) -> str:
-    """Returns `gaps` as text."""
     return ", ".join(f"between steps {after:,} and {before:,}" for after, before in found)
 
 

@@ -265,7 +265,6 @@ key("distributed.heartbeat_seconds", 60, NOTHING, at_least(1), "seconds")
 
 
 def having(*effects: Effect) -> frozenset[str]:
-    """Returns the names of the keys that have one of these effects."""
     return frozenset(name for name, known in KEYS.items() if known.effect in effects)
 
 

@@ -79,7 +79,6 @@ class Resources:
             )
 
     def parameters(self) -> dict[str, Any]:
-        """Returns submitit's parameters."""
         parameters = {"timeout_min": self.minutes, "nodes": self.nodes, "tasks_per_node": self.tasks}
         parameters |= {"stderr_to_stdout": True}
         if self.gpus_per_node:

@@ -278,7 +278,6 @@ class _Trainer:
         return start, state
 
     def _initial_state(self) -> train_step.TrainState:
-        """Returns the state before the first step."""
         init_from = self.config.checkpoint.init_from
         if init_from and not self.init_weights:
             raise ValueError(
