@@ -81,7 +81,18 @@ def run(
     for name, loss in last.items():
         if not math.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss}; test the device with scripts/accelerator.py")
-    rows = [_row(name, jobs[name].config, samples, first[name], against) for name in jobs]
+    rows = [
+        {
+            "name": name,
+            "what": PYTORCH.get(name, "ours"),
+            **step.speed(job.config, samples[name].median, jax.device_count()),
+            "flops_per_token": accounting.flops_per_token(transformer.Shape.of(job.config.model), t.sequence),
+            "first_losses": first[name],
+            "speedup": {other: timing.ratio(samples[other], samples[name]) for other in against},
+            **samples[name].summary(),
+        }
+        for name, job in jobs.items()
+    ]
     result = {
         "size": size,
         "batch": t.batch,
@@ -195,21 +206,3 @@ def _check(losses: Mapping[str, list[float]], against: Sequence[str]) -> None:
                 f"the first losses of {name} are {losses[name]}, those of {SAME_MODEL} {losses[SAME_MODEL]}; they "
                 f"differ by more than {TOLERANCE:g}; leave {name} out of --against and report this"
             )
-
-
-def _row(
-    name: str,
-    c: ml_collections.ConfigDict,
-    samples: Mapping[str, timing.Samples],
-    losses: list[float],
-    against: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "what": PYTORCH.get(name, "ours"),
-        **step.speed(c, samples[name].median, jax.device_count()),
-        "flops_per_token": accounting.flops_per_token(transformer.Shape.of(c.model), c.train.sequence),
-        "first_losses": losses,
-        "speedup": {other: timing.ratio(samples[other], samples[name]) for other in against},
-        **samples[name].summary(),
-    }

@@ -133,8 +133,9 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
     """
     rows: dict[bool, list[tuple[result.Cell, ...]]] = {False: [], True: []}
     of_runs = [measured_on.of_run(dotted.flat(run.config), run.step) for run in found.values()]
+    asked = [word for family in words.LAYERED_FAMILIES.values() for word in family]
     for name, run in found.items():
-        tokens = _probe_tokens(run)
+        tokens = dict(zip(asked, map(np.ndarray.tolist, run.tokenizer.encode_batch(asked)), strict=True))
         forms = words.canonical_forms(run.tokenizer.token_bytes)
         for space, space_Vd in spaces(run.arm, run.params, layers):
             scores = score_space(space_Vd, {word: ids[0] for word, ids in tokens.items()}, forms, k)
@@ -164,8 +165,3 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
             result.Result(name=f"layered{suffix}_families", title=f"{title}, by family", rows=of_kind, **told),
         ]
     return results
-
-
-def _probe_tokens(run: restore.Restored) -> dict[str, list[int]]:
-    asked = [word for family in words.LAYERED_FAMILIES.values() for word in family]
-    return {word: ids.tolist() for word, ids in zip(asked, run.tokenizer.encode_batch(asked), strict=True)}
