@@ -31,7 +31,7 @@ from etils import epath
 
 from kronecker import tokenization
 from kronecker.data import manifests, readers, remote, segments, shards, sources
-from kronecker.runtime import locks, storage
+from kronecker.runtime import locks, printing, storage
 
 SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
 BATCH_CHARACTERS = 1 << 20  # of the documents that a thread tokenises at a time
@@ -107,10 +107,7 @@ def ensure_prepared(
         with display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
         if source.left_out:
-            print(
-                f"{source.name}: {source.left_out:,} further names of its files, by links, are left out",
-                file=sys.stderr,
-            )
+            printing.say(f"{source.name}: {source.left_out:,} further names of its files, by links, are left out")
         if not any(document.text for unit in source.units for document in unit.read(0)):  # before anything is written
             raise ValueError(
                 f"data.source={config.data.source} contains no text; set another data.source or data.text_field"
@@ -172,7 +169,7 @@ def _bpe_size(spec: str) -> int:
 
 def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: float) -> None:
     if not file.exists():
-        print(f"training a BPE of {size:,} ids on {source.name}", file=sys.stderr)
+        printing.say(f"training a BPE of {size:,} ids on {source.name}")
         with shards.writing(file) as unfinished:
             tokenization.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
 
@@ -360,7 +357,7 @@ def display(title: str) -> Iterator[remote.Show]:
         nonlocal shown
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
-            print(f"{title}: {share:.0%}, {words}", file=sys.stderr, flush=True)
+            printing.say(f"{title}: {share:.0%}, {words}")
 
     yield show
 
