@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from kronecker.benchmark import contenders, texts, timing
 from kronecker.benchmark.settings import REFERENCE, TABLE, Setting
 from kronecker.embedding import codec, implementations
-from kronecker.runtime import progress
+from kronecker.runtime import printing, progress
 from kronecker.schema import resolution
 
 BATCHES = 4  # of ids, used in turn; all contenders get the same batch in a round
@@ -47,7 +46,7 @@ def run(
     for i, setting in enumerate(settings, 1):
         spec = setting.tokenizer or base.tokenizer
         if spec not in read:
-            print(f"reading text and encoding it with {spec}", file=sys.stderr)
+            printing.say(f"reading text and encoding it with {spec}")
             read[spec] = texts.read(spec, base.data)
         given = problem(setting, read[spec], resolved, dtype, cache_limit_mb)
         done.append(measure(setting, given, read[spec], rounds, seconds, f"setting {i}/{len(settings)}"))

@@ -1,7 +1,6 @@
 """The benchmark of whole training steps: how much an arm's input embedding costs there."""
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from kronecker.benchmark import texts, timing
 from kronecker.model import accounting, build, transformer
-from kronecker.runtime import determinism, device_mesh, progress, sharding
+from kronecker.runtime import determinism, device_mesh, printing, progress, sharding
 from kronecker.schema import choices, resolution
 from kronecker.schema.arms import BASELINE, KINDS, TARGETED
 from kronecker.training import plan, train_step
@@ -65,7 +64,7 @@ def run(
     for name, c in resolved.items():
         if len(entrants) > 1 and enough():
             break
-        print(f"compiling {name}", file=sys.stderr)
+        printing.say(f"compiling {name}")
         entrants[name] = Arm(c, read.tokenizer.token_bytes, mesh, batches, turns)
     with progress.ProgressLine("steps", rounds, 0) as line:
         timed = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)

@@ -22,7 +22,7 @@ import numpy as np
 
 from kronecker.benchmark import step, timing, torch_gpt2
 from kronecker.model import accounting, build, transformer
-from kronecker.runtime import allocator, device_mesh, progress, sharding
+from kronecker.runtime import allocator, device_mesh, printing, progress, sharding
 from kronecker.schema.arms import BASELINE
 from kronecker.training import train_step
 
@@ -71,7 +71,7 @@ def run(
     with contextlib.ExitStack() as stack:
         entrants = {}
         for name, job in jobs.items():
-            print(f"{size}: starting {name}", file=sys.stderr)
+            printing.say(f"{size}: starting {name}")
             entrants[name] = stack.enter_context(_elsewhere(job)) if against else start(job)
         first = {name: [entrant(number) for number in range(CHECKED)] for name, entrant in entrants.items()}
         _check(first, against)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -20,7 +19,7 @@ from kronecker.paper import paper_page
 from kronecker.probes import on_runs, parameters, prompts, vocabularies
 from kronecker.report import pages
 from kronecker.run import finished_runs, result
-from kronecker.runtime import machine, storage
+from kronecker.runtime import machine, printing, storage
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
 ROOT = Path(__file__).parents[1]
@@ -86,7 +85,7 @@ def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[s
         file = folder / f"{part.name}.json"
         kept = None if again else _kept(file, part)
         state = "up to date" if kept else "measuring"
-        print(f"[{number}/{len(wanted)}] {part.what}: {state}", file=sys.stderr, flush=True)
+        printing.say(f"[{number}/{len(wanted)}] {part.what}: {state}")
         if kept is None:
             kept = part.measure()
             content = {"made_of": part.made_of, "results": [result.to_json(one) for one in kept]}
