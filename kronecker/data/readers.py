@@ -95,7 +95,9 @@ def _json_document(line: bytes, fields: Fields, where: str, share: float) -> Doc
     if not isinstance(record, dict):
         raise ValueError(f"{where}: the line is a {type(record).__name__}; each line must be a JSON object")
     found = document(record, fields, where, share)
-    return found._replace(text=_whole(found.text)) if b"\\u" in line or b"\xed" in line else found
+    if b"\\u" in line or b"\xed" in line:
+        return found._replace(text=found.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return found
 
 
 def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Document]:
@@ -256,7 +258,3 @@ def _utf8(content: bytes, where: Callable[[int], str]) -> str:
     except UnicodeDecodeError as error:
         place = where(content.count(b"\n", 0, error.start))
         raise ValueError(f"{place}: not UTF-8 ({error.reason}); convert the text, for example with iconv") from error
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

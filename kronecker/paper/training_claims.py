@@ -97,12 +97,8 @@ def measure(comparison: compare.Comparison) -> result.Result:
     )
 
 
-def _over_seeds(arm: compare.Arm, values: Iterable[float]) -> intervals.Difference:
-    return intervals.Difference(tuple(run.seed for run in arm.runs), tuple(values))
-
-
 def _mean(arm: compare.Arm, values: Iterable[float]) -> tuple[float, float | None]:
-    found = _over_seeds(arm, values)
+    found = intervals.Difference(tuple(run.seed for run in arm.runs), tuple(values))
     return found.mean, found.half
 
 

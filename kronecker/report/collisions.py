@@ -87,11 +87,9 @@ def _damage(comparison: compare.Comparison, losses: losses_by_token.OfRuns, arm:
     inputs_N = facts["inputs"]
     coded_V = (facts["bytes"] > 0) & ~facts["special"]
     collided_V = coded_V & (facts["code_group"] >= 0)
-    of_input = _Inputs(
-        np.bincount(inputs_N, minlength=len(coded_V)) * coded_V,
-        np.stack([_sums(own, partner, coded_V) for own, partner in pairs]),
-        _strata(facts),
-    )
+    counts_V = np.bincount(inputs_N, minlength=len(coded_V)) * coded_V
+    after = [np.bincount(own["inputs"], own["nats"].astype(np.float64) - of["nats"], len(coded_V)) for own, of in pairs]
+    of_input = _Inputs(counts_V, np.stack(after) * coded_V, _strata(facts))
     shared_nV = [own["code_group"] >= 0 for own, _ in pairs]
     redrawn = any(not np.array_equal(shared_V, shared_nV[0]) for shared_V in shared_nV)
     estimate = None if redrawn else of_input.excess(collided_V)
@@ -151,10 +149,6 @@ def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
         if excess is not None:
             means.append(abs(excess[0]))
     return float(np.quantile(means, intervals.CONFIDENCE)) if means else None
-
-
-def _sums(own: losses_by_token.TokenLosses, partner: losses_by_token.TokenLosses, coded_V: np.ndarray) -> np.ndarray:
-    return np.bincount(own["inputs"], own["nats"].astype(np.float64) - partner["nats"], len(coded_V)) * coded_V
 
 
 def _strata(facts: losses_by_token.TokenLosses) -> np.ndarray:
