@@ -131,8 +131,7 @@ def _go_on(
 ) -> dict[str, Any]:
     """Trains an arm and returns its losses: of every batch, and on held-out text by the number of steps before it."""
     t = config.train
-    first = jax.jit(lambda params: train_step.state_of(start.model, start.bag, config, params))
-    state = first(start.params)
+    state = jax.jit(lambda params: train_step.state_of(start.model, start.bag, config, params))(start.params)
     update = jax.jit(train_step.make_train_step(start.model, config), donate_argnums=0)
     weights = jnp.ones((t.batch, t.sequence))
     batches = rows.train_batches(prepared, t.sequence, t.batch, config.seed)

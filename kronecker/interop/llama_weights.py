@@ -19,11 +19,9 @@ from kronecker.run import rundir
 from kronecker.runtime import storage
 
 CONFIG = "config.json"
-TABLE, HEAD, NORM = (
-    ("model.embed_tokens.weight", "token_embd.weight"),
-    ("lm_head.weight", "output.weight"),
-    ("model.norm.weight", "output_norm.weight"),
-)
+TABLE = ("model.embed_tokens.weight", "token_embd.weight")  # in a folder, in a GGUF file
+HEAD = ("lm_head.weight", "output.weight")
+NORM = ("model.norm.weight", "output_norm.weight")
 
 
 class Model(NamedTuple):
