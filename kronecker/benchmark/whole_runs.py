@@ -77,6 +77,5 @@ def _train(arguments: Sequence[str], folder: Path, cores: int, at_once: int) -> 
                 started.append(
                     (log, subprocess.Popen([*command, f"--workdir={workdir}"], stdout=file, stderr=subprocess.STDOUT))
                 )
-        failed = [log for log, process in started if process.wait()]
-        if failed:
+        if failed := [log for log, process in started if process.wait()]:
             raise ChildProcessError(f"a run failed; its log is {failed[0]}")

@@ -31,16 +31,14 @@ def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
     are not pairs.
     """
     arms = {run.arm for run in found}
-    missing = [arm for arm in (TABLE, KRONECKER) if arm not in arms]
-    if missing:
+    if missing := [arm for arm in (TABLE, KRONECKER) if arm not in arms]:
         raise ValueError(
             f"the paper compares {TABLE} with {KRONECKER}, but there is no finished run of {' or of '.join(missing)}; "
             f"train it first, for example: make pair"
         )
     chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
     by_name = compare.by_name(chosen, (*compare.COMPARED, *compare.TUNED))
-    versions = [name for name in by_name if name not in (TABLE, KRONECKER, UNTIED)]
-    if versions:
+    if versions := [name for name in by_name if name not in (TABLE, KRONECKER, UNTIED)]:
         of_arm = {run.arm: of_name for of_name in reversed(by_name.values()) for run in of_name}
         folders = shlex.join(str(run.folder) for of_name in of_arm.values() for run in of_name)
         raise ValueError(

@@ -103,8 +103,7 @@ def spaces(arm: build.Arm, params: Mapping[str, Any], layers: Sequence[int]) -> 
     `layers` are the blocks whose outputs are yielded, from 0; raises ValueError if there is no such block.
     """
     shape = arm.model.shape
-    missing = [layer for layer in layers if not 0 <= layer < shape.layers]
-    if missing:
+    if missing := [layer for layer in layers if not 0 <= layer < shape.layers]:
         raise ValueError(f"layers has {missing[0]}; allowed: 0 to {shape.layers - 1}, the model's blocks")
     vectors = build.input_table(arm, params).astype(np.float32)
     yield E_RAW, vectors

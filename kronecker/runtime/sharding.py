@@ -66,13 +66,11 @@ def spec_of(names: Sequence[str], path: str) -> PartitionSpec:
 
     Raises ValueError if RULES lacks a name, or splits two of the axes over one mesh axis.
     """
-    unknown = [name for name in names if name not in RULES]
-    if unknown:
+    if unknown := [name for name in names if name not in RULES]:
         raise ValueError(f"{path}: sharding.RULES has no logical axis {unknown[0]!r}; allowed: {', '.join(RULES)}")
     spec = [RULES[name] for name in names]
     used = [axis for axes in spec for axis in ((axes,) if isinstance(axes, str) else axes or ())]
-    twice = next((axis for axis in used if used.count(axis) > 1), None)
-    if twice:
+    if twice := next((axis for axis in used if used.count(axis) > 1), None):
         raise ValueError(
             f"{path}: sharding.RULES splits two of its axes ({', '.join(names)}) over the mesh axis {twice!r}; "
             "choose another mesh axis for one of them, or None"

@@ -229,8 +229,7 @@ def by_id(spec: str, tokens: Mapping[int, bytes | None]) -> tuple[bytes | None, 
 
 def refuse_missing_bytes(spec: str, present: Set[int]) -> None:
     """Raises a ValueError that names the byte values for which a vocabulary has no token."""
-    missing = [value for value in range(BYTE_SYMBOLS) if value not in present]
-    if missing:
+    if missing := [value for value in range(BYTE_SYMBOLS) if value not in present]:
         names = [f"0x{value:02X}" + (f" ({chr(value)})" if 32 < value < 127 else "") for value in missing]
         shown = " ".join(names[:100])  # 95 are printable
         raise ValueError(
