@@ -198,10 +198,9 @@ def _encoder() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     from kronecker import tokenization  # after the flags: --help should not wait for JAX
     from kronecker.cross_compile import input_programs, input_tables, record, targets
-    from kronecker.embedding import codec
 
-    table = codec.byte_table(tokenization.load(_TOKENIZER.value).token_bytes, _POS_DIM.value, _VOCAB.value)
-    setting = input_programs.Setting(table, _TOKENS.value, _gpt2())
+    token_bytes = tokenization.load(_TOKENIZER.value).token_bytes
+    setting = input_programs.Setting.of(token_bytes, _POS_DIM.value, _VOCAB.value, _TOKENS.value, _gpt2())
     rows = input_programs.rows(name for name in names if name != choices.AUTO)
     results = []
     for name in wanted:

@@ -8,8 +8,8 @@ Shapes: N tokens, V vocabulary, D rows of the projection, M rows of the trained 
 
 import dataclasses
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,18 @@ class Setting:
     tokens: int  # N
     # the model around the input side, resolved, with its vocabulary; gives width, type and optimizer
     config: ml_collections.ConfigDict
+
+    @classmethod
+    def of(
+        cls,
+        token_bytes: Sequence[bytes | None],
+        pos_dim: int,
+        vocab: int,
+        tokens: int,
+        config: ml_collections.ConfigDict,
+    ) -> Self:
+        """Returns the setting of a tokenizer's bytes, its vocabulary padded to `vocab` ids."""
+        return cls(codec.byte_table(token_bytes, pos_dim, vocab), tokens, config)
 
     def auto(self, platform: str) -> str:
         """Returns the row that "auto" chooses on "tpu" or "gpu"."""
