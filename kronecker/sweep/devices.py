@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-
 Share = Mapping[str, str]  # the environment variables that restrict a process to its devices; empty: nothing is split
 
 
