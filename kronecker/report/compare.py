@@ -246,7 +246,7 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
         "runs": [str(run.folder) for run in arm.runs],
         **{key: values and {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
         **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
-        "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
+        "params": {group: arm.runs[0].params[group] for group in finished_runs.PARAMETER_GROUPS},
         "difference": arm.difference and intervals.to_json(arm.difference),
         "interval_over_documents": arm.documents,
         "reach": {
