@@ -85,18 +85,9 @@ def _products(extent: Extent, read: texts.Text, dtype: str) -> list[dict[str, An
             except ValueError as error:  # the codes would be too large
                 rows.append({"what": f"{label}: codes too large", "error": None, "allowed": None, "reason": str(error)})
                 continue
-            got = _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype)
-            rounds = implementations.rounds(bag)
-            for what, ours, want, rounded in zip(("value", "gradient"), got, exact, rounds, strict=True):
-                allowed = selfcheck.ROUNDED if rounded and dtype == "bfloat16" else selfcheck.EXACT
-                rows.append({"what": f"{label}: {what}", "error": _error(ours, want), "allowed": allowed})
+            for what, error, allowed in selfcheck.errors(bag, ids_N, weights_Dd, grad_Nd, exact, dtype):
+                rows.append({"what": f"{label}: {what}", "error": error, "allowed": allowed})
     return rows
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def _value_and_gradient(weights_Dd, bag, ids_N, grad_Nd, dtype):
-    out_Nd, pullback = jax.vjp(lambda w: implementations.product(w, bag, ids_N, jnp.dtype(dtype)), weights_Dd)
-    return out_Nd, pullback(grad_Nd)[0]
 
 
 def _attention(extent: Extent) -> list[dict[str, Any]]:

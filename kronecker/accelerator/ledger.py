@@ -25,7 +25,8 @@ class Ledger:
     """The results of one kind of device, a file PART/NAME.json each; `facts` are from `facts_here`."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.folder = folder / slug(facts["devices"][0])
+        # such as nvidia-h100-80gb-hbm3
+        self.folder = folder / re.sub(r"[^a-z0-9]+", "-", facts["devices"][0].lower()).strip("-")
         self.facts = facts
         self.key = key(facts)
 
@@ -35,7 +36,6 @@ class Ledger:
         return bool(found) and found["key"] == self.key and found["error"] is None
 
     def write(self, part: str, name: str, seconds: float, result: Any, error: str | None = None) -> None:
-        """Writes a result, or the error that prevented it."""
         file = self._file(part, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         record = {
@@ -103,8 +103,3 @@ def code_version(root: Path = ROOT) -> str:
     for file in sorted(files):
         digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def slug(device: str) -> str:
-    """Returns a folder name for a device: NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

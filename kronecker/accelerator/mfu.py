@@ -24,7 +24,6 @@ RECORDED = 2  # calls that are profiled, each of as many steps as are timed toge
 
 
 def session(task: Task) -> Take:
-    """Returns a function that returns the numbers of a setting by its name."""
     extent, text = task.extent, task.text
     settings = {mfu_name(one): one for one in extent.mfu}
     mesh = device_mesh.make_mesh()

@@ -27,8 +27,7 @@ PARTS = (
 def choose(names: Sequence[str]) -> tuple[Part, ...]:
     """Returns the parts of these names in the order of PARTS, all if none is named; raises ValueError if unknown."""
     known = [part.name for part in PARTS]
-    unknown = [name for name in names if name not in known]
-    if unknown:
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(f"--parts={','.join(names)}: unknown part {unknown[0]!r}; allowed: {', '.join(known)}")
     return tuple(part for part in PARTS if part.name in names or not names)
 

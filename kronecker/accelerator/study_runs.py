@@ -16,9 +16,9 @@ from etils import epath
 from kronecker.accelerator import extents, parts
 from kronecker.accelerator.children import Children
 from kronecker.accelerator.ledger import ROOT, Ledger, setup
-from kronecker.accelerator.worker import say
 from kronecker.run import rundir
 from kronecker.runtime import locks
+from kronecker.runtime.printing import say
 from kronecker.schema import config_files
 from kronecker.sweep import stages
 
@@ -49,12 +49,11 @@ class Study:
         unfinished = sum(not one.is_settled for _, groups in known for group in groups for one in group)
         return unfinished, len(known) < sum(any(stage.groups) for stage in self._of_plan(lambda *_: 0.0))
 
-    def run(self, children: Children, end: float) -> bool:
-        """Trains missing runs in order, while there is time for a complete group; returns whether no run failed.
+    def run(self, children: Children, end: float) -> None:
+        """Trains missing runs in order, while there is time for a complete group.
 
         The last run must finish before `end`, seconds since 1970.
         """
-        fine = True
         out = self._ledger.folder / parts.STUDY / RUNS
         with locks.locked(out / locks.LOCK):
             for group in self.groups():
@@ -66,9 +65,8 @@ class Study:
                 for one in missing:
                     if children.stopped_by or time.time() > end:
                         break
-                    fine &= self._train(one, children, end)
+                    self._train(one, children, end)
         (out / locks.LOCK).unlink()
-        return fine
 
     def _missing(self, group: list[stages.Member]) -> list[stages.Member]:
         """Returns the missing runs of a group; if any, finished runs of other devices or versions are trained again."""
@@ -80,7 +78,7 @@ class Study:
                 shutil.rmtree(one.planned.folder)
         return [one for one in group if not one.is_settled]
 
-    def _train(self, one: stages.Member, children: Children, end: float) -> bool:
+    def _train(self, one: stages.Member, children: Children, end: float) -> None:
         say(f"study: training {one.name}")
         began, folder, log = time.monotonic(), one.planned.folder, self._folder / f"{one.name}.log"
         code = children.run(one.planned.command, log, lambda: time.time() > end)
@@ -97,8 +95,6 @@ class Study:
         else:
             last = [*log.read_text(encoding="utf-8", errors="replace").splitlines(), "it printed nothing"][-2:][0]
             self._ledger.write(parts.STUDY, one.name, seconds, None, f"train.py exited with {code}: {last}")
-            return False
-        return True
 
     def _is_alike(self, one: stages.Member) -> bool:
         """Returns whether a run is of this kind of device and these versions; its code may differ."""

@@ -57,8 +57,7 @@ def targets(ledger: Ledger) -> Table:
     rows = []
     facts = ledger.facts
     right_device = len(facts["devices"]) == 1 and facts["devices"][0].startswith(TARGET_DEVICE)
-    best = _best(ledger)
-    if best:
+    if best := _best(ledger):
         share = best["mfu"]
         found = "peak unknown" if share is None else f"{100 * share:.1f} %"
         reached = None if share is None else share >= MFU_TARGET

@@ -16,8 +16,9 @@ from kronecker.accelerator import extents, parts, summary
 from kronecker.accelerator.children import Children
 from kronecker.accelerator.ledger import Ledger
 from kronecker.accelerator.study_runs import Study
-from kronecker.accelerator.worker import AGAIN, GRACE, PREPARING, Job, say
+from kronecker.accelerator.worker import AGAIN, GRACE, PREPARING, Job
 from kronecker.run import rundir
+from kronecker.runtime.printing import say
 
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # for a rehearsal, whose times mean nothing
 

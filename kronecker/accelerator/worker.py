@@ -21,6 +21,7 @@ from etils import epath
 from kronecker.accelerator import extents, parts
 from kronecker.accelerator.ledger import Ledger, facts_here
 from kronecker.run import rundir
+from kronecker.runtime.printing import say
 
 GRACE = 45.0  # seconds that a result may run beyond the end of its part
 AGAIN = 3  # exit code: start a new process for the rest
@@ -115,10 +116,6 @@ def _one(job: Job, ledger: Ledger, part: str, name: str, take: extents.Take, end
     at_work.unlink()
     say(f"{part}: {name}, {seconds:.1f} s{f', FAILED: {error}' if error else ''}")
     return seconds, usable
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def measure(arms: Mapping[str, ml_collections.ConfigDict], rounds: int = ROUNDS)
 
     `arms` holds the unresolved configs of ARMS; SETTING and SIZE replace vocabulary, P and batch.
     """
-    timed = step.by_implementation({arm: _config(arms[arm]) for arm in ARMS}, WAYS)
+    own = {arm: arms[arm].copy_and_resolve_references() for arm in ARMS}
+    for c in own.values():
+        c.update_from_flattened_dict(SETTING | SIZE)
+    timed = step.by_implementation(own, WAYS)
     return to_result(step.run(timed, rounds), timed[TABLE])
 
 
@@ -92,9 +95,3 @@ def _over(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[result.Cell
         return (None, None, None)
     against = timing.ratio(*(timing.Samples(tuple(one["rounds"]), tuple(one["seconds"])) for one in (row, other)))
     return tuple(100 * (one - 1) for one in (against["of_medians"], against["low"], against["high"]))
-
-
-def _config(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    made = base.copy_and_resolve_references()
-    made.update_from_flattened_dict(SETTING | SIZE)
-    return made

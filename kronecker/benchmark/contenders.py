@@ -139,21 +139,20 @@ def _jax(
     gradients = jax.jit(side.gradient).lower(matrix, bag, ids[0], grad).compile()
     updates = jax.jit(side.update, donate_argnums=(0, 1)).lower(*state, bag, ids[0], grad).compile()
 
-    def forward_call(number: int) -> None:
-        jax.block_until_ready(forwards(matrix, bag, ids[number % len(ids)]))
-
-    def gradient_call(number: int) -> None:
-        jax.block_until_ready(gradients(matrix, bag, ids[number % len(ids)], grad))
-
     def update_call(number: int) -> None:
         nonlocal state
         *state, out_Nd = updates(*state, bag, ids[number % len(ids)], grad)
         jax.block_until_ready((state, out_Nd))
 
+    calls = {
+        "forward": lambda number: jax.block_until_ready(forwards(matrix, bag, ids[number % len(ids)])),
+        "gradient": lambda number: jax.block_until_ready(gradients(matrix, bag, ids[number % len(ids)], grad)),
+        "update": update_call,
+    }
     compiled = dict(zip(MEASURES, (forwards, gradients, updates), strict=True))
     return Contender(
         name,
-        dict(zip(MEASURES, (forward_call, gradient_call, update_call), strict=True)),
+        calls,
         lambda: jax.device_get(gradients(matrix, bag, first, grad)),
         {measure: plan.Memory.of(program).to_json() for measure, program in compiled.items()},
         least,

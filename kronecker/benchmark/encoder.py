@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from kronecker.benchmark import contenders, texts, timing
 from kronecker.benchmark.settings import REFERENCE, TABLE, Setting
 from kronecker.embedding import codec, implementations
-from kronecker.runtime import progress
+from kronecker.runtime import printing, progress
 from kronecker.schema import resolution
 
 BATCHES = 4  # of ids, used in turn; all contenders get the same batch in a round
@@ -34,16 +33,12 @@ def run(
 ) -> dict[str, Any]:
     """Returns the numbers of all settings, ready for JSON; the contenders of a setting are timed in turns.
 
-    Args:
-      base: a config with the group `data` and a tokenizer; its optimizer is the one that is timed.
-      dtype: of the operands of matrix products.
-      cache_limit_mb: limit for the codes of "cached".
-      rounds, seconds: as in `timing.interleave`.
-      report: called with the numbers of each finished setting.
+    `base` has the group `data`, a tokenizer and the optimizer that is timed; `dtype` is of the operands of matrix
+    products, `cache_limit_mb` the limit for the codes of "cached"; `rounds` and `seconds` are those of
+    `timing.interleave`.  `report` is called with the numbers of each finished setting.
 
-    Raises:
-      ValueError: if the text is too short, or the tokenizer has more ids than a setting.
-      FloatingPointError: if two contenders differ by more than AGREE.
+    Raises ValueError if the text is too short, or the tokenizer has more ids than a setting; FloatingPointError if two
+    contenders differ by more than AGREE.
     """
     resolved = resolution.resolve(base)
     read: dict[str, texts.Text] = {}
@@ -51,7 +46,7 @@ def run(
     for i, setting in enumerate(settings, 1):
         spec = setting.tokenizer or base.tokenizer
         if spec not in read:
-            print(f"reading text and encoding it with {spec}", file=sys.stderr)
+            printing.say(f"reading text and encoding it with {spec}")
             read[spec] = texts.read(spec, base.data)
         given = problem(setting, read[spec], resolved, dtype, cache_limit_mb)
         done.append(measure(setting, given, read[spec], rounds, seconds, f"setting {i}/{len(settings)}"))
@@ -154,15 +149,8 @@ def measure(
             own = samples[entrant.name, measure]
             share = least / own.median / bandwidth
             measured[measure] = {**own.summary(), "least_bytes": least, "bandwidth_share": share}
-        rows.append(
-            {
-                "name": entrant.name,
-                "device": entrant.device,
-                "difference": errors.get(entrant.name),
-                "measures": measured,
-                "memory": dict(entrant.memory),
-            }
-        )
+        row = {"name": entrant.name, "device": entrant.device, "difference": errors.get(entrant.name)}
+        rows.append(row | {"measures": measured, "memory": dict(entrant.memory)})
     return {
         "tokens": setting.tokens,
         "d": setting.d,

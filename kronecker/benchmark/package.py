@@ -61,7 +61,6 @@ class Layer:
         return self._torch.from_numpy(np.array(array)).to(self.device)
 
     def forward(self, ids: Any) -> None:
-        """Computes the embeddings without autograd."""
         with self._torch.no_grad():
             self._layer(ids)
         self._wait()

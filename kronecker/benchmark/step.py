@@ -1,7 +1,6 @@
 """The benchmark of whole training steps: how much an arm's input embedding costs there."""
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from kronecker.benchmark import texts, timing
 from kronecker.model import accounting, build, transformer
-from kronecker.runtime import determinism, device_mesh, progress, sharding
+from kronecker.runtime import determinism, device_mesh, printing, progress, sharding
 from kronecker.schema import choices, resolution
 from kronecker.schema.arms import BASELINE, KINDS, TARGETED
 from kronecker.training import plan, train_step
@@ -47,17 +46,12 @@ def run(
 ) -> dict[str, Any]:
     """Returns the numbers of all arms' training steps, ready for JSON.
 
-    Each arm has its own training state, donated from step to step as in training, on all devices.
+    Each arm has its own training state, donated from step to step as in training, on all devices.  `arms` are
+    unresolved configs by name, which share data, tokenizer, P, batch and sequence.  `turns` steps are timed together,
+    dispatched back to back as in training.  `enough` is called before each arm but the first two is compiled; True
+    skips this arm and those after it.
 
-    Args:
-      arms: name -> unresolved config; they share data, tokenizer, P, batch and sequence.
-      rounds: as in `timing.interleave`.
-      turns: steps that are timed together, dispatched back to back as in training.
-      enough: called before each arm but the first two is compiled; True skips this arm and those after it.
-
-    Raises:
-      ValueError: if a config is invalid, or the text is too short.
-      FloatingPointError: if a loss is not finite.
+    Raises ValueError if a config is invalid, or the text is too short; FloatingPointError if a loss is not finite.
     """
     if baseline not in arms:
         raise ValueError(f"--arms={','.join(arms)}: {baseline} is missing; add it, the others are compared with it")
@@ -70,7 +64,7 @@ def run(
     for name, c in resolved.items():
         if len(entrants) > 1 and enough():
             break
-        print(f"compiling {name}", file=sys.stderr)
+        printing.say(f"compiling {name}")
         entrants[name] = Arm(c, read.tokenizer.token_bytes, mesh, batches, turns)
     with progress.ProgressLine("steps", rounds, 0) as line:
         timed = timing.interleave({name: arm.step for name, arm in entrants.items()}, rounds, math.inf, line.show)

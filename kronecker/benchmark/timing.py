@@ -47,15 +47,11 @@ def interleave(
     rounds: int,
     seconds: float,
     show: Callable[[int, str], None] = lambda done, words: None,
-    seed: int = 0,
 ) -> dict[Hashable, Samples]:
-    """Returns the samples of each case, timed in turns after a warm-up.
+    """Returns the samples of each case, timed in turns after a warm-up, in at least LEAST_ROUNDS `rounds`.
 
-    Args:
-      cases: functions to time, called with the round's number.
-      rounds: their number, at least LEAST_ROUNDS.
-      seconds: budget of each case over all rounds; a slower case runs in fewer, at least LEAST_ROUNDS.
-      show: called with the number of finished rounds and the name of the next case.
+    `seconds` is the budget of each case over all rounds; a slower case runs in fewer, at least LEAST_ROUNDS.  `show` is
+    called with the number of finished rounds and the name of the next case.
     """
     shares = {}
     for name, call in cases.items():
@@ -65,7 +61,7 @@ def interleave(
             warm = _timed(call, 0)  # the first call also allocates memory
         shares[name] = max(LEAST_ROUNDS, int(min(rounds, seconds / warm)))
     taken: dict[Hashable, list[tuple[int, float]]] = {name: [] for name in cases}
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for number in range(rounds):
         turn = [name for name, n in shares.items() if (number + 1) * n // rounds > number * n // rounds]
         for i in rng.permutation(len(turn)):

@@ -44,7 +44,6 @@ def show_steps(result: Mapping[str, Any]) -> None:
 
 
 def step_times(result: Mapping[str, Any]) -> Table:
-    """Returns the times of all arms' training steps, and their ratios to the baseline's."""
     headers = ("arm", "step, ms", "tokens/s", f"step /\n{result['baseline']}", "quartiles")
     rows = []
     for row in result["arms"]:
@@ -54,7 +53,6 @@ def step_times(result: Mapping[str, Any]) -> Table:
 
 
 def step_memory(result: Mapping[str, Any]) -> Table:
-    """Returns the memory of all arms' training steps, and how the product of each is computed."""
     headers = ("arm", "implementation", "rounds", "memory\nMB", "buffers\nMB")
     rows = []
     for row in result["arms"]:
@@ -100,7 +98,6 @@ def show_verdicts(verdicts: Iterable[Mapping[str, Any]]) -> None:
 
 
 def left_out(name: str) -> str:
-    """Returns why a contender was not timed."""
     return "not installed" if name == settings.REFERENCE else "too large"
 
 

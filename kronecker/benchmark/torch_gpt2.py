@@ -43,13 +43,12 @@ class Trainer:
         self._model = _model(torch, shape)
         self._loss = torch.compile(self._eager_loss, dynamic=False) if compiled else self._eager_loss
         named = dict(self._model.named_parameters())
-        decays = {name: parameter.dim() >= 2 for name, parameter in named.items()}
         with torch.no_grad():
             for name, value in _state(params, shape).items():
                 named[name].copy_(torch.from_numpy(np.array(value)))
         groups = [
-            {"params": [p for name, p in named.items() if decays[name] is group], "weight_decay": decay}
-            for group, decay in ((True, self._train.weight_decay), (False, 0.0))
+            {"params": [p for p in named.values() if (p.dim() >= 2) is matrices], "weight_decay": decay}
+            for matrices, decay in ((True, self._train.weight_decay), (False, 0.0))
         ]
         t = self._train
         self._optimizer = torch.optim.AdamW(groups, lr=t.lr, betas=(t.beta1, t.beta2), eps=t.eps, **adamw)

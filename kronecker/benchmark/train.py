@@ -22,7 +22,7 @@ import numpy as np
 
 from kronecker.benchmark import step, timing, torch_gpt2
 from kronecker.model import accounting, build, transformer
-from kronecker.runtime import allocator, device_mesh, progress, sharding
+from kronecker.runtime import allocator, device_mesh, printing, progress, sharding
 from kronecker.schema.arms import BASELINE
 from kronecker.training import train_step
 
@@ -71,7 +71,7 @@ def run(
     with contextlib.ExitStack() as stack:
         entrants = {}
         for name, job in jobs.items():
-            print(f"{size}: starting {name}", file=sys.stderr)
+            printing.say(f"{size}: starting {name}")
             entrants[name] = stack.enter_context(_elsewhere(job)) if against else start(job)
         first = {name: [entrant(number) for number in range(CHECKED)] for name, entrant in entrants.items()}
         _check(first, against)
@@ -81,7 +81,18 @@ def run(
     for name, loss in last.items():
         if not math.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss}; test the device with scripts/accelerator.py")
-    rows = [_row(name, jobs[name].config, samples, first[name], against) for name in jobs]
+    rows = [
+        {
+            "name": name,
+            "what": PYTORCH.get(name, "ours"),
+            **step.speed(job.config, samples[name].median, jax.device_count()),
+            "flops_per_token": accounting.flops_per_token(transformer.Shape.of(job.config.model), t.sequence),
+            "first_losses": first[name],
+            "speedup": {other: timing.ratio(samples[other], samples[name]) for other in against},
+            **samples[name].summary(),
+        }
+        for name, job in jobs.items()
+    ]
     result = {
         "size": size,
         "batch": t.batch,
@@ -195,21 +206,3 @@ def _check(losses: Mapping[str, list[float]], against: Sequence[str]) -> None:
                 f"the first losses of {name} are {losses[name]}, those of {SAME_MODEL} {losses[SAME_MODEL]}; they "
                 f"differ by more than {TOLERANCE:g}; leave {name} out of --against and report this"
             )
-
-
-def _row(
-    name: str,
-    c: ml_collections.ConfigDict,
-    samples: Mapping[str, timing.Samples],
-    losses: list[float],
-    against: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "what": PYTORCH.get(name, "ours"),
-        **step.speed(c, samples[name].median, jax.device_count()),
-        "flops_per_token": accounting.flops_per_token(transformer.Shape.of(c.model), c.train.sequence),
-        "first_losses": losses,
-        "speedup": {other: timing.ratio(samples[other], samples[name]) for other in against},
-        **samples[name].summary(),
-    }

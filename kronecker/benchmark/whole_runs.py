@@ -18,13 +18,9 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def run(arguments: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Returns the numbers of each way, ready for JSON.
+    """Returns the numbers of each way, ready for JSON; raises ChildProcessError with the log's place if a run fails.
 
-    Args:
-      arguments: train.py's --config and --config.KEY=VALUE.
-      folder: gets the runs, the prepared text, and a log of each run.
-
-    Raises ChildProcessError if a run fails, with its log's place.
+    `arguments` are train.py's; `folder` gets the runs, the prepared text, and a log of each run.
     """
     cores = timing.threads()
     at_once = [k for k in range(1, cores + 1) if cores % k == 0]
@@ -52,7 +48,6 @@ def run(arguments: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Prints the ways, each with its ratio to one run at a time."""
     headers = ("at a time", "devices\neach", "seconds\na run", "runs\nan hour", "ratio", "quartiles")
     rows = [
         (
@@ -82,6 +77,5 @@ def _train(arguments: Sequence[str], folder: Path, cores: int, at_once: int) -> 
                 started.append(
                     (log, subprocess.Popen([*command, f"--workdir={workdir}"], stdout=file, stderr=subprocess.STDOUT))
                 )
-        failed = [log for log, process in started if process.wait()]
-        if failed:
+        if failed := [log for log, process in started if process.wait()]:
             raise ChildProcessError(f"a run failed; its log is {failed[0]}")

@@ -123,7 +123,9 @@ def _traffic(
         taken = [computation.instructions[name] for name in dict.fromkeys(one.operands)]
         moves = [_touched(computation, value, [one], False, cache) for value in taken]
         if not one.operation.endswith("-start"):
-            moves.append((_without_workspace(one), 0.0) if _is_library(one) else _given(computation, one, cache))
+            called = _TARGET.search(one.attributes)
+            is_library = called and called[1].startswith(("__cub", "__cudnn"))
+            moves.append((_without_workspace(one), 0.0) if is_library else _given(computation, one, cache))
     return sum(near for near, _ in moves), sum(far for _, far in moves)
 
 
@@ -179,11 +181,6 @@ def _through_cache(parts: float, size: float, whole: bool, cache: int) -> tuple[
     total = parts + whole * size
     near = min(total, size) if size <= cache else total
     return near, total - near
-
-
-def _is_library(one: hlo.Instruction) -> bool:
-    called = _TARGET.search(one.attributes)
-    return bool(called) and called[1].startswith(("__cub", "__cudnn"))
 
 
 def _without_workspace(one: hlo.Instruction) -> float:

@@ -136,7 +136,6 @@ def arrays(type_text: str) -> list[tuple[str, list[int]]]:
 
 
 def bits(kind: str) -> int:
-    """Returns the bits of an element of an array of this type."""
     return 8 if kind == "pred" else 0 if kind == "token" else int(re.search(r"\d+", kind)[0])
 
 

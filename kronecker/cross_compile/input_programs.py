@@ -129,10 +129,8 @@ def verdicts(target: targets.Target, setting: Setting, product: Programs, table:
         of_table[name] = ours / theirs, f"{ours / 1e6:,.0f} / {theirs / 1e6:,.0f} MB"
     found: list[tuple[str, float, float, bool, str]] = []
     if target.is_gpu:
-        for name, what, limit in (
-            (FORWARD, "forward", MOST_OF_FORWARD),
-            (GRADIENT, "forward + gradient", MOST_OF_GRADIENT),
-        ):
+        limits = {FORWARD: ("forward", MOST_OF_FORWARD), GRADIENT: ("forward + gradient", MOST_OF_GRADIENT)}
+        for name, (what, limit) in limits.items():
             kept = max(one.temporary_bytes for one in product[name].values())
             loops = max(one.operations["while"] for one in product[name].values())
             found.append((f"temporary memory of {what}", kept, limit, kept <= limit, "bytes"))

@@ -75,12 +75,10 @@ class Target:
 
     @property
     def links(self) -> float:
-        """Returns the bytes per second that a device can send over all of its links at once."""
         return LINKS[self.name]
 
     @property
     def forms(self) -> Mapping[str, Mapping[str, bool]]:
-        """Returns the compiler's options for each form."""
         return GPU_FORMS if self.is_gpu else TPU_FORMS
 
     @property

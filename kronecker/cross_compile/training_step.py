@@ -199,7 +199,8 @@ def _compile(
     counted = counts.of(text, target.cache)
     tokens = c.train.batch * c.train.sequence
     model_flops = accounting.flops_per_token(shape, c.train.sequence) * tokens / count
-    again = _recomputed(shape, c.train.sequence) * tokens / count
+    # FLOPs per token of a second forward pass through the blocks
+    again = shape.layers * (24.0 * shape.d_model**2 + 4.0 * c.train.sequence * shape.d_model) if shape.remat else 0.0
     return Step(
         memory=taken,
         exchange=collectives.of(text, count),
@@ -207,7 +208,7 @@ def _compile(
         calls=counted.calls,
         bytes_accessed=counted.bytes_accessed if target.is_gpu else compiled.cost_analysis()["bytes accessed"],
         model_flops=model_flops,
-        flops=counted.flops if target.is_gpu else {targets.BFLOAT16: model_flops + again},
+        flops=counted.flops if target.is_gpu else {targets.BFLOAT16: model_flops + again * tokens / count},
         tokens=tokens,
         compile_seconds=seconds,
     )
@@ -218,10 +219,3 @@ def _refusal(error: str, remedy: str) -> Refusal:
     needed = float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))) if found else None
     line = next(line for line in error.splitlines() if allocator.OUT_OF_MEMORY in line)
     return Refusal(line[line.index(allocator.OUT_OF_MEMORY) :].strip(), needed, remedy)
-
-
-def _recomputed(shape: transformer.Shape, sequence: int) -> float:
-    """Returns the FLOPs per token of the second forward pass through the blocks."""
-    if not shape.remat:
-        return 0.0
-    return shape.layers * (24.0 * shape.d_model**2 + 4.0 * sequence * shape.d_model)

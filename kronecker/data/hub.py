@@ -78,9 +78,8 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
 def list_files(repo: str, prefix: str) -> Listing:
     """Returns the parquet files below `prefix` at the newest commit of dataset `repo`, sorted by path.
 
-    Raises:
-      ValueError: if there is none, the hub refuses the request, or what answers is no hub.
-      ConnectionError: if all retries fail.
+    Raises ValueError if there is none, the hub refuses the request, or what answers is no hub; ConnectionError if all
+    retries fail.
     """
     api = f"{_endpoint()}/api/datasets/{repo}"
     with _answer(f"{api}/revision/main") as (found, _):
@@ -105,38 +104,29 @@ def list_files(repo: str, prefix: str) -> Listing:
     return Listing(repo, revision, tuple(sorted(files, key=lambda file: file.path)))
 
 
-def local_path(file: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
-    """Returns where `download` puts a file."""
-    return folder / file.path
-
-
 def download(
     listing: Listing,
     files: Sequence[RemoteFile],
     folder: pathlib.Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[pathlib.Path]:
-    """Downloads those of `files` that `folder` lacks, and returns the paths of all.
+    """Downloads those of `files` that `folder` lacks, and returns the paths of all, each below it as in the listing.
 
     A partial file is NAME.part, which the next call resumes; it is renamed after its size and sha256 are checked.
+    `progress` is called with (bytes downloaded, total bytes).
 
-    Args:
-      progress: called with (bytes downloaded, total bytes).
-
-    Raises:
-      ValueError: if a file differs from the listing; it is deleted.
-      ConnectionError: if all retries fail.
-      OSError: if a file cannot be written.
+    Raises ValueError if a file differs from the listing, and deletes it; ConnectionError if all retries fail; OSError
+    if a file cannot be written.
     """
     total, before = sum(file.size for file in files), 0
     with locks.locked(folder / locks.LOCK):  # two runs must not write one .part file
         for file in files:
-            target = local_path(file, folder)
+            target = folder / file.path
             if not target.exists():
                 _download(listing, file, target, lambda here, before=before: progress(before + here, total))
             before += file.size
             progress(before, total)
-    return [local_path(file, folder) for file in files]
+    return [folder / file.path for file in files]
 
 
 def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress: Callable[[int], None]) -> None:

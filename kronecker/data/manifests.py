@@ -205,10 +205,9 @@ def _contradiction(manifest: dict[str, Any]) -> str | None:
 
 
 def _for_each_file(prepared: Prepared, check: Callable[[epath.Path, int, str], int]) -> list[int]:
+    files = files_of(prepared.manifest)
     with futures.ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(lambda file: check(prepared.folder / file[0], *file[1]), files_of(prepared.manifest).items())
-        )
+        return list(pool.map(lambda name: check(prepared.folder / name, *files[name]), files))
 
 
 def _check_size(path: epath.Path, size: int, _: str) -> int:

@@ -31,7 +31,7 @@ from etils import epath
 
 from kronecker import tokenization
 from kronecker.data import manifests, readers, remote, segments, shards, sources
-from kronecker.runtime import locks, storage
+from kronecker.runtime import locks, printing, storage
 
 SHARD_TOKENS = 1 << 25  # a part ends when a split has this many
 BATCH_CHARACTERS = 1 << 20  # of the documents that a thread tokenises at a time
@@ -107,11 +107,11 @@ def ensure_prepared(
         with display(f"reading {source.name}") as show:
             source.fetch(lambda done, total: show(done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
         if source.left_out:
-            print(
-                f"{source.name}: {source.left_out:,} further names of its files, by links, are left out",
-                file=sys.stderr,
+            printing.say(f"{source.name}: {source.left_out:,} further names of its files, by links, are left out")
+        if not any(document.text for unit in source.units for document in unit.read(0)):  # before anything is written
+            raise ValueError(
+                f"data.source={config.data.source} contains no text; set another data.source or data.text_field"
             )
-        _check_has_text(source, config.data.source)
         own = folder.with_name(f".{name}.lock")
         while not ((folder / manifests.MANIFEST).exists() or (root / name / manifests.MANIFEST).exists()):
             with locks.locked(own):
@@ -149,12 +149,10 @@ def open_folder(
         prepared = manifests.open_prepared(folder)
     stored = prepared.manifest["tokenizer"]
     if tokenizer is None:
-        bpe_size = _bpe_size(spec)
-        tokenizer = (
-            _load_bpe(prepared.folder, f"bpe{bpe_size}", end_of_text)
-            if bpe_size
-            else tokenization.load(spec, end_of_text)
-        )
+        if bpe_size := _bpe_size(spec):
+            tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}", end_of_text)
+        else:
+            tokenizer = tokenization.load(spec, end_of_text)
     if tokenizer.fingerprint != stored["fingerprint"]:
         raise ValueError(
             f"{folder} was prepared with another tokenizer ({stored['spec']}) than the one given ({spec}); "
@@ -171,7 +169,7 @@ def _bpe_size(spec: str) -> int:
 
 def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: float) -> None:
     if not file.exists():
-        print(f"training a BPE of {size:,} ids on {source.name}", file=sys.stderr)
+        printing.say(f"training a BPE of {size:,} ids on {source.name}")
         with shards.writing(file) as unfinished:
             tokenization.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
 
@@ -179,12 +177,6 @@ def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: 
 def _load_bpe(folder: epath.PathLike, label: str, end_of_text: str) -> tokenization.Tokenizer:
     loaded = tokenization.load(f"tokenizers:{pathlib.Path(folder) / BPE_FILE}", end_of_text)
     return dataclasses.replace(loaded, name=label)
-
-
-def _check_has_text(source: sources.Source, spec: str) -> None:
-    """Raises, before anything is written, if the first documents cannot be read or all are empty."""
-    if not any(document.text for unit in source.units for document in unit.read(0)):
-        raise ValueError(f"data.source={spec} contains no text; set another data.source or data.text_field")
 
 
 def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
@@ -312,7 +304,6 @@ def _in_order(
 def _parts(
     encoded: Iterable[tuple[_Batch, dict[str, shards.Stream]]], shard_tokens: int, show: remote.Show
 ) -> Iterator[tuple[tuple[int, int], dict[str, shards.Stream]]]:
-    """Yields the end and the streams of each part."""
     pieces: dict[str, list[shards.Stream]] = {split: [] for split in manifests.SPLITS}
     tokens, started, done, end = collections.Counter(), time.monotonic(), 0, None
     for batch, streams in encoded:
@@ -340,21 +331,18 @@ def _check_splits(parts: Iterable[dict[str, Any]], folder: pathlib.Path, data: m
     count = {split: sum(part[split]["documents"] for part in found) for split in manifests.SPLITS}
     more = "cut the text into more files: each is one document" if data.source.startswith("text:") else "add documents"
     if not count["train"]:
-        fault = f"has no training text, all of its {count['validation']} documents are held out; " + (
-            f'set the field {data.split_field!r} of some to "train"'
-            if data.split_field
-            else f"lower data.validation_fraction (now {data.validation_fraction}) or {more}"
-        )
+        lacking, change = "train", "lower"
+        fault = f"has no training text, all of its {count['validation']} documents are held out"
     elif not count["validation"] and (data.split_field or data.validation_fraction):
-        fault = f"has no validation text among {count['train']} documents; " + (
-            f'set the field {data.split_field!r} of some to "validation"'
-            if data.split_field
-            else f"raise data.validation_fraction (now {data.validation_fraction}) or {more}"
-        )
+        lacking, change = "validation", "raise"
+        fault = f"has no validation text among {count['train']} documents"
     else:
         return
     shutil.rmtree(folder)
-    raise ValueError(f"data.source={data.source} {fault}")
+    remedy = f"{change} data.validation_fraction (now {data.validation_fraction}) or {more}"
+    if data.split_field:
+        remedy = f'set the field {data.split_field!r} of some to "{lacking}"'
+    raise ValueError(f"data.source={data.source} {fault}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -372,7 +360,7 @@ def display(title: str) -> Iterator[remote.Show]:
         nonlocal shown
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
-            print(f"{title}: {share:.0%}, {words}", file=sys.stderr, flush=True)
+            printing.say(f"{title}: {share:.0%}, {words}")
 
     yield show
 

@@ -99,7 +99,9 @@ def _json_document(line: bytes, fields: Fields, where: str, share: float) -> Doc
     if not isinstance(record, dict):
         raise ValueError(f"{where}: the line is a {type(record).__name__}; each line must be a JSON object")
     found = document(record, fields, where, share)
-    return found._replace(text=_whole(found.text)) if b"\\u" in line or b"\xed" in line else found
+    if b"\\u" in line or b"\xed" in line:
+        return found._replace(text=found.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return found
 
 
 def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Document]:
@@ -120,10 +122,8 @@ def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Doc
                 continue
             length = group.total_byte_size // max(group.num_rows, 1)  # on average, of all columns
             if length > fields.most_bytes + PARQUET_EXTRA and group.num_columns > 1:
-                with _named(f"{path}: rows {seen + 1} to {end}: damaged"):
-                    next(
-                        file.iter_batches(1, row_groups=[number], columns=columns), None
-                    )  # `column` aborts if it is damaged
+                with _named(f"{path}: rows {seen + 1} to {end}: damaged"):  # else `column` below aborts the process
+                    next(file.iter_batches(1, row_groups=[number], columns=columns), None)
                 length = _stored_bytes(group, fields.text) // max(group.num_rows, 1)
             if length > fields.most_bytes + PARQUET_EXTRA:  # so that of one row at least is
                 raise _too_large(fields, f"{path}: rows {seen + 1} to {end}")
@@ -262,7 +262,3 @@ def _utf8(content: bytes, where: Callable[[int], str]) -> str:
     except UnicodeDecodeError as error:
         place = where(content.count(b"\n", 0, error.start))
         raise ValueError(f"{place}: not UTF-8 ({error.reason}); convert the text, for example with iconv") from error
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -66,9 +66,8 @@ def publish(prepared: pathlib.Path, folder: epath.Path, show: Show) -> None:
     """
     own = epath.Path(prepared)
     folder.mkdir(parents=True, exist_ok=True)
-    _copy_all(
-        [_Copy(own / file.name, folder / file.name) for file in own.iterdir() if file.name != manifests.MANIFEST], show
-    )
+    names = [file.name for file in own.iterdir() if file.name != manifests.MANIFEST]
+    _copy_all([_Copy(own / name, folder / name) for name in names], show)
     _copy(_Copy(own / manifests.MANIFEST, folder / manifests.MANIFEST))
     local = _place(folder.name, manifests.read_manifest(own))
     with locks.locked(cache() / f".{local.name}.lock"):

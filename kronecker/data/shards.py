@@ -72,7 +72,7 @@ _PART = {
 
 
 def finished_parts(folder: pathlib.Path, segment: int) -> list[dict[str, Any]]:
-    """Returns the descriptions of the complete parts of a segment, as `write_part` returned them.
+    """Returns the descriptions of the complete parts of a segment: {"end": ..., "splits": {split: {"tokens": ...}}}.
 
     Raises ValueError if one is damaged.
     """
@@ -98,7 +98,6 @@ def is_finished(folder: pathlib.Path, segment: int) -> bool:
 
 
 def finish_segment(folder: pathlib.Path, segment: int, parts: int) -> None:
-    """Marks a segment of so many parts as complete."""
     _write_json(_segment_file(folder, segment), {"parts": parts})
 
 
@@ -109,8 +108,8 @@ def write_part(
     end: tuple[int, int],
     streams: dict[str, Stream],
     features: Features,
-) -> dict[str, Any]:
-    """Writes part `number` of a segment and returns its description: {"end": ..., "splits": {split: {"tokens": ...}}}.
+) -> None:
+    """Writes part `number` of a segment, and its description last, which marks it complete.
 
     `end` is the position in the source after the part, where a restart resumes.  Raises OSError if a file cannot be
     written; the incomplete file is deleted.
@@ -121,10 +120,7 @@ def write_part(
         | _write_shard(_shard_file(folder, (segment, number), split), stream.ids, features)
         for split, stream in streams.items()
     }
-    part = {"end": end, "splits": splits}
-    # Written after the shards, because it marks them complete.
-    _write_json(_part_file(folder, (segment, number), ".json"), part)
-    return part
+    _write_json(_part_file(folder, (segment, number), ".json"), {"end": end, "splits": splits})
 
 
 def _write_shard(file: pathlib.Path, ids: np.ndarray, features: Features) -> dict[str, Any]:

@@ -119,12 +119,9 @@ def _open_stdlib(_: str, data: ml_collections.ConfigDict) -> Source:
     files = [file for file in files if not file.parts[0].startswith("config-")]
     if not files:
         raise FileNotFoundError(f"data.source=stdlib: {root} has no source files; set data.source to another text")
-    sizes = [(root / file).stat().st_size for file in files]
-    units = [
-        Unit(str(file), size, functools.partial(readers.read_source, root / file))
-        for file, size in zip(files, sizes, strict=True)
-    ]
-    identity = [[file.as_posix(), size] for file, size in zip(files, sizes, strict=True)]
+    sizes = {file: (root / file).stat().st_size for file in files}
+    units = [Unit(str(file), size, functools.partial(readers.read_source, root / file)) for file, size in sizes.items()]
+    identity = [[file.as_posix(), size] for file, size in sizes.items()]
     return Source("stdlib", identity, tuple(units))
 
 
@@ -200,7 +197,7 @@ def _open_fineweb_edu(subset: str, data: ml_collections.ConfigDict) -> Source:
     files = listing.files[: data.shards or None]
     fields = _fields(data)
     units = [
-        Unit(file.path, file.size, functools.partial(readers.read_parquet, hub.local_path(file, folder), fields))
+        Unit(file.path, file.size, functools.partial(readers.read_parquet, folder / file.path, fields))
         for file in files
     ]
     return Source(

@@ -24,7 +24,6 @@ class Stream:
         shards = manifest["splits"][split]["shards"]
         self._dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         self._per_record = manifest["tokens_per_record"]
-        self._header = _example_header(self._per_record * self._dtype.itemsize)
         self._shard_ends = list(itertools.accumulate(shard["tokens"] for shard in shards))
         self._shard_starts = [0, *self._shard_ends]
         ends = itertools.accumulate((shard["records"] for shard in shards), initial=0)
@@ -85,7 +84,9 @@ class Stream:
                 f"{self._files[shard]}: a record is not the one that was written: the file is damaged or of another "
                 "dataset; delete the folder and prepare the data again"
             )
-        return [np.frombuffer(example, self._dtype, self._per_record, len(self._header)) for example in examples]
+        # A record is a tf.train.Example with one bytes feature, whose bytes come last.
+        size = self._per_record * self._dtype.itemsize
+        return [np.frombuffer(example, self._dtype, offset=len(example) - size) for example in examples]
 
     def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
         with self._lock:
@@ -94,23 +95,3 @@ class Stream:
                     str(self._files[shard]), options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER
                 )
             return self._readers[shard]
-
-
-def _example_header(payload: int) -> bytes:
-    """Returns the bytes before the payload in a tf.train.Example with one bytes feature, `tokens`.
-
-    All payloads have the same size, so all headers are equal, and comparing them replaces parsing the message:
-    Example.features(1) > Features.feature(1) > key(1), value(2) > Feature.bytes_list(1) > BytesList.value(1).
-    """
-
-    def field(number: int, inner: bytes) -> bytes:
-        tag_of_length_delimited = number << 3 | 2
-        return bytes([tag_of_length_delimited]) + _varint(len(inner) + payload) + inner
-
-    key = b"\x0a\x06tokens"
-    return field(1, field(1, key + field(2, field(1, field(1, b"")))))
-
-
-def _varint(value: int) -> bytes:
-    low, rest = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])

@@ -218,7 +218,7 @@ def _embed_columns(
 def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
     ids_N = _narrowed(ids, bag).reshape(-1).astype(jnp.int32)
     ids_N = jnp.clip(jnp.where(ids_N < 0, ids_N + bag.vocab, ids_N), 0, bag.vocab - 1)
-    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype)
+    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype=dtype)
     return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
 
 
@@ -281,10 +281,6 @@ def _bag(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtyp
     return kernels.sum_merged(weights_Dd, bag, kernels.merge(bag, ids_N))
 
 
-def _gather(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return kernels.gather(weights_Dd, bag, ids_N, dtype=dtype)
-
-
 def _onehot(weights_Dd: jax.Array, bag: bags.Bag, ids_N: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return kernels.one_hot(weights_Dd, bag, ids_N, dtype=dtype, slots=bag.slots)
 
@@ -298,7 +294,7 @@ _EMBED = {
     "cached": _cached,
     "onthefly": _onthefly,
     "bag": _bag,
-    "gather": _gather,
+    "gather": kernels.gather,
     "onehot": _onehot,
     "induced": _induced,
 }
@@ -308,7 +304,8 @@ def _table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> tuple[jax.
     """Returns K W (V, d), and the row of each id in it; None: the row of an id is the id."""
     if bag.platform == "gpu":
         return kernels.gather(weights_Dd, bag, jnp.arange(bag.vocab), dtype=dtype), None
-    return _sorted_table(weights_Dd, bag, dtype), _rank(bag)
+    ids_V = jnp.arange(bag.vocab, dtype=jnp.int32)
+    return _sorted_table(weights_Dd, bag, dtype), jnp.zeros_like(ids_V).at[jnp.asarray(bag.order)].set(ids_V)
 
 
 def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax.Array:
@@ -321,10 +318,6 @@ def _sorted_table(weights_Dd: jax.Array, bag: bags.Bag, dtype: jnp.dtype) -> jax
         for end, (count, slots) in zip(ends, bag.buckets, strict=True)
     ]
     return jnp.concatenate(parts)
-
-
-def _rank(bag: bags.Bag) -> jax.Array:
-    return jnp.zeros(bag.vocab, jnp.int32).at[jnp.asarray(bag.order)].set(jnp.arange(bag.vocab, dtype=jnp.int32))
 
 
 def _buckets(bag: bags.Bag) -> tuple[tuple[int, int], ...]:

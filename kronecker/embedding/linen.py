@@ -70,7 +70,6 @@ class KroneckerEmbed(nn.Module):
     batch_axes: tuple[str, ...] = sharding.BATCH_AXES
 
     def setup(self) -> None:
-        """Creates the projection and the variables of the code."""
         fixed_code.check(self.code)
         if self.is_initializing():
             left_out = [f'the collection "{one}"' for one in ("params", CODE) if not self.is_mutable_collection(one)]

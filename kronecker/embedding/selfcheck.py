@@ -1,5 +1,6 @@
 """The check before training: compares the product on this device with the dense code."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -35,38 +36,44 @@ def check_product(bag: bags.Bag, table: codec.ByteTable, embedding: ml_collectio
     code_ND = codec.dense_code(table, ids, embedding.norm) if kronecker else bags.dense_code(bag, ids)
     exact = code_ND @ weights_Dd, code_ND.T @ grad_Nd
 
-    def by_product(weights_Dd, bag, ids_N):
-        return implementations.product(weights_Dd, bag, ids_N, dtype)
-
     def by_table(weights_Dd, bag, ids_N):
         return implementations.induced_table(weights_Dd, bag, dtype)[ids_N]
 
-    _check(by_product, bag, ids, weights_Dd, grad_Nd, exact, dtype)
+    found = errors(bag, ids, weights_Dd, grad_Nd, exact, dtype)
     if bag.order is not None:
-        _check(by_table, bag, ids, weights_Dd, grad_Nd, exact, dtype)
-
-
-def _check(
-    embed: Callable[..., jax.Array],
-    bag: bags.Bag,
-    ids: np.ndarray,
-    weights_Dd: np.ndarray,
-    grad_Nd: np.ndarray,
-    exact: tuple[np.ndarray, np.ndarray],
-    dtype: str,
-) -> None:
-    @jax.jit
-    def value_and_gradient(weights_Dd, bag, ids_N, grad_Nd):
-        out_Nd, pullback = jax.vjp(lambda w: embed(w, bag, ids_N), weights_Dd)
-        return out_Nd, pullback(grad_Nd)[0]
-
-    got = value_and_gradient(weights_Dd, bag, jnp.asarray(ids), grad_Nd)
-    for what, ours, want, rounded in zip(("value", "gradient"), got, exact, implementations.rounds(bag), strict=True):
-        allowed = ROUNDED if rounded and dtype == "bfloat16" else EXACT
-        error = float(np.linalg.norm(np.asarray(ours) - want) / np.linalg.norm(want))
+        found += errors(bag, ids, weights_Dd, grad_Nd, exact, dtype, by_table)
+    for what, error, allowed in found:
         if not error <= allowed:
             raise FloatingPointError(
                 f"the {what} of embedding.implementation={bag.implementation} has a relative error of {error:.1e} on "
                 f"{jax.devices()[0].device_kind} with jax {jax.__version__}; at most {allowed:.0e} is allowed; choose "
                 "another implementation or another version of jax"
             )
+
+
+def errors(
+    bag: bags.Bag,
+    ids: np.ndarray,
+    weights_Dd: np.ndarray,
+    grad_Nd: np.ndarray,
+    exact: tuple[np.ndarray, np.ndarray],
+    dtype: str,
+    embed: Callable[..., jax.Array] | None = None,
+) -> list[tuple[str, float, float]]:
+    """Returns what, its relative error in norm, and the largest one allowed, of embeddings and gradient of a product.
+
+    `exact` are both from dense codes in float64, `embed(weights_Dd, bag, ids)` is the product; None: that of `bag`.
+    """
+    embed = embed or functools.partial(implementations.product, dtype=dtype)
+
+    @jax.jit
+    def value_and_gradient(weights_Dd, bag, ids_N, grad_Nd):
+        out_Nd, pullback = jax.vjp(lambda w: embed(w, bag, ids_N), weights_Dd)
+        return out_Nd, pullback(grad_Nd)[0]
+
+    found = []
+    got = value_and_gradient(weights_Dd, bag, jnp.asarray(ids), grad_Nd)
+    for what, ours, want, rounded in zip(("value", "gradient"), got, exact, implementations.rounds(bag), strict=True):
+        error = float(np.linalg.norm(np.asarray(ours) - want) / np.linalg.norm(want))
+        found.append((what, error, ROUNDED if rounded and dtype == "bfloat16" else EXACT))
+    return found

@@ -44,7 +44,8 @@ def write(run: restore.Restored, workdir: epath.PathLike, out: epath.PathLike, d
     notices, lacks = [], ""
     files: dict[str, str | bytes] = {}
     try:
-        texts = [run.tokenizer.decode(ids).decode(errors="ignore") for ids in _held_out_ids(run)]
+        held_out = next(evaluation.held_out(run.prepared, run.config, run.mesh)())[0]
+        texts = [run.tokenizer.decode(ids).decode(errors="ignore") for ids in held_out]
         files |= hf_tokenizer.files(run.tokenizer, run.config.model.context, texts)
     except ValueError as error:
         lacks = str(error)
@@ -137,10 +138,6 @@ def _weights(run: restore.Restored, dtype: str) -> tuple[dict[str, np.ndarray], 
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has values beyond the range of {dtype}; write --dtype=bfloat16 or float32")
     return found, scale
-
-
-def _held_out_ids(run: restore.Restored) -> np.ndarray:
-    return next(evaluation.held_out(run.prepared, run.config, run.mesh)())[0]
 
 
 def _json(content: dict[str, Any]) -> str:

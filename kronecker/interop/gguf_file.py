@@ -90,11 +90,10 @@ def tokenizer_json(path: pathlib.Path) -> str:
     vocab |= {byte: i for i, byte in enumerate(sorted({*ByteLevel.alphabet()} - vocab.keys()), len(vocab))}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [i for i, kind in enumerate(types) if kind == CONTROL]
-    return json.dumps(
-        {
-            "version": "1.0",
-            "added_tokens": [{"id": i, "content": tokens[i], **plain, "special": True} for i in special],
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*SPLITS[split], BYTE_LEVEL]},
-            "model": {"type": "BPE", "vocab": vocab, "merges": [merge.split(" ") for merge in merges]},
-        }
-    )
+    content = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": tokens[i], **plain, "special": True} for i in special],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*SPLITS[split], BYTE_LEVEL]},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [merge.split(" ") for merge in merges]},
+    }
+    return json.dumps(content)

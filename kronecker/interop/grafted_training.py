@@ -50,14 +50,8 @@ def train(
 ) -> dict[str, Any]:
     """Returns the residuals of the fits and each arm's losses, ready for JSON.
 
-    Args:
-      original: the model.
-      configs: of the arms, from `configs_of`; they are trained in this order.
-      token_bytes: of each id; ids beyond the model's vocabulary may not occur.
-      prepared: the text.
-      say: prints a line.
-
-    Raises ValueError if the text has ids without a row.
+    `configs` are from `configs_of`; the arms are trained in this order.  Raises ValueError if the text has ids beyond
+    the model's vocabulary, which have no row.
     """
     vocab = original.shape.vocab_size
     counts_V, held_out_V = (
@@ -137,8 +131,7 @@ def _go_on(
 ) -> dict[str, Any]:
     """Trains an arm and returns its losses: of every batch, and on held-out text by the number of steps before it."""
     t = config.train
-    first = jax.jit(lambda params: train_step.state_of(start.model, start.bag, config, params))
-    state = first(start.params)
+    state = jax.jit(lambda params: train_step.state_of(start.model, start.bag, config, params))(start.params)
     update = jax.jit(train_step.make_train_step(start.model, config), donate_argnums=0)
     weights = jnp.ones((t.batch, t.sequence))
     batches = rows.train_batches(prepared, t.sequence, t.batch, config.seed)

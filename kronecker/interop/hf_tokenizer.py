@@ -39,25 +39,16 @@ def files(tokenizer: tokenization.Tokenizer, context: int, texts: Iterable[str] 
             spaced = tokenizer.decode(tokenizer.encode_batch(["a"])[0]) == b" a"
             fallback = tokenizer.rules["model"].get("byte_fallback")
             library.decoder = _decoder(spaced) if fallback else tokenizers.decoders.ByteLevel()
-        library.post_processor = (
-            None  # it adds special ids, as at the beginning of a text; no text in training had them
-        )
+        # It adds special ids, as at the beginning of a text; no text in training had them.
+        library.post_processor = None
     elif kind == "sentencepiece":
         library = _of_sentencepiece(base.read(tokenizer.spec, path))
     else:
         library = _of_ranks(tokenizer)
     specials = [tokenizer.token_bytes[i].decode() for i in sorted(tokenizer.special_ids)]
-    _check(
-        tokenizer,
-        library,
-        [
-            *trials.ORDINARY_TEXT.values(),
-            *trials.CHARACTERS,
-            *map(trials.AROUND.format, specials),
-            *_drawn(CHARACTERS + str(tokenizer.rules.get("pattern", ""))),
-            *texts,
-        ],
-    )
+    drawn = _drawn(CHARACTERS + str(tokenizer.rules.get("pattern", "")))
+    around = map(trials.AROUND.format, specials)
+    _check(tokenizer, library, [*trials.ORDINARY_TEXT.values(), *trials.CHARACTERS, *around, *drawn, *texts])
     end = tokenizer.token_bytes[tokenizer.eot_id].decode()
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -87,12 +78,9 @@ def _of_ranks(tokenizer: tokenization.Tokenizer) -> tokenizers.Tokenizer:
         raise ValueError(f"its pattern has {found[0]}, which other tools read otherwise")
     with base.library_errors("its pattern is not one that other tools can read"):
         pattern = tokenizers.Regex(tokenizer.rules["pattern"])
-    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(pattern, "isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = tokenizers.pre_tokenizers.Split(pattern, "isolated")
+    to_letters = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, to_letters])
     library.decoder = tokenizers.decoders.ByteLevel()
     library.add_special_tokens(list(special))
     return library

@@ -8,7 +8,7 @@ Shapes: V vocabulary, d model width, h head width.
 
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,9 @@ from kronecker.run import rundir
 from kronecker.runtime import storage
 
 CONFIG = "config.json"
-TABLE, HEAD, NORM = (
-    ("model.embed_tokens.weight", "token_embd.weight"),
-    ("lm_head.weight", "output.weight"),
-    ("model.norm.weight", "output_norm.weight"),
-)
+TABLE = ("model.embed_tokens.weight", "token_embd.weight")  # in a folder, in a GGUF file
+HEAD = ("lm_head.weight", "output.weight")
+NORM = ("model.norm.weight", "output_norm.weight")
 
 
 class Model(NamedTuple):
@@ -112,7 +110,6 @@ def _shape_in_folder(path: pathlib.Path) -> llama.Shape:
     theirs = rundir.parsed(storage.read_whole(path), str(path), {}, "download it again")
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # the newer name and the older one
     rope = rope if isinstance(rope, dict) else {"rope_type": rope}
-    refuse = _refuser(path)
     for name, got, allowed in (
         ("model_type", theirs.get("model_type"), ("llama",)),
         ("hidden_act", theirs.get("hidden_act", "silu"), ("silu",)),
@@ -121,11 +118,11 @@ def _shape_in_folder(path: pathlib.Path) -> llama.Shape:
         ("quantization_config", theirs.get("quantization_config"), (None,)),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), ("default",)),
     ):
-        refuse(name, got, got in allowed, f"Llama here has {allowed[0]!r} alone")
+        _require(path, name, got, got in allowed, f"Llama here has {allowed[0]!r} alone")
     base = rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))
     heads, width = theirs.get("num_attention_heads"), theirs.get("hidden_size")
     return _shape(
-        refuse,
+        path,
         {
             "layers": ("num_hidden_layers", theirs.get("num_hidden_layers")),
             "heads": ("num_attention_heads", heads),
@@ -142,25 +139,25 @@ def _shape_in_folder(path: pathlib.Path) -> llama.Shape:
 
 
 def _shape_in_gguf(path: pathlib.Path, found: dict[str, tensors.Tensor]) -> llama.Shape:
-    reader, refuse = gguf_file.open_file(path), _refuser(path)
+    reader = gguf_file.open_file(path)
 
     def named(key: str, default: Any = None) -> tuple[str, Any]:
         name = f"llama.{key}"
         return name, gguf_file.value(path, reader, name) if name in reader.fields else default
 
     architecture = gguf_file.value(path, reader, "general.architecture", "none")
-    refuse("general.architecture", architecture, architecture == "llama", "it must be 'llama'")
+    _require(path, "general.architecture", architecture, architecture == "llama", "it must be 'llama'")
     scaling = named("rope.scaling.type", "none")
-    refuse(*scaling, scaling[1] == "none", "Llama here has 'none' alone")
+    _require(path, *scaling, scaling[1] == "none", "Llama here has 'none' alone")
     for name, factor in (named("rope.scaling.factor", 1), named("rope.scale_linear", 1)):  # of no type means linear
-        refuse(name, factor, factor in (0, 1), "Llama here has 1 alone")
+        _require(path, name, factor, factor in (0, 1), "Llama here has 1 alone")
     (_, heads), (_, width) = named("attention.head_count"), named("embedding_length")
     of_head = named("attention.key_length", named("rope.dimension_count", _quotient(width, heads))[1])
     turned = named("rope.dimension_count", of_head[1])
-    refuse(*turned, turned[1] == of_head[1], f"it must be {of_head[0]}, {of_head[1]}")
+    _require(path, *turned, turned[1] == of_head[1], f"it must be {of_head[0]}, {of_head[1]}")
     table = found.get(TABLE[1])
     return _shape(
-        refuse,
+        path,
         {
             "layers": named("block_count"),
             "heads": named("attention.head_count"),
@@ -180,28 +177,25 @@ def _quotient(width: Any, heads: Any) -> Any:
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None
 
 
-def _refuser(path: pathlib.Path) -> Callable[[str, Any, bool, str], None]:
-    def refuse(name: str, got: Any, is_allowed: bool, allowed: str) -> None:
-        if not is_allowed:
-            raise ValueError(f"{path}: {name} is {got!s:.80}; {allowed}; give another model")
-
-    return refuse
+def _require(path: pathlib.Path, name: str, got: Any, is_allowed: bool, allowed: str) -> None:
+    if not is_allowed:
+        raise ValueError(f"{path}: {name} is {got!s:.80}; {allowed}; give another model")
 
 
 def _shape(
-    refuse: Callable[[str, Any, bool, str], None],
+    path: pathlib.Path,
     sizes: dict[str, tuple[str, Any]],
     rope_base: tuple[str, Any],
     norm_eps: tuple[str, Any],
     tie_head: bool,
 ) -> llama.Shape:
     for name, size in sizes.values():
-        refuse(name, size, type(size) is int and 0 < size < 1 << 24, "it must be a whole number above 0")
+        _require(path, name, size, type(size) is int and 0 < size < 1 << 24, "it must be a whole number above 0")
     for name, number in (rope_base, norm_eps):
         is_number = isinstance(number, int | float) and 0 < number < math.inf
-        refuse(name, number, is_number, "it must be a number above 0")
+        _require(path, name, number, is_number, "it must be a number above 0")
     heads, groups, width = (sizes[key] for key in ("heads", "kv_heads", "head_width"))
-    refuse(*groups, heads[1] % groups[1] == 0, f"it must divide {heads[0]}, {heads[1]}")
-    refuse(*width, width[1] % 2 == 0, "it must be even")
+    _require(path, *groups, heads[1] % groups[1] == 0, f"it must divide {heads[0]}, {heads[1]}")
+    _require(path, *width, width[1] % 2 == 0, "it must be even")
     values = {key: size for key, (_, size) in sizes.items()}
     return llama.Shape(**values, rope_base=float(rope_base[1]), norm_eps=float(norm_eps[1]), tie_head=tie_head)

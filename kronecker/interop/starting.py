@@ -49,11 +49,9 @@ def find(
             f"embedding.kind is {config.embedding.kind}, but GPT-2 has a table; use an arm with a table, or with "
             "a code that a graft can fit to it: table_untied, table_tied or kronecker"
         )
-    for key, has in (
-        ("embedding.scale", config.embedding.scale != 1),
-        ("model.unigram_bias", config.model.unigram_bias),
-    ):
-        if has:
+    set_here = {"embedding.scale": config.embedding.scale != 1, "model.unigram_bias": config.model.unigram_bias}
+    for key, is_set in set_here.items():
+        if is_set:
             raise ValueError(f"{key} is set, but GPT-2 has none; leave it at its default")
     model = gpt2_folder.read(folder, transformer.Shape.of(config.model))
     _check_ids(epath.Path(folder), model.about, tokenizer)

@@ -78,7 +78,7 @@ class Sampler:
                 recent = ids[-context:]
                 logits_V = self._whole(self._params, self._arm.bag, _window(recent, context), len(recent))
             key = jax.random.fold_in(jax.random.key(seed), i)
-            token = int(_draw_compiled(logits_V, key, temperature, top_p))
+            token = int(_draw(logits_V, key, temperature, top_p))
             if token == stop:
                 return
             ids.append(token)
@@ -113,6 +113,7 @@ def _after_part(
     return logits_BTV[0, length - 1], cache
 
 
+@functools.partial(jax.jit, static_argnames=("temperature", "top_p"))
 def _draw(logits_V: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
     if temperature == 0:
         return logits_V.argmax()
@@ -142,14 +143,8 @@ def _least_of_nucleus(log_p_V: jax.Array, top_p: float) -> jax.Array:
     return jnp.where(log_p_V > low, log_p_V, jnp.inf).min()
 
 
-_draw_compiled = jax.jit(_draw, static_argnums=(2, 3))
-
-
 def _window(ids: Sequence[int], context: int) -> np.ndarray:
-    window_T = np.zeros(min(context, _power_of_two(len(ids))), np.int32)
+    power_of_two = max(SHORTEST_WINDOW, 1 << (len(ids) - 1).bit_length())
+    window_T = np.zeros(min(context, power_of_two), np.int32)
     window_T[: len(ids)] = ids
     return window_T
-
-
-def _power_of_two(length: int) -> int:
-    return max(SHORTEST_WINDOW, 1 << (length - 1).bit_length())

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -20,10 +19,9 @@ from kronecker.paper import paper_page
 from kronecker.probes import on_runs, parameters, prompts, vocabularies
 from kronecker.report import pages
 from kronecker.run import finished_runs, result
-from kronecker.runtime import machine, storage
+from kronecker.runtime import machine, printing, storage
 
 CODES, PARAMETERS, PROBES, RUNTIME = paper_page.PARTS
-ALL = "all"
 ROOT = Path(__file__).parents[1]
 CODES_POS_DIM = 32  # of the paper's sections 6.1 to 6.5
 
@@ -39,13 +37,10 @@ class Part:
 
 
 def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: Sequence[str]) -> list[Part]:
-    """Returns all parts.
+    """Returns all parts: of runs of one seed, the last of which is compared with each other one, and of tokenizers.
 
-    Args:
-      probed: runs of one seed; the last is compared with each of the others.
-      specs: tokenizers, as config.tokenizer names them, whose codes are measured without any model.
-      benchmark: the command that times codes on the fly and writes its result to --out=FILE.  It is a process of its
-        own, because it needs one device and the runs may have been trained on several simulated ones.
+    `benchmark` is the command that times codes on the fly and writes its result to --out=FILE.  It is a process of its
+    own, because it needs one device and the runs may have been trained on several simulated ones.
     """
     loaded = vocabularies.load(specs)
     losses = {
@@ -74,15 +69,9 @@ def parts(probed: Sequence[finished_runs.Run], specs: Sequence[str], benchmark: 
 
 
 def chosen(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
-    """Returns the parts of these names, in their order; `all` means all.
-
-    Raises ValueError if there is no such part.
-    """
-    by_name = {part.name: part for part in known}
-    unknown = [name for name in names if name not in (*by_name, ALL)]
-    if unknown or not names:
-        raise ValueError(f"--parts={','.join(names)}: allowed: {ALL}, {', '.join(by_name)}")
-    return list(known) if ALL in names else [part for part in known if part.name in names]
+    """Returns the parts of these names, in their order, or of "all"; raises ValueError if there is no such part."""
+    names = on_runs.chosen(names, [part.name for part in known], "parts")
+    return [part for part in known if part.name in names]
 
 
 def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[str, list[result.Result]]:
@@ -96,7 +85,7 @@ def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[s
         file = folder / f"{part.name}.json"
         kept = None if again else _kept(file, part)
         state = "up to date" if kept else "measuring"
-        print(f"[{number}/{len(wanted)}] {part.what}: {state}", file=sys.stderr, flush=True)
+        printing.say(f"[{number}/{len(wanted)}] {part.what}: {state}")
         if kept is None:
             kept = part.measure()
             content = {"made_of": part.made_of, "results": [result.to_json(one) for one in kept]}

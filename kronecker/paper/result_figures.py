@@ -15,7 +15,6 @@ PANEL = (2.55, 2.5)  # inches
 
 
 def draw(found: Sequence[result.Result]) -> list[figures.Figure]:
-    """Returns the figures of what is among the results."""
     by_name = {one.name: one for one in found}
     of_categories = [one for name, one in by_name.items() if name.startswith("robustness_categories")]
     with mpl.rc_context(plot.LOOK):

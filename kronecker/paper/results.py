@@ -24,7 +24,6 @@ class Shown:
 
 
 def shown(found: Iterable[result.Result]) -> list[Shown]:
-    """Returns results as pages show them."""
     return [Shown(one, result.table(one), conditions(one), statement(one)) for one in found]
 
 

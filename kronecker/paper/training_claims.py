@@ -31,16 +31,14 @@ def pair(found: Sequence[finished_runs.Run]) -> compare.Comparison:
     are not pairs.
     """
     arms = {run.arm for run in found}
-    missing = [arm for arm in (TABLE, KRONECKER) if arm not in arms]
-    if missing:
+    if missing := [arm for arm in (TABLE, KRONECKER) if arm not in arms]:
         raise ValueError(
             f"the paper compares {TABLE} with {KRONECKER}, but there is no finished run of {' or of '.join(missing)}; "
             f"train it first, for example: make pair"
         )
     chosen = [run for run in found if run.arm in (TABLE, KRONECKER, UNTIED)]
     by_name = compare.by_name(chosen, (*compare.COMPARED, *compare.TUNED))
-    versions = [name for name in by_name if name not in (TABLE, KRONECKER, UNTIED)]
-    if versions:
+    if versions := [name for name in by_name if name not in (TABLE, KRONECKER, UNTIED)]:
         of_arm = {run.arm: of_name for of_name in reversed(by_name.values()) for run in of_name}
         folders = shlex.join(str(run.folder) for of_name in of_arm.values() for run in of_name)
         raise ValueError(
@@ -63,7 +61,7 @@ def measure(comparison: compare.Comparison) -> result.Result:
     """
     table, arms = comparison.baseline, {arm.name: arm for arm in comparison.arms}
     kronecker = arms[KRONECKER]
-    gaps = {name: _minus(arms[name], kronecker) for name in (TABLE, UNTIED) if name in arms}
+    gaps = {name: compare.difference(arms[name], kronecker) for name in (TABLE, UNTIED) if name in arms}
     relative = (100 * gap / loss for gap, loss in zip(gaps[TABLE].values, table.losses, strict=True))
     rows = [
         _gap(TABLE, gaps[TABLE]),
@@ -97,16 +95,8 @@ def measure(comparison: compare.Comparison) -> result.Result:
     )
 
 
-def _minus(one: compare.Arm, other: compare.Arm) -> intervals.Difference:
-    return _over_seeds(one, (a - b for a, b in zip(one.losses, other.losses, strict=True)))
-
-
-def _over_seeds(arm: compare.Arm, values: Iterable[float]) -> intervals.Difference:
-    return intervals.Difference(tuple(run.seed for run in arm.runs), tuple(values))
-
-
 def _mean(arm: compare.Arm, values: Iterable[float]) -> tuple[float, float | None]:
-    found = _over_seeds(arm, values)
+    found = intervals.Difference(tuple(run.seed for run in arm.runs), tuple(values))
     return found.mean, found.half
 
 

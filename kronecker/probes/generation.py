@@ -145,8 +145,7 @@ def describe(*runs: Measured) -> list[Result]:
         "The paper's prompts are in its author's repository, its rule for a flag is not. Ours are other prompts and "
         "another rule, so the counts are not comparable with the paper's.",
     ]
-    tables = [run.name for run in runs if run.of(FORCED)[0].given == AS_TOKENS]
-    if tables:
+    if tables := [run.name for run in runs if run.of(FORCED)[0].given == AS_TOKENS]:
         notes.append(
             f"{', '.join(tables)}: a table cannot embed a byte string, so its `forced` is the same as its `novel`."
         )

@@ -17,6 +17,7 @@ UNRELATED_DISTANCE = 0.7  # edit distance over the longer word's length from whi
 RELATED_DISTANCE = 2  # the most edits between two words of one stem
 STEM = 4  # first characters that two words of one stem have in common
 PAIRS = 20_000  # random pairs; the error of their mean cosine is about 0.002
+BLOCK = 16_384  # rows at a time
 PAIR_KINDS = ("same canonical", "one stem", "unrelated")
 
 
@@ -46,7 +47,12 @@ class Anisotropy:
 
 def anisotropy(matrix_Vd: np.ndarray, pairs: int = PAIRS, seed: int = 0) -> Anisotropy:
     """Returns the mean cosine of random pairs of rows and the norm of the mean row; zero rows are left out."""
-    mean_d, norms_V = _mean_and_norms(matrix_Vd)
+    total_d, norms = np.zeros(matrix_Vd.shape[1]), []
+    for start in range(0, len(matrix_Vd), BLOCK):
+        rows = np.asarray(matrix_Vd[start : start + BLOCK], np.float32)
+        total_d += rows.sum(axis=0, dtype=np.float64)
+        norms.append(np.linalg.norm(rows, axis=1))
+    mean_d, norms_V = total_d / len(matrix_Vd), np.concatenate(norms).astype(np.float64)
     chosen = np.flatnonzero(norms_V)
     if len(chosen) < 2:
         return Anisotropy(float("nan"), float(np.linalg.norm(mean_d)), float(norms_V.mean()))
@@ -144,15 +150,6 @@ def stability(neighbour_forms: Mapping[str, Mapping[str, Collection[str]]]) -> f
 def holds_part(probe: str, neighbour_forms: Sequence[str]) -> bool:
     """Returns whether a neighbour contains the probe or is contained in it: section 6.5's test of unseen words."""
     return any(form and (form in probe or probe in form) for form in neighbour_forms)
-
-
-def _mean_and_norms(matrix_Vd: np.ndarray, block: int = 16_384) -> tuple[np.ndarray, np.ndarray]:
-    total, norms = np.zeros(matrix_Vd.shape[1]), []
-    for start in range(0, len(matrix_Vd), block):
-        rows = np.asarray(matrix_Vd[start : start + block], np.float32)
-        total += rows.sum(axis=0, dtype=np.float64)
-        norms.append(np.linalg.norm(rows, axis=1))
-    return total / len(matrix_Vd), np.concatenate(norms).astype(np.float64)
 
 
 def _rows(matrix_Vd: np.ndarray, ids: np.ndarray) -> np.ndarray:

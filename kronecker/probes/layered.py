@@ -76,14 +76,8 @@ def score_space(
 ) -> dict[str, dict[str, Scores]]:
     """Returns family -> word -> its scores among the rows of one space, the query's own token left out.
 
-    Args:
-      space_Vd: a vector for each id.
-      first_tokens: probe word -> id of its first token; words without one are left out.
-      forms_V: canonical form of each id.
-      k: neighbours of a word.
-      families: name -> its probe words.
-      roots: name -> what the canonical form of a relative contains.
-      relatives: name -> the canonical forms that count by the strict measure.
+    `first_tokens` is probe word -> id of its first token; words without one are left out.  `forms_V` are canonical
+    forms: of a family's relatives they contain its root, and by the strict measure they are among `relatives`.
     """
     asked = [(name, word) for name, members in families.items() for word in members if word in first_tokens]
     ids = [first_tokens[word] for _, word in asked]
@@ -109,8 +103,7 @@ def spaces(arm: build.Arm, params: Mapping[str, Any], layers: Sequence[int]) -> 
     `layers` are the blocks whose outputs are yielded, from 0; raises ValueError if there is no such block.
     """
     shape = arm.model.shape
-    missing = [layer for layer in layers if not 0 <= layer < shape.layers]
-    if missing:
+    if missing := [layer for layer in layers if not 0 <= layer < shape.layers]:
         raise ValueError(f"layers has {missing[0]}; allowed: 0 to {shape.layers - 1}, the model's blocks")
     vectors = build.input_table(arm, params).astype(np.float32)
     yield E_RAW, vectors
@@ -139,8 +132,9 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
     """
     rows: dict[bool, list[tuple[result.Cell, ...]]] = {False: [], True: []}
     of_runs = [measured_on.of_run(dotted.flat(run.config), run.step) for run in found.values()]
+    asked = [word for family in words.LAYERED_FAMILIES.values() for word in family]
     for name, run in found.items():
-        tokens = _probe_tokens(run)
+        tokens = dict(zip(asked, map(np.ndarray.tolist, run.tokenizer.encode_batch(asked)), strict=True))
         forms = words.canonical_forms(run.tokenizer.token_bytes)
         for space, space_Vd in spaces(run.arm, run.params, layers):
             scores = score_space(space_Vd, {word: ids[0] for word, ids in tokens.items()}, forms, k)
@@ -170,8 +164,3 @@ def measure(found: Mapping[str, restore.Restored], layers: Sequence[int] = (0, 1
             result.Result(name=f"layered{suffix}_families", title=f"{title}, by family", rows=of_kind, **told),
         ]
     return results
-
-
-def _probe_tokens(run: restore.Restored) -> dict[str, list[int]]:
-    asked = [word for family in words.LAYERED_FAMILIES.values() for word in family]
-    return {word: ids.tolist() for word, ids in zip(asked, run.tokenizer.encode_batch(asked), strict=True)}

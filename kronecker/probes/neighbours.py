@@ -47,7 +47,6 @@ class Codes:
         self._queries = codec.byte_table(list(queries), table.pos_dim)
 
     def cosines(self, start: int, stop: int) -> np.ndarray:
-        """Returns them as `Rows.cosines` does."""
         lengths_N = self._table.lengths[start:stop]
         used_NP = np.arange(self._table.pos_dim) < lengths_N[:, None]
         found = np.zeros((len(self._queries.lengths), stop - start))

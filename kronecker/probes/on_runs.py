@@ -4,7 +4,7 @@ The last run is compared with each of the others, prompt by prompt.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -37,12 +37,12 @@ def show(results: Sequence[result.Result]) -> None:
     result.show([one for one in results if one.name != TEXTS])
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """Returns the names of the chosen probes, each once; raises ValueError if there is no such probe."""
-    unknown = [name for name in names if name not in (ALL, *PROBES)]
-    if unknown or not names:
-        raise ValueError(f"--probes={','.join(names)}: allowed: {ALL}, {', '.join(PROBES)}")
-    return list(PROBES) if ALL in names else list(dict.fromkeys(names))
+def chosen(names: Sequence[str], known: Iterable[str] | None = None, flag: str = "probes") -> list[str]:
+    """Returns the names of the chosen probes, or of `known`, each once; raises ValueError if one is unknown."""
+    known = list(PROBES if known is None else known)
+    if not names or not {ALL, *known} >= set(names):
+        raise ValueError(f"--{flag}={','.join(names)}: allowed: {ALL}, {', '.join(known)}")
+    return known if ALL in names else list(dict.fromkeys(names))
 
 
 def _geometry(found: Runs, pairs: Sequence[prompts.Pair]) -> list[result.Result]:

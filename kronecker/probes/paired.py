@@ -33,13 +33,8 @@ class Comparison:
 def compare(a_N: np.ndarray, b_N: np.ndarray, seed: int) -> Comparison:
     """Returns how B differs from A: by McNemar's test if both are bool, else by Wilcoxon's.
 
-    Args:
-      a_N: the finite outcome of each item under the first arm.
-      b_N: the same under the second.
-      seed: of the bootstrap.
-
-    Raises:
-      ValueError: if there are no items, not as many in both, or an outcome is not finite.
+    `seed` is the bootstrap's.  Raises ValueError if there are no items, not as many in both, or an outcome is not
+    finite.
     """
     a_N, b_N = np.asarray(a_N), np.asarray(b_N)
     if a_N.shape != b_N.shape or a_N.ndim != 1 or not len(a_N):

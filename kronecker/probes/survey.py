@@ -38,10 +38,8 @@ def survey(
 ) -> list[result.Result]:
     """Returns the tables of sections 6.1 to 6.5 for each subject; a random table is the reference of every metric.
 
-    Args:
-      conditions: of all subjects, e.g. P; `embeddings` replaces the list of their names.
-      k: neighbours of a word.
-      pairs: pairs of ids of each kind, for the cosines by edit distance.
+    `conditions` are those of all subjects, e.g. P; their `embeddings` replaces the list of names.  A word has `k`
+    neighbours; the cosines by edit distance are of at most `pairs` pairs of ids of each kind.
     """
     forms = {one.name: _neighbour_forms(one, k) for one in found}
     conditions = {"embeddings": "; ".join(forms)} | dict(conditions)

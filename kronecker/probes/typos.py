@@ -24,33 +24,15 @@ KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # each row begins half a key 
 WORD = re.compile("[A-Za-z]+")
 
 
-def transpose(word: str) -> list[str]:
-    """Returns `word` with two neighbouring inner letters exchanged, every way that changes it."""
-    return _different(word, (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in _inner(word)[:-1]))
-
-
-def drop(word: str) -> list[str]:
-    """Returns `word` without one of its inner letters, every way."""
-    return _different(word, (word[:i] + word[i + 1 :] for i in _inner(word)))
-
-
-def double(word: str) -> list[str]:
-    """Returns `word` with one inner letter written twice, every way."""
-    return _different(word, (word[: i + 1] + word[i:] for i in _inner(word)))
-
-
-def neighbour(word: str) -> list[str]:
-    """Returns `word` with one inner letter replaced by a key beside it on a QWERTY keyboard, every way."""
-    return _replaced(word, _NEIGHBOURS)
-
-
-def vowel(word: str) -> list[str]:
-    """Returns `word` with one inner vowel replaced by another vowel, every way."""
-    return _replaced(word, {letter: VOWELS.replace(letter, "") for letter in VOWELS})
-
-
+# Each returns a word with one typo, every way that changes it.
 OPERATORS: dict[str, Callable[[str], list[str]]] = {
-    operator.__name__: operator for operator in (transpose, drop, double, neighbour, vowel)
+    "transpose": lambda word: _different(
+        word, (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in _inner(word)[:-1])
+    ),
+    "drop": lambda word: _different(word, (word[:i] + word[i + 1 :] for i in _inner(word))),
+    "double": lambda word: _different(word, (word[: i + 1] + word[i:] for i in _inner(word))),
+    "neighbour": lambda word: _replaced(word, _NEIGHBOURS),
+    "vowel": lambda word: _replaced(word, {letter: VOWELS.replace(letter, "") for letter in VOWELS}),
 }
 
 

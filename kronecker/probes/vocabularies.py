@@ -29,12 +29,7 @@ def codes(vocabularies: Sequence[tokenization.Tokenizer], pos_dim: int) -> list[
 
 
 def measure(vocabularies: Sequence[tokenization.Tokenizer]) -> result.Result:
-    """Returns a row for each vocabulary, their mean, and the mean as the author's package counts.
-
-    Raises ValueError if there is no vocabulary.
-    """
-    if not vocabularies:
-        raise ValueError("there are no vocabularies; give at least one tokenizer")
+    """Returns a row for each vocabulary, their mean, and the mean as the author's package counts."""
     rows = [_row(tokenizer) for tokenizer in vocabularies]
     shares = np.mean([row[2 : 2 + len(POS_DIMS)] for row in rows], axis=0).tolist()
     shorter = np.mean([_shorter(tokenizer) for tokenizer in vocabularies], axis=0).tolist()

@@ -133,9 +133,8 @@ def show(coverages: Sequence[Coverage], file: TextIO | None = None) -> None:
 
 
 def _row_of(tokenizer: tokenization.Tokenizer, token_id: int) -> str:
-    return (
-        SPECIAL if token_id in tokenizer.special_ids else writing_systems.script(tokenizer.token_bytes[token_id] or b"")
-    )
+    is_special = token_id in tokenizer.special_ids
+    return SPECIAL if is_special else writing_systems.script(tokenizer.token_bytes[token_id] or b"")
 
 
 def _scripts_in_turn(

@@ -34,14 +34,11 @@ class Breakdown:
     differences: Mapping[str, tuple[intervals.Difference, ...]]  # arm -> (G,)
 
 
-def break_down(
-    comparison: compare.Comparison, losses: Mapping[compare.RunKey, losses_by_token.TokenLosses]
-) -> list[Breakdown]:
+def break_down(comparison: compare.Comparison, losses: losses_by_token.OfRuns) -> list[Breakdown]:
     """Returns every breakdown in which at least two groups have LEAST_TOKENS tokens; none without token losses."""
     if not losses or not comparison.others:
         return []
-    facts = losses[comparison.baseline.name, comparison.baseline.runs[0].seed]
-    made = [_over_groups(comparison, losses, grouping, grouping.of_token(facts)) for grouping in GROUPINGS]
+    made = [_over_groups(comparison, losses, grouping) for grouping in GROUPINGS]
     return [breakdown for breakdown in made if len(breakdown.groups) > 1]
 
 
@@ -71,11 +68,6 @@ class Grouping:
     ids: str  # "targets" or "inputs": which of a prediction's two tokens decides
     # token losses -> names of all groups in order, and the group of each id (V,)
     of_ids: Callable[[losses_by_token.TokenLosses], tuple[list[str], np.ndarray]]
-
-    def of_token(self, facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
-        """Returns the names of all groups, and the group of each held-out token (N,)."""
-        names, of_id = self.of_ids(facts)
-        return names, of_id[facts[self.ids]]
 
 
 def by_frequency(facts: losses_by_token.TokenLosses) -> tuple[list[str], np.ndarray]:
@@ -128,13 +120,10 @@ GROUPINGS = tuple(
 )
 
 
-def _over_groups(
-    comparison: compare.Comparison,
-    losses: Mapping[compare.RunKey, losses_by_token.TokenLosses],
-    grouping: Grouping,
-    groups: tuple[Sequence[str], np.ndarray],
-) -> Breakdown:
-    names, group_N = groups
+def _over_groups(comparison: compare.Comparison, losses: losses_by_token.OfRuns, grouping: Grouping) -> Breakdown:
+    facts = losses[comparison.baseline.name, comparison.baseline.runs[0].seed]
+    names, group_V = grouping.of_ids(facts)
+    group_N = group_V[facts[grouping.ids]]
     tokens_G = np.bincount(group_N, minlength=len(names))
     shown = np.flatnonzero(tokens_G >= LEAST_TOKENS)
 

@@ -12,9 +12,9 @@ CAPTION = (
 )
 
 
+@mpl.rc_context(plot.LOOK)
 def draw(comparison: compare.Comparison, breakdowns: Sequence[breakdown.Breakdown]) -> list[figures.Figure]:
-    with mpl.rc_context(plot.LOOK):
-        return [_draw(comparison, made) for made in breakdowns]
+    return [_draw(comparison, made) for made in breakdowns]
 
 
 def _draw(comparison: compare.Comparison, made: breakdown.Breakdown) -> figures.Figure:

@@ -13,7 +13,7 @@ Shapes: N held-out predictions, V vocabulary, S strata, n seeds.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,7 @@ class Damage:
         return self.difference.verdict if beyond else intervals.NOT_RESOLVED
 
 
-def damage(
-    comparison: compare.Comparison, losses: Mapping[compare.RunKey, losses_by_token.TokenLosses]
-) -> list[Damage]:
+def damage(comparison: compare.Comparison, losses: losses_by_token.OfRuns) -> list[Damage]:
     """Returns the damage of each arm that has ids which share a code; none without token losses."""
     if not losses:
         return []
@@ -83,19 +81,16 @@ def to_json(damages: Sequence[Damage]) -> dict[str, Any]:
     }
 
 
-def _damage(
-    comparison: compare.Comparison, losses: Mapping[compare.RunKey, losses_by_token.TokenLosses], arm: compare.Arm
-) -> Damage:
+def _damage(comparison: compare.Comparison, losses: losses_by_token.OfRuns, arm: compare.Arm) -> Damage:
     facts = losses[arm.name, arm.runs[0].seed]
+    pairs = [(losses[arm.name, run.seed], losses[comparison.baseline.name, run.seed]) for run in arm.runs]
     inputs_N = facts["inputs"]
     coded_V = (facts["bytes"] > 0) & ~facts["special"]
     collided_V = coded_V & (facts["code_group"] >= 0)
-    of_input = _Inputs(
-        np.bincount(inputs_N, minlength=len(coded_V)) * coded_V,
-        np.stack([_sums(losses, comparison.baseline.name, arm, run.seed, coded_V) for run in arm.runs]),
-        _strata(facts),
-    )
-    shared_nV = [losses[arm.name, run.seed]["code_group"] >= 0 for run in arm.runs]
+    counts_V = np.bincount(inputs_N, minlength=len(coded_V)) * coded_V
+    after = [np.bincount(own["inputs"], own["nats"].astype(np.float64) - of["nats"], len(coded_V)) for own, of in pairs]
+    of_input = _Inputs(counts_V, np.stack(after) * coded_V, _strata(facts))
+    shared_nV = [own["code_group"] >= 0 for own, _ in pairs]
     redrawn = any(not np.array_equal(shared_V, shared_nV[0]) for shared_V in shared_nV)
     estimate = None if redrawn else of_input.excess(collided_V)
     tokens = int(of_input.counts[collided_V].sum())
@@ -154,17 +149,6 @@ def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
         if excess is not None:
             means.append(abs(excess[0]))
     return float(np.quantile(means, intervals.CONFIDENCE)) if means else None
-
-
-def _sums(
-    losses: Mapping[compare.RunKey, losses_by_token.TokenLosses],
-    baseline: str,
-    arm: compare.Arm,
-    seed: int,
-    coded_V: np.ndarray,
-) -> np.ndarray:
-    own, partner = losses[arm.name, seed], losses[baseline, seed]
-    return np.bincount(own["inputs"], own["nats"].astype(np.float64) - partner["nats"], len(coded_V)) * coded_V
 
 
 def _strata(facts: losses_by_token.TokenLosses) -> np.ndarray:

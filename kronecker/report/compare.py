@@ -126,8 +126,8 @@ def compare(
     """
     compared = (*COMPARED, *tuned)
     by_name, ended = _by_name_and_seed(found, compared, diverged)
+    also = f"; {', '.join(ended)} diverged" if ended else ""
     if baseline not in by_name:
-        also = f"; {', '.join(ended)} diverged" if ended else ""
         give = f"--baseline={shlex.quote(next(iter(by_name)))}"
         raise ValueError(
             f"--baseline={baseline}: no such arm among these runs; there are: {', '.join(by_name)}{also}; give for "
@@ -136,7 +136,6 @@ def compare(
     seeds = set.intersection(*map(set, by_name.values()))
     if not seeds:
         trained = "; ".join(f"{name} has {', '.join(map(str, sorted(of_seed)))}" for name, of_seed in by_name.items())
-        also = f"; {', '.join(ended)} diverged" if ended else ""
         raise ValueError(
             f"the arms have no seed in common: {trained}{also}; train the missing runs (train.py --config.seed=...), "
             "or name the folders of the runs to compare, without one of these arms"
@@ -190,7 +189,7 @@ def on(comparison: Comparison, evaluated: Evaluated) -> Comparison:
         np.stack([by_document(arm) - expected for arm in others]), evaluated.tokens
     )
     others = [
-        dataclasses.replace(arm, difference=_difference(arm, baseline), documents=interval)
+        dataclasses.replace(arm, difference=difference(arm, baseline), documents=interval)
         for arm, interval in zip(others, drawn or [None] * len(others), strict=True)
     ]
     ordered = tuple(sorted(others, key=lambda arm: arm.difference.mean))
@@ -247,7 +246,7 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
         "runs": [str(run.folder) for run in arm.runs],
         **{key: values and {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
         **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
-        "params": {group: arm.runs[0].params[group] for group in ("input", "body", "head", "total")},
+        "params": {group: arm.runs[0].params[group] for group in finished_runs.PARAMETER_GROUPS},
         "difference": arm.difference and intervals.to_json(arm.difference),
         "interval_over_documents": arm.documents,
         "reach": {
@@ -299,7 +298,7 @@ def _paired(
         _require_equal((partner, run), compared)
     arm = _arm(name, members)
     reaches = tuple(reach.reach(run, partner) for run, partner in pairs)
-    return dataclasses.replace(arm, difference=_difference(arm, _arm("", tuple(partners))), reaches=reaches)
+    return dataclasses.replace(arm, difference=difference(arm, _arm("", tuple(partners))), reaches=reaches)
 
 
 def _arm(name: str, runs: tuple[finished_runs.Run, ...]) -> Arm:
@@ -307,7 +306,8 @@ def _arm(name: str, runs: tuple[finished_runs.Run, ...]) -> Arm:
     return Arm(name, runs, None, losses, bits)
 
 
-def _difference(arm: Arm, baseline: Arm) -> intervals.Difference:
+def difference(arm: Arm, baseline: Arm) -> intervals.Difference:
+    """Returns the paired differences of the losses of two arms with the same seeds."""
     values = tuple(loss - partner for loss, partner in zip(arm.losses, baseline.losses, strict=True))
     return intervals.Difference(tuple(run.seed for run in arm.runs), values)
 
@@ -329,17 +329,13 @@ def _require_equal(found: Iterable[finished_runs.Run], compared: Sequence[str], 
         if unequal:
             remedy = (
                 "give runs of both arms at each train.lr, or --tuned to compare these two"
-                if _rate_alone(unequal)
+                if all(text.startswith(tuple(f"{key} is " for key in TUNED)) for text in unequal)
                 else "train one of them again with the other's settings, or name only the folders of runs that agree"
             )
             raise ValueError(
                 f"{first.folder} and {run.folder} cannot be compared: {'; '.join(unequal)}; "
                 f"only the input embedding may differ; {remedy}"
             )
-
-
-def _rate_alone(unequal: Sequence[str]) -> bool:
-    return all(text.startswith(tuple(f"{key} is " for key in TUNED)) for text in unequal)
 
 
 def _shared(run: finished_runs.Run, compared: Sequence[str]) -> dict[str, Any]:

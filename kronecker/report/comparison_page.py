@@ -21,7 +21,7 @@ from kronecker.report import (
     surroundings,
     tables,
 )
-from kronecker.run import finished_runs, measured_on
+from kronecker.run import measured_on
 from kronecker.schema import arms
 
 
@@ -146,6 +146,7 @@ def _conditions(comparison: compare.Comparison) -> dict[str, str]:
     data, tokenizer = result["data_fingerprint"][:12], result["tokenizer_fingerprint"][:12]
     batch = f"{c['train.batch']} × {c['train.sequence']} tokens"
     rates = _each(f"{run.config['train.lr']:g}" for run in comparison.runs)
+    versions = ({"Python": run.env["python"], **run.env["versions"]} for run in comparison.runs)
     return {
         "Model": f"{measured_on.model(first.config)}; {c['model.dtype']}",
         "Data": f"{c['data.source']}; fingerprint {data}",
@@ -154,14 +155,10 @@ def _conditions(comparison: compare.Comparison) -> dict[str, str]:
         "Learning rate": f"peak {rates}; {c['train.warmup_steps']:,} steps of warm-up, then cosine decay",
         "Seeds": _each(", ".join(str(run.seed) for run in arm.runs) for arm in comparison.arms),
         "Device": _each(surroundings.devices(run) for run in comparison.runs),
-        "Versions": _each(_versions(run) for run in comparison.runs),
+        "Versions": _each(", ".join(f"{name} {version}" for name, version in one.items()) for one in versions),
         "Commit": _each(run.env["commit"] or "not in a git checkout" for run in comparison.runs),
         "Started": _each(run.env["started"][:10] for run in comparison.runs) + " (UTC)",
     }
-
-
-def _versions(run: finished_runs.Run) -> str:
-    return ", ".join([f"Python {run.env['python']}", *(f"{name} {v}" for name, v in run.env["versions"].items())])
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -101,17 +101,10 @@ class Curve:
     values: np.ndarray  # (n, points)
 
 
+@mpl.rc_context(plot.LOOK)
 def draw(comparison: compare.Comparison) -> list[Figure]:
     """Returns the figure of the verdicts, then those of curves over training."""
-    with mpl.rc_context(plot.LOOK):
-        figures = [_draw_verdicts(comparison), *(_draw_panel(comparison, panel) for panel in PANELS)]
-    return [drawn for drawn in figures if drawn]
-
-
-def draw_speed(comparison: compare.Comparison) -> Figure:
-    """Returns training tokens a second, by arm."""
-    with mpl.rc_context(plot.LOOK):
-        return _draw_speed(comparison)
+    return [*filter(None, (_draw_verdicts(comparison), *(_draw_panel(comparison, panel) for panel in PANELS)))]
 
 
 def curves(comparison: compare.Comparison, panel: Panel) -> list[Curve]:
@@ -228,7 +221,9 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
     )
 
 
-def _draw_speed(comparison: compare.Comparison) -> Figure:
+@mpl.rc_context(plot.LOOK)
+def draw_speed(comparison: compare.Comparison) -> Figure:
+    """Returns training tokens a second, by arm."""
     style = plot.styles([arm.name for arm in comparison.arms])
     paper, ax = plot.rows([arm.name for arm in comparison.arms])
     for row, arm in enumerate(comparison.arms):

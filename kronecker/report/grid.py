@@ -180,21 +180,18 @@ def _parted(runs: Iterable[compare.AnyRun]) -> tuple[list[finished_runs.Run], li
 def _swept(found: Sequence[finished_runs.Run], diverged: Sequence[finished_runs.Diverged]) -> tuple[str, ...]:
     """Returns the varying keys that split the runs; one that follows from those before it does not."""
     sources = keys.having(keys.INPUT) if len({run.result["data_fingerprint"] for run in found}) > 1 else ()
-    free = compare.FREE_IN_A_PAIR - set(sources)
+    free = (compare.FREE_IN_A_PAIR - set(sources)) | set(compare.PER_SEED)
     places = {key: place for place, key in enumerate(keys.KEYS)}  # a removed key of old runs is last
-    varying = sorted(
-        (
-            key
-            for key in finished_runs.varying(run.config for run in (*found, *diverged))
-            if key not in free
-            and key not in compare.PER_SEED
-            and not compare.within(key, compare.COMPARED)
-            and all(key in run.config for run in (*found, *diverged))  # else `compare` refuses the pair
-        ),
-        key=lambda key: places.get(key, len(places)),
-    )
+    varying = finished_runs.varying(run.config for run in (*found, *diverged))
+    shared = [
+        key
+        for key in varying
+        if key not in free
+        and not compare.within(key, compare.COMPARED)
+        and all(key in run.config for run in (*found, *diverged))  # else `compare` refuses the pair
+    ]
     chosen, parts = [], 1
-    for key in varying:
+    for key in sorted(shared, key=lambda key: places.get(key, len(places))):
         split = {tuple(run.config.get(one) for one in (*chosen, key)) for run in (*found, *diverged)}
         if len(split) > parts:
             chosen, parts = [*chosen, key], len(split)
@@ -205,7 +202,8 @@ def _best(found: Sequence[compare.AnyRun], baseline: str, swept: Sequence[str]) 
     if any(not key.startswith("train.") or key in LENGTH for key in swept):
         return None  # another text, model or length is another question, not a value to choose
     versions = _versions(found, swept)
-    tuned = tuple(key for key in (*swept, *OF_INPUT) if any(len(_values(of, key)) > 1 for of in versions.values()))
+    varying = {key for of in versions.values() for key in finished_runs.varying(one.values for one in of)}
+    tuned = tuple(key for key in (*swept, *OF_INPUT) if key in varying)
     several = {arm: of_arm for arm, of_arm in versions.items() if len(of_arm) > 1}
     tuning = _seeds(set(one.runs) for of_arm in several.values() for one in of_arm)
     if not tuning:
@@ -232,16 +230,11 @@ def _best(found: Sequence[compare.AnyRun], baseline: str, swept: Sequence[str]) 
         confirmed=compared != common,
         left_out=tuple(arm for arm in alone if arm not in chosen),
         hopeless=hopeless,
-        comparison=_of_chosen(runs, own, swept, ended),
+        # By the arms' plain names, so that a diverged run of another version puts no setting into them.
+        comparison=dataclasses.replace(
+            held_out.compared(runs, own, tuple(swept)), diverged={f"{run.arm} seed {run.seed}": run for run in ended}
+        ),
     )
-
-
-def _of_chosen(
-    runs: Sequence[finished_runs.Run], own: str, swept: Sequence[str], ended: Sequence[finished_runs.Diverged]
-) -> compare.Comparison:
-    # By the arms' plain names, so that a diverged run of another version puts no setting into them.
-    comparison = held_out.compared(runs, own, tuple(swept))
-    return dataclasses.replace(comparison, diverged={f"{run.arm} seed {run.seed}": run for run in ended})
 
 
 def _seeds(each: Iterable[set[int]]) -> set[int]:
@@ -268,10 +261,6 @@ def _versions(found: Sequence[compare.AnyRun], swept: Sequence[str]) -> dict[str
         name: [Version(name, dict(zip(tuned, values, strict=True)), runs) for values, runs in of_name.items()]
         for name, of_name in grouped.items()
     }
-
-
-def _values(versions: Iterable[Version], key: str) -> set[Any]:
-    return {version.values[key] for version in versions}
 
 
 def _in_order(values: Values) -> list[tuple[str, Any]]:

@@ -11,11 +11,11 @@ from kronecker.run import finished_runs
 LOGARITHMIC = 3.0  # an axis whose highest value is so many times its lowest
 
 
+@mpl.rc_context(plot.LOOK)
 def draw(best: grid.Best) -> list[figures.Figure]:
     """Returns a figure for each tuned number, and one of the input's rate where its multiplier was tuned too."""
     keys = [*best.keys, *([grid.INPUT_STEP] if {grid.RATE, grid.MULTIPLIER} <= set(best.keys) else [])]
-    with mpl.rc_context(plot.LOOK):
-        return [_draw(best, key) for key in keys if _is_drawn(best, key)]
+    return [_draw(best, key) for key in keys if _is_drawn(best, key)]
 
 
 def _is_drawn(best: grid.Best, key: str) -> bool:

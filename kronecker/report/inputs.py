@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from kronecker.report import compare
+from kronecker.report import compare, losses_by_token
 from kronecker.run import finished_runs, rundir
-from kronecker.runtime import storage
 from kronecker.runtime.printing import Table
 
 _NUMBER = (float, type(None))
@@ -23,18 +22,9 @@ HEADERS = (
 
 
 def read(run: finished_runs.Run) -> dict[str, Any] | None:
-    """Returns the content of a run's input_use.json, or None if it has none.
-
-    Raises ValueError if it is damaged, or of another checkpoint than the run's result.
-    """
-    file, remedy = run.folder / rundir.INPUT_USE, f"write it again: python scripts/token_losses.py --again {run.folder}"
-    if not file.exists():
-        return None
-    found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), FIELDS, remedy)
-    of_run = {"training_step": run.result["step"], "validation_loss": run.result["validation_loss"]}
-    if other := [name for name in of_run if found[name] != of_run[name]]:
-        raise ValueError(f"{file}: belongs to another run than {rundir.RESULT}: {other[0]} differs; {remedy}")
-    return found
+    """Returns the content of a run's input_use.json, or None if it has none; raises as `losses_by_token.record`."""
+    exists = (run.folder / rundir.INPUT_USE).exists()
+    return losses_by_token.record(run, rundir.INPUT_USE, FIELDS) if exists else None
 
 
 def table(comparison: compare.Comparison) -> Table:

@@ -16,6 +16,7 @@ from kronecker.run import finished_runs, rundir
 from kronecker.runtime import storage
 
 TokenLosses = Mapping[str, np.ndarray]
+OfRuns = Mapping[compare.RunKey, TokenLosses]
 
 # The evaluation at a run's end and token_losses.py add the same numbers in different orders, perhaps on other devices.
 CLOSE = 2e-3  # nats per token
@@ -115,12 +116,20 @@ def documents(run: finished_runs.Run) -> dict[str, Any]:
 
 def kept(run: finished_runs.Run) -> dict[str, Any]:
     """Returns the content of a run's held_out.json as `documents`; raises ValueError if it is of another run."""
-    file, remedy = run.folder / rundir.HELD_OUT, f"write it again: python scripts/token_losses.py --again {run.folder}"
-    found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), _DOCUMENTS, remedy)
+    return record(run, rundir.HELD_OUT, _DOCUMENTS, ("nats", "tokens"))
+
+
+def record(run: finished_runs.Run, name: str, needed: Mapping[str, Any], of: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns what scripts/token_losses.py wrote; `needed` is as of `rundir.parsed`, `of` are names as of `columns`.
+
+    Raises ValueError if it is damaged, or of another checkpoint than the run's result.
+    """
+    file, remedy = run.folder / name, f"write it again: python scripts/token_losses.py --again {run.folder}"
+    found = rundir.parsed(storage.read_whole(file, remedy=remedy), str(file), needed, remedy)
     of_result = run.result | {"training_step": run.result["step"]}
-    if other := [name for name in _OF_RUN if found[name] != of_result[name]]:
+    if other := [name for name in _OF_RUN if name in needed and found[name] != of_result[name]]:
         raise ValueError(f"{file}: belongs to another run than {rundir.RESULT}: {other[0]} differs; {remedy}")
-    return columns(found, ("nats", "tokens"), file, remedy)
+    return columns(found, of, file, remedy) if of else found
 
 
 def has_documents(run: finished_runs.Run) -> bool:
@@ -161,7 +170,6 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
 
 
 def missing(comparison: compare.Comparison) -> list[str]:
-    """Returns the folders of runs without token losses."""
     return [str(run.folder) for run in comparison.runs if not (run.folder / rundir.TOKEN_LOSSES).exists()]
 
 

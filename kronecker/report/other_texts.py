@@ -55,8 +55,7 @@ def lacking(comparison: compare.Comparison) -> list[str]:
     for arm in comparison.arms:
         folders |= {(arm.name, run.seed): run.folder for run in arm.runs}
     for key, found in _by_text(of_runs).items():
-        without = [str(folders[run]) for run in of_runs if run not in found]
-        if without:
+        if without := [str(folders[run]) for run in of_runs if run not in found]:
             one = next(iter(found.values()))
             options = (f"--{flag}={one[field]}" for field, flag in FLAGS.items() if one[field])
             command = shlex.join(["python", "eval.py", f"--workdir={without[0]}", *options])

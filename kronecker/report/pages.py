@@ -50,7 +50,6 @@ def folder_of(page: Path) -> Path:
 
 
 def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
-    """Writes each figure as SVG and its numbers as CSV."""
     for drawing in drawn:
         write_text(folder / f"{drawing.name}.csv", drawing.csv)
         write_text(folder / f"{drawing.name}.svg", drawing.svg)

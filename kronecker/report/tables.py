@@ -9,8 +9,6 @@ from kronecker.run import finished_runs
 from kronecker.runtime import printing
 from kronecker.runtime.printing import Table
 
-PARAMETER_GROUPS = ("input", "body", "head", "total")
-
 
 def verdicts(comparison: compare.Comparison) -> Table:
     """Returns each arm's loss, paired difference, intervals and verdict; of several, also after Holm's correction.
@@ -28,8 +26,7 @@ def verdicts(comparison: compare.Comparison) -> Table:
 
 
 def costs(comparison: compare.Comparison) -> Table:
-    """Returns what each arm costs: parameters by group, speed, memory, clipped steps."""
-    params = (f"{group}\nparams" for group in PARAMETER_GROUPS)
+    params = (f"{group}\nparams" for group in finished_runs.PARAMETER_GROUPS)
     headers = ("arm", *params, "tokens\n/s", "peak\nmemory", "clipped\nsteps")
     return Table(headers, tuple(_cost_row(arm) for arm in comparison.arms), ("arm",))
 
@@ -134,13 +131,11 @@ def notes_of_all(found: grid.Grid) -> list[str]:
 
 
 def show_best(best: grid.Best, file: TextIO | None = None) -> None:
-    """Prints each arm at its best."""
     printing.show("Each arm at its best", choices(best), "", *choice_sentences(best), "", file=file, wrap=True)
     show(best.comparison, file=file)
 
 
 def show(comparison: compare.Comparison, damages: Sequence[collisions.Damage] = (), file: TextIO | None = None) -> None:
-    """Prints the tables and their sentences."""
     made = (verdicts(comparison), costs(comparison), reaches(comparison), collision_costs(damages))
     apart = (part for told in made if told.rows for part in (told, ""))
     printing.show(*apart, *sentences(comparison), *notes(comparison), file=file, wrap=True)
@@ -245,7 +240,7 @@ def _cost_row(arm: compare.Arm) -> tuple[str, ...]:
     params = arm.runs[0].params
     return (
         arm.name,
-        *(count(params[group]) for group in PARAMETER_GROUPS),
+        *(count(params[group]) for group in finished_runs.PARAMETER_GROUPS),
         f"{arm.mean('tokens_per_second'):,.0f}",
         f"{arm.mean('peak_memory_bytes') / 1e9:.2f} GB",
         f"{100 * arm.mean('clip_share'):.1f} %",

@@ -17,12 +17,13 @@ from kronecker.schema import dotted
 
 AT_END = 0.05  # of a run's steps
 PREDICTED = "predicted_tokens"  # of a validation line
+PARAMETER_GROUPS = ("input", "body", "head", "total")  # of params.json
 # The fields, with their types, that each file must have; env.json's "data" is newer, and only open runs need it.
 LOSSES = {"train_loss": float, "validation_loss": (float, type(None))}
 NEEDED = {
     rundir.ENV: {"versions": dict, "python": str, "commit": (str, type(None)), "platform": str}
     | {"devices": list, "command": list, "started": str},
-    rundir.PARAMS: dict.fromkeys(("input", "body", "head", "total"), int) | {"body_init_sha256": str},
+    rundir.PARAMS: dict.fromkeys(PARAMETER_GROUPS, int) | {"body_init_sha256": str},
     rundir.RESULT: LOSSES
     | dict.fromkeys(("step", "tokens"), int)
     | dict.fromkeys(("validation_bits_per_byte", "tokens_per_second", "peak_memory_bytes", "clip_share"), float)

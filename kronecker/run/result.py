@@ -26,8 +26,7 @@ class Result:
     paper_conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wrong = [row for row in (*self.rows, *self.paper) if len(row) != len(self.columns)]
-        if wrong:
+        if wrong := [row for row in (*self.rows, *self.paper) if len(row) != len(self.columns)]:
             raise ValueError(f"{self.name}: {len(self.columns)} columns, but {len(wrong[0])} cells in {wrong[0]}")
 
 

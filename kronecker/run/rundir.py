@@ -222,7 +222,8 @@ def check_same_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> No
     A run without checkpoint, result and record of why it diverged has nothing to lose, and may start with any config.
     """
     if not (workdir / CONFIG).exists():
-        if workdir.exists() and any(not _is_passing(file.name) for file in workdir.iterdir()):
+        names = [file.name for file in workdir.iterdir()] if workdir.exists() else []
+        if any(name != locks.LOCK and not name.endswith(".tmp") for name in names):
             raise ValueError(f"--workdir={workdir}: not empty and not a run (no {CONFIG}); choose another folder")
         return
     if not has_checkpoint(workdir) and not (workdir / RESULT).exists() and not (workdir / DIVERGED).exists():
@@ -263,7 +264,3 @@ def saved_steps(workdir: epath.Path) -> list[int]:
     )
     complete = (step for step in saved if not storage.is_remote(step) or (step / COMMITTED).exists())
     return sorted((int(step.name) for step in complete), reverse=True)
-
-
-def _is_passing(name: str) -> bool:
-    return name == locks.LOCK or name.endswith(".tmp")

@@ -51,9 +51,8 @@ class JsonLines:
         self.kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
         counted = [line for line in self.kept if line["kind"] != HELD]
         self._number = counted[-1].get("line", len(counted) - 1) + 1 if counted else 0
-        self._number += (
-            _trained(self.kept) < resume_step
-        )  # its last lines are gone: leaves a number out, so `gaps` sees it
+        if _trained(self.kept) < resume_step:  # its last lines are gone: leaves a number out, so `gaps` sees it
+            self._number += 1
         self._lines = storage.Lines(workdir / METRICS, map(json.dumps, self.kept))
 
     def write(self, line: dict[str, Any]) -> None:
@@ -200,7 +199,6 @@ def gaps(lines: Iterable[dict[str, Any]], steps: int) -> list[list[int]]:
 
 
 def words(found: Iterable[Sequence[int]]) -> str:
-    """Returns `gaps` as text."""
     return ", ".join(f"between steps {after:,} and {before:,}" for after, before in found)
 
 

@@ -29,7 +29,8 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     try:
         interrupts.raise_exception()
         if {"-h", "--help"} & set(sys.argv[1:]):
-            print(_help())
+            flag_help = FLAGS.main_module_help().replace("\n    (default: 'None')", "")
+            print(f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_help}")
             code = 0
         else:
             rest = _parse(sys.argv, needs_config)
@@ -119,11 +120,6 @@ def _check_config_flags(argv: Sequence[str], needed: bool) -> None:
     loaded = config_files.load(path)
     for flag, following in overrides:
         dotted.check_override(loaded, flag, following)
-
-
-def _help() -> str:
-    flag_help = FLAGS.main_module_help().replace("\n    (default: 'None')", "")
-    return f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_help}"
 
 
 def _is_of_output(error: BaseException) -> bool:

@@ -33,24 +33,20 @@ def start(config: ml_collections.ConfigDict) -> None:
     process can be found, or if it is off and there are several.  If the others do not connect in time, JAX ends this
     process with a message and SIGABRT.
     """
-    given = explicit(config.distributed, os.environ) if config.distributed.enabled != "off" else {}
-    if config.distributed.enabled == "on" or (
-        config.distributed.enabled == "auto" and (given or _one_of_several(os.environ))
-    ):
-        seconds = config.distributed.timeout_seconds
-        place = (
-            "process {process_id} of {num_processes} at {coordinator_address}".format(**given) if given else "process"
-        )
-        printing.say(
-            f"{place} on {socket.gethostname()} (pid {os.getpid()}): waiting up to {seconds} s for other processes"
-        )
+    d = config.distributed
+    given = explicit(d, os.environ) if d.enabled != "off" else {}
+    if d.enabled == "on" or (d.enabled == "auto" and (given or _one_of_several(os.environ))):
+        seconds = d.timeout_seconds
+        which = "process {process_id} of {num_processes} at {coordinator_address}" if given else "process"
+        where = f"{which.format(**given)} on {socket.gethostname()} (pid {os.getpid()})"
+        printing.say(f"{where}: waiting up to {seconds} s for other processes")
         try:
             jax.distributed.initialize(
                 **given,
                 # In a SLURM job JAX gives each process one GPU; with an explicit index a process has all of them.
                 cluster_detection_method="deactivate" if given else None,
                 initialization_timeout=seconds,
-                heartbeat_timeout_seconds=config.distributed.heartbeat_seconds,
+                heartbeat_timeout_seconds=d.heartbeat_seconds,
                 shutdown_timeout_seconds=seconds,
             )
         except ValueError as error:  # JAX found no cluster
@@ -61,8 +57,8 @@ def start(config: ml_collections.ConfigDict) -> None:
             ) from error
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
-            f"this is one of {jax.process_count()} processes of a TPU slice, but distributed.enabled is "
-            f"{config.distributed.enabled}; start each of them with --config.distributed.enabled=on"
+            f"this is one of {jax.process_count()} processes of a TPU slice, but distributed.enabled is {d.enabled}; "
+            "start each of them with --config.distributed.enabled=on"
         )
     if jax.distributed.is_initialized():
         printing.say(

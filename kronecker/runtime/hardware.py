@@ -3,7 +3,7 @@
 import resource
 import sys
 
-import jax
+from kronecker.runtime import machine
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; other devices have no MFU.
 PEAK_FLOPS = {
@@ -27,6 +27,5 @@ def peak_flops(device_kind: str) -> float | None:
 
 def peak_memory_bytes() -> int:
     """Returns the peak memory of the first device if it reports it, else of this process."""
-    stats = jax.local_devices()[0].memory_stats() or {}
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return stats.get("peak_bytes_in_use") or resident * (1 if sys.platform == "darwin" else 1024)
+    return machine.device_peak_bytes() or resident * (1 if sys.platform == "darwin" else 1024)

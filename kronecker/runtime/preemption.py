@@ -16,6 +16,7 @@ import time
 from kronecker.runtime import interrupts  # noqa: F401  opens closed streams, before there is a socket
 
 TERMINATED = 128 + signal.SIGTERM  # exit code
+_RESUMES = "the same command resumes from the newest complete checkpoint"
 
 
 class Preempted(Exception):  # noqa: N818  not an error: the run resumes later
@@ -82,10 +83,7 @@ class Notice:
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
-                words = (
-                    "received SIGINT again: ends at once; the same command resumes from the newest complete checkpoint"
-                )
-                _end(words, number)
+                _end(f"received SIGINT again: ends at once; {_RESUMES}", number)
             print("received SIGINT: saves and stops; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
         if self._received is None:
             self._received = number
@@ -101,11 +99,8 @@ class Notice:
     def _end_in_time(self) -> None:
         time.sleep(self.grace_seconds)
         received = self._received or signal.SIGTERM
-        _end(
-            f"received {received.name} and did not stop within checkpoint.grace_seconds={self.grace_seconds:g}; "
-            "exiting now; the same command resumes from the newest complete checkpoint",
-            received,
-        )
+        late = f"did not stop within checkpoint.grace_seconds={self.grace_seconds:g}; exiting now"
+        _end(f"received {received.name} and {late}; {_RESUMES}", received)
 
 
 NOTICE = Notice()  # of this process; only train.py listens

@@ -58,7 +58,6 @@ class ProgressLine:
             print("  ".join(parts), file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
-        """Prints a line of its own."""
         if self._shows:
             note(self._label, line)
 

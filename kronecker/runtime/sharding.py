@@ -66,13 +66,11 @@ def spec_of(names: Sequence[str], path: str) -> PartitionSpec:
 
     Raises ValueError if RULES lacks a name, or splits two of the axes over one mesh axis.
     """
-    unknown = [name for name in names if name not in RULES]
-    if unknown:
+    if unknown := [name for name in names if name not in RULES]:
         raise ValueError(f"{path}: sharding.RULES has no logical axis {unknown[0]!r}; allowed: {', '.join(RULES)}")
     spec = [RULES[name] for name in names]
     used = [axis for axes in spec for axis in ((axes,) if isinstance(axes, str) else axes or ())]
-    twice = next((axis for axis in used if used.count(axis) > 1), None)
-    if twice:
+    if twice := next((axis for axis in used if used.count(axis) > 1), None):
         raise ValueError(
             f"{path}: sharding.RULES splits two of its axes ({', '.join(names)}) over the mesh axis {twice!r}; "
             "choose another mesh axis for one of them, or None"
@@ -97,7 +95,8 @@ def with_shardings(tree: Any, declarations: Any, mesh: Mesh) -> Any:
     specs = {path: _spec(path, one, mesh) for path, one in by_path.items()}
 
     def with_sharding(keys, leaf):
-        owner = _owner(_path(keys), by_path)
+        path = f"/{_path(keys)}"
+        owner = max((known for known in by_path if path.endswith(f"/{known}")), key=len, default=None)
         spec = PartitionSpec() if owner is None else _part(leaf.shape, by_path[owner].value.shape, specs[owner])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
@@ -164,11 +163,6 @@ def to_devices(local: np.ndarray, mesh: Mesh) -> jax.Array:
     """Returns the global array of which `local` is this host's part of the rows, see `host_share`."""
     with jax.transfer_guard_host_to_device("allow"):  # with several hosts JAX considers it an implicit transfer
         return jax.make_array_from_process_local_data(split_batch(mesh), local)
-
-
-def _owner(path: str, parameters: Iterable[str]) -> str | None:
-    """Returns the longest of the parameters' paths that `path` ends with."""
-    return max((known for known in parameters if f"/{path}".endswith(f"/{known}")), key=len, default=None)
 
 
 def _part(shape: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:

@@ -29,9 +29,8 @@ MOST_BYTES = 2**26  # of a JSON file
 _NETWORK = {"aiohttp", "gcsfs"}  # packages whose exceptions are faults of the network, or of rights in a bucket
 _OF_NETWORK = (ConnectionError, TimeoutError)
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_STATUS = re.compile(
-    "ABORTED|CANCELLED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE"
-)  # in tensorstore
+# in tensorstore's errors
+_STATUS = re.compile("ABORTED|CANCELLED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE")
 _WITHOUT_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write, which names no file
 
 Local = TypeVar("Local")  # an epath.Path or a pathlib.Path

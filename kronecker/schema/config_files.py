@@ -26,9 +26,8 @@ def load_module(path: str) -> types.ModuleType:
     if (size := file.stat().st_size) > (most := 2**24):
         raise ValueError(f"--config={path}: has {size:,} bytes; a config file has at most {most:,}; give another")
     # `from configs import base` means the configs beside the file or, for a file elsewhere, those of this checkout.
-    roots = [parent.parent for parent in file.parents if parent.name == "configs"] or [
-        pathlib.Path(__file__).parents[2]
-    ]
+    roots = [parent.parent for parent in file.parents if parent.name == "configs"]
+    roots = roots or [pathlib.Path(__file__).parents[2]]
     sys.path[:0] = [str(root) for root in roots if str(root) not in sys.path]
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
@@ -81,9 +80,8 @@ def line_of(function: Any, made: Any = None) -> str:
 
 
 def _is_beside(path: str, file: str) -> bool:
-    return pathlib.Path(file).is_file() and pathlib.Path(file).resolve().is_relative_to(
-        pathlib.Path(path).resolve().parent
-    )
+    other, folder = pathlib.Path(file), pathlib.Path(path).resolve().parent
+    return other.is_file() and other.resolve().is_relative_to(folder)
 
 
 def _config_names() -> str:

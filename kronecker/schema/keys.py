@@ -200,9 +200,8 @@ key("train.accumulate", 1, NUMBERS, at_least(1), "micro-batches")  # per step
 key("train.loss_chunk", 0, ROUNDING, at_least(0), "tokens")
 key("train.lr", 6e-4, NUMBERS, POSITIVE)  # peak learning rate
 key("train.lr_final", 0.1, NUMBERS, SHARE)  # learning rate at the end of the cosine, as a share of the peak
-key(
-    "train.warmup_tokens", 0, NUMBERS, at_least(0, COUNTABLE), "tokens"
-)  # length of the linear warm-up; 0: warmup_share
+# length of the linear warm-up; 0: warmup_share
+key("train.warmup_tokens", 0, NUMBERS, at_least(0, COUNTABLE), "tokens")
 key("train.warmup_share", 0.02, NUMBERS, SHARE)  # warm-up as a share of the run's steps, when warmup_tokens is 0
 key("train.warmup_steps", 0, NUMBERS, at_least(0), "updates")  # 0: derived from the two above
 key("train.optimizer", "adamw", NUMBERS, tuple(choices.OPTIMIZERS), later=True)
@@ -266,7 +265,6 @@ key("distributed.heartbeat_seconds", 60, NOTHING, at_least(1), "seconds")
 
 
 def having(*effects: Effect) -> frozenset[str]:
-    """Returns the names of the keys that have one of these effects."""
     return frozenset(name for name, known in KEYS.items() if known.effect in effects)
 
 

@@ -1,6 +1,5 @@
 """Splits a machine's GPUs among several processes, without JAX, which would allocate the GPUs itself."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -8,20 +7,14 @@ from collections.abc import Mapping, Sequence
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """The devices of one of several processes."""
-
-    env: Mapping[str, str]  # the environment variables that restrict it to them
-    words: str  # the same as text; empty: nothing is split
+Share = Mapping[str, str]  # the environment variables that restrict a process to its devices; empty: nothing is split
 
 
 def split(parallel: int) -> list[Share]:
     """Returns the share of each process: equal numbers of GPUs, else ValueError; without GPUs no restriction."""
     gpus = visible_gpus()
     if not gpus:
-        return [Share({}, "")] * parallel
+        return [{}] * parallel
     if len(gpus) % parallel:
         divisors = [n for n in range(1, len(gpus) + 1) if len(gpus) % n == 0]
         raise ValueError(
@@ -29,13 +22,12 @@ def split(parallel: int) -> list[Share]:
             f"{', '.join(map(str, divisors))}; or list other GPUs in {VISIBLE}, or set JAX_PLATFORMS=cpu to use none"
         )
     each = len(gpus) // parallel
-    groups = [",".join(gpus[i * each : (i + 1) * each]) for i in range(parallel)]
-    return [Share({VISIBLE: group}, f"{VISIBLE}={group}") for group in groups]
+    return [{VISIBLE: ",".join(gpus[i * each : (i + 1) * each])} for i in range(parallel)]
 
 
 def describe(shares: Sequence[Share]) -> str:
-    if shares[0].words:
-        return f"GPUs: {shares[0].words.count(',') + 1} each"
+    if shares[0]:
+        return f"GPUs: {shares[0][VISIBLE].count(',') + 1} each"
     return "no GPUs to split: the runs share this machine's cores and memory"
 
 

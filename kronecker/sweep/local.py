@@ -152,10 +152,10 @@ def _at_once(
         while waiting and free and not children.stopped_by:
             (number, run), share = waiting.pop(0), free.pop(0)
             log = out / LOGS / f"{run.name}.log"
-            env = _environment([run for _, run in waiting], len(shares)) | share.env
+            env = _environment([run for _, run in waiting], len(shares)) | share
             process = children.start(run.command, env, log)
             alive.append(_Child(number, run, share, process, time.monotonic()))
-            words = f", {share.words}" if share.words else ""
+            words = "".join(f", {name}={value}" for name, value in share.items())
             print(f"{planning.header(number, planned)}\n  log: {log}{words}", flush=True)
         ended = [child for child in alive if children.has_ended(child.process)]
         for child in ended:

@@ -23,6 +23,7 @@ from kronecker.schema import config_files, dotted, keys, resolution
 
 ARM, SEED = "embedding.arm", "seed"
 MOST_RUNS = 10_000
+Runs = dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]  # name -> the keys that it sets, its resolved config
 EXAMPLE = 'def sweep(seeds): yield from ({"embedding.arm": "kronecker", "seed": seed} for seed in range(seeds))'
 
 
@@ -65,9 +66,7 @@ def plan_settings(
     return _planned(config, out, _expand(config, settings, overrides), train)
 
 
-def _planned(
-    config: str, out: Path, runs: Mapping[str, tuple[dict[str, Any], ml_collections.ConfigDict]], train: Path
-) -> list[Planned]:
+def _planned(config: str, out: Path, runs: Runs, train: Path) -> list[Planned]:
     planned = []
     for name, (settings, resolved) in runs.items():
         folder = out / name
@@ -79,10 +78,8 @@ def _planned(
     return planned
 
 
-def expand(
-    config: str, seeds: int | None, overrides: Mapping[str, Any]
-) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
-    """Returns name -> (the keys that it sets, its resolved config) for each run of a config's sweep.
+def expand(config: str, seeds: int | None, overrides: Mapping[str, Any]) -> Runs:
+    """Returns the runs of a config's sweep.
 
     `config` is "PATH" or "PATH:key=value,..." of a config module with a function `sweep(seeds)`; `seeds` None is its
     default; `overrides` are dotted keys of all runs.  Raises ValueError if there is no sweep, a key is unknown or set
@@ -109,9 +106,7 @@ def expand(
     return _expand(config, settings, overrides)
 
 
-def _expand(
-    config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]
-) -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
+def _expand(config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]) -> Runs:
     path = config.partition(":")[0]
     names = _names(settings)
     twice, count = collections.Counter(names).most_common(1)[0]

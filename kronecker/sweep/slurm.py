@@ -79,15 +79,10 @@ class Resources:
             )
 
     def parameters(self) -> dict[str, Any]:
-        """Returns submitit's parameters."""
+        optional = {"gpus_per_node": self.gpus_per_node, "slurm_partition": self.partition}
+        optional |= {"slurm_account": self.account, "cpus_per_task": self.cpus_per_task, "mem_gb": self.mem}
         parameters = {"timeout_min": self.minutes, "nodes": self.nodes, "tasks_per_node": self.tasks}
-        parameters |= {"stderr_to_stdout": True}
-        if self.gpus_per_node:
-            parameters["gpus_per_node"] = self.gpus_per_node
-        optional = {"partition": self.partition, "account": self.account}
-        parameters |= {f"slurm_{name}": text for name, text in optional.items() if text}
-        optional = {"cpus_per_task": self.cpus_per_task, "mem_gb": self.mem}
-        parameters |= {name: number for name, number in optional.items() if number}
+        parameters |= {"stderr_to_stdout": True} | {name: value for name, value in optional.items() if value}
         parameters |= {"slurm_job_name": "kronecker", "slurm_signal_delay_s": self.signal_delay}
         parameters["slurm_array_parallelism"] = self.array_parallelism
         parameters["slurm_additional_parameters"] = {"requeue": True}  # also if the cluster's default is not to
@@ -150,7 +145,11 @@ def execute(planned: Sequence[planning.Planned], out: Path, resources: Resources
         print(f"{planning.header(planned.index(run) + 1, planned)} ({words}{at_work})", flush=True)
     begun = {run.name: jobs[run.name] for run in (*sorted_runs.active, *sorted_runs.new)}
     if begun:
-        _tell_how_to_follow(out, next(iter(begun.values())))
+        job_id = next(iter(begun.values()))
+        print(f"follow one: tail -n +1 -F {_log(out, job_id)}")
+        print("follow all: squeue --me")
+        print(f"cancel all: scancel {job_id.partition('_')[0]}")
+        print("after the jobs end, the same command resubmits unfinished runs; --wait waits for the jobs", flush=True)
     return _follow(planned, sorted_runs, out, begun) if wait else 0
 
 
@@ -198,13 +197,6 @@ def _find(program: str) -> str:
 
 def _log(out: Path, job_id: str) -> Path:
     return out / FOLDER / f"{job_id}_0_log.out"
-
-
-def _tell_how_to_follow(out: Path, job_id: str) -> None:
-    print(f"follow one: tail -n +1 -F {_log(out, job_id)}")
-    print("follow all: squeue --me")
-    print(f"cancel all: scancel {job_id.partition('_')[0]}")
-    print("after the jobs end, the same command resubmits unfinished runs; --wait waits for the jobs", flush=True)
 
 
 def _follow(planned: Sequence[planning.Planned], sorted_runs: Submission, out: Path, begun: Mapping[str, str]) -> int:

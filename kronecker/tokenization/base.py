@@ -112,19 +112,16 @@ class Tokenizer:
         Raises ValueError if a text holds a lone surrogate, or the library cannot encode it.
         """
         for text in texts:
-            self._refuse_surrogates(text)
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"tokenizer {self.spec}: character {error.start:,} of a text is {text[error.start]!r}, half of a "
+                    "surrogate pair, which has no bytes in UTF-8; replace it by U+FFFD"
+                ) from error
         with library_errors(f"tokenizer {self.spec}: it cannot encode text"):
             encoded = self._encode(texts, num_threads or os.cpu_count() or 1)
         return [np.array(ids, np.uint32) for ids in encoded]
-
-    def _refuse_surrogates(self, text: str) -> None:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"tokenizer {self.spec}: character {error.start:,} of a text is {text[error.start]!r}, half of a "
-                "surrogate pair, which has no bytes in UTF-8; replace it by U+FFFD"
-            ) from error
 
     def decode(self, ids: Iterable[int]) -> bytes:
         """Returns the bytes of `ids`, joined; the inverse of encoding, and not always valid UTF-8."""
@@ -231,8 +228,7 @@ def by_id(spec: str, tokens: Mapping[int, bytes | None]) -> tuple[bytes | None, 
 
 def refuse_missing_bytes(spec: str, present: Set[int]) -> None:
     """Raises a ValueError that names the byte values for which a vocabulary has no token."""
-    missing = [value for value in range(BYTE_SYMBOLS) if value not in present]
-    if missing:
+    if missing := [value for value in range(BYTE_SYMBOLS) if value not in present]:
         names = [f"0x{value:02X}" + (f" ({chr(value)})" if 32 < value < 127 else "") for value in missing]
         shown = " ".join(names[:100])  # 95 are printable
         raise ValueError(

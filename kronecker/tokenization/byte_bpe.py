@@ -9,9 +9,8 @@ from etils import epath
 
 from kronecker.tokenization import base
 
-LONGEST_RUN = (
-    20_000  # characters of one kind; the trainer takes a second for a piece of so many, and hours for a million
-)
+# Characters of one kind: the trainer takes a second for a piece of so many, and hours for a million.
+LONGEST_RUN = 20_000
 _RUNS = regex.compile(r"\s+|\p{L}+|\p{N}+|[^\s\p{L}\p{N}]+")  # no piece is longer than a run and a space before it
 
 

@@ -48,9 +48,8 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
         base.label(path),
         token_bytes=token_bytes,
         special={pieces[i]: i for i in literal},
-        rules={
-            "model": hashlib.sha256(content).hexdigest()
-        },  # scores and normaliser; the vocabulary alone is not enough
+        # scores and normaliser too, as the vocabulary alone is not enough
+        rules={"model": hashlib.sha256(content).hexdigest()},
         encode=lambda texts, num_threads: model.encode(texts, num_threads=num_threads),
         library_decoded=decoded,
         other_forms=lambda text: base.with_spaces(model.normalize(text)),

@@ -156,16 +156,10 @@ def from_file(spec: str, argument: str) -> base.Tokenizer:
 def from_ranks(
     spec: str, name: str, ranks: Mapping[bytes, int], pattern: str, special: Mapping[str, int]
 ) -> base.Tokenizer:
-    """Returns a tokenizer that merges with tiktoken.
+    """Returns a tokenizer that merges with tiktoken, lower ids first, after `pattern` has split the text.
 
-    Args:
-      ranks: id of each token; lower ids merge first; they may start above 0.
-      pattern: the regular expression that splits text before merging.
-      special: literal text -> id.
-
-    Raises:
-      ValueError: if two tokens have the same rank, a byte has none, ids are negative or sparse, or the pattern is no
-        regular expression or leaves out text.
+    The ids of `ranks` may start above 0; `special` is literal text -> id.  Raises ValueError if two tokens have one
+    rank, a byte has none, ids are negative or sparse, or the pattern is no regular expression or leaves out text.
     """
     token_bytes = _token_bytes(spec, ranks, special)
     with contextlib.suppress(regex.error):  # tiktoken's own engine reads some that this one does not

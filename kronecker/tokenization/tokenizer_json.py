@@ -43,8 +43,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     splitting = list(_parts([_state(library.normalizer), _state(library.pre_tokenizer)]))
     byte_level = any(part["type"] == "ByteLevel" for part in splitting)
     byte_fallback = bool(definition["model"].get("byte_fallback"))
-    fault = next(_faults(library, splitting, pieces, byte_level, byte_fallback), None)
-    if fault:
+    if fault := next(_faults(library, splitting, pieces, byte_level, byte_fallback), None):
         raise ValueError(f"tokenizer {spec}: {fault}")
     single = _BYTE_LETTERS if byte_level else {piece: value[0] for piece, value in base.BYTE_PIECES.items()}
     base.refuse_missing_bytes(spec, {single[piece] for piece in single.keys() & pieces.keys()})
@@ -139,8 +138,7 @@ def _decoded(library: tokenizers.Tokenizer, vocab_size: int, special_ids: frozen
         piece = library.id_to_token(token_id)
         if piece is None:
             return None
-        byte = BYTE_PIECE.fullmatch(piece)
-        if byte:
+        if byte := BYTE_PIECE.fullmatch(piece):
             return bytes.fromhex(byte[1])
         return (piece if token_id in special_ids else text).encode()
 

@@ -246,7 +246,7 @@ def _read_identity(workdir: epath.Path, step: int) -> dict[str, Any]:
 
     def read(part: epath.Path) -> dict[str, Any]:
         saved = ocp.JsonCheckpointHandler().restore(part)
-        if saved.keys() & {_CHECKSUMS, _SEAL} and saved.get(_SEAL) != _seal(saved):
+        if saved.keys() & {_CHECKSUMS, _SEAL} and saved != _sealed(saved):
             raise ValueError("not what was saved")
         if saved.get(_STEP, step) != step:
             raise ValueError(f"it was saved as step {saved[_STEP]}")
@@ -315,12 +315,8 @@ def _ignore_late_faults() -> None:
 
 
 def _sealed(about: dict[str, Any]) -> dict[str, Any]:
-    return about | {_SEAL: _seal(about)}
-
-
-def _seal(about: dict[str, Any]) -> str:
     content = {name: value for name, value in about.items() if name != _SEAL}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content | {_SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
 def _folder(workdir: epath.Path, step: int) -> epath.Path:

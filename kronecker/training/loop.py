@@ -11,7 +11,7 @@ import pkgutil
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +64,10 @@ def run(
     """
     workdir = storage.open_path(workdir, "--workdir")
     config = resolution.resolve(config)  # before processes wait for one another
-    _join_devices(config)
+    device_mesh.use_simulated_cpu_devices(config)
+    distributed.start(config)
+    device_mesh.use_compilation_cache(config)
+    resolution.check_devices(config, jax.device_count())
     sinks.check_sinks(config)
     profiling.check(workdir, config.log.profile_steps)
     prepared, tokenizer = preparation.ensure_prepared(config)
@@ -100,13 +103,6 @@ def _locked(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[
                 raise ValueError(lock.refusal if lock else f"--workdir={workdir}: in use; see process 0")
             time.sleep(locks.POLL_SECONDS)
         yield
-
-
-def _join_devices(config: ml_collections.ConfigDict) -> None:
-    device_mesh.use_simulated_cpu_devices(config)
-    distributed.start(config)
-    device_mesh.use_compilation_cache(config)
-    resolution.check_devices(config, jax.device_count())
 
 
 def _prepare(
@@ -167,12 +163,14 @@ class _Trainer:
         """Compiles training step and evaluation, and prints their cost; raises ValueError if memory is too small."""
         c, devices, limit = self.config, self.mesh.size, plan.device_limit()
         options = determinism.compiler_options(c, self.mesh)
-        plan.check_state(self.abstract_state, c, devices, limit, self.has_checkpoint)
+        remedy = functools.partial(plan.remedy, c, devices, limit, self.has_checkpoint)
+        plan.check_state(self.abstract_state, limit, remedy)
         lowered = train_step.lower_train_step(self.arm.model, self.bag, c, self.mesh, self.abstract_state)
-        update = plan.compile_step(lowered, c, devices, limit, self.has_checkpoint, options)
+        update = plan.compiled(lowered, "training step", limit, remedy, options)
         if _is_lead():
             params = accounting.count(self.abstract_state.params)
-            _print_lines(c, [*self._describe(), *plan.lines(update, params, c, devices, limit)])
+            self._say(*self._describe(), *plan.lines(update, params, c, devices, limit))
+        remedy = functools.partial(plan.remedy_of_evaluation, c, devices)
         reserved = plan.bytes_of_a_device(self.abstract_state.opt_state)
         evaluate = evaluation.make_evaluator(
             dataclasses.replace(self.arm, bag=self.bag),
@@ -182,7 +180,7 @@ class _Trainer:
             self.prepared.text_share("validation"),
             self.mesh,
             evaluation.held_out(self.prepared, c, self.mesh),
-            lambda lowered: plan.compile_evaluation(lowered, c, devices, limit, reserved, options),
+            lambda lowered: plan.compiled(lowered, "evaluation", limit, remedy, options, reserved),
         )
         return _Programs(update, evaluate)
 
@@ -240,7 +238,9 @@ class _Trainer:
                 elif leaves:
                     log.save_pending(step)
                 if saves or (leaves and step > start):
-                    self._save(manager, step, state, log)
+                    with log.watch.pause():
+                        log.sync()  # a run resumed from this checkpoint needs the lines before it
+                        checkpoint.save(manager, step, state, self.identity)
                 if leaves or step == last:
                     break
                 tokens = sharding.to_devices(next(batches), self.mesh)
@@ -250,11 +250,6 @@ class _Trainer:
                     log.flush(step)
                 log.add(step_metrics)
         return step, leaves
-
-    def _save(self, manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, log: run_log.Log) -> None:
-        with log.watch.pause():
-            log.sync()  # a run resumed from this checkpoint needs the lines before it
-            checkpoint.save(manager, step, state, self.identity)
 
     def train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train
@@ -285,12 +280,10 @@ class _Trainer:
         start, state = checkpoint.resume(self.workdir, self.abstract_state, self.identity)
         if state is None:
             return 0, self._initial_state()
-        if _is_lead():
-            _print_lines(self.config, [f"resumes after step {start:,}"])
+        self._say(f"resumes after step {start:,}")
         return start, state
 
     def _initial_state(self) -> train_step.TrainState:
-        """Returns the state before the first step."""
         init_from = self.config.checkpoint.init_from
         if init_from and not self.init_weights:
             raise ValueError(
@@ -300,9 +293,8 @@ class _Trainer:
         state = train_step.init_on_mesh(self.arm.model, self.bag, self.config, self.abstract_state)
         if self.init_weights:
             state = state.replace(params=self.init_weights.restore(self.abstract_state.params))
-            if _is_lead():
-                facts = ", ".join(f"{name} {value}" for name, value in self.init_weights.facts.items())
-                _print_lines(self.config, [f"starts from the weights of {init_from}, {facts}"])
+            facts = ", ".join(f"{name} {value}" for name, value in self.init_weights.facts.items())
+            self._say(f"starts from the weights of {init_from}, {facts}")
         return state
 
     def _write_records(self, state: train_step.TrainState, start: int) -> dict[str, Any]:
@@ -330,7 +322,7 @@ class _Trainer:
             if saved != params:
                 rundir.write_json(self.workdir / rundir.PARAMS, params)
             if start and (not env or saved != params):
-                _print_lines(self.config, [f"{self.workdir}: {rundir.ENV} or {rundir.PARAMS} was lost: written again"])
+                self._say(f"{self.workdir}: {rundir.ENV} or {rundir.PARAMS} was lost: written again")
         return params
 
     def _read_record(self, name: str) -> dict[str, Any]:
@@ -374,11 +366,10 @@ class _Trainer:
         sharding.wait_for_hosts("result")
         return rundir.read_json(self.workdir / rundir.RESULT)
 
+    def _say(self, *lines: str | None) -> None:
+        for line in filter(None, lines if _is_lead() else ()):
+            progress.note(run_log.label(self.config), line)
+
 
 def _is_lead() -> bool:
     return jax.process_index() == 0
-
-
-def _print_lines(config: ml_collections.ConfigDict, lines: Sequence[str | None]) -> None:
-    for line in filter(None, lines):
-        progress.note(run_log.label(config), line)

@@ -65,49 +65,43 @@ def device_limit() -> int | None:
     return least * 1024 or None
 
 
-def check_state(
-    state: Any, config: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool
-) -> None:
+def check_state(state: Any, limit: int | None, advice: Callable[[], str]) -> None:
     """Raises ValueError, without waiting for a compiler, if parameters and optimizer alone do not fit a device."""
     needed = bytes_of_a_device(state)
     if limit and needed > limit:
         raise ValueError(
-            f"out of memory: parameters and optimizer need {_mb(needed)}, a device has {_mb(limit)}; "
-            f"{remedy(config, devices, limit, has_checkpoint)}"
+            f"out of memory: parameters and optimizer need {_mb(needed)}, a device has {_mb(limit)}; {advice()}"
         )
 
 
-def compile_step(
+def compiled(
     lowered: jax.stages.Lowered,
-    config: ml_collections.ConfigDict,
-    devices: int,
+    what: str,
     limit: int | None,
-    has_checkpoint: bool,
+    advice: Callable[[], str],
     options: Mapping[str, bool] | None = None,
+    reserved: int = 0,
 ) -> jax.stages.Compiled:
-    """Returns the compiled training step of `train_step.lower_train_step`.
+    """Returns a compiled program: `what` of a run it is, for errors.
 
-    `config` is resolved, with its vocabulary; `devices` is their number in the run; `limit` is from `device_limit`.
-    Raises ValueError, with keys that reduce the memory, if the step needs more than the compiler or `limit` allows.
+    `limit` is from `device_limit`, of which `reserved` bytes are the optimizer's; `options` are the compiler's.  Raises
+    ValueError, with the result of `advice`, if the program needs more memory than the compiler or `limit` allows.
     """
-    return _compile(lowered, options, "training step", limit, 0, lambda: remedy(config, devices, limit, has_checkpoint))
-
-
-def compile_evaluation(
-    lowered: jax.stages.Lowered,
-    config: ml_collections.ConfigDict,
-    devices: int,
-    limit: int | None,
-    reserved: int,
-    options: Mapping[str, bool] | None = None,
-) -> jax.stages.Compiled:
-    """Returns the compiled evaluation of one batch, of `train_step.lower_eval_step`.
-
-    Arguments and errors as in `compile_step`; the optimizer's state takes `reserved` bytes of a device.
-    """
-    return _compile(
-        lowered, options, "evaluation", limit, reserved, lambda: _advice(_smaller_evaluation(config, devices))
-    )
+    try:
+        program = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if allocator.OUT_OF_MEMORY not in str(error):
+            raise
+        words = f"out of memory while compiling the {what}: {str(error).splitlines()[0]}"
+        raise ValueError(f"{words}; {advice()}") from None
+    needed = Memory.of(program)
+    if limit and needed.total + reserved > limit:
+        parts = f"{needed}, optimizer {_mb(reserved)}" if reserved else str(needed)
+        raise ValueError(
+            f"out of memory: the {what} needs {_mb(needed.total + reserved)} ({parts}), a device has {_mb(limit)}; "
+            f"{advice()}"
+        )
+    return program
 
 
 def bytes_of_a_device(tree: Any) -> int:
@@ -119,9 +113,14 @@ def bytes_of_a_device(tree: Any) -> int:
 def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool = False) -> str:
     """Returns keys, with allowed values, that reduce the training step's memory, without keys that a checkpoint fixes.
 
-    Arguments as in `compile_step`.
+    `config` is resolved, with its vocabulary; `devices` is their number in the run; `limit` is from `device_limit`.
     """
     return _advice(_smaller(config, devices, limit, has_checkpoint))
+
+
+def remedy_of_evaluation(config: ml_collections.ConfigDict, devices: int) -> str:
+    """Returns keys, with allowed values, that reduce the evaluation's memory; arguments as in `remedy`."""
+    return _advice(_smaller_evaluation(config, devices))
 
 
 def fewest_fsdp(
@@ -140,7 +139,7 @@ def fewest_fsdp(
 
 
 def lines(
-    compiled: jax.stages.Compiled,
+    step: jax.stages.Compiled,
     params: Mapping[str, int],
     config: ml_collections.ConfigDict,
     devices: int,
@@ -148,10 +147,10 @@ def lines(
 ) -> list[str]:
     """Returns lines for the user: parameters by group, memory of a device, FLOPs and speed.
 
-    `compiled` is the training step, `params` are from `accounting.count`, the rest as in `compile_step`.
+    `step` is the training step, `params` are from `accounting.count`, the rest as in `remedy`.
     """
     groups = ", ".join(f"{name} {size:,}" for name, size in params.items() if name != "total")
-    needed, tokens = Memory.of(compiled), config.train.batch * config.train.sequence
+    needed, tokens = Memory.of(step), config.train.batch * config.train.sequence
     flops = accounting.flops_per_token(config.model, config.train.sequence) * tokens
     kind = jax.devices()[0].device_kind
     peak = hardware.peak_flops(kind)
@@ -178,31 +177,6 @@ def _own_limit() -> int:
     container = (file.read_text(encoding="utf-8").strip() for file in files if file.exists())
     whole = min([machine, *(int(text) for text in container if text.isdecimal())])
     return whole // (processes * jax.local_device_count())
-
-
-def _compile(
-    lowered: jax.stages.Lowered,
-    options: Mapping[str, bool] | None,
-    what: str,
-    limit: int | None,
-    reserved: int,
-    advice: Callable[[], str],
-) -> jax.stages.Compiled:
-    try:
-        compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        if allocator.OUT_OF_MEMORY not in str(error):
-            raise
-        words = f"out of memory while compiling the {what}: {str(error).splitlines()[0]}"
-        raise ValueError(f"{words}; {advice()}") from None
-    needed = Memory.of(compiled)
-    if limit and needed.total + reserved > limit:
-        parts = f"{needed}, optimizer {_mb(reserved)}" if reserved else str(needed)
-        raise ValueError(
-            f"out of memory: the {what} needs {_mb(needed.total + reserved)} ({parts}), a device has {_mb(limit)}; "
-            f"{advice()}"
-        )
-    return compiled
 
 
 def _advice(keys: Iterable[tuple[str, object]]) -> str:

@@ -94,23 +94,22 @@ class Log:
         speed = self._speed(seconds)
         self._pending = []
         self._flushed_at = seconds
-        self._write(
-            {
-                "kind": "train",
-                "step": step,
-                "tokens": self._tokens(step),
-                "loss": float(values.loss.mean()),
-                "lr": values.lr[-1],
-                "grad_norm": values.grad_norm[-1],
-                "clip_share": values.clip_share[-1],
-                "update_norm": values.update_norm[-1],
-                "embedding_std": values.embedding_std[-1],
-                "tokens_per_second": speed,
-                "mfu": accounting.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
-                "seconds": seconds,
-            }
-        )
-        self._show_training(step, float(values.loss.mean()), speed)
+        line = {
+            "kind": "train",
+            "step": step,
+            "tokens": self._tokens(step),
+            "loss": float(values.loss.mean()),
+            "lr": values.lr[-1],
+            "grad_norm": values.grad_norm[-1],
+            "clip_share": values.clip_share[-1],
+            "update_norm": values.update_norm[-1],
+            "embedding_std": values.embedding_std[-1],
+            "tokens_per_second": speed,
+            "mfu": accounting.mfu(self._shape, self._config.train.sequence, speed, *self._devices),
+            "seconds": seconds,
+        }
+        self._write(line)
+        self._show_training(step, line["loss"], speed)
 
     def save_pending(self, step: int) -> None:
         """Saves metrics not yet in a line, so that a resumed run includes them in its next line."""
@@ -140,11 +139,11 @@ class Log:
         """Returns each metric of the updates since the last line, float64 (updates,)."""
         values = train_step.StepMetrics(*np.asarray(jax.device_get(self._pending), np.float64).T)
         if not np.isfinite([values.loss, values.grad_norm, values.update_norm]).all():
-            first = step - len(self._pending) + 1
+            first, finite = step - len(self._pending) + 1, values.loss[np.isfinite(values.loss)]
             self._pending = []
             raise FloatingPointError(
                 f"loss, gradient or update is not finite between steps {first} and {step} (last finite loss: "
-                f"{_last_finite(values.loss)}); try a lower train.lr in another --workdir"
+                f"{f'{finite[-1]:.4f}' if len(finite) else 'none'}); try a lower train.lr in another --workdir"
             )
         return values
 
@@ -172,8 +171,3 @@ def _held(line: dict[str, Any], path: epath.Path) -> list[train_step.StepMetrics
         if np.isfinite(np.array(line["values"], np.float64)).all():
             return [train_step.StepMetrics(*map(float, values)) for values in line["values"]]
     raise ValueError(f"{path}: the line {sinks.HELD!r} of step {line['step']} is damaged; {sinks.REMEDY}")
-
-
-def _last_finite(loss: np.ndarray) -> str:
-    finite = loss[np.isfinite(loss)]
-    return f"{finite[-1]:.4f}" if len(finite) else "none"

@@ -112,7 +112,7 @@ def test_gpus_that_do_not_divide_are_refused_before_anything_is_written(
         local.execute([], tmp_path / "out", parallel=3)
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert [share.env for share in devices.split(3)] == [{}, {}, {}]
+    assert devices.split(3) == [{}, {}, {}]
 
 
 def test_gpus_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -122,7 +122,7 @@ def test_gpus_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    assert [share.words for share in devices.split(2)] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+    assert devices.split(2) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

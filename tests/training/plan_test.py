@@ -1,5 +1,6 @@
 """What train.py does before its first step: compile, tell what the run takes or refuse it, begin with other weights."""
 
+import functools
 import json
 import re
 import shutil
@@ -153,11 +154,14 @@ def test_what_is_advised_is_a_config_that_can_be():
 def test_an_evaluation_for_which_there_is_no_room_is_refused_beside_the_optimizers_state(options: dict, advice: str):
     c = resolution.resolve(base.apply(base.get_config(), options), 4)
     lowered = jax.jit(jnp.sin).lower(jnp.zeros(2**18))
-    assert plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, reserved=2**20)
+    compiled = functools.partial(
+        plan.compiled, lowered, "evaluation", 4 * 2**20, functools.partial(plan.remedy_of_evaluation, c, 4)
+    )
+    assert compiled(reserved=2**20)
     needs = r"the evaluation needs 5 MB \(arguments 1 MB, .*, optimizer 3 MB\), a device has 4 MB; "
     words = needs + re.escape(advice)
     with pytest.raises(ValueError, match=f"{words}$"):
-        plan.compile_evaluation(lowered, c, 4, limit=4 * 2**20, reserved=3 * 2**20)
+        compiled(reserved=3 * 2**20)
 
 
 def test_a_devices_peak_is_that_of_the_longest_name_that_it_begins_with():
