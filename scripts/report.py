@@ -74,8 +74,8 @@ def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
     from kronecker.report.pages import local
     from kronecker.run import finished_runs  # after the flags: --help should not wait for Matplotlib
 
-    page = local(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
     found, diverged = finished_runs.gather(folders)
+    page = local(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
     title = _TITLE.value or f"Paired runs: {page.absolute().parent.name}"
     swept = None if _TUNED.value else grid.read(found, _BASELINE.value, diverged)
     if swept and not swept.whole:
@@ -93,8 +93,8 @@ def _write_paper(folders: Sequence[str]) -> os.PathLike[str]:
     from kronecker.report.pages import folder_of, local
     from kronecker.run import finished_runs
 
-    page = local(_OUT.value or str(epath.Path(folders[0]) / "paper.html"), "--out")
     comparison = training_claims.pair([finished_runs.read(folder) for folder in finished_runs.find(folders)])
+    page = local(_OUT.value or str(epath.Path(folders[0]) / "paper.html"), "--out")
     timed = [sys.executable, str(BENCHMARK), "runtime"]
     parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)
     found = reproduction.measure(reproduction.chosen(parts, _PARTS.value), folder_of(page), _AGAIN.value)

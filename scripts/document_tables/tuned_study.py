@@ -222,5 +222,6 @@ TABLES = {
     "tuned-seeds": seeds,
     "tuned-frequency": frequency,
     "tuned-works": works,
+    "tuned-texts": texts,
     "tuned-misspelling": misspelling,
 }
