@@ -238,9 +238,7 @@ class _Trainer:
                 elif leaves:
                     log.save_pending(step)
                 if saves or (leaves and step > start):
-                    with log.watch.pause():
-                        log.sync()  # a run resumed from this checkpoint needs the lines before it
-                        checkpoint.save(manager, step, state, self.identity)
+                    self._save(manager, step, state, log)
                 if leaves or step == last:
                     break
                 tokens = sharding.to_devices(next(batches), self.mesh)
@@ -250,6 +248,11 @@ class _Trainer:
                     log.flush(step)
                 log.add(step_metrics)
         return step, leaves
+
+    def _save(self, manager: ocp.CheckpointManager, step: int, state: train_step.TrainState, log: run_log.Log) -> None:
+        with log.watch.pause():
+            log.sync()  # a run resumed from this checkpoint needs the lines before it
+            checkpoint.save(manager, step, state, self.identity)
 
     def train_batches(self, start: int) -> Iterator[np.ndarray]:
         t = self.config.train
