@@ -51,6 +51,7 @@ def write(
         best=best and best_section(best, numbers, title),
         baseline=comparison.baseline.name,
         alone=not comparison.others,
+        own_rates=len({run.config["train.lr"] for run in comparison.runs}) > 1,
         verdicts=tables.verdicts(comparison),
         notes=tables.notes(comparison),
         sentences=tables.sentences(comparison),

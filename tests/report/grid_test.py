@@ -58,9 +58,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_of_each_arm_at_its_best_says_how_it_was_chosen_and_draws_no_curve_of_a_point(tmp_path: Path):
-    for arm in ("table_untied", "kronecker"):
-        for seed, rate in ((0, 0.002), (0, 0.004), (1, 0.004)):
-            run = write(tmp_path, arm, seed, 4.5, 4.5 - rate, train__lr=rate)
+    for arm, best in (("table_untied", 0.002), ("kronecker", 0.004)):
+        for seed, rate in ((0, 0.002), (0, 0.004), (1, best)):
+            run = write(tmp_path, arm, seed, 4.5, 4.5 + abs(best - rate), train__lr=rate)
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             last = max(line["step"] for line in lines)
             kept = [line for line in lines if line["kind"] == "train" or line["step"] == last]
@@ -69,6 +69,7 @@ def test_the_page_of_each_arm_at_its_best_says_how_it_was_chosen_and_draws_no_cu
     best = " ".join(Page((tmp_path / "report" / "best.html").read_text()).text.split())
     assert "at the best of the values that were tried for it, by its training loss on seed 0" in best
     assert "do not compare each arm at its best" not in best
+    assert "differs, and the peak learning rate, which each arm has of its own; in tied" in best
     assert "Training loss, paired difference" in best
     assert "Validation loss, paired difference" not in best
 
