@@ -54,13 +54,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_flipped_bit_of_a_checkpoint_never_becomes_another_number(place: Path, draws: Draws, tally: Tally):
-    tally.update(disturbed.isolated(flip_checkpoints, place / "half", draws))
+    tally.update(disturbed.isolated(flip_checkpoints, place / "half", draws, seconds=300 * max(1, draws.factor)))
     tally.check()
 
 
 @pytest.mark.slow
 def test_a_lost_file_of_a_checkpoint_is_named_or_an_older_one_is_taken(place: Path, draws: Draws, tally: Tally):
-    tally.update(disturbed.isolated(lose_files_of_checkpoints, place / "half", draws))
+    tally.update(
+        disturbed.isolated(lose_files_of_checkpoints, place / "half", draws, seconds=300 * max(1, draws.factor))
+    )
     tally.check()
 
 
