@@ -45,7 +45,7 @@ def hours(flops: float) -> float:
 
 def _count(tokens: int) -> str:
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if tokens >= size:
+        if tokens >= 0.9995 * size:  # else 999,999 is "1,000k"
             return f"{_three_digits(tokens / size)}{unit}"
     return str(tokens)
 
