@@ -29,6 +29,7 @@ class Breakdown:
     caption: str  # how to read it
     axis: str  # what a group is, with its unit
     groups: tuple[str, ...]  # (G,), their names, in order
+    ids: tuple[int, ...]  # (G,), of the vocabulary, in each
     tokens: tuple[int, ...]  # (G,), held-out tokens in each
     baseline: tuple[float, ...]  # (G,), the baseline's loss, mean over seeds, nats/token
     differences: Mapping[str, tuple[intervals.Difference, ...]]  # arm -> (G,)
@@ -47,6 +48,7 @@ def to_json(breakdowns: Sequence[Breakdown]) -> dict[str, Any]:
     return {
         made.name: {
             "groups": made.groups,
+            "ids": made.ids,
             "tokens": made.tokens,
             "baseline_loss": made.baseline,
             "differences": {
@@ -141,5 +143,6 @@ def _over_groups(comparison: compare.Comparison, losses: losses_by_token.OfRuns,
     }
     return Breakdown(
         *(grouping.name, grouping.title, grouping.caption, grouping.axis, tuple(names[i] for i in shown)),
+        tuple(np.bincount(group_V, minlength=len(names))[shown].tolist()),
         *(tuple(tokens_G[shown].tolist()), tuple(baseline.mean(axis=0).tolist()), differences),
     )

@@ -49,12 +49,23 @@ def _draw(comparison: compare.Comparison, made: breakdown.Breakdown) -> figures.
 
 def _numbers(made: breakdown.Breakdown) -> tuple[tuple[str, ...], ...]:
     seeds = next(iter(made.differences.values()))[0].seeds
-    header = ("arm", "group", "tokens", "baseline_loss", "difference", "interval_low", "interval_high", "verdict")
+    header = (
+        "arm",
+        "group",
+        "ids",
+        "tokens",
+        "baseline_loss",
+        "difference",
+        "interval_low",
+        "interval_high",
+        "verdict",
+    )
     rows = [(*header, *(f"seed_{seed}" for seed in seeds))]
     for arm, differences in made.differences.items():
-        for group, tokens, loss, difference in zip(made.groups, made.tokens, made.baseline, differences, strict=True):
+        of_groups = zip(made.groups, made.ids, made.tokens, made.baseline, differences, strict=True)
+        for group, ids, tokens, loss, difference in of_groups:
             ends = tuple(f"{end:.6g}" for end in difference.interval or ()) or ("", "")
             of_seed = (f"{value:.6g}" for value in difference.values)
             numbers = (f"{loss:.6g}", f"{difference.mean:.6g}", *ends, difference.verdict, *of_seed)
-            rows.append((arm, group, str(tokens), *numbers))
+            rows.append((arm, group, str(ids), str(tokens), *numbers))
     return tuple(rows)

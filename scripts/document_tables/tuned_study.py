@@ -73,17 +73,19 @@ def seeds() -> str:
 def frequency() -> str:
     """Returns by how much `kronecker` differs from an untied table, by the frequency of input and predicted token."""
     by_side = {side: _by_decile(side) for side in ("input", "target")}
-    rows = [(decile, *(of_side[decile] for of_side in by_side.values())) for decile in by_side["input"]]
-    return markdown.table(("decile", "of the input token", "of the predicted token"), rows)
+    rows = [(decile, ids, told, by_side["target"][decile][1]) for decile, (ids, told) in by_side["input"].items()]
+    return markdown.table(("decile", "ids", "of the input token", "of the predicted token"), rows)
 
 
-def _by_decile(side: str) -> dict[str, str]:
+def _by_decile(side: str) -> dict[str, tuple[str, str]]:
+    """Returns decile -> its number of ids, and the difference there."""
     found = {}
     with committed.path(f"tuned/report/best/{side}_frequency.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["arm"] == PRIMARY.partition(":")[0]:
                 half = (float(row["interval_high"]) - float(row["interval_low"])) / 2
-                found[row["group"]] = f"{markdown.signed(float(row['difference']))} ± {half:.4f}"
+                told = f"{markdown.signed(float(row['difference']))} ± {half:.4f}"
+                found[row["group"]] = f"{int(row['ids']):,}", told
     return found
 
 

@@ -503,7 +503,8 @@ def test_the_numbers_of_a_figure_are_those_of_the_breakdown(page: str, swept: Pa
         ends = (float(row["interval_low"]), float(row["interval_high"]))
         assert ends == pytest.approx(difference.interval, rel=1e-5)
         at = made.groups.index(row["group"])
-        assert (int(row["tokens"]), float(row["baseline_loss"])) == (
+        assert (int(row["ids"]), int(row["tokens"]), float(row["baseline_loss"])) == (
+            made.ids[at],
             made.tokens[at],
             pytest.approx(made.baseline[at], rel=1e-5),
         )

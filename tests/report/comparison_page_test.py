@@ -322,7 +322,7 @@ def test_no_text_of_a_figure_overlaps_another_or_is_cut(tmp_path: Path, sheets: 
     figures.draw_speed(compared)
     differences = (intervals.Difference((0, 1), (-0.00012, 0.00011)), intervals.Difference((0, 1), (0.1, 0.2)))
     named = {arm.name: differences for arm in compared.others}
-    made = breakdown.Breakdown("x", "X", "", "bytes", ("1", "33+"), (300, 300), (4.0, 4.0), named)
+    made = breakdown.Breakdown("x", "X", "", "bytes", ("1", "33+"), (2, 3), (300, 300), (4.0, 4.0), named)
     breakdown_figures.draw(compared, [made])
     result_figures.draw([TYPOS])
     for arm, rate, times in itertools.product(
