@@ -44,12 +44,11 @@ def finals() -> str:
                 *(f"{config[key]:g}" for key in (search.RATE, search.MULTIPLIER)),
                 f"{len(arm.runs)}",
                 f"{arm.loss:.4f}",
-                f"{min(arm.losses):.4f} to {max(arm.losses):.4f}",
                 f"{sum(arm.bits_per_byte) / len(arm.runs):.4f}",
                 f"{arm.runs[0].params['total'] / 1e6:.2f}",
             )
         )
-    headers = ("arm", "rate", "multiplier", "seeds", "nats/token", "of the seeds", "bits/byte", "M parameters")
+    headers = ("arm", "rate", "multiplier", "seeds", "nats/token", "bits/byte", "M parameters")
     return markdown.table(headers, rows)
 
 
@@ -63,7 +62,10 @@ def seeds() -> str:
     rows = [
         (
             f"`{arm}`",
-            *(f"{of_seed[seed][0]:.4f} ({100 * of_seed[seed][1]:.1f} %)" if seed in of_seed else "" for seed in every),
+            *(
+                f"{of_seed[seed][0]:.4f} ({100 * of_seed[seed][1]:.1f}\N{NO-BREAK SPACE}%)" if seed in of_seed else ""
+                for seed in every
+            ),
         )
         for arm, of_seed in of_arm.items()
     ]
