@@ -61,7 +61,7 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
     The first call stores the listing in `folder`; later calls read it from there, for the same commit, without network.
     """
     file = folder / f"listing-{prefix.replace('/', '-')}.json"
-    with locks.locked(folder / locks.LOCK):
+    with contextlib.nullcontext() if file.exists() else locks.locked(folder / locks.LOCK):  # a download holds it long
         if not file.exists():
             listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
             with storage.renamed(file, locked=True) as unfinished:

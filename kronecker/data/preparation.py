@@ -117,7 +117,7 @@ def ensure_prepared(
             with locks.locked(own):
                 folder.mkdir(exist_ok=True)
                 if bpe_size:
-                    _train_bpe(bpe_size, source, folder / BPE_FILE, config.data.validation_fraction)
+                    _train_bpe(bpe_size, source, folder / BPE_FILE, config.data)
                     tokenizer = _load_bpe(folder, label, config.data.end_of_text)
             job = _Job(source, tokenizer, folder, config, shard_tokens)
             _prepare(job, pieces, own.with_suffix(".locks"))
@@ -167,11 +167,13 @@ def _bpe_size(spec: str) -> int:
     return int(size) if kind == "bpe" else 0
 
 
-def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, fraction: float) -> None:
+def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, data: ml_collections.ConfigDict) -> None:
     if not file.exists():
         printing.say(f"training a BPE of {size:,} ids on {source.name}")
         with shards.writing(file) as unfinished:
-            tokenization.train_bpe(sources.training_texts(source, fraction, BPE_BYTES), size, unfinished)
+            texts = sources.training_texts(source, data.validation_fraction, BPE_BYTES)
+            tokenization.train_bpe(texts, size, unfinished)
+            _check_unchanged(source, data, file.parent)
 
 
 def _load_bpe(folder: epath.PathLike, label: str, end_of_text: str) -> tokenization.Tokenizer:
@@ -197,6 +199,7 @@ def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
                 encoded = _in_order(pool, encode, batches, workers * BATCHES_AHEAD)
                 count = len(parts)
                 for part in _parts(encoded, job.shard_tokens, show):
+                    _check_unchanged(job.source, config, job.folder)
                     shards.write_part(job.folder, number, count, *part, job.features)
                     count += 1
                 shards.finish_segment(job.folder, number, count)
@@ -208,12 +211,18 @@ def _finish(job: _Job, count: int) -> None:
     """Makes a dataset of the finished segments, unless another process has made it, or has deleted them as invalid."""
     if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
-    if sources.open_source(job.config.data).identity != job.source.identity:
-        shutil.rmtree(job.folder)  # parts of it may be of either text
-        raise ValueError(f"data.source={job.config.data.source} changed while it was read; run the same command again")
     parts = shards.all_parts(job.folder, count)
     _check_splits(parts.values(), job.folder, job.config.data)
     shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)
+
+
+def _check_unchanged(source: sources.Source, data: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+    """Raises ValueError if the text is no longer the one that gave the folder its name; for callers about to write."""
+    if sources.open_source(data).identity != source.identity:
+        raise ValueError(
+            f"data.source={data.source} changed while it was read; run the same command again, and delete {folder}, "
+            "the unfinished dataset of the text before"
+        )
 
 
 def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:

@@ -224,7 +224,7 @@ def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.d
 
 def _narrowed(ids: Any, bag: bags.Bag) -> Any:
     """Returns integers of JAX or NumPy, those of a wide type clipped, so that they fit into 32 bits."""
-    known = np.iinfo(ids.dtype)
+    known = jnp.iinfo(ids.dtype)
     wide = known.max > np.iinfo(np.int32).max
     return ids.clip(max(known.min, -bag.vocab), bag.vocab - 1) if wide else ids
 

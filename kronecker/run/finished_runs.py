@@ -141,7 +141,7 @@ def command(folder: epath.Path) -> str:
 
 
 def is_run(folder: epath.Path) -> bool:
-    return (folder / rundir.CONFIG).exists()
+    return (folder / rundir.CONFIG).exists() or is_finished(folder)  # else one that lost its config would be left out
 
 
 def is_finished(folder: epath.Path) -> bool:

@@ -176,7 +176,7 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
             line = rundir.parsed(text, where, {"kind": str}, REMEDY)
             if line["kind"] not in FIELDS:
                 raise ValueError(f"{where}: kind is {line['kind']!r}; allowed: {', '.join(FIELDS)}; {REMEDY}")
-            rundir.check(line, where, FIELDS[line["kind"]], REMEDY)
+            rundir.check({"line": 0} | line, where, FIELDS[line["kind"]] | {"line": int}, REMEDY)
             if line["kind"] != HELD and line["step"] <= last.get(line["kind"], -1):
                 raise ValueError(
                     f"{where}: {line['kind']} of step {line['step']} is repeated or out of order; {REMEDY}"

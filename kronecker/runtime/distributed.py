@@ -95,7 +95,9 @@ def told_by_all(number: int) -> list[int]:
 
 
 def require_equal(facts: Mapping[str, Any]) -> None:
-    """Raises ValueError in every process if one of `facts`, named alike in all, is not the same in all of them."""
+    """Raises ValueError in every process if one of `facts`, or what they are named, is not the same in all of them."""
+    if len(set(told_by_all(zlib.crc32(repr([*facts]).encode())))) > 1:  # else the arrays below differ in size
+        raise ValueError("the processes of this run have other keys; start all of them with one version of kronecker")
     own = np.array([zlib.crc32(repr(value).encode()) for value in facts.values()], np.uint32)
     told = multihost_utils.process_allgather(own) if jax.process_count() > 1 else own[None]
     for name, same in zip(facts, (told == told[0]).all(axis=0), strict=True):

@@ -15,8 +15,9 @@ WORDS = "interrupted: what is complete on disk stays; run the same command again
 
 for _number, _name in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, _name) is None:
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
-        setattr(sys, _name, open(_number, "w" if _number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
+        _opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one, unless a file has got it before
+        os.set_inheritable(_opened, True)
+        setattr(sys, _name, open(_opened, "w" if _number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
         setattr(sys, f"__{_name}__", getattr(sys, _name))
 
 

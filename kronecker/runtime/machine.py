@@ -37,9 +37,9 @@ def environment() -> dict[str, Any]:
 
 def after(before: Any, now: Any) -> Any:
     """Returns a part of the record of a run that goes on under `now`: what differs has both, as "0.10, then 0.11"."""
-    if isinstance(before, dict):
+    if isinstance(before, dict) and isinstance(now, dict):
         return {name: after(before.get(name, "none"), now.get(name, "none")) for name in before | now}
-    if isinstance(before, list):
+    if isinstance(before, list) and isinstance(now, list):
         return before + [one for one in now if one not in before]
     return before if f", then {before}".endswith(f", then {now}") else f"{before}, then {now}"
 

@@ -35,7 +35,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 def check_complete(config: Any) -> None:
     """Raises a ValueError if `config` is no config, lacks a key or has another, or a value is not of its key's type."""
-    if not isinstance(config, ml_collections.ConfigDict):
+    if not isinstance(config, ml_collections.ConfigDict) or isinstance(config, ml_collections.FrozenConfigDict):
         raise ValueError(f"{config!r:.80} is no config; take the one of configs.base.get_config(), and set keys of it")
     values = flat(config)
     faults = [f"config.{name}: there is no such key" for name in values.keys() - keys.KEYS.keys()]

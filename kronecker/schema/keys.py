@@ -10,6 +10,7 @@ Override any key on the command line:  python train.py --config=configs/demo.py 
 import dataclasses
 import enum
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -293,6 +294,8 @@ def fault(name: str, value: Any) -> str | None:
         words = f"at most {bound.most:,}"
     elif isinstance(value, float) and value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
         words = f"0, or in size from {FLOAT32[0]:.2g} to {FLOAT32[1]:.2g}, as a float32"
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):  # no argument of a command can hold it
+        words = "text in UTF-8 without the character NUL"
     return f"{name} is {value!r:.200}; it must be {words}; the default is {known.default!r}" if words else None
 
 

@@ -169,8 +169,9 @@ def _resolved(config: str, name: str, settings: Mapping[str, Any]) -> ml_collect
 
 
 def _check_folder(folder: Path, resolved: ml_collections.ConfigDict) -> None:
-    if saved := rundir.read_config(epath.Path(folder / rundir.CONFIG)):
-        rundir.check_same_run(epath.Path(folder), resolution.with_vocabulary(resolved, saved.model.vocab_size))
+    saved = rundir.read_config(epath.Path(folder / rundir.CONFIG))
+    config = resolution.with_vocabulary(resolved, saved.model.vocab_size) if saved else resolved
+    rundir.check_same_run(epath.Path(folder), config)
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -452,21 +453,28 @@ def test_a_file_size_limit_ends_the_script_in_one_line(tmp_path):
     assert not list(tmp_path.glob("[!.]*/*"))
 
 
-def test_text_that_changes_while_it_is_read_is_refused_and_nothing_of_it_stays(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:300"])
+def test_text_that_changes_while_it_is_read_is_refused_and_no_part_of_it_stays(tmp_path, monkeypatch, tokenizer):
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"Document {i}."}) + "\n" for i in range(500)))
-    config = configured(tmp_path / "data", f"jsonl:{text}")
-    finish = shards.finish_segment
+    config = configured(tmp_path / "data", f"jsonl:{text}", tokenizer)
+    as_it_was, of_file = text.read_text(), text.stat()
+    whole, _ = preparation.ensure_prepared(configured(tmp_path / "whole", f"jsonl:{text}", tokenizer))
+    read = readers.read_jsonl
 
-    def grows(*arguments):
-        with text.open("a") as more:
-            more.write('{"text": "Written late."}\n')
-        finish(*arguments)
+    def changes(*arguments):  # once it is read from, and so before a part, or the BPE, is written
+        yield next(documents := read(*arguments))
+        text.write_text(as_it_was.replace("Document", "Replaced"))
+        yield from documents
 
-    monkeypatch.setattr(shards, "finish_segment", grows)
-    with pytest.raises(ValueError, match=r"text\.jsonl changed while it was read; run the same command again$"):
+    monkeypatch.setattr(readers, "read_jsonl", changes)
+    with pytest.raises(ValueError, match=rf"text\.jsonl changed while it was read; .*, and delete {tmp_path}/data/"):
         preparation.ensure_prepared(config)
-    assert not list((tmp_path / "data").glob("jsonl-*"))
+    assert not list((tmp_path / "data").glob("jsonl-*/*"))
     monkeypatch.undo()
-    prepared, _ = preparation.ensure_prepared(config)
-    assert sum(split["documents"] for split in prepared.manifest["splits"].values()) == 501
+    changed, _ = preparation.ensure_prepared(config)
+    assert changed.folder.name != whole.folder.name
+    text.write_text(as_it_was)  # put back, as from a copy, with its times
+    os.utime(text, ns=(of_file.st_atime_ns, of_file.st_mtime_ns))
+    again, _ = preparation.ensure_prepared(config)
+    assert (again.folder.name, again.fingerprint) == (whole.folder.name, whole.fingerprint)

@@ -154,6 +154,7 @@ def test_an_id_of_64_bits_is_not_cut_to_32(x64: bool):
         product = jax.jit(implementations.product) if x64 else implementations.product  # jit has cut what it is given
         rows = np.asarray(product(weights, bag, np.array([*ids, *same])))
         assert np.array_equal(product(weights, bag, np.array(ids)[0]), rows[0])
+        assert np.array_equal(product(weights, bag, jnp.array([2], jnp.int4)), rows[:1])
     np.testing.assert_array_equal(rows[:7], rows[7:])
     assert len(np.unique(rows, axis=0)) == 3
 

@@ -155,6 +155,25 @@ def test_a_field_of_a_line_that_is_missing_or_of_another_type_is_named_with_the_
                 finished_runs.read(epath.Path(run))
 
 
+@pytest.mark.parametrize("number", ["text", None, [], True, 1.5, math.inf])
+def test_the_number_of_a_line_that_is_none_is_named_with_the_line(run: Path, number: Any):
+    lines = read_lines(run)
+    write_lines(run, [lines[0], lines[1] | {"line": number}, *lines[2:]])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2: 'line' is"):
+        finished_runs.read(epath.Path(run))
+
+
+def test_a_run_that_lost_its_config_is_neither_left_out_nor_finished(run: Path):
+    planned = planning.Planned(run.name, run, ("true",), resolved=config())
+    assert planned.state == "finished"
+    (run / "config.json").unlink()
+    assert planned.state == "started"
+    with pytest.raises(FileNotFoundError, match=r"kronecker-seed0/config\.json: missing"):
+        compared(run)
+    with pytest.raises(ValueError, match=r"kronecker-seed0: not empty and not a run \(no config\.json\)"):
+        planning._check_folder(run, config())
+
+
 def test_any_line_that_is_missing_repeated_or_out_of_order_is_told(run: Path):
     lines = read_lines(run)
     rng = random.Random(0)

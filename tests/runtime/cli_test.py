@@ -144,5 +144,12 @@ def test_closed_streams_change_nothing_and_no_file_gets_their_number(tmp_path: P
     done = subprocess.run(["sh", "-c", closed, "sh", "-c", code, tmp_path / "numbers"], cwd=ROOT)
     assert done.returncode == 0
     assert (tmp_path / "numbers").read_text() == " ".join(["/dev/null"] * 3)
+    code = (  # a program that has opened a file before
+        "import sys; file = open(sys.argv[1], 'w'); from kronecker.runtime import interrupts\n"
+        "print('lost', flush=True); file.write('kept'); sys.exit(file.fileno())"
+    )
+    without_output = f'exec "{sys.executable}" "$@" >&-'
+    assert subprocess.run(["sh", "-c", without_output, "sh", "-c", code, tmp_path / "own"], cwd=ROOT).returncode == 1
+    assert (tmp_path / "own").read_text() == "kept"
     command = ["sh", "-c", closed, "sh", "scripts/compare.py", "results/demo"]
     assert subprocess.run(command, cwd=ROOT).returncode == 0

@@ -274,3 +274,10 @@ def test_processes_with_other_keys_or_text_are_refused(key: str, named: str, dat
         assert words.splitlines()[-1].startswith(f"error: {named}")
         assert "and not the same in all processes of this run; start all of them" in words
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_of_another_version_are_refused_before_their_facts_are_compared(monkeypatch: pytest.MonkeyPatch):
+    distributed.require_equal({"seed": 0})
+    monkeypatch.setattr(distributed, "told_by_all", lambda number: [number, number + 1])
+    with pytest.raises(ValueError, match="start all of them with one version of kronecker"):
+        distributed.require_equal({"seed": 0})

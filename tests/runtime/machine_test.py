@@ -17,6 +17,10 @@ def test_a_record_that_goes_on_has_what_differs_and_stays_when_nothing_does(monk
     assert after["versions"]["jax"] == f"0.1, then {now['versions']['jax']}"
     assert after["versions"]["NVIDIA_TF32_OVERRIDE"] == "none, then 0"
     assert machine.after(after, now) == after
+    assert machine.after({"jax": {}, "flax": ["0.1"]}, {"jax": "0.2", "flax": "0.2"}) == {  # edited by hand
+        "jax": "{}, then 0.2",
+        "flax": "['0.1'], then 0.2",
+    }
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     assert machine.after(after["versions"], machine.environment()["versions"])["NVIDIA_TF32_OVERRIDE"].endswith(
         "0, then none"

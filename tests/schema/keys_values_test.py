@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import ml_collections
 import numpy as np
 import pytest
 
@@ -52,6 +53,13 @@ def test_a_text_of_any_characters_is_allowed_or_refused_in_one_line(name: str):
     for text in ["", "\0", "a\nb", "\ud800", "x" * 10**6, "../..", "\u202e", " "]:
         fault = keys.fault(name, text) or ""
         assert len(fault) < 1500
+    assert keys.fault(name, "a\0b")  # a sweep could not start the run
+    assert keys.fault(name, "a\ud800b")
+
+
+def test_a_config_that_cannot_be_set_is_refused():
+    with pytest.raises(ValueError, match=r"is no config; take the one of configs\.base\.get_config\(\)"):
+        dotted.check_complete(ml_collections.FrozenConfigDict(dotted.defaults()))
 
 
 @pytest.mark.parametrize(
