@@ -254,13 +254,12 @@ def has_checkpoint(workdir: epath.Path) -> bool:
 
 
 def saved_steps(workdir: epath.Path) -> list[int]:
-    """Returns the steps whose checkpoints were completed, the newest first; they may be damaged.
+    """Returns the steps whose checkpoints were completed, the newest first; they may be damaged.  A step is an int32.
 
     On a disk orbax renames its folder to a number last; in a bucket, which cannot rename, it adds COMMITTED last.
     """
     folder = workdir / CHECKPOINTS
-    saved = (
-        [child for child in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", child.name)] if folder.exists() else []
-    )
+    found = list(folder.iterdir()) if folder.exists() else []
+    saved = [child for child in found if re.fullmatch("0|[1-9][0-9]*", child.name) and int(child.name) < 2**31]
     complete = (step for step in saved if not storage.is_remote(step) or (step / COMMITTED).exists())
     return sorted((int(step.name) for step in complete), reverse=True)

@@ -293,3 +293,9 @@ def test_a_diverged_run_is_not_one_of_another_config(tmp_path: Path):
     (tmp_path / "diverged.json").write_text('{"reason": "the loss is nan"}')
     with pytest.raises(ValueError, match=r"holds a run of another config \(train\.lr was 0\.001, is 0\.0001\)"):
         rundir.check_same_run(epath.Path(tmp_path), config)
+
+
+def test_a_folder_with_a_number_that_no_step_can_have_is_no_checkpoint(tmp_path: Path):
+    for name in ("3", str(2**31 - 1), str(2**31), "9" * 200, "03"):
+        (tmp_path / rundir.CHECKPOINTS / name).mkdir(parents=True)
+    assert rundir.saved_steps(epath.Path(tmp_path)) == [2**31 - 1, 3]
