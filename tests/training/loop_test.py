@@ -502,6 +502,8 @@ def levels(node: ast.AST) -> int:
 def test_a_run_without_a_checkpoint_may_start_anew_with_another_config(data: Path, tmp_path: Path):
     failed = train(tmp_path / "run", data, train__steps=1, train__lr=3e38, train__warmup_steps=0, eval__every=0)
     assert failed.returncode == 1
+    refused(train(tmp_path / "run", data, train__steps=2), "holds a run of another config (train.lr was 3e+38")
+    (tmp_path / "run" / "diverged.json").unlink()  # the record of why it ended is lost if another run begins here
     done = train(tmp_path / "run", data, train__steps=2)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["attention"] == "auto"
