@@ -172,13 +172,14 @@ def main(words: Sequence[str]) -> None:
             raise ValueError(
                 f"--{name} is a flag of `benchmark.py {' or '.join(users)}`, not of {command}; leave it out"
             )
-    from kronecker.report.pages import local
-
-    out = local(_OUT.value or f"runs/benchmark/{command}.json", "--out")
+    out = Path(_OUT.value or f"runs/benchmark/{command}.json")
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: must end in .json; write --out={out.with_suffix('.json')}")
 
+    from kronecker.report.pages import local
     from kronecker.runtime import allocator
+
+    local(str(out), "--out")  # makes its folder, before minutes of timing
 
     kept = allocator.keep_freed()  # before JAX starts threads, as train.py does
     if command == "runtime":

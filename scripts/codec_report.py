@@ -59,15 +59,17 @@ def main(specs: Sequence[str]) -> None:
     """Prints the report."""
     from kronecker import tokenization
     from kronecker.probes import vocabulary_coverage  # after the flags: --help should not wait for them
-    from kronecker.report.pages import local, write_text
 
-    json_file = _JSON.value and local(_JSON.value, "--json")
+    if _JSON.value:
+        from kronecker.report.pages import local, write_text
+
+        json_file = local(_JSON.value, "--json")
     found = [
         vocabulary_coverage.cover(tokenizer, pos_dim, _TRUNCATION.value, _BYTE_SOURCE.value, _EXAMPLES.value)
         for tokenizer in map(tokenization.load, dict.fromkeys(specs or ["gpt2"]))
         for pos_dim in _positions()
     ]
-    if json_file:  # before printing, which ends early if the reader closes the pipe
+    if _JSON.value:  # before printing, which ends early if the reader closes the pipe
         write_text(json_file, json.dumps(vocabulary_coverage.to_json(found), indent=2, ensure_ascii=False) + "\n")
     vocabulary_coverage.show(found)
 

@@ -13,6 +13,15 @@ def signed(number: float) -> str:
     return f"{number:+.4f}".replace("-", "−")
 
 
+def difference(mean: float, half: float) -> str:
+    """Returns a mean and half the width of its interval, e.g. +0.0094 ± 0.0347."""
+    return f"{signed(mean)} ± {half:.4f}"
+
+
+def interval(ends: Iterable[float]) -> str:
+    return " to ".join(map(signed, ends))
+
+
 def quartiles(ratio: Mapping[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 

@@ -43,7 +43,7 @@ def study_all_tokens() -> str:
             (
                 difference.mean,
                 f"`{arm}`",
-                f"{markdown.signed(difference.mean)} ± {difference.half:.4f}",
+                markdown.difference(difference.mean, difference.half),
                 difference.verdict,
             )
         )
@@ -119,7 +119,7 @@ def _against(runs: Sequence[Any], baselines: Sequence[str], tuned: bool = False)
     comparisons = {name: compare.compare(runs, name, compare.TUNED if tuned else ()) for name in baselines}
     first = comparisons[baselines[0]]
     cells = {
-        (name, arm.name): f"{markdown.signed(arm.difference.mean)} ± {arm.difference.half:.4f} {arm.difference.verdict}"
+        (name, arm.name): f"{markdown.difference(arm.difference.mean, arm.difference.half)} {arm.difference.verdict}"
         for name, comparison in comparisons.items()
         for arm in comparison.others
     }

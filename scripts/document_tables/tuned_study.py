@@ -86,34 +86,33 @@ def _by_decile(side: str) -> dict[str, tuple[str, str]]:
         for row in csv.DictReader(file):
             if row["arm"] == PRIMARY.partition(":")[0]:
                 half = (float(row["interval_high"]) - float(row["interval_low"])) / 2
-                told = f"{markdown.signed(float(row['difference']))} ± {half:.4f}"
-                found[row["group"]] = f"{int(row['ids']):,}", told
+                found[row["group"]] = f"{int(row['ids']):,}", markdown.difference(float(row["difference"]), half)
     return found
 
 
 def works() -> str:
     """Returns the primary difference on each work that held-out documents are pieces of, and over works."""
-    from kronecker.report import intervals
+    from kronecker.report import intervals, losses_by_token
 
     (corpus,) = (one for one in committed.read("corpora.json") if one["name"] == TEXT)
-    losses = collections.defaultdict(dict)  # seed -> arm -> (D,) nats
+    losses = collections.defaultdict(dict)  # arm -> seed -> (D,) nats
     for run in committed.runs("tuned/finals"):
-        by_document = json.loads((run.folder / "held_out.json").read_text(encoding="utf-8"))["by_document"]
-        losses[run.seed][run.arm] = np.array(by_document["nats"])
-        tokens_D = np.array(by_document["tokens"])
-    arm = PRIMARY.partition(":")[0]
-    nats_SD = np.stack([of_arm[arm] - of_arm[BASELINE] for _, of_arm in sorted(losses.items()) if arm in of_arm])
+        by_document = losses_by_token.documents(run)["by_document"]
+        losses[run.arm][run.seed], tokens_D = by_document["nats"], by_document["tokens"]
+    ours, its = (losses[arm] for arm in PRIMARY.split(":"))
+    seeds = tuple(sorted(ours.keys() & its.keys()))
+    nats_SD = np.stack([ours[seed] - its[seed] for seed in seeds])
     names, work_D = np.unique(corpus["held_out_parts"], return_inverse=True)
     nats_SW = np.stack([np.bincount(work_D, weights=nats_D) for nats_D in nats_SD])
     tokens_W = np.bincount(work_D, weights=tokens_D)
     rows = []
     for i in np.argsort(nats_SW.mean(axis=0) / tokens_W):
-        of_work = intervals.Difference(tuple(sorted(losses)), tuple(nats_SW[:, i] / tokens_W[i]))
+        of_work = intervals.Difference(seeds, tuple(nats_SW[:, i] / tokens_W[i]))
         count = int((work_D == i).sum())
-        told = f"{markdown.signed(of_work.mean)} ± {of_work.half:.4f}"
+        told = markdown.difference(of_work.mean, of_work.half)
         rows.append((str(names[i]), str(count), f"{tokens_W[i]:,.0f}", told))
-    ((low, high),) = intervals.over_documents(nats_SW.mean(axis=0)[None], tokens_W)
-    over = f"{markdown.signed(low)} to {markdown.signed(high)}"
+    (ends,) = intervals.over_documents(nats_SW.mean(axis=0)[None], tokens_W)
+    over = markdown.interval(ends)
     rows.append(("95 % if other works were drawn", str(len(work_D)), f"{tokens_W.sum():,.0f}", over))
     return markdown.table(("work", "documents", "tokens", " − ".join(f"`{one}`" for one in PRIMARY.split(":"))), rows)
 
@@ -133,7 +132,7 @@ def texts() -> str:
                     f"{arm.loss:.4f}",
                     f"{sum(arm.bits_per_byte) / len(arm.runs):.4f}",
                     markdown.signed(arm.difference.mean) if arm.difference else "",
-                    *(" to ".join(map(markdown.signed, ends)) for ends in over),
+                    *map(markdown.interval, over),
                     *[""] * (2 - len(over)),
                 )
             )
@@ -166,7 +165,7 @@ def misspelling() -> str:
             (
                 metric.replace("|", "\\|"),
                 *(f"{sum(of) / len(of):.4f}" for of in values.values()),
-                *(f"{markdown.signed(one.mean)} ± {one.half:.4f}" for one in differences),
+                *(markdown.difference(one.mean, one.half) for one in differences),
             )
         )
     headers = ("mean over prompts", *(f"`{name}`" for name in found), *(f"`{arm}` − `{name}`" for name in tables))
@@ -203,7 +202,7 @@ def primary() -> str:
         answer = "the code costs the difference"
     else:
         answer = "open"
-    over_seeds, over_documents = (" to ".join(map(markdown.signed, ends)) for ends in both)
+    over_seeds, over_documents = map(markdown.interval, both)
     rows = [
         ("answer by the rule", answer),
         ("mean difference, nats/token", markdown.signed(arm.difference.mean)),
