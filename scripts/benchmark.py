@@ -176,10 +176,10 @@ def main(words: Sequence[str]) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out={out}: must end in .json; write --out={out.with_suffix('.json')}")
 
-    from kronecker.report.pages import local
     from kronecker.runtime import allocator
+    from kronecker.runtime.storage import local_file
 
-    local(str(out), "--out")  # makes its folder, before minutes of timing
+    local_file(str(out), "--out")  # makes its folder, before minutes of timing
 
     kept = allocator.keep_freed()  # before JAX starts threads, as train.py does
     if command == "runtime":
@@ -194,8 +194,8 @@ def main(words: Sequence[str]) -> None:
 def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: bool) -> None:
     # After the flags: --help should not wait for JAX.
     from kronecker.benchmark import timing_figures, timing_tables
-    from kronecker.report.pages import write_text
     from kronecker.runtime import machine
+    from kronecker.runtime.storage import write_text
 
     before = machine.facts()
     result = run()
@@ -210,8 +210,8 @@ def _timed(command: str, run: Callable[[], dict[str, Any]], out: Path, kept: boo
 
 def _runtime(out: Path) -> None:
     from kronecker.benchmark import arm_runtime
-    from kronecker.report.pages import write_text
     from kronecker.run import result
+    from kronecker.runtime.storage import write_text
 
     timed = {arm: _config(f"gpt2.py:size=nano,arm={arm}", **{"model.dtype": _DTYPE.value}) for arm in arm_runtime.ARMS}
     found = arm_runtime.measure(timed, _ROUNDS.value or arm_runtime.ROUNDS)
@@ -222,8 +222,8 @@ def _runtime(out: Path) -> None:
 
 def _runs(arguments: Sequence[str], out: Path) -> None:
     from kronecker.benchmark import whole_runs
-    from kronecker.report.pages import write_text
     from kronecker.runtime import machine
+    from kronecker.runtime.storage import write_text
 
     before, folder = machine.facts(), out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

@@ -61,9 +61,9 @@ def main(specs: Sequence[str]) -> None:
     from kronecker.probes import vocabulary_coverage  # after the flags: --help should not wait for them
 
     if _JSON.value:
-        from kronecker.report.pages import local, write_text
+        from kronecker.runtime.storage import local_file, write_text
 
-        json_file = local(_JSON.value, "--json")
+        json_file = local_file(_JSON.value, "--json")
     found = [
         vocabulary_coverage.cover(tokenizer, pos_dim, _TRUNCATION.value, _BYTE_SOURCE.value, _EXAMPLES.value)
         for tokenizer in map(tokenization.load, dict.fromkeys(specs or ["gpt2"]))

@@ -123,10 +123,10 @@ def main(folders: Sequence[str]) -> None:
 
 
 def _write(content: dict[str, Any]) -> None:
-    from kronecker.report.pages import local, write_text
+    from kronecker.runtime.storage import local_file, write_text
 
     if _JSON.value:
-        write_text(local(_JSON.value, "--json"), json.dumps(content, indent=2) + "\n")
+        write_text(local_file(_JSON.value, "--json"), json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

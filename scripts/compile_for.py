@@ -182,9 +182,9 @@ def main(words: Sequence[str]) -> int:
         wrong = next((name for name in names if command != words[0] and flags.FLAGS[name].present), None)
         if wrong:
             raise ValueError(f"--{wrong} is a flag of `compile_for.py {command}`, not of {words[0]}; leave it out")
-    from kronecker.report.pages import local, write_text
+    from kronecker.runtime.storage import local_file, write_text
 
-    json_file = _JSON.value and local(_JSON.value, "--json")  # before minutes of compiling
+    json_file = _JSON.value and local_file(_JSON.value, "--json")  # before minutes of compiling
     written, results = commands[words[0]]()
     if json_file:
         write_text(json_file, json.dumps(written, indent=1) + "\n")

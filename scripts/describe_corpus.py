@@ -55,8 +55,7 @@ def main() -> None:
     records = [record for record in records if record["name"] != counted["name"]]
     records.append(old | counted)
     text = json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n"
-    with storage.renamed(file) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    storage.write_text(file, text)
     print(f"written: {file}")
 
 

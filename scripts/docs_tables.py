@@ -56,8 +56,7 @@ def main(files: Sequence[str]) -> int:
             lines = (text.splitlines(keepends=True) for text in (before, after))
             sys.stdout.writelines(difflib.unified_diff(*lines, f"{file}", f"{file}, from the files of results/"))
         else:
-            with storage.renamed(file) as unfinished:
-                unfinished.write_text(after, encoding="utf-8")
+            storage.write_text(file, after)
             print(f"written: {file}")
     return int(changed and _CHECK.value)
 

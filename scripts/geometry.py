@@ -47,12 +47,12 @@ def main(specs: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker import tokenization  # after the flags: --help should not wait for JAX
     from kronecker.probes import subjects, survey
-    from kronecker.report.pages import local, write_text
     from kronecker.run import result
+    from kronecker.runtime.storage import local_file, write_text
 
     if not specs and not _RUNS.value and not _TABLES.value:
         raise ValueError("nothing to measure; give a tokenizer, --runs or --tables: python scripts/geometry.py gpt2")
-    json_file = _JSON.value and local(_JSON.value, "--json")
+    json_file = _JSON.value and local_file(_JSON.value, "--json")
     loaded = {spec: tokenization.load(spec) for spec in specs}
     found = [subjects.Codec(f"codec, {tokenizer.name}", tokenizer, _POS_DIM.value) for tokenizer in loaded.values()]
     found += [_of_run(path) for path in _RUNS.value]

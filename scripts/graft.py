@@ -46,10 +46,10 @@ def main(models: Sequence[str]) -> None:
     config = resolution.resolve(_CONFIG.value)
     from kronecker.data import preparation  # after the flags: --help should not wait for JAX
     from kronecker.interop import gguf_file, grafted_training, llama_weights, tensors
-    from kronecker.report.pages import local, write_text
     from kronecker.runtime import machine, printing, storage
+    from kronecker.runtime.storage import local_file, write_text
 
-    out = _OUT.value and local(_OUT.value, "--out")
+    out = _OUT.value and local_file(_OUT.value, "--out")
     facts, path = machine.facts(), Path(models[0])  # `facts` has the time and the load of the start
     original = llama_weights.read(path)
     configs = grafted_training.configs_of(config, _ARMS.value, original.shape.tie_head)

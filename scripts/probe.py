@@ -49,12 +49,15 @@ _JSON = flags.DEFINE_string("json", None, "Also write every table to this JSON f
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
     from kronecker.probes import on_runs, prompts
-    from kronecker.report.pages import local, require_name, write_text
+    from kronecker.report.pages import require_name
     from kronecker.run import result  # after the flags: --help should not wait for JAX
+    from kronecker.runtime.storage import local_file, write_text
 
     if not folders:
         raise ValueError("no runs given; give one, or two that are a pair: scripts/probe.py --pair RUN_A RUN_B")
-    json_file, page = (path and local(path, flag) for path, flag in ((_JSON.value, "--json"), (_PAGE.value, "--page")))
+    json_file, page = (
+        path and local_file(path, flag) for path, flag in ((_JSON.value, "--json"), (_PAGE.value, "--page"))
+    )
     if page:
         require_name(page)
     if _PAIR.value:

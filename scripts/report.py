@@ -71,11 +71,11 @@ def main(folders: Sequence[str]) -> None:
 
 def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
     from kronecker.report import compare, comparison_page, grid, grid_page, held_out
-    from kronecker.report.pages import local
     from kronecker.run import finished_runs  # after the flags: --help should not wait for Matplotlib
+    from kronecker.runtime.storage import local_file
 
     found, diverged = finished_runs.gather(folders)
-    page = local(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
+    page = local_file(_OUT.value or str(epath.Path(folders[0]) / "report.html"), "--out")
     title = _TITLE.value or f"Paired runs: {page.absolute().parent.name}"
     swept = None if _TUNED.value else grid.read(found, _BASELINE.value, diverged)
     if swept and not swept.whole:
@@ -90,11 +90,12 @@ def _write_report(folders: Sequence[str]) -> os.PathLike[str]:
 
 def _write_paper(folders: Sequence[str]) -> os.PathLike[str]:
     from kronecker.paper import paper_page, reproduction, training_claims
-    from kronecker.report.pages import folder_of, local
+    from kronecker.report.pages import folder_of
     from kronecker.run import finished_runs
+    from kronecker.runtime.storage import local_file
 
     comparison = training_claims.pair([finished_runs.read(folder) for folder in finished_runs.find(folders)])
-    page = local(_OUT.value or str(epath.Path(folders[0]) / "paper.html"), "--out")
+    page = local_file(_OUT.value or str(epath.Path(folders[0]) / "paper.html"), "--out")
     timed = [sys.executable, str(BENCHMARK), "runtime"]
     parts = reproduction.parts(training_claims.probed(comparison), _VOCABULARIES.value, timed)
     found = reproduction.measure(reproduction.chosen(parts, _PARTS.value), folder_of(page), _AGAIN.value)

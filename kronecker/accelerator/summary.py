@@ -9,7 +9,7 @@ from kronecker.accelerator import parts
 from kronecker.accelerator.ledger import Ledger
 from kronecker.benchmark import contenders, timing_figures, timing_tables
 from kronecker.report import figures, pages
-from kronecker.runtime import printing
+from kronecker.runtime import printing, storage
 from kronecker.runtime.printing import Table
 
 PAGE = "report.html"
@@ -48,7 +48,7 @@ def write(ledger: Ledger, waiting: Waiting) -> Path:
         tables=[*_tables(ledger), ("Results", _overview(ledger, waiting))],
         figures=drawn,
     )
-    pages.write_text(file, made)
+    storage.write_text(file, made)
     return file
 
 

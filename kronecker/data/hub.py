@@ -64,8 +64,7 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
     with contextlib.nullcontext() if file.exists() else locks.locked(folder / locks.LOCK):  # a download holds it long
         if not file.exists():
             listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
-            with storage.renamed(file, locked=True) as unfinished:
-                unfinished.write_text(listing, encoding="utf-8")
+            storage.write_text(file, listing, locked=True)
     try:
         stored = storage.parsed_json(storage.read_whole(file))
         if not (isinstance(stored["revision"], str) and stored["revision"] and stored["files"]):

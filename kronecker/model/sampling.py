@@ -85,13 +85,6 @@ class Sampler:
             yield token
 
 
-def sample(
-    arm: build.Arm, params: dict[str, Any], prompt: Sequence[int], *, cache: bool = True, **options: Any
-) -> Iterator[int]:
-    """Returns `Sampler(arm, params, cache).sample(prompt, **options)`, for a single text."""
-    return Sampler(arm, params, cache).sample(prompt, **options)
-
-
 def _after_whole(
     model: transformer.Transformer, params: dict[str, Any], bag: bags.Bag | None, window_T: jax.Array, length: jax.Array
 ) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Any
 from kronecker.paper import headlines, result_figures, results, training_claims
 from kronecker.report import compare, figures, pages
 from kronecker.run import result
+from kronecker.runtime import storage
 
 TRAINING = "training"
 PARTS = CODES, PARAMETERS, PROBES, RUNTIME = "codes", "parameters", "probes", "runtime"
@@ -45,7 +46,7 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     pages.write_figures(numbers, [drawn[name] for section in SECTIONS for name in section.figures if name in drawn])
     results.write_numbers(numbers, everything)
     content = [result.to_json(one) for one in everything]
-    pages.write_text(numbers / "results.json", json.dumps(content, indent=1) + "\n")
+    storage.write_text(numbers / "results.json", json.dumps(content, indent=1) + "\n")
     trained = found[TRAINING][0]
     by_name = {one.name: one for one in everything}
     made = pages.render(
@@ -57,7 +58,7 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
         headlines=headlines.table(by_name),
         sections=[_section(section, found, drawn) for section in SECTIONS],
     )
-    pages.write_text(file, made)
+    storage.write_text(file, made)
 
 
 def _renamed(part: str, one: result.Result) -> result.Result:

@@ -6,6 +6,7 @@ from pathlib import Path
 from kronecker.paper import result_figures, results
 from kronecker.report import pages
 from kronecker.run import result
+from kronecker.runtime import storage
 
 
 def write(found: Sequence[result.Result], file: Path, title: str) -> None:
@@ -18,4 +19,4 @@ def write(found: Sequence[result.Result], file: Path, title: str) -> None:
     pages.write_figures(numbers, drawn)
     results.write_numbers(numbers, found)
     made = pages.render("probes.html", title=title, numbers=numbers.name, figures=drawn, results=results.shown(found))
-    pages.write_text(file, made)
+    storage.write_text(file, made)

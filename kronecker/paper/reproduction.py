@@ -17,7 +17,6 @@ from typing import Any
 
 from kronecker.paper import paper_page
 from kronecker.probes import on_runs, parameters, prompts, vocabularies
-from kronecker.report import pages
 from kronecker.run import finished_runs, result
 from kronecker.runtime import machine, printing, storage
 
@@ -89,7 +88,7 @@ def measure(wanted: Sequence[Part], folder: Path, again: bool = False) -> dict[s
         if kept is None:
             kept = part.measure()
             content = {"made_of": part.made_of, "results": [result.to_json(one) for one in kept]}
-            pages.write_text(file, json.dumps(content, indent=1) + "\n")
+            storage.write_text(file, json.dumps(content, indent=1) + "\n")
         found[part.name] = kept
     return found
 

@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kronecker.report import pages
 from kronecker.run import result
+from kronecker.runtime import storage
 from kronecker.runtime.printing import Table
 
 SAME, NONE = "Under the paper's conditions.", "The paper gives no numbers for this."
@@ -57,7 +57,7 @@ def write_numbers(folder: Path, found: Iterable[result.Result]) -> None:
         writer.writerow(("from", *one.columns))
         writer.writerows(("here", *row) for row in one.rows)
         writer.writerows(("paper", *row) for row in one.paper)
-        pages.write_text(folder / f"{one.name}.csv", text.getvalue())
+        storage.write_text(folder / f"{one.name}.csv", text.getvalue())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from kronecker.training import restore
 
 SOURCE = "6.12"
 CONDITIONS = NORMAL, MISSPELLED, NOVEL, FORCED = "normal", "misspelled", "novel", "forced"
+_IN_ONE_LINE = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 AS_TOKENS, AS_BYTES = "tokens", "one position"
 PAPER = (
     ("table, tied", MISSPELLED, AS_TOKENS, 20, 2, None, None),
@@ -135,7 +136,7 @@ def describe(*runs: Measured) -> list[Result]:
             mean_tokens = float(np.mean([text.tokens for text in texts]))
             rows.append((run.name, condition, texts[0].given, len(texts), flagged, echoed, mean_tokens))
             listed += [
-                (run.name, condition, text.prompt, _line(text.continuation), "yes" if text.degenerate else "")
+                (run.name, condition, text.prompt, text.continuation.translate(_IN_ONE_LINE), "yes" if text.degenerate else "")
                 for text in texts
             ]
     heads = ("arm", "condition", "string given as", "prompts", "flagged", "echoed", "mean tokens")
@@ -181,7 +182,3 @@ def compare(a: Measured, b: Measured, seed: int = 0) -> list[Result]:
 
 def _conditions(runs: Sequence[Measured]) -> dict[str, str]:
     return measured_on.merged(run.conditions for run in runs)
-
-
-def _line(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")

@@ -22,6 +22,7 @@ from kronecker.report import (
     tables,
 )
 from kronecker.run import measured_on
+from kronecker.runtime import storage
 from kronecker.schema import arms
 
 
@@ -73,7 +74,7 @@ def write(
         settings=tables.settings(comparison),
         commands="\n".join(f"python {shlex.join(run.env['command'])}" for run in comparison.runs),
     )
-    pages.write_text(page, made)
+    storage.write_text(page, made)
 
 
 def best_section(best: grid.Best, folder: Path, title: str) -> dict[str, Any]:

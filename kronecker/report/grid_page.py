@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from kronecker.report import comparison_page, grid, pages, tables
+from kronecker.runtime import storage
 
 
 def write(found: grid.Grid, page: Path, title: str) -> None:
@@ -28,4 +29,4 @@ def write(found: grid.Grid, page: Path, title: str) -> None:
         notes=tables.notes_of_all(found),
         skipped=found.skipped,
     )
-    pages.write_text(page, made)
+    storage.write_text(page, made)

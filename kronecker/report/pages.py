@@ -14,19 +14,6 @@ from kronecker.runtime import storage
 LEAST_LETTERS = 9.2  # CSS px, of text in a figure: a usual figure then fits a phone of 400 px
 
 
-def local(path: str, flag: str) -> Path:
-    """Returns the path of a file to be written, and makes its folder; for callers before long work.
-
-    Raises ValueError if it is remote, or a folder.  `flag` is where it was given.
-    """
-    if storage.is_remote(path):
-        raise ValueError(f"{path}: pages and numbers are written to a local disk; name a local file with {flag}")
-    if Path(path).is_dir():
-        raise ValueError(f"{flag}={path} is a folder; name a file")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return Path(path)
-
-
 def render(template: str, **values: Any) -> str:
     """Returns a template of assets/pages filled with values, which are escaped: text, not HTML."""
     return _TEMPLATES.get_template(template).render(values)
@@ -51,14 +38,8 @@ def folder_of(page: Path) -> Path:
 
 def write_figures(folder: Path, drawn: Iterable[figures.Figure]) -> None:
     for drawing in drawn:
-        write_text(folder / f"{drawing.name}.csv", drawing.csv)
-        write_text(folder / f"{drawing.name}.svg", drawing.svg)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file by rename, so that it is never incomplete."""
-    with storage.renamed(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        storage.write_text(folder / f"{drawing.name}.csv", drawing.csv)
+        storage.write_text(folder / f"{drawing.name}.svg", drawing.svg)
 
 
 def _least_width(svg: str) -> str:

@@ -108,6 +108,25 @@ def renamed(path: Local, locked: bool = False) -> Iterator[Local]:
             temporary.unlink(missing_ok=True)
 
 
+def local_file(path: str, flag: str) -> pathlib.Path:
+    """Returns the path of a file to be written, and makes its folder; for callers before long work.
+
+    Raises ValueError if it is remote, or a folder.  `flag` is where it was given.
+    """
+    if is_remote(path):
+        raise ValueError(f"{path}: it is written to a local disk; name a local file with {flag}")
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"{flag}={path} is a folder; name a file")
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return pathlib.Path(path)
+
+
+def write_text(file: Local, text: str, locked: bool = False) -> None:
+    """Writes a local file in UTF-8, `renamed` as above."""
+    with renamed(file, locked) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
 def check_ends(path: Local) -> None:
     """Raises ValueError if a local path, or one in the folder, leads to a pipe or a device: reading may have no end."""
     if is_remote(path):

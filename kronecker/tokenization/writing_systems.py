@@ -18,7 +18,7 @@ def script(token: bytes) -> str:
         text = token.decode()
     except UnicodeDecodeError:
         return NOT_UTF8
-    return max(map(_script_of_character, text), key=_strength, default=SYMBOLS)
+    return max(map(_script_of_character, text), key=lambda name: _WEAK.get(name, len(_WEAK)), default=SYMBOLS)
 
 
 @functools.cache
@@ -32,7 +32,3 @@ def _script_of_character(character: str) -> str:
     if kind[0] == "N":
         return DIGITS
     return WHITE_SPACE if character.isspace() else SYMBOLS
-
-
-def _strength(name: str) -> int:
-    return _WEAK.get(name, len(_WEAK))

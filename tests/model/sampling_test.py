@@ -29,8 +29,8 @@ def params(arm: build.Arm) -> dict:
 TOKENS = [bytes([value]) for value in range(40)] + [b"ab", b"abc", None, b"", b"ba", b"bab", b"cc", b"c", b"dd", b"e"]
 
 
-def draw(arm: build.Arm, params: dict, prompt: list[int], **options) -> list[int]:
-    return list(sampling.sample(arm, params, prompt, **({"new_tokens": 12} | options)))
+def draw(arm: build.Arm, params: dict, prompt: list[int], cache: bool = True, **options) -> list[int]:
+    return list(sampling.Sampler(arm, params, cache).sample(prompt, **({"new_tokens": 12} | options)))
 
 
 def confident(name: str, **model) -> tuple[build.Arm, dict]:

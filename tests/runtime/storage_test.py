@@ -22,7 +22,6 @@ import tiny_runs
 from etils import epath
 
 from kronecker.data import preparation, remote, rows
-from kronecker.report import pages
 from kronecker.run import rundir, sinks
 from kronecker.runtime import device_mesh, sharding, storage
 from kronecker.training import checkpoint
@@ -442,15 +441,15 @@ def test_the_linter_refuses_local_files_where_a_path_may_be_remote(code: str, ru
 
 def test_a_page_is_not_written_to_a_bucket():
     with pytest.raises(ValueError, match=r"^gs://bucket/report\.html: .* name a local file with --out$"):
-        pages.local("gs://bucket/report.html", "--out")
+        storage.local_file("gs://bucket/report.html", "--out")
 
 
 def test_the_folder_of_a_file_to_be_written_is_made_and_one_in_its_place_is_refused_before_any_work(tmp_path: Path):
     file = tmp_path / "new" / "folder" / "report.json"
-    pages.write_text(pages.local(str(file), "--json"), "{}")
+    storage.write_text(storage.local_file(str(file), "--json"), "{}")
     assert file.read_text() == "{}"
     with pytest.raises(ValueError, match=r"^--json=.*/new/folder is a folder; name a file$"):
-        pages.local(str(file.parent), "--json")
+        storage.local_file(str(file.parent), "--json")
     command = [sys.executable, ROOT / "scripts" / "probe.py", tmp_path / "no_run", f"--json={file.parent}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, f"error: --json={file.parent} is a folder; name a file\n")
