@@ -213,6 +213,8 @@ def _read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str,
             continue
         if one.dtype not in tensors.FLOATS:
             raise ValueError(f"{folder}: {name} is {one.dtype}; give weights that are not quantised")
-        found[name.removeprefix(PREFIX)] = one.read()
+        if (bare := name.removeprefix(PREFIX)) in found:
+            raise ValueError(f"{folder}: {bare} is there twice, with {PREFIX} and without; download the model again")
+        found[bare] = one.read()
     single = folder / WEIGHTS
     return found, (single.exists() and safetensors.safe_open(single, "numpy").metadata()) or {}

@@ -44,7 +44,8 @@ def tensors(location: str | pathlib.Path) -> dict[str, Tensor]:
     """
     path = pathlib.Path(location)
     indexed = path.is_dir() and (path / INDEX).exists() and not (path / SINGLE).exists()  # as transformers reads it
-    files = _shards(path / INDEX) if indexed else [path / SINGLE if path.is_dir() else path]
+    placed = _shards(path / INDEX) if indexed else {}
+    files = [path / name for name in sorted(set(placed.values()))] or [path / SINGLE if path.is_dir() else path]
     for file in files:
         if not file.is_file():
             got = "is no file" if file.exists() else "does not exist"
@@ -52,7 +53,12 @@ def tensors(location: str | pathlib.Path) -> dict[str, Tensor]:
                 f"{file} {got}; give a .safetensors or {GGUF} file, or a folder with {SINGLE} or {INDEX}"
             )
         storage.check_ends(file)
-    return {name: one for file in files for name, one in (_of_gguf if file.suffix == GGUF else _of_file)(file)}
+    return {
+        name: one
+        for file in files
+        for name, one in (_of_gguf if file.suffix == GGUF else _of_file)(file)
+        if placed.get(name, file.name) == file.name  # a shard may also hold what the index has in another one
+    }
 
 
 def input_table(location: str | pathlib.Path, tensor: str = "") -> np.ndarray:
@@ -79,12 +85,13 @@ def input_table(location: str | pathlib.Path, tensor: str = "") -> np.ndarray:
     return table.read()
 
 
-def _shards(index: pathlib.Path) -> list[pathlib.Path]:
+def _shards(index: pathlib.Path) -> dict[str, str]:
+    """Returns tensor's name -> name of its shard."""
     held = rundir.parsed(storage.read_whole(index), str(index), {"weight_map": dict}, "download it again")
-    names = sorted({str(name) for name in held["weight_map"].values()})
-    if outside := [name for name in names if pathlib.PurePath(name).name != name or name in ("", "..")]:
+    placed = {name: str(shard) for name, shard in held["weight_map"].items()}
+    if outside := [name for name in placed.values() if pathlib.PurePath(name).name != name or name in ("", "..")]:
         raise ValueError(f"{index}: the shard {outside[0]!r} is not in its folder; download the model again")
-    return [index.parent / name for name in names]
+    return placed
 
 
 def _of_file(file: pathlib.Path) -> Iterator[tuple[str, Tensor]]:

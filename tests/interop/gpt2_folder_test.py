@@ -145,6 +145,11 @@ def first_bias(arrays: dict) -> np.ndarray:
         (changed_arrays(lambda arrays: arrays.pop("lm_head.weight")), {}, "lm_head.weight is missing"),
         (changed_arrays(lambda arrays: arrays.update(extra=np.ones(2))), {}, "extra is no weight of GPT-2"),
         (
+            changed_arrays(lambda arrays: arrays.update({"wte.weight": np.zeros((30, 8), np.float32)})),
+            {},
+            r"wte.weight is there twice, with transformer\. and without; download the model again",
+        ),
+        (
             changed_arrays(lambda arrays: first_bias(arrays).fill(np.nan)),
             {},
             "ln_1.bias has values that are not finite",

@@ -34,10 +34,13 @@ def test_only_the_tensor_is_read_not_the_file(tmp_path: Path):
 
 def test_a_sharded_checkpoint_gives_it_out_of_its_shard(tmp_path: Path):
     safetensors.save_file({"lm_head.weight": OTHER}, tmp_path / "model-00001-of-00002.safetensors")
-    safetensors.save_file({NAME: MATRIX}, tmp_path / "model-00002-of-00002.safetensors")
+    # The second shard also holds a tensor that the index has in the first one.
+    more = {NAME: MATRIX, "lm_head.weight": MATRIX}
+    safetensors.save_file(more, tmp_path / "model-00002-of-00002.safetensors")
     where = {"lm_head.weight": "model-00001-of-00002.safetensors", NAME: "model-00002-of-00002.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert np.array_equal(tensors.input_table(tmp_path), MATRIX)
+    assert np.array_equal(tensors.input_table(tmp_path, "lm_head.weight"), OTHER)
 
 
 def test_one_whole_file_comes_before_an_index_as_in_transformers(tmp_path: Path):
