@@ -126,6 +126,8 @@ def _prepare(
     elif init_from and not has_checkpoint:
         source = storage.open_path(init_from, "checkpoint.init_from")
         init_weights = checkpoint.find_weights(source, identity, config, abstract_state.params)
+    if init_weights:
+        distributed.require_equal({"the weights of checkpoint.init_from": init_weights.facts})
     trainer = _Trainer(
         config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
     )
