@@ -10,9 +10,9 @@ r"""Trains one model from a config file, or resumes a run that was interrupted.
 --workdir then holds config.json, env.json, params.json, metrics.jsonl,
 checkpoints/ and, once the run is complete, result.json.
 
-On SIGTERM or Ctrl-C it saves a checkpoint and exits with code 143 or 130 within
-checkpoint.grace_seconds; the same command resumes the run.  A second Ctrl-C
-ends it at once.  On a CPU a resumed run has the same losses as an uninterrupted
+On SIGTERM, Ctrl-C or the end of its terminal it saves a checkpoint and exits
+with code 143, 130 or 129 within checkpoint.grace_seconds; the same command
+resumes the run.  A second Ctrl-C ends it at once.  On a CPU a resumed run has the same losses as an uninterrupted
 one, bit for bit; on a GPU only if train.deterministic is set.
 
 Before the first step it prints parameters, memory and FLOPs, and refuses a run

@@ -34,7 +34,7 @@ OUT/DEVICE/report.html with figures.  Use another --out for another text.
 No network is needed if --data names files of this machine and --tokenizer is
 gpt2.  A text shorter than a run of the study (30 million tokens) is read
 several times.
-SIGTERM and Ctrl-C stop the command; finished results are saved.  Exit code: 1
+SIGTERM, SIGHUP and Ctrl-C stop the command; finished results are saved.  Exit code: 1
 if a result is wrong or failed, 2 for a wrong command, 128 plus the signal's
 number if a signal ended it, otherwise 0.
 

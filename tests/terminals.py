@@ -27,6 +27,20 @@ def run(command: Sequence[str], columns: int, cwd: os.PathLike[str]) -> str:
     return out.decode()
 
 
+def start(command: Sequence[str], cwd: os.PathLike[str]) -> tuple[subprocess.Popen, int]:
+    """Starts a command on a terminal of its own; returns our end too: `read` it, and close it to close the terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(["setsid", "--ctty", *command], stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    return process, ours
+
+
+def read(terminal: int) -> bytes:
+    """Returns what was printed since the last call."""
+    return b"".join(iter(lambda: _read(terminal), b""))
+
+
 def rows(out: str) -> list[str]:
     """Returns every row of text that the terminal was ever given, without control characters."""
     return [row for row in re.split(r"\n", CONTROLS.sub("\n", out)) if row.strip()]
@@ -35,5 +49,5 @@ def rows(out: str) -> list[str]:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 2**16)
-    except OSError:  # Linux's way to say that nobody has the other end open
+    except OSError:  # nothing there, or Linux's way to say that nobody has the other end open
         return b""

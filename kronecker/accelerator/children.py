@@ -8,32 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Self, TextIO
+from types import TracebackType
+from typing import TextIO
 
 from kronecker.accelerator.ledger import ROOT
+from kronecker.runtime import forwarding
 
 POLL_SECONDS = 0.1
 TO_EXIT = 30.0  # seconds from SIGTERM to SIGKILL, in which a training run saves a checkpoint
 
 
-class Children:
-    """Starts processes and forwards SIGINT and SIGTERM as SIGTERM; a second signal sends SIGKILL.
-
-    `stopped_by` is the signal that ended the visit, or None.
-    """
+class Children(forwarding.Forwarding):
+    """Starts processes and forwards SIGINT, SIGTERM and SIGHUP as SIGTERM; a second SIGINT or SIGTERM sends SIGKILL."""
 
     def __init__(self) -> None:
-        self.stopped_by: int | None = None
         self._process: subprocess.Popen | None = None
 
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
+        super().__exit__(kind, error, where)
         if self._process:  # after an exception
             self._signal(signal.SIGKILL)
 
@@ -71,9 +63,8 @@ class Children:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        again, self.stopped_by = self.stopped_by is not None, number
+    def pass_on(self, number: int, again: bool) -> None:
+        del number
         if self._process:
             self._signal(signal.SIGKILL if again else signal.SIGTERM)
         print("stopping; finished results are saved, run the same command again to resume", file=sys.stderr, flush=True)

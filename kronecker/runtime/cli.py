@@ -18,8 +18,8 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     """Parses the flags, runs `main` and exits with the code that it returns (None: 0).
 
     Bad input is a ValueError, an OSError or a MemoryError: one line on stderr and exit code 2.  A loss that is not
-    finite exits with 1, Ctrl-C with 130, SIGTERM while training with 143; output that nobody reads, with 1 and no
-    word.  Any other exception is a bug of ours: it prints its traceback and exits with 1.
+    finite exits with 1, Ctrl-C with 130, another signal while training with 128 + its number; output that nobody reads,
+    with 1 and no word.  Any other exception is a bug of ours: it prints its traceback and exits with 1.
 
     `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
     that defines the flag --config fails without it.

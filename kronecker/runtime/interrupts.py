@@ -7,6 +7,7 @@ get the number of one, and with it what a library prints.
 
 import os
 import signal
+import stat
 import sys
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
@@ -31,6 +32,13 @@ def raise_exception() -> None:
     """Makes Ctrl-C a KeyboardInterrupt again, but still the end of this process within an import."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, _raise)
+
+
+def leave_terminal() -> None:
+    """Sends what would go to a terminal to /dev/null instead: after SIGHUP it is gone, and writing to it fails."""
+    for number in range(3):
+        if stat.S_ISCHR(os.fstat(number).st_mode):
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
 
 
 def _raise(number, frame) -> None:

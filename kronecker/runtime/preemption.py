@@ -1,9 +1,11 @@
-"""Being told to stop: SIGTERM or Ctrl-C becomes a complete checkpoint and exit code 143 or 130, in a grace period.
+"""Being told to stop: a signal becomes a complete checkpoint and exit code 128 + its number, in a grace period.
+
+The signals are SIGTERM, Ctrl-C, and SIGHUP, by which a terminal says that it was closed.
 
 The training loop polls `asked()` between steps, when the state can be saved.  Before training starts there is nothing
 to save, and a signal ends the process at once, even in a compilation.  A thread ends it after the grace period, saved
 or not.  With several processes, JAX's runtime passes SIGTERM from any of them to all, and `asked()` is true at the same
-call in each.  A second SIGTERM changes nothing; a second Ctrl-C ends the process at once.
+call in each.  A second signal changes nothing, but a second Ctrl-C ends the process at once.
 """
 
 import os
@@ -13,8 +15,9 @@ import sys
 import threading
 import time
 
-from kronecker.runtime import interrupts  # noqa: F401  opens closed streams, before there is a socket
+from kronecker.runtime import interrupts  # also opens closed streams, before there is a socket
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINATED = 128 + signal.SIGTERM  # exit code
 _RESUMES = "the same command resumes from the newest complete checkpoint"
 
@@ -47,16 +50,14 @@ class Notice:
         self._writer.setblocking(False)
         threading.Thread(target=self._listen, name="preemption", daemon=True).start()
         signal.set_wakeup_fd(self._writer.fileno())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as of a script's job in the background
-                signal.signal(number, lambda *_: None)
+        for number in heard():
+            signal.signal(number, lambda *_: None)
 
     def close(self) -> None:
         """Ends listening, unless there was a signal: then this process ends soon, or by the next Ctrl-C."""
         if self._received is None:
-            for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, usual)
+            for number in heard():
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
             self._writer.close()  # and the thread ends
 
@@ -74,10 +75,12 @@ class Notice:
     def _listen(self) -> None:
         while signals := self._reader.recv(64):
             for number in signals:
-                if number in (signal.SIGINT, signal.SIGTERM):
+                if number in SIGNALS:
                     self._hear(signal.Signals(number))
 
     def _hear(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            interrupts.leave_terminal()
         if not self._training:
             _end(f"received {number.name} before training started: nothing to save; run the same command again", number)
         if number == signal.SIGINT:
@@ -87,7 +90,7 @@ class Notice:
             print("received SIGINT: saves and stops; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
         if self._received is None:
             self._received = number
-            if number == signal.SIGINT and _is_one_of_several():
+            if number != signal.SIGTERM and _is_one_of_several():
                 os.kill(os.getpid(), signal.SIGTERM)  # for JAX, which has its own handler, of SIGTERM alone
             else:
                 self._leave()
@@ -104,6 +107,11 @@ class Notice:
 
 
 NOTICE = Notice()  # of this process; only train.py listens
+
+
+def heard() -> list[signal.Signals]:
+    """Returns those of SIGNALS that this process does not ignore, as under nohup, or in the background of a script."""
+    return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _is_one_of_several() -> bool:

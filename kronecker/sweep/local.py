@@ -1,7 +1,7 @@
 """A sweep's runs as child processes, one after another or several at a time.
 
-Each run is a process, so that its failure does not end the others.  SIGINT and SIGTERM end the children and then the
-sweep; a second signal kills them.
+Each run is a process, so that its failure does not end the others.  SIGINT, SIGTERM and SIGHUP end the children and
+then the sweep; a second SIGINT or SIGTERM kills them.
 """
 
 import dataclasses
@@ -11,10 +11,9 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
+from types import TracebackType
 
-from kronecker.runtime import locks, progress
+from kronecker.runtime import forwarding, locks, progress
 from kronecker.sweep import devices, planning, run_outcome, slurm
 
 LOGS = "logs"  # in the sweep's folder
@@ -27,9 +26,9 @@ def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -
     A run alone has the terminal.  Of several at a time, each has a log, OUT/logs/NAME.log, and an equal share of the
     GPUs.
 
-    The code is 0 if every run is finished; 1 if one failed; 143 if one was stopped; 128 + the signal's number if SIGINT
-    or SIGTERM ended the sweep.  Raises ValueError if `parallel` is below 1 or does not divide the number of GPUs, or a
-    run is a SLURM job that waits or runs.
+    The code is 0 if every run is finished; 1 if one failed; 143 if one was stopped; 128 + the signal's number if a
+    signal ended the sweep.  Raises ValueError if `parallel` is below 1 or does not divide the number of GPUs, or a run
+    is a SLURM job that waits or runs.
     """
     if parallel < 1:
         raise ValueError(f"--parallel={parallel}: it must be at least 1; the default is 1, one run after another")
@@ -50,20 +49,14 @@ class _Child:
     began: float
 
 
-class _Children:
+class _Children(forwarding.Forwarding):
     """Starts child processes, which inherit the sweep's lock, forwards signals to them, and leaves none behind."""
 
     def __init__(self, lock: int) -> None:
-        self.stopped_by: int | None = None
         self._lock, self._alive = lock, []
 
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        super().__exit__(kind, error, where)
         if error:  # for example, a child could not be started
             for process in self._alive:
                 process.terminate()
@@ -104,9 +97,7 @@ class _Children:
         finally:
             self._alive.remove(process)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        again, self.stopped_by = self.stopped_by is not None, number
+    def pass_on(self, number: int, again: bool) -> None:
         words = "kills its runs" if again else "its runs save and stop; a second signal kills them"
         os.write(2, f"sweep: received {signal.Signals(number).name}: {words}\n".encode())  # `print` may be at work
         for process in self._alive:

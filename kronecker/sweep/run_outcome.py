@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from etils import epath
 
 from kronecker.run import finished_runs, rundir
-from kronecker.runtime import interrupts, preemption, printing
+from kronecker.runtime import preemption, printing
 from kronecker.runtime.printing import Table
 from kronecker.sweep import planning
 
 STOPPED = preemption.TERMINATED  # of train.py, after SIGTERM made it save and exit
+_TOLD = [128 + number for number in preemption.SIGNALS]  # exit codes of runs that a signal made save and exit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,7 @@ def skipped(run: planning.Planned) -> Outcome:
 def ended(run: planning.Planned, seconds: float, exit_code: int | None, stopped: bool) -> Outcome:
     """Returns the outcome of a run that has ended; `exit_code`: its process's, `stopped`: a signal ended the sweep."""
     finished = run.state == "finished"
-    state = (
-        "finished" if finished else "stopped" if stopped or exit_code in (STOPPED, interrupts.INTERRUPTED) else "failed"
-    )
+    state = "finished" if finished else "stopped" if stopped or exit_code in _TOLD else "failed"
     return Outcome(run.name, state, seconds, exit_code=exit_code, **(_losses(run) if finished else {}))
 
 

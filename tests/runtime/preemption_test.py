@@ -1,6 +1,7 @@
 """Being told to leave, as SLURM or a cloud does it: a real SIGTERM at each moment of a run, alone and with others."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import terminals
 import tiny_runs
 from etils import epath
 from tiny_runs import finish, start
@@ -101,6 +103,18 @@ def test_a_signal_at_any_moment_saves_and_changes_no_number(
         assert tiny_runs.losses(workdir) == pytest.approx(undisturbed, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_saves(data: Path, undisturbed: dict[str, float], tmp_path: Path):
+    command = tiny_runs.command(tmp_path / "run", data, OPTIONS)
+    process, terminal = terminals.start(command, tiny_runs.ROOT)
+    wait_until([process], lambda: terminals.read(terminal) is None or trained(tmp_path / "run", 7))
+    os.close(terminal)
+    assert process.wait(30) == 128 + signal.SIGHUP
+    assert 7 <= steps_saved(tmp_path / "run")[-1] < 400
+    finish(start(tmp_path / "run", data, OPTIONS))
+    assert tiny_runs.losses(tmp_path / "run") == undisturbed
+
+
 @pytest.mark.parametrize(("line_after", "lines"), [(False, 1), (True, 0)])
 def test_updates_held_for_whoever_goes_on_become_one_line(line_after: bool, lines: int, tmp_path: Path):
     values = [[2.0, 0.1, 1.0, 0.0, 0.5, 1.0]] * 3
@@ -171,13 +185,13 @@ def stuck(before: str, then: str) -> subprocess.Popen:
         ),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_process_that_is_stuck_ends_when_the_grace_is_over(
     number: signal.Signals, before: str, then: str, words: str
 ):
     process = stuck(before, then.replace("signal.SIGTERM", str(number.value)))
     process.send_signal(number)
-    if number == signal.SIGTERM:
+    if number != signal.SIGINT:
         process.send_signal(number)  # changes nothing
     began = time.monotonic()
     _, errors = process.communicate(timeout=30)

@@ -12,6 +12,7 @@ from typing import Any
 import commands
 import pytest
 import submitit
+import terminals
 import tiny_sweep
 
 from kronecker.sweep import devices, job, local, planning, slurm
@@ -125,11 +126,13 @@ def test_gpus_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytes
     assert devices.split(2) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_lets_every_child_save_and_starts_no_other(tmp_path: Path, number: signal.Signals, code: int):
     process = start(tmp_path, 2, CUDA_VISIBLE_DEVICES="")
     children = [process_id(tmp_path, name) for name in NAMES[:2]]
     process.send_signal(number)
+    if number == signal.SIGHUP:
+        process.send_signal(number)  # as a shell does that ends with its terminal; it kills nothing
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code
     assert not any(map(is_alive, children))
@@ -137,6 +140,15 @@ def test_a_signal_lets_every_child_save_and_starts_no_other(tmp_path: Path, numb
     assert not (tmp_path / "third").exists()
     assert f"sweep: received {number.name}: its runs save and stop; a second signal kills them\n" in out
     assert re.findall(r"^(first|second) +stopped +\d+ +143$", out, re.MULTILINE) == ["first", "second"]
+
+
+def test_a_sweep_whose_terminal_is_closed_lets_its_runs_save(tmp_path: Path):
+    process, terminal = terminals.start([sys.executable, "-c", SWEEP, str(tmp_path), "2"], ROOT)
+    children = [process_id(tmp_path, name) for name in NAMES[:2]]
+    os.close(terminal)
+    assert process.wait(60) == 129
+    assert not any(map(is_alive, children))
+    assert all((tmp_path / name / "saved").exists() for name in NAMES[:2])
 
 
 def test_a_second_signal_kills(tmp_path: Path):
