@@ -136,7 +136,7 @@ def describe(*runs: Measured) -> list[Result]:
             mean_tokens = float(np.mean([text.tokens for text in texts]))
             rows.append((run.name, condition, texts[0].given, len(texts), flagged, echoed, mean_tokens))
             listed += [
-                (run.name, condition, text.prompt, text.continuation.translate(_IN_ONE_LINE), "yes" if text.degenerate else "")
+                (run.name, condition, text.prompt, text.continuation.translate(_IN_ONE_LINE), "yes" * text.degenerate)
                 for text in texts
             ]
     heads = ("arm", "condition", "string given as", "prompts", "flagged", "echoed", "mean tokens")
