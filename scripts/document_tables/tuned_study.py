@@ -3,6 +3,7 @@
 import collections
 import csv
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,44 @@ def tuning() -> str:
         rows.append((f"`{arm}`", state, str(len(losses)), *(f"{one:g}" for one in best), f"{losses[best]:.4f}", ahead))
     headers = ("arm", "search", "points", "best rate", "multiplier", "training loss", "ahead of the next by")
     return markdown.table(headers, rows, left=2)
+
+
+def secondary() -> str:
+    """Returns those of the protocol's twelve secondary comparisons whose arms have final runs, and their verdicts.
+
+    Holm's correction is over all twelve. Until all are there, those are resolved whose p is below its smallest limit.
+    """
+    from kronecker.report import intervals, pairs
+
+    protocol = (committed.ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^[A-Z]+=(\S+:\S+)$", protocol, re.MULTILINE)
+    family = [pair for line in lines for pair in line.split(",")]
+    found = committed.runs("tuned/finals")
+    arms = {run.arm for run in found}
+    there = [pair for pair in family if set(pair.split(":")) <= arms]
+    compared = pairs.read(found, there)
+    verdicts = pairs.adjusted(compared)
+    if len(there) < len(family):
+        limit = (1 - intervals.CONFIDENCE) / len(family)
+        of_pairs = (of_pair.others[0].difference for of_pair in compared)
+        verdicts = [one.verdict if one.p_value <= limit else "not yet" for one in of_pairs]
+    rows = []
+    for pair, of_pair, verdict in zip(there, compared, verdicts, strict=True):
+        arm = of_pair.others[0]
+        over = map(markdown.interval, (arm.difference.interval, arm.documents))
+        name = " − ".join(f"`{one}`" for one in pair.split(":"))
+        told = markdown.signed(arm.difference.mean), *over, f"{arm.difference.p_value:.2g}"
+        rows.append((name, str(len(arm.difference.values)), *told, verdict))
+    headers = (
+        "comparison",
+        "seeds",
+        "difference",
+        "95 % over seeds",
+        "95 % over documents",
+        "p",
+        "after Holm's correction",
+    )
+    return markdown.table(headers, rows)
 
 
 def finals() -> str:
@@ -221,6 +260,7 @@ def _search() -> Any:
 TABLES = {
     "tuning": tuning,
     "tuned-primary": primary,
+    "tuned-secondary": secondary,
     "tuned-finals": finals,
     "tuned-seeds": seeds,
     "tuned-frequency": frequency,
