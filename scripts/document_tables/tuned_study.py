@@ -111,6 +111,19 @@ def seeds() -> str:
     return markdown.table(("arm", *(f"seed {seed}" for seed in every)), rows)
 
 
+def counts() -> str:
+    """Returns the losses of models that count the tokens of the final runs, and which arms have higher ones."""
+    files = sorted(committed.path("tuned/counts").glob("*.json"))
+    of_seed = [json.loads(file.read_text(encoding="utf-8"))["losses"] for file in files]
+    means = {name: np.mean([losses[name] for losses in of_seed], axis=0) for name in of_seed[0]}
+    arms = _final_arms()
+    rows = []
+    for name, (nats, bits) in means.items():
+        worse = ", ".join(f"`{arm.name}`" for arm in arms if arm.loss > nats)
+        rows.append((name, f"{nats:.4f}", f"{bits:.4f}", worse))
+    return markdown.table(("counts of", "nats/token", "bits/byte", "arms with a higher loss"), rows)
+
+
 def frequency() -> str:
     """Returns by how much `kronecker` differs from an untied table, by the frequency of input and predicted token."""
     by_side = {side: _by_decile(side) for side in ("input", "target")}
@@ -263,6 +276,7 @@ TABLES = {
     "tuned-secondary": secondary,
     "tuned-finals": finals,
     "tuned-seeds": seeds,
+    "tuned-counts": counts,
     "tuned-frequency": frequency,
     "tuned-works": works,
     "tuned-texts": texts,
