@@ -12,7 +12,6 @@ from kronecker import tokenization
 from kronecker.data import preparation, sources
 
 TEXT_BYTES = 4_000_000  # read from the start of a source: about a million tokens
-BPE = "bpe:"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,17 +48,15 @@ def read(tokenizer: str, data: ml_collections.ConfigDict) -> Text:
     source = sources.open_source(data)
     source.fetch(lambda done, total: None)
     texts = [text for text in sources.training_texts(source, data.validation_fraction, TEXT_BYTES) if text]
-    loaded = _trained(tokenizer, texts) if tokenizer.startswith(BPE) else tokenization.load(tokenizer)
+    size = tokenization.bpe_size(tokenizer)
+    loaded = _trained(tokenizer, size, texts) if size else tokenization.load(tokenizer)
     end = np.array([loaded.eot_id], np.int32)
     pieces = [piece for ids in loaded.encode_batch(texts) for piece in (ids.astype(np.int32), end)]
     return Text(loaded, np.concatenate(pieces or [end]), source.name)
 
 
-def _trained(spec: str, texts: Iterable[str]) -> tokenization.Tokenizer:
-    size = spec.removeprefix(BPE)
-    if not size.isdecimal():
-        raise ValueError(f"--tokenizer={spec}: SIZE in bpe:SIZE is not a number; write for example bpe:8192")
+def _trained(spec: str, size: int, texts: Iterable[str]) -> tokenization.Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
-        tokenization.train_bpe(texts, int(size), file)
+        tokenization.train_bpe(texts, size, file)
         return dataclasses.replace(tokenization.load(f"tokenizers:{file}"), spec=spec, name=spec.replace(":", ""))

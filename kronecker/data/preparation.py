@@ -85,7 +85,7 @@ def ensure_prepared(
     if storage.is_remote(root):  # downloads and the new dataset are written to the local disk first
         config.data.folder = str(remote.cache() / "preparing")
     source = sources.open_source(config.data)
-    bpe_size = _bpe_size(config.tokenizer)
+    bpe_size = tokenization.bpe_size(config.tokenizer)
     tokenizer = None if bpe_size else tokenization.load(config.tokenizer, config.data.end_of_text)
     if tokenizer:
         tokenizer.check_trainable()
@@ -149,7 +149,7 @@ def open_folder(
         prepared = manifests.open_prepared(folder)
     stored = prepared.manifest["tokenizer"]
     if tokenizer is None:
-        if bpe_size := _bpe_size(spec):
+        if bpe_size := tokenization.bpe_size(spec):
             tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}", end_of_text)
         else:
             tokenizer = tokenization.load(spec, end_of_text)
@@ -160,11 +160,6 @@ def open_folder(
             "tokenizer's file was changed"
         )
     return prepared, tokenizer
-
-
-def _bpe_size(spec: str) -> int:
-    kind, _, size = spec.partition(":")
-    return int(size) if kind == "bpe" else 0
 
 
 def _train_bpe(size: int, source: sources.Source, file: pathlib.Path, data: ml_collections.ConfigDict) -> None:

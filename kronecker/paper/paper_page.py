@@ -39,8 +39,9 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
     .html.
     """
     numbers = pages.folder_of(file)
-    found = {part: [_renamed(part, one) for one in of_part] for part, of_part in found.items()}
-    found = {TRAINING: [training_claims.measure(comparison)], **found}
+    ours = found.get(PROBES, ())  # of runs; the geometry of codes alone has the same names
+    renamed = [dataclasses.replace(one, name=f"{one.name}_{PROBES}") if one.name in OF_CODES else one for one in ours]
+    found = {TRAINING: [training_claims.measure(comparison)], **found} | ({PROBES: renamed} if ours else {})
     everything = [one for of_part in found.values() for one in of_part]
     drawn = {one.name: one for one in (*figures.draw(comparison), *result_figures.draw(everything))}
     pages.write_figures(numbers, [drawn[name] for section in SECTIONS for name in section.figures if name in drawn])
@@ -59,11 +60,6 @@ def write(comparison: compare.Comparison, found: Mapping[str, Sequence[result.Re
         sections=[_section(section, found, drawn) for section in SECTIONS],
     )
     storage.write_text(file, made)
-
-
-def _renamed(part: str, one: result.Result) -> result.Result:
-    """Renames a geometry result of runs, because that of codes alone has the same name."""
-    return dataclasses.replace(one, name=f"{one.name}_{part}") if part == PROBES and one.name in OF_CODES else one
 
 
 def _runs(conditions: Mapping[str, str]) -> str:

@@ -62,6 +62,11 @@ class Arm:
         """The mean over seeds of `losses`."""
         return _mean(self.losses)
 
+    @property
+    def bits(self) -> float:
+        """The mean over seeds of `bits_per_byte`."""
+        return _mean(self.bits_per_byte)
+
     def mean(self, key: str) -> float:
         """Returns the mean over seeds of a number in result.json."""
         return _mean([run.result[key] for run in self.runs])

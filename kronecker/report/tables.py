@@ -218,7 +218,7 @@ OVER_DOCUMENTS, SOONER, HOLM = "95 % over\ndocuments", "sooner\n×", "after Holm
 VERDICT_COLUMNS: Mapping[str, Callable[[compare.Arm], str]] = {
     "arm": lambda arm: arm.name,
     "nats/\ntoken": lambda arm: f"{arm.loss:.4f}",
-    "bits/\nbyte": lambda arm: f"{math.fsum(arm.bits_per_byte) / len(arm.runs):.4f}",
+    "bits/\nbyte": lambda arm: f"{arm.bits:.4f}",
     "paired\ndiff.": lambda arm: signed(arm.difference.mean) if arm.difference else "",
     "± 95 %": lambda arm: _of_several(arm, "half"),
     OVER_DOCUMENTS: lambda arm: " to ".join(map(signed, arm.documents)) if arm.documents else "",

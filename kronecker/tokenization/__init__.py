@@ -6,7 +6,7 @@ recognised in text: "<|endoftext|>" in a document becomes the ids of its charact
 """
 
 from kronecker.tokenization.base import BYTE_SYMBOLS, END_OF_TEXT, Tokenizer, decoded
-from kronecker.tokenization.byte_bpe import train_bpe
+from kronecker.tokenization.byte_bpe import bpe_size, train_bpe
 from kronecker.tokenization.families import load
 
-__all__ = ["BYTE_SYMBOLS", "END_OF_TEXT", "Tokenizer", "decoded", "load", "train_bpe"]
+__all__ = ["BYTE_SYMBOLS", "END_OF_TEXT", "Tokenizer", "bpe_size", "decoded", "load", "train_bpe"]

@@ -14,6 +14,14 @@ LONGEST_RUN = 20_000
 _RUNS = regex.compile(r"\s+|\p{L}+|\p{N}+|[^\s\p{L}\p{N}]+")  # no piece is longer than a run and a space before it
 
 
+def bpe_size(spec: str) -> int:
+    """Returns SIZE of bpe:SIZE, 0 for a tokenizer that is not trained; raises ValueError if SIZE is no number."""
+    kind, _, size = spec.partition(":")
+    if kind == "bpe" and not size.isdecimal():
+        raise ValueError(f"tokenizer is {spec!r:.80}; SIZE in bpe:SIZE is not a number; write for example bpe:8192")
+    return int(size) if kind == "bpe" else 0
+
+
 def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
     """Trains a byte-level BPE and writes its tokenizer.json; the same texts always give the same file.
 

@@ -30,8 +30,7 @@ def describe(configs: Sequence[ml_collections.ConfigDict]) -> str:
 
 def vocab_size(spec: str) -> int:
     """Returns the number of the tokenizer's ids; that of bpe:SIZE, which need not be trained yet, is SIZE."""
-    kind, _, size = spec.partition(":")
-    return int(size) if kind == "bpe" and size.isdecimal() else tokenization.load(spec).vocab_size
+    return tokenization.bpe_size(spec) or tokenization.load(spec).vocab_size
 
 
 def training_flops(c: ml_collections.ConfigDict) -> float:

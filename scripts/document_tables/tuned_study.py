@@ -83,7 +83,7 @@ def finals() -> str:
                 *(f"{config[key]:g}" for key in (search.RATE, search.MULTIPLIER)),
                 f"{len(arm.runs)}",
                 f"{arm.loss:.4f}",
-                f"{sum(arm.bits_per_byte) / len(arm.runs):.4f}",
+                f"{arm.bits:.4f}",
                 f"{arm.runs[0].params['total'] / 1e6:.2f}",
             )
         )
@@ -182,7 +182,7 @@ def texts() -> str:
                     comparison.text.name,
                     f"`{arm.name}`",
                     f"{arm.loss:.4f}",
-                    f"{sum(arm.bits_per_byte) / len(arm.runs):.4f}",
+                    f"{arm.bits:.4f}",
                     markdown.signed(arm.difference.mean) if arm.difference else "",
                     *map(markdown.interval, over),
                     *[""] * (2 - len(over)),
