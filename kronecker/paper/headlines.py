@@ -72,9 +72,8 @@ def summary(found: Results) -> list[str]:
     rows = [dict(zip(trained.columns, row, strict=True)) for row in trained.rows]
     gaps = [_gap(row, arm) for arm in _ASIDE for row in rows if row["quantity"] == training_claims.GAP.format(arm)]
     return [
-        f"Of the {measured} numbers below that were measured here, {counts[AGREES]} agree with the paper, "
-        f"{counts[OPPOSITE]} are opposite, {counts[NOT_RESOLVED]} are not resolved and {counts[NOT_COMPARABLE]} are "
-        "not comparable.",
+        f"Of the {measured} numbers below that were measured here, {counts[AGREES]} agree with the paper; opposite: "
+        f"{counts[OPPOSITE]}, not resolved: {counts[NOT_RESOLVED]}, not comparable: {counts[NOT_COMPARABLE]}.",
         f"In these runs kronecker's final validation loss is {' and '.join(gaps)}.",
         results.statement(trained, "These runs do not have the paper's "),
     ]

@@ -148,7 +148,7 @@ def test_a_factor_is_resolved_as_its_logarithm_is(comparison: compare.Comparison
 def test_the_page_begins_with_three_sentences_and_training_comes_before_geometry(written: Path):
     text = " ".join(Page(written.read_text()).text.split())
     verdict, rest = text.split("compare directions, not digits.", 1)
-    counts = "6 agree with the paper, 0 are opposite, 0 are not resolved and 4 are not comparable."
+    counts = "6 agree with the paper; opposite: 0, not resolved: 0, not comparable: 4."
     tied = "0.080 ± 0.025 nats/token lower than the tied table's (paper: 0.083 ± 0.007 lower)"
     untied = "0.020 ± 0.000 nats/token higher than the untied table's (not in the paper)"
     assert f"{counts} In these runs kronecker's final validation loss is {tied} and {untied}. These runs" in verdict
