@@ -124,9 +124,7 @@ def _print_text(run) -> None:
     from kronecker.model import sampling
 
     prompt = [run.tokenizer.eot_id, *run.tokenizer.encode_batch([_PROMPT.value])[0].tolist()]
-    drawn = sampling.sample(
-        run.arm,
-        run.params,
+    drawn = sampling.Sampler(run.arm, run.params).sample(
         prompt,
         new_tokens=_NEW_TOKENS.value,
         temperature=_TEMPERATURE.value,

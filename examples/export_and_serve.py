@@ -117,9 +117,8 @@ def serve(asked: argparse.Namespace, folder: pathlib.Path) -> None:
         end = run.tokenizer.token_bytes[run.tokenizer.eot_id].decode()
         theirs = completed(address, end + asked.prompt)
         ids = [run.tokenizer.eot_id, *run.tokenizer.encode_batch([asked.prompt])[0].tolist()]
-        drawn = sampling.sample(
-            *(run.arm, run.params, ids), new_tokens=NEW_TOKENS, temperature=0, stop=run.tokenizer.eot_id
-        )
+        sampler = sampling.Sampler(run.arm, run.params)
+        drawn = sampler.sample(ids, new_tokens=NEW_TOKENS, temperature=0, stop=run.tokenizer.eot_id)
         own = run.tokenizer.decode(list(drawn)).decode(errors="replace")
         print(f"{address} continues {asked.prompt!r} with {theirs!r}")
         print("the server's text and our sampler's are equal" if theirs == own else f"our sampler has {own!r}")

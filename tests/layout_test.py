@@ -6,8 +6,10 @@ the rooms that it imports; imports within functions count, those under TYPE_CHEC
 
 import ast
 import collections
+import functools
 import graphlib
 import importlib.metadata
+import symtable
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +48,20 @@ def imported(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
         )
 
 
+def module_file(dotted: str) -> Path | None:
+    base = ROOT.joinpath(*dotted.split("."))
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()), None)
+
+
+@functools.cache
+def names_in(dotted: str) -> set[str]:
+    """Returns the names that a module of ours gives itself, and a package's modules."""
+    file = module_file(dotted)
+    symbols = symtable.symtable(file.read_text(), str(file), "exec").get_symbols()
+    inner = {one.stem for one in file.parent.iterdir()} if file.stem == "__init__" else set()
+    return {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()} | inner
+
+
 @pytest.fixture(scope="module")
 def arrows() -> dict[str, dict[str, list[str]]]:
     """Room -> room it imports -> the places that do."""
@@ -67,6 +83,26 @@ def floors(arrows: dict[str, dict[str, list[str]]]) -> dict[str, int]:
     for name in graphlib.TopologicalSorter(arrows).static_order():
         floor[name] = 1 + max((floor[below] for below in arrows[name]), default=0)
     return floor
+
+
+@pytest.mark.parametrize("pattern", [*SOURCES, "examples/*.py", "tests/**/*.py"])
+def test_what_is_taken_from_a_module_of_ours_is_there(pattern: str):
+    for file in ROOT.glob(pattern):
+        nodes, modules = list(ast.walk(ast.parse(file.read_text()))), {}
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module and module_file(node.module):
+                for alias in node.names:
+                    if module_file(f"{node.module}.{alias.name}"):
+                        modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                    else:
+                        assert alias.name in names_in(node.module), f"{file}:{node.lineno} imports {alias.name}"
+        for node in nodes:  # a name that is also a variable's is not followed
+            if isinstance(node, ast.Name | ast.arg) and not isinstance(getattr(node, "ctx", None), ast.Load):
+                modules.pop(node.id if isinstance(node, ast.Name) else node.arg, None)
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                taken = f"{modules[node.value.id]}.{node.attr}"
+                assert node.attr in names_in(modules[node.value.id]) | {"__file__"}, f"{file}:{node.lineno} {taken}"
 
 
 def test_the_package_holds_rooms_alone():
