@@ -151,12 +151,7 @@ def verdicts(target: targets.Target, setting: Setting, product: Programs, table:
 
 
 def _compile(
-    target: targets.Target,
-    setting: Setting,
-    embed: input_side.Embed,
-    rows: int,
-    bag: bags.Bag | None,
-    passes: int,
+    target: targets.Target, setting: Setting, embed: input_side.Embed, rows: int, bag: bags.Bag | None, passes: int
 ) -> Programs:
     side = input_side.make_input_side(embed, setting.config)
     width = setting.config.model.d_model

@@ -55,11 +55,7 @@ def compute_seconds(flops: Mapping[str, float], target: targets.Target) -> float
 
 
 def compile_for(
-    target: targets.Target,
-    function: Callable,
-    arguments: Sequence[Any],
-    passes: int = 1,
-    donate: Sequence[int] = (),
+    target: targets.Target, function: Callable, arguments: Sequence[Any], passes: int = 1, donate: Sequence[int] = ()
 ) -> dict[str, Program]:
     """Returns `function` compiled for one device, in each of the target's forms.
 

@@ -15,8 +15,10 @@ ATTENTION = (counts.ATTENTION, counts.ATTENTION_BACKWARD)
 
 def show(result: Mapping[str, Any]) -> None:
     fitting = [row for row in result["rows"] if row["fits"]]
+    memory: Columns = {part: lambda row, part=part: _mb(row["memory"][part]) for part in MEMORY}
+    memory["% of\ndevice"] = lambda row: f"{100 * row['memory']['total'] / result['memory']:.0f}"
     titled = {
-        "memory of a device, MB": _table(fitting, _memory(result["memory"])),
+        "memory of a device, MB": _table(fitting, memory),
         "operations of a step": _table(fitting, _OPERATIONS),
         "communication of a device in a step": _exchanges(fitting),
         "work of a device in a step, and lower bounds on its time": _table(fitting, _times(fitting)),
@@ -45,13 +47,6 @@ def show_target(result: Mapping[str, Any]) -> None:
     if result["changes"]:
         changes = " ".join(f"--config.{key}={value}" for key, value in result["changes"].items())
         printing.show(f"The config is for one device; these keys are changed: {changes}")
-
-
-def _memory(capacity: int) -> Columns:
-    return {
-        **{part: lambda row, part=part: _mb(row["memory"][part]) for part in MEMORY},
-        "% of\ndevice": lambda row: f"{100 * row['memory']['total'] / capacity:.0f}",
-    }
 
 
 _OPERATIONS: Columns = {

@@ -63,8 +63,11 @@ def pinned_listing(repo: str, prefix: str, folder: pathlib.Path) -> Listing:
     file = folder / f"listing-{prefix.replace('/', '-')}.json"
     with contextlib.nullcontext() if file.exists() else locks.locked(folder / locks.LOCK):  # a download holds it long
         if not file.exists():
-            listing = json.dumps(dataclasses.asdict(list_files(repo, prefix)), indent=2)
-            storage.write_text(file, listing, locked=True)
+            listing = list_files(repo, prefix)
+            for one in listing.files:  # what is there may be of another commit
+                if (there := folder / one.path).exists() and _difference(one, there):
+                    there.unlink()
+            storage.write_text(file, json.dumps(dataclasses.asdict(listing), indent=2), locked=True)
     try:
         stored = storage.parsed_json(storage.read_whole(file))
         if not (isinstance(stored["revision"], str) and stored["revision"] and stored["files"]):
@@ -149,10 +152,7 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
         progress(part.stat().st_size)
         if not (resumed and content):  # nothing more will come
             break
-    with part.open("rb") as written:
-        sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-    if part.stat().st_size != file.size or (file.sha256 and sha256 != file.sha256):
-        got = f"{part.stat().st_size:,} bytes, sha256 {sha256}"
+    if got := _difference(file, part):
         part.unlink()
         raise ValueError(
             f"{url}: got {got}, but the hub lists {file.size:,} bytes, sha256 {file.sha256}; the file was deleted; run "
@@ -160,6 +160,14 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
         )
     storage.sync(part)
     storage.move(part, target)
+
+
+def _difference(file: RemoteFile, path: pathlib.Path) -> str:
+    """Returns what a file on this disk has, if it is not what the hub lists."""
+    with path.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    size = path.stat().st_size
+    return "" if (size, sha256) == (file.size, file.sha256 or sha256) else f"{size:,} bytes, sha256 {sha256}"
 
 
 def _endpoint() -> str:

@@ -62,9 +62,7 @@ class _Job(NamedTuple):
 
 
 def ensure_prepared(
-    config: ml_collections.ConfigDict,
-    shard_tokens: int = SHARD_TOKENS,
-    segment_bytes: int = segments.SEGMENT_BYTES,
+    config: ml_collections.ConfigDict, shard_tokens: int = SHARD_TOKENS, segment_bytes: int = segments.SEGMENT_BYTES
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
     """Returns the prepared dataset of a resolved config and its tokenizer; prepares the dataset if it is missing.
 

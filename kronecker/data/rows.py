@@ -85,13 +85,13 @@ def validation_batches(
     """
     local = _local_batch(batch, process_count)
     stream = Stream(prepared, "validation")
-    if len(stream) < 3:  # of two, the one to predict may be the end of the text, which has no bytes
-        raise ValueError(
-            f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 3; "
-            "raise data.validation_fraction or prepare more text"
-        )
     rows = -(-(len(stream) - 1) // sequence)
     rows = min(rows, sequences) if sequences else rows
+    if min(rows * sequence, len(stream) - 1) < 2:  # the one to predict may be the end of the text, which has no bytes
+        raise ValueError(
+            f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 3, of which "
+            "2 are predicted; raise data.validation_fraction or eval.sequences, or prepare more text"
+        )
     firsts = range(process_index * local, -(-rows // batch) * batch, batch)
     return (_validation_batch(stream, range(first, first + local), rows, sequence) for first in firsts)
 

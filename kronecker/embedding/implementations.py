@@ -84,7 +84,8 @@ def product(
         types = f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)}"
         raise ValueError(f"the mesh has axes of types {mesh.axis_types}; make it with {types} from jax.sharding")
     _check_operands(projection_Dd, bag, ids)
-    embed: Callable[..., Any] = functools.partial(_embed, dtype=jnp.dtype(dtype or projection_Dd.dtype))
+    own = projection_Dd.dtype
+    embed: Callable[..., Any] = functools.partial(_embed, dtype=jnp.dtype(dtype or own), out_dtype=own)
     parts = math.prod(mesh.shape[axis] for axis in batch_axes) if mesh is not None else 1
     if mesh is not None and ids.ndim and ids.shape[0] % parts == 0:
         # Without shard_map the compiler would merge duplicates over the tokens of all devices.
@@ -100,7 +101,8 @@ def product(
         )
         if set(batch_axes) < set(mesh.axis_names):  # which a shard_map can have only within jit
             embed = jax.jit(embed)
-    return embed(*_vary_alike(projection_Dd, bag, ids))
+    # Cast here, so that devices sum their gradients in float32; XLA for CPUs aborts on such sums in bfloat16.
+    return embed(*_vary_alike(_at_least_float32(projection_Dd), bag, ids))
 
 
 @linear_map.by_usual_promotion
@@ -113,9 +115,9 @@ def induced_table(projection_Dd: ArrayLike, bag: bags.Bag, dtype: DTypeLike | No
         raise ValueError(f'the bag is prepared for {bag.implementation!r}; call prepare(bag, "induced") first')
     projection_Dd = jnp.asarray(projection_Dd)
     _check_operands(projection_Dd, bag)
-    weights_Dd, bag = _vary_alike(projection_Dd, bag)
-    table_Vd, row_V = _table(_at_least_float32(weights_Dd), bag, jnp.dtype(dtype or weights_Dd.dtype))
-    return (table_Vd if row_V is None else table_Vd[row_V]).astype(weights_Dd.dtype)
+    weights_Dd, bag = _vary_alike(_at_least_float32(projection_Dd), bag)
+    table_Vd, row_V = _table(weights_Dd, bag, jnp.dtype(dtype or projection_Dd.dtype))
+    return (table_Vd if row_V is None else table_Vd[row_V]).astype(projection_Dd.dtype)
 
 
 def choose(platform: str) -> str:
@@ -215,11 +217,11 @@ def _embed_columns(
     return jax.lax.all_to_all(embed(projection_Dw, bag, ids), WIDTH_AXIS, 0, ids.ndim, tiled=True)
 
 
-def _embed(projection_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _embed(weights_Dd: jax.Array, bag: bags.Bag, ids: jax.Array, dtype: jnp.dtype, out_dtype: jnp.dtype) -> jax.Array:
     ids_N = _narrowed(ids, bag).reshape(-1).astype(jnp.int32)
     ids_N = jnp.clip(jnp.where(ids_N < 0, ids_N + bag.vocab, ids_N), 0, bag.vocab - 1)
-    out_Nd = _EMBED[bag.implementation](_at_least_float32(projection_Dd), bag, ids_N, dtype=dtype)
-    return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(projection_Dd.dtype)
+    out_Nd = _EMBED[bag.implementation](weights_Dd, bag, ids_N, dtype=dtype)
+    return out_Nd.reshape(*ids.shape, out_Nd.shape[-1]).astype(out_dtype)
 
 
 def _narrowed(ids: Any, bag: bags.Bag) -> Any:

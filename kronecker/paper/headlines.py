@@ -225,8 +225,7 @@ HEADLINES = (
     ),
     Headline("unseen words that contain a near token, or are part of one", "6.5", "78 of 120", "unseen", _unseen),
     Headline(
-        *("neighbours with the root, E_raw, table / kronecker", "6.8", "0.302 / 0.244", "layered"),
-        _layered("E_raw"),
+        *("neighbours with the root, E_raw, table / kronecker", "6.8", "0.302 / 0.244", "layered"), _layered("E_raw")
     ),
     Headline("neighbours with the root, L1, table / kronecker", "6.8", "0.169 / 0.258", "layered", _layered("L1")),
     Headline(

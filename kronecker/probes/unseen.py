@@ -37,10 +37,7 @@ class TiedEmbed(linen.BagEmbed):
 
 
 def extend(
-    arm: build.Arm,
-    config: ml_collections.ConfigDict,
-    token_bytes: Sequence[bytes | None],
-    strings: Sequence[bytes],
+    arm: build.Arm, config: ml_collections.ConfigDict, token_bytes: Sequence[bytes | None], strings: Sequence[bytes]
 ) -> tuple[build.Arm, list[int]]:
     """Returns the arm with `strings`, not empty, as further ids, and these ids.
 

@@ -111,7 +111,8 @@ def read(
     if not swept and best is None:
         return None
     cells, skipped = [], []
-    for values in sorted(by_value, key=_in_order):
+    # Numbers by size, all else by its text.
+    for values in sorted(by_value, key=lambda own: [("", one) if is_number(one) else (str(one), 0) for one in own]):
         named = dict(zip(swept, values, strict=True))
         finished, ended = _parted(by_value[values])
         by_name = compare.by_name(by_value[values])
@@ -261,8 +262,3 @@ def _versions(found: Sequence[compare.AnyRun], swept: Sequence[str]) -> dict[str
         name: [Version(name, dict(zip(tuned, values, strict=True)), runs) for values, runs in of_name.items()]
         for name, of_name in grouped.items()
     }
-
-
-def _in_order(values: Values) -> list[tuple[str, Any]]:
-    """Numbers by size, all else by its text."""
-    return [("", value) if is_number(value) else (str(value), 0) for value in values]

@@ -87,7 +87,7 @@ def _read(run: finished_runs.Run) -> dict[TextKey, dict[str, Any]]:
         if file.suffix == ".json":
             content = _checked(run, file)
             tokens = content["by_document"]["tokens"].tobytes()
-            found[content["text_sha256"], content["sequence"], tokens] = content
+            found[content["text_sha256"], content["sequence"], tokens] = content | {"name": file.stem}  # as renamed
     return found
 
 

@@ -257,9 +257,12 @@ def saved_steps(workdir: epath.Path) -> list[int]:
     """Returns the steps whose checkpoints were completed, the newest first; they may be damaged.  A step is an int32.
 
     On a disk orbax renames its folder to a number last; in a bucket, which cannot rename, it adds COMMITTED last.
+    Raises OSError for a link that leads nowhere, as to a disk that is not mounted: nothing is lost then.
     """
     folder = workdir / CHECKPOINTS
     found = list(folder.iterdir()) if folder.exists() else []
+    for path in (folder, *found):
+        storage.check_leads(path)
     saved = [child for child in found if re.fullmatch("0|[1-9][0-9]*", child.name) and int(child.name) < 2**31]
     complete = (step for step in saved if not storage.is_remote(step) or (step / COMMITTED).exists())
     return sorted((int(step.name) for step in complete), reverse=True)

@@ -47,8 +47,12 @@ class JsonLines:
     Lines after the checkpoint that a run resumes from are dropped, as the resumed run writes them again.
     """
 
-    def __init__(self, workdir: epath.Path, resume_step: int) -> None:
+    def __init__(self, workdir: epath.Path, resume_step: int, config: str = "") -> None:
+        """Raises ValueError if a line that is kept is of another `config`, the start of a hash; older ones lack it."""
         self.kept = [line for line in read(workdir) if resume_step and line["step"] <= resume_step]
+        self._of_run = {"config": config}
+        if other := [line["step"] for line in self.kept if line.get("config", config) != config]:
+            raise ValueError(f"{workdir / METRICS}: its line of step {other[0]} is of another config; {REMEDY}")
         counted = [line for line in self.kept if line["kind"] != HELD]
         self._number = counted[-1].get("line", len(counted) - 1) + 1 if counted else 0
         if _trained(self.kept) < resume_step:  # its last lines are gone: leaves a number out, so `gaps` sees it
@@ -59,7 +63,7 @@ class JsonLines:
         if line["kind"] != HELD:
             line = line | {"line": self._number}
             self._number += 1
-        self._lines.write(json.dumps(line))
+        self._lines.write(json.dumps(line | self._of_run))
 
     def sync(self) -> None:
         self._lines.sync()
@@ -117,12 +121,7 @@ class WeightsAndBiases:
         place = {} if storage.is_remote(workdir) else {"dir": here}
         try:
             self._run = wandb.init(
-                project=config.log.wandb,
-                name=workdir.name,
-                id=run_id,
-                resume="allow",
-                config=config.to_dict(),
-                **place,
+                project=config.log.wandb, name=workdir.name, id=run_id, resume="allow", config=config.to_dict(), **place
             )
         except wandb.errors.Error as error:
             raise ValueError(f"log.wandb={config.log.wandb}: {error}; or set log.wandb to empty") from error
@@ -149,7 +148,7 @@ def check_sinks(config: ml_collections.ConfigDict) -> None:
 
 def open_sinks(workdir: epath.Path, config: ml_collections.ConfigDict, resume_step: int) -> list[Sink]:
     """Returns the sinks that the config enables; `resume_step` is 0 for a new run."""
-    lines = JsonLines(workdir, resume_step)
+    lines = JsonLines(workdir, resume_step, rundir.config_sha256(config)[:12])
     sinks: list[Sink] = [lines]
     if config.log.tensorboard:
         sinks.append(TensorBoard(workdir, resume_step, lines.kept))

@@ -137,6 +137,12 @@ def check_ends(path: Local) -> None:
         raise ValueError(f"{path} is a pipe or a device; put a file there")
 
 
+def check_leads(path: epath.Path) -> None:
+    """Raises OSError for a link that leads nowhere, which `exists` takes for nothing at all."""
+    if os.path.islink(path) and not path.exists():  # noqa: PTH114  of a remote path false
+        raise OSError(f"{path}: a link that leads nowhere; mount the disk that it leads to, or delete the link")
+
+
 def read_whole(path: Local, most: int = MOST_BYTES, remedy: str = "put the right one there") -> bytes:
     """Returns a file's content; raises ValueError if it has more than `most` bytes, or is a pipe or a device."""
     if not path.is_dir():  # opening one says so

@@ -60,6 +60,7 @@ def forms(*allowed: str) -> Bound:
 
 
 POSITIVE = Bound("above 0", lambda value: value > 0)
+SIZE = Bound("above 0, at most 1e12", lambda value: 0 < value <= 1e12)  # larger ones overflow in a layer norm
 SHARE = Bound("in [0, 1)", lambda value: 0 <= value <= 1 - 2**-24)  # float32 rounds what is above to 1
 SEED = Bound(f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32, math.inf)
 DEVICES = Bound("at least 1, or -1 for all remaining devices", lambda value: value == -1 or value >= 1)
@@ -182,9 +183,9 @@ key("embedding.gather_gradient", choices.AUTO, ROUNDING, (choices.AUTO, *choices
 # the most memory of a device that the codes of implementation=cached may use
 key("embedding.cache_limit_mb", 1024.0, ROUNDING, POSITIVE, "MB")
 # initial std of the table, of U Q or of the projection; 0: derived, 0.02 for tables, the paper's 1/sqrt(D) for others
-key("embedding.init_std", 0.0, NUMBERS, at_least(0))
+key("embedding.init_std", 0.0, NUMBERS, Bound("0, or " + SIZE.words, lambda value: not value or SIZE.holds(value)))
 # a fixed multiplier of the input embedding's output; a tied head uses the table without it
-key("embedding.scale", 1.0, NUMBERS, POSITIVE, later=True)
+key("embedding.scale", 1.0, NUMBERS, SIZE, later=True)
 # learning rate of the input embedding, relative to the body's; its decay stays train.lr x train.weight_decay
 key("embedding.lr_mult", 1.0, NUMBERS, POSITIVE)
 # decay of the input embedding, relative to the body's; before this key was there, lr_mult multiplied the decay too

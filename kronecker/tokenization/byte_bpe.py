@@ -40,9 +40,6 @@ def train_bpe(texts: Iterable[str], size: int, path: epath.PathLike) -> None:
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=sys.stderr.isatty(),
     )
-    bpe.train_from_iterator(map(_without_long_runs, texts), trainer)
+    short = (_RUNS.sub(lambda run: run[0][:LONGEST_RUN], text) if len(text) > LONGEST_RUN else text for text in texts)
+    bpe.train_from_iterator(short, trainer)
     epath.Path(path).write_text(bpe.to_str(pretty=True), encoding="utf-8")
-
-
-def _without_long_runs(text: str) -> str:
-    return _RUNS.sub(lambda run: run[0][:LONGEST_RUN], text) if len(text) > LONGEST_RUN else text

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import logging
+import os
 import shutil  # noqa: TID251  reads a local disk's free space
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from etils import epath
 from kronecker.model import build
 from kronecker.run import rundir
 from kronecker.runtime import allocator, distributed, printing, sharding, storage
+from kronecker.schema import dotted
 from kronecker.training import checksums, train_step
 
 _STATE, _IDENTITY = "state", "identity"
@@ -29,6 +31,8 @@ _LONGEST_FAULT = 200  # characters
 _INTACT, _DAMAGED, _UNREAD = range(3)  # what the processes tell one another of a checkpoint
 _SMALL = "metadata", "_METADATA", "manifest.ocdbt"  # files of orbax, which reads them whole
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
+# The part of a config: with another norm or scale, a projection induces another table; checksums are of one type.
+_OF_CONFIG = ("embedding.norm", "embedding.rank", "embedding.scale", "model.param_dtype")
 
 Read = TypeVar("Read")
 
@@ -53,6 +57,9 @@ def open_manager(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iter
     """Yields the manager that saves a run's checkpoints; waits for the last save at the end."""
     _ignore_late_faults()
     folder = storage.absolute(workdir / rundir.CHECKPOINTS)  # orbax takes absolute paths only
+    for step in rundir.saved_steps(workdir):
+        if os.path.islink(folder / str(step)):  # noqa: PTH114  of a remote path false
+            raise ValueError(f"{folder / str(step)}: a link, which orbax cannot delete; put the folder itself there")
     options = ocp.CheckpointManagerOptions(
         max_to_keep=config.checkpoint.keep,
         keep_period=config.checkpoint.keep_every or None,
@@ -154,8 +161,7 @@ def find_weights(
 ) -> Weights:
     """Returns the last checkpoint in another run's `workdir`; the other arguments are those of this run.
 
-    Raises ValueError if there is none, or it is damaged, or tokenizer, model, byte table, embedding.norm,
-    embedding.rank or embedding.scale differ.
+    Raises ValueError if there is none, or it is damaged, or _OF_WEIGHTS or _OF_CONFIG differ.
     """
     named = f"checkpoint.init_from={workdir}"
     if not rundir.has_checkpoint(workdir):
@@ -168,13 +174,10 @@ def find_weights(
             raise ValueError(
                 f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
             )
-    theirs = (rundir.read_json(workdir / rundir.CONFIG, {"embedding": dict}) or {"embedding": {}})["embedding"]
-    theirs = {"scale": 1.0} | theirs
-    for key in ("norm", "rank", "scale"):  # with another norm or scale, a projection induces another table
-        if theirs.get(key) != config.embedding[key]:
-            raise ValueError(
-                f"{named}: its embedding.{key} is {theirs.get(key)}, here {config.embedding[key]}; make both equal"
-            )
+    theirs, ours = (dotted.flat(one) for one in (rundir.read_config(workdir / rundir.CONFIG) or {}, config))
+    for key in _OF_CONFIG:
+        if theirs.get(key) != ours[key]:
+            raise ValueError(f"{named}: its {key} is {theirs.get(key)}, here {ours[key]}; make both equal")
     return found
 
 

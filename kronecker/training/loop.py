@@ -310,12 +310,12 @@ class _Trainer:
         params = accounting.count(state.params)
         if start:
             env, saved = (self._read_record(name) for name in (rundir.ENV, rundir.PARAMS))
-            body = env.get("body_init_sha256", saved.get("body_init_sha256"))
-            if not isinstance(body, str):
-                raise ValueError(
-                    f"{self.workdir / rundir.PARAMS}: lost or damaged, and {rundir.ENV} lacks body_init_sha256 too; "
-                    "restore one of them from a copy, or train in a new --workdir"
-                )
+            bodies = {body for one in (env, saved) if isinstance(body := one.get("body_init_sha256"), str)}
+            if len(bodies) != 1:
+                fault = "of another run than" if bodies else "lost or damaged, and body_init_sha256 is not in"
+                remedy = "restore one of them from a copy, or train in a new --workdir"
+                raise ValueError(f"{self.workdir / rundir.PARAMS}: {fault} {rundir.ENV}; {remedy}")
+            body = bodies.pop()
         else:
             env, saved, body = {}, {}, accounting.body_hash(state.params)
         params |= {"body_init_sha256": body}

@@ -25,6 +25,7 @@ from kronecker.runtime import storage
 from kronecker.training import checksums, evaluation, restore, token_losses
 
 MOST_DOCUMENTS = 1_000_000  # the file has three numbers for each
+LONGEST_NAME = 150  # bytes of a file's name; a disk takes 255, and temporary names are longer
 FLAGS = {"data.source": "--data", "data.text_field": "--text_field", "data.split_field": "--split_field"}
 
 
@@ -62,6 +63,8 @@ def write(
     of_text = {"name": name or source.name, **{key: data[key] for key in ("source", "text_field", "split_field")}}
     path = storage.open_path(out, "--out") if out else folder / rundir.TEXTS / f"{of_text['name']}.json"
     sources.check_apart(source, path)
+    if len(path.name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{path.name}: more than {LONGEST_NAME} bytes; give the text a shorter name with --name")
     before = {} if out else rundir.read_json(path) or {}
     if any(before.get(key, value) != value for key, value in of_text.items()):
         raise ValueError(

@@ -239,6 +239,17 @@ def test_a_file_that_is_there_is_not_downloaded_again(server, blob, tmp_path):
     assert server.requests["data/a.parquet"] == BLOCKS
 
 
+def test_files_of_another_commit_are_downloaded_again_for_a_listing_made_anew(server, blob, tmp_path):
+    server.files["data/b.parquet"] = b"the same in both"
+    for newest in (blob, blob[::-1], blob[::-1] + b"longer"):
+        server.files["data/a.parquet"] = newest
+        (tmp_path / "listing-data.json").unlink(missing_ok=True)  # as an error says where it is damaged
+        listing = hub.pinned_listing(REPO, "data", tmp_path)
+        paths = hub.download(listing, listing.files, tmp_path)
+        assert [path.read_bytes() for path in paths] == [newest, b"the same in both"]
+    assert len(server.requests["data/b.parquet"]) == 1
+
+
 def test_retry_after_is_honoured(server, blob, tmp_path):
     server.faults["data/a.parquet"] = [(429, "1")]
     started = time.monotonic()

@@ -235,6 +235,12 @@ def test_an_empty_validation_split_is_refused_with_the_remedy(validation: tuple[
         rows.validation_batches(empty, 10, 4)
 
 
+def test_one_prediction_is_refused_as_it_may_be_the_end_of_a_text(prepared: manifests.Prepared):
+    with pytest.raises(ValueError, match=r"at least 3, of which 2 are predicted; .* or eval\.sequences"):
+        rows.validation_batches(prepared, 1, 4, sequences=1)
+    assert len(list(rows.validation_batches(prepared, 1, 4, sequences=2))) == 1
+
+
 @pytest.mark.parametrize("batches", [rows.train_batches, rows.validation_batches])
 def test_a_batch_the_hosts_cannot_share_is_refused(batches, prepared: manifests.Prepared):
     with pytest.raises(ValueError, match="batch is 6; use multiples of 4, the number of hosts"):

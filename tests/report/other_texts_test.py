@@ -53,6 +53,13 @@ def read(pairs: dict[tuple[str, int], Path]) -> compare.Comparison:
     return compare.compare([finished_runs.read(run) for run in finished_runs.find([folder])])
 
 
+def test_a_text_has_the_name_of_its_file_so_that_one_renamed_keeps_its_table(pairs: dict[tuple[str, int], Path]):
+    for run in pairs.values():
+        (run / "texts" / "manuals.json").rename(run / "texts" / "older.json")
+        evaluated(run, 0.1, text="b" * 64)
+    assert list(other_texts.to_json(read(pairs))) == ["manuals", "older"]
+
+
 def test_the_comparison_on_another_text_is_of_its_losses(pairs: dict[tuple[str, int], Path]):
     (made,) = other_texts.compared(read(pairs))
     assert made.text == compare.Text("manuals", TOKENS.sum(), TOKENS.sum(), DOCUMENTS)

@@ -101,6 +101,8 @@ def test_the_projections_init_is_the_papers_unless_it_is_set():
             "model.tie_head is True but embedding.kind is random_code; set it to False, or use embedding.kind table or",
         ),
         ({"train.lr": 0.0}, 1, "train.lr is 0.0; it must be above 0"),
+        ({"embedding.scale": 1e21}, 1, r"embedding.scale is 1e\+21; it must be above 0, at most 1e12"),
+        ({"embedding.init_std": 1e20}, 1, r"embedding.init_std is 1e\+20; it must be 0, or above 0, at most 1e12"),
         ({"train.clip": -1.0}, 1, "train.clip is -1.0; it must be at least 0; the default is 1.0"),
         ({"data.validation_fraction": 1.0}, 1, r"data.validation_fraction is 1.0; it must be in \[0, 1\)"),
         ({"embedding.pos_dim": 0}, 1, "embedding.pos_dim is 0; it must be at least 1"),

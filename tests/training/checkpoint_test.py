@@ -51,6 +51,31 @@ def test_the_newest_are_kept_and_every_nth_for_good(workdir: epath.Path):
     assert steps(workdir) == [4, 8, 9, 10]
 
 
+def test_a_linked_checkpoint_is_restored_but_not_trained_on_as_orbax_cannot_delete_it(workdir: epath.Path):
+    save_all(workdir, keep(2), range(1, 3))
+    linked = Path(workdir) / "checkpoints" / "2"
+    linked.rename(Path(workdir) / "elsewhere")
+    linked.symlink_to(Path(workdir) / "elsewhere")
+    assert int(checkpoint.restore(workdir, state(0), IDENTITY)["step"]) == 2
+    with pytest.raises(ValueError, match=r"checkpoints/2: a link, which orbax cannot delete; put the folder itself"):
+        save_all(workdir, keep(2), range(3, 4))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/2"])
+def test_a_link_that_leads_nowhere_is_no_lost_checkpoint(workdir: epath.Path, name: str):
+    save_all(workdir, keep(2), range(1, 3))
+    linked, elsewhere = Path(workdir) / name, Path(workdir) / "elsewhere"
+    elsewhere.mkdir()
+    linked.rename(elsewhere / "disk")
+    linked.symlink_to(elsewhere / "disk")
+    elsewhere.rename(Path(workdir) / "unmounted")
+    for read in (checkpoint.resume, checkpoint.restore):
+        with pytest.raises(OSError, match=f"{name}: a link that leads nowhere; mount the disk"):
+            read(workdir, state(0), IDENTITY)
+    (Path(workdir) / "unmounted").rename(elsewhere)
+    assert checkpoint.resume(workdir, state(0), IDENTITY)[0] == 2
+
+
 def test_restore_gives_the_latest_or_the_step_asked_for(workdir: epath.Path):
     save_all(workdir, keep(3), range(1, 4))
     for asked, got in ((None, 3), (2, 2)):

@@ -284,7 +284,20 @@ def test_what_a_resumed_run_has_lost_is_written_again_or_named(finished: Path, d
     shutil.copytree(finished, lost)
     (lost / "result.json").unlink()
     shutil.rmtree(lost / "checkpoints" / str(STEPS))  # it resumes from the one before
-    names = ["nothing", "params", "cut params", "env", "older", "both", "middle", "end", "all", "broken"]
+    names = [
+        "nothing",
+        "params",
+        "cut params",
+        "env",
+        "older",
+        "both",
+        "middle",
+        "end",
+        "all",
+        "broken",
+        "other env",
+        "other lines",
+    ]
     copies = copies_of(lost, tmp_path / "copies", names)
     was = json.loads((lost / "env.json").read_text())
     older = was | {"commit": None, "versions": was["versions"] | {"jax": "0.1"}, "devices": ["abacus"]}
@@ -294,8 +307,10 @@ def test_what_a_resumed_run_has_lost_is_written_again_or_named(finished: Path, d
     (copies["env"] / "env.json").write_text("")
     for name in ("params.json", "env.json"):
         (copies["both"] / name).unlink()
+    (copies["other env"] / "env.json").write_text(json.dumps(was | {"body_init_sha256": "0" * 64}))
     text = (lost / "metrics.jsonl").read_text().splitlines(keepends=True)
     for name, kept in {
+        "other lines": [json.dumps(json.loads(line) | {"config": "0" * 12}) + "\n" for line in text],
         "middle": text[:5] + text[8:],
         "end": text[:9],
         "all": [],
@@ -323,7 +338,9 @@ def test_what_a_resumed_run_has_lost_is_written_again_or_named(finished: Path, d
     assert after["versions"] == was["versions"] | {"jax": f"0.1, then {was['versions']['jax']}"}
     assert after["commit"] == (was["commit"] and f"None, then {was['commit']}")
     assert after["devices"] == ["abacus", *was["devices"]]
-    assert "lost or damaged, and env.json lacks body_init_sha256 too; restore one of them" in ended["both"]
+    assert "lost or damaged, and body_init_sha256 is not in env.json; restore one of them" in ended["both"]
+    assert "params.json: of another run than env.json; restore one of them" in ended["other env"]
+    assert "metrics.jsonl: its line of step 0 is of another config; restore the file" in ended["other lines"]
     last = lines(finished, "validation")[-1]["loss"]
     for name in ("middle", "end", "all"):
         assert ended[name] == ""

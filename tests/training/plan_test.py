@@ -113,6 +113,7 @@ def test_another_runs_weights_begin_a_run_of_its_own(data: Path, trained: Path, 
         ({"tokenizer": "bpe:301"}, "its weights have another tokenizer"),
         ({"embedding.pos_dim": 8}, "its weights have another byte table"),
         ({"embedding.norm": "length"}, "its embedding.norm is z, here length; make both equal"),
+        ({"model.param_dtype": "bfloat16"}, "its model.param_dtype is float32, here bfloat16; make both equal"),
         ({"checkpoint.init_from": "nowhere"}, "checkpoint.init_from=nowhere: no checkpoint in this folder"),
     ],
 )

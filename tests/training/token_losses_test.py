@@ -384,6 +384,9 @@ def test_another_text_by_the_same_name_is_refused_and_one_run_alone_is_not_compa
         f"mine.json: holds losses on jsonl:{text}/mine",
     )
     assert on_held_out.read_text() == before
+    long = on_held_out.parents[2] / f"{'é' * 100}.txt"
+    long.write_text("A short text.")
+    refused(script("eval.py", f"--workdir={swept / 'kronecker'}", f"--data=text:{long}"), "shorter name with --name")
     done = script("scripts/compare.py", swept)
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
