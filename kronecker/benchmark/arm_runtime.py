@@ -70,9 +70,9 @@ def to_result(timed: Mapping[str, Any], table_config: ml_collections.ConfigDict)
         rows=[_row(row, table, cached) for row in timed["arms"]],
         paper=PAPER,
         notes=(
-            "over table, over cached: difference of the median step times, relative to the table's step or to the step "
-            "with cached codes. low and high: quartiles of this difference over rounds. If they differ in sign, the "
-            "difference is not resolved.",
+            "over table, over cached: by how much a step takes longer than the table's step or that with cached codes "
+            "of the same round; median over rounds, low and high: quartiles. If they differ in sign, the difference is "
+            "not resolved. In ms: difference of the median step times.",
             "The paper gives the time to compute codes (1 to 4 ms a micro-batch) as a share of its own step. The "
             "closest number here is over cached.",
             "In a model this small the head and its update take most of a step. The product of codes and projection "
@@ -94,4 +94,4 @@ def _over(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[result.Cell
     if row is other:
         return (None, None, None)
     against = timing.ratio(*(timing.Samples(tuple(one["rounds"]), tuple(one["seconds"])) for one in (row, other)))
-    return tuple(100 * (one - 1) for one in (against["of_medians"], against["low"], against["high"]))
+    return tuple(100 * (one - 1) for one in (against["median"], against["low"], against["high"]))

@@ -258,6 +258,6 @@ HEADLINES = (
     ),
     Headline(
         *("extra step time of codes on the fly over cached codes, %, and quartiles", "4", "0.01 to 0.24", "runtime"),
-        _told("{over cached, %:.1f} ({its low:.1f} to {its high:.1f})", {"input": "onthefly"}),
+        _told("{over cached, %:z.1f} ({its low:z.1f} to {its high:z.1f})", {"input": "onthefly"}),
     ),
 )
