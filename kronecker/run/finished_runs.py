@@ -30,7 +30,6 @@ NEEDED = {
     | dict.fromkeys(("data_fingerprint", "tokenizer_fingerprint"), str),
 }
 
-
 Content = TypeVar("Content")
 
 
