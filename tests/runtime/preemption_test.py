@@ -223,6 +223,7 @@ def test_a_signal_is_heard_where_what_it_says_cannot_be_written(number: signal.S
     loop = f"[time.sleep(.01) for _ in iter(notice.asked, {number.value})]"
     then = f"{loop}; print('saved', file=sys.stderr, flush=True); notice.close(); sys.exit(7)"
     process = stuck(f"import os, sys; notice.asked(); {lost}", then)
+    process.stdout.close()
     process.stderr.close()  # a `tee` that ended by the same Ctrl-C
     process.send_signal(number)
     assert process.wait(30) == 7
