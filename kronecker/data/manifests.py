@@ -138,8 +138,8 @@ class Kind:
     holds: Callable[[Any], bool]
 
 
-COUNT = Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
-POSITIVE = Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+COUNT = Kind("a whole number from 0 to below 2^63", lambda value: type(value) is int and 0 <= value < 2**63)
+POSITIVE = Kind("a whole number from 1 to below 2^63", lambda value: type(value) is int and 0 < value < 2**63)
 TEXT = Kind("text", lambda value: isinstance(value, str))
 _SHARE = Kind("a number in [0, 1)", lambda value: type(value) in (int, float) and 0 <= value < 1)
 _HASH = Kind("a sha256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)

@@ -29,8 +29,6 @@ NEEDED = {
     | dict.fromkeys(("validation_bits_per_byte", "tokens_per_second", "peak_memory_bytes", "clip_share"), float)
     | dict.fromkeys(("data_fingerprint", "tokenizer_fingerprint"), str),
 }
-
-
 Content = TypeVar("Content")
 
 

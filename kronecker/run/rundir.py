@@ -209,7 +209,7 @@ class Lock:
             return self.TAKEN
         self._told = self._seen
         words = f"--workdir={self._workdir}: {self._lock.holder_words()}"
-        if differing := _differing(self._seen.get("config", self._fixed), self._fixed):
+        if isinstance(theirs := self._seen.get("config"), dict) and (differing := _differing(theirs, self._fixed)):
             self.refusal = f"{words} trains another config here ({differing}); choose another folder"
             return self.REFUSED
         printing.say(f"{words} uses this folder; waiting for it")

@@ -24,11 +24,9 @@ class Forwarding:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if number == signal.SIGHUP:
-            interrupts.leave_terminal()
-            if self.stopped_by is not None:  # a terminal that closes sends several
-                return
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        interrupts.outlive_output()
+        if number == signal.SIGHUP and self.stopped_by is not None:  # a terminal that closes sends several
+            return
         again, self.stopped_by = self.stopped_by is not None, number
         self.pass_on(number, again)

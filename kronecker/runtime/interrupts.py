@@ -5,14 +5,14 @@ Scripts import this module first, so it imports next to nothing.  It opens close
 get the number of one, and with it what a library prints.
 """
 
+import contextlib
 import os
 import signal
-import stat
 import sys
+from collections.abc import Iterator
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 WORDS = "interrupted: what is complete on disk stays; run the same command again"
-
 
 for _number, _name in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, _name) is None:
@@ -34,15 +34,23 @@ def raise_exception() -> None:
         signal.signal(signal.SIGINT, _raise)
 
 
-def leave_terminal() -> None:
-    """Sends what would go to a terminal to /dev/null instead: after SIGHUP it is gone, and writing to it fails."""
-    for number in range(3):
-        if stat.S_ISCHR(os.fstat(number).st_mode):
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+def outlive_output() -> None:
+    """Lets output be lost that cannot be written: `tee` gets the same Ctrl-C, and SIGHUP says that a terminal ends."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        for name in ("write", "flush"):
+            setattr(stream, name, lossy(stream.fileno())(getattr(stream, name)))
 
 
-def _raise(number, frame) -> None:
-    del number
+@contextlib.contextmanager
+def lossy(number: int) -> Iterator[None]:
+    """Writes to the stream with this number, which goes to /dev/null from the first failure on."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _raise(_, frame) -> None:
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, f"{WORDS}\n".encode())

@@ -79,8 +79,7 @@ class Notice:
                     self._hear(signal.Signals(number))
 
     def _hear(self, number: signal.Signals) -> None:
-        if number == signal.SIGHUP:
-            interrupts.leave_terminal()
+        interrupts.outlive_output()
         if not self._training:
             _end(f"received {number.name} before training started: nothing to save; run the same command again", number)
         if number == signal.SIGINT:

@@ -37,8 +37,7 @@ class Training:
         process: subprocess.Popen | None = None
         received: list[int] = []
 
-        def leave(number: int, frame: FrameType | None) -> None:
-            del frame
+        def leave(number: int, _: FrameType | None) -> None:
             received.append(number)
             if process and len(received) == 1:
                 process.terminate()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from kronecker.runtime import forwarding, locks, progress
+from kronecker.runtime import forwarding, interrupts, locks, progress
 from kronecker.sweep import devices, planning, run_outcome, slurm
 
 LOGS = "logs"  # in the sweep's folder
@@ -99,7 +99,8 @@ class _Children(forwarding.Forwarding):
 
     def pass_on(self, number: int, again: bool) -> None:
         words = "kills its runs" if again else "its runs save and stop; a second signal kills them"
-        os.write(2, f"sweep: received {signal.Signals(number).name}: {words}\n".encode())  # `print` may be at work
+        with interrupts.lossy(2):  # `print` may be at work
+            os.write(2, f"sweep: received {signal.Signals(number).name}: {words}\n".encode())
         for process in self._alive:
             process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 

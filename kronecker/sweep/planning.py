@@ -98,7 +98,7 @@ def expand(config: str, seeds: int | None, overrides: Mapping[str, Any]) -> Runs
             raise ValueError(f"sweep() returns {made!r:.80}, no runs; write, for example: {EXAMPLE}")
         for setting in made:
             check_setting(path, setting, overrides)
-            settings.append(setting)
+            settings.append({**setting})  # the next one may be the same dict, changed
             if len(settings) > MOST_RUNS:
                 raise ValueError(f"sweep() yields more than {MOST_RUNS:,} runs; yield fewer")
     if not settings:

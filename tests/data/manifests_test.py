@@ -113,7 +113,16 @@ def test_every_change_of_a_manifest_is_refused_in_one_line(folder: Path):
     [
         (("splits", "train", "shards", 1, "file"), "../kronecker", r"splits.train.shards\[1\].file is '../kronecker'"),
         (("splits", "train", "tokens"), 5, "splits.train.tokens is 5, which is not the sum over its shards"),
-        (("splits", "train", "documents"), -1, "splits.train.documents is -1; it must be a whole number of at least 0"),
+        (
+            ("splits", "train", "documents"),
+            -1,
+            "splits.train.documents is -1; it must be a whole number from",
+        ),
+        (
+            ("splits", "train", "bytes"),
+            10**400,
+            "splits.train.bytes is 1000.*; it must be a whole number",
+        ),
         (("splits", "validation", "bytes"), "5", "splits.validation.bytes is '5'; it must be a whole number"),
         (("tokens_per_record",), 16, r"splits.train.shards\[0\].records is .*, but its tokens need another number"),
         (("dtype",), "int8", "dtype is 'int8'; it must be uint16 or uint32"),

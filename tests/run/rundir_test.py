@@ -96,3 +96,10 @@ def test_a_lock_without_a_record_or_with_a_broken_one_is_waited_for(tmp_path: Pa
         with locks.Lock(file) as one:
             assert one.holder() == {}
             assert one.holder_words() == "another process"
+
+
+@pytest.mark.parametrize("config", [None, [], "text"])
+def test_a_config_that_is_none_in_the_record_of_a_holder_refuses_nobody(config: object, tmp_path: Path):
+    with locks.Lock(tmp_path / ".lock") as held, lock(tmp_path) as other:
+        assert held.take(facts={"config": config})
+        assert [other.ask(), other.ask()] == [rundir.Lock.TAKEN] * 2

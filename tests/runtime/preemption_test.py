@@ -215,3 +215,15 @@ def test_the_second_ctrl_c_ends_a_run_that_saves(first: signal.Signals):
     assert errors.endswith(
         "received SIGINT again: ends at once; the same command resumes from the newest complete checkpoint\n"
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("lost", ["pass", "os.dup2(os.open('/dev/full', 1), 2)"], ids=["no reader", "full disk"])
+def test_a_signal_is_heard_where_what_it_says_cannot_be_written(number: signal.Signals, lost: str):
+    loop = f"[time.sleep(.01) for _ in iter(notice.asked, {number.value})]"
+    then = f"{loop}; print('saved', file=sys.stderr, flush=True); notice.close(); sys.exit(7)"
+    process = stuck(f"import os, sys; notice.asked(); {lost}", then)
+    process.stdout.close()
+    process.stderr.close()  # a `tee` that ended by the same Ctrl-C
+    process.send_signal(number)
+    assert process.wait(30) == 7

@@ -151,6 +151,16 @@ def test_a_sweep_whose_terminal_is_closed_lets_its_runs_save(tmp_path: Path):
     assert all((tmp_path / name / "saved").exists() for name in NAMES[:2])
 
 
+def test_a_sweep_whose_output_nobody_reads_lets_its_runs_save(tmp_path: Path):
+    process = start(tmp_path, 2, CUDA_VISIBLE_DEVICES="")
+    children = [process_id(tmp_path, name) for name in NAMES[:2]]
+    process.stdout.close()  # a `tee` that ended by the same Ctrl-C
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert not any(map(is_alive, children))
+    assert all((tmp_path / name / "saved").exists() for name in NAMES[:2])
+
+
 def test_a_second_signal_kills(tmp_path: Path):
     (tmp_path / "deaf").touch()
     process = start(tmp_path, 2, CUDA_VISIBLE_DEVICES="")

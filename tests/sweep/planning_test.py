@@ -118,6 +118,14 @@ def test_keys_that_vary_within_an_arm_are_in_the_name(tmp_path: Path):
     assert names == ["table_untied-seed0", "kronecker-pos_dim8-seed0", "kronecker-pos_dim16-seed0"]
 
 
+def test_a_sweep_may_yield_one_dict_again_and_again(tmp_path: Path):
+    body = (
+        "def sweep(seeds):\n    run = {'embedding.arm': 'kronecker'}\n    for run['seed'] in (0, 1):\n        yield run"
+    )
+    names = [run.name for run in plan(write_config(tmp_path, body), tmp_path / "out")]
+    assert names == ["kronecker-seed0", "kronecker-seed1"]
+
+
 def test_a_key_that_only_some_runs_of_an_arm_set_is_in_the_names_of_those(tmp_path: Path):
     config = write_config(
         tmp_path,
