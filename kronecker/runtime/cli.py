@@ -24,8 +24,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
     `main` has no argument or, if `positional`, the list of arguments that are not flags.  If `needs_config`, a script
     that defines the flag --config fails without it.
     """
-    fault: Exception | None = None
-    saved = False
+    fault, saved = None, False
     try:
         interrupts.raise_exception()
         if {"-h", "--help"} & set(sys.argv[1:]):
@@ -52,6 +51,7 @@ def run(main: Callable[..., int | None], positional: bool = False, needs_config:
         print(words, file=sys.stderr)
         code, saved = words.code, True
     except KeyboardInterrupt:
+        interrupts.outlive_output()
         print(interrupts.WORDS, file=sys.stderr)
         code = interrupts.INTERRUPTED
     except Exception as error:  # noqa: BLE001  its traceback is printed; `leave` needs it

@@ -83,6 +83,13 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_key_the_allowed_values_an
     assert not (ROOT / "x").exists()
 
 
+def test_ctrl_c_whose_words_nobody_reads_ends_with_130():
+    reads, writes = os.pipe()
+    os.close(reads)  # as of `2>&1 | tee log`, whose tee gets the same Ctrl-C
+    code = "from kronecker.runtime import cli\ndef main(): raise KeyboardInterrupt\ncli.run(main)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writes, stderr=writes).returncode == 130
+
+
 @pytest.mark.parametrize("script", ["scripts/compare.py", "eval.py"])
 @pytest.mark.parametrize("module", ["absl.flags", "yaml", "numpy", "jaxlib.xla_client"])
 def test_ctrl_c_during_the_imports_prints_no_traceback(script: str, module: str):
