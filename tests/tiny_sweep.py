@@ -38,10 +38,10 @@ def flags(folder: Path, steps: int = STEPS) -> list[str]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's metrics without what depends on the clock."""
-    clock = ("seconds", "tokens_per_second", "mfu")
+    """Returns the lines of a run's metrics without what depends on the clock, or on the path of its text."""
+    own = ("seconds", "tokens_per_second", "mfu", "config")
     lines = [*tiny_runs.lines(run), *tiny_runs.lines(run, "validation")]
-    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+    return [{key: value for key, value in line.items() if key not in own} for line in lines]
 
 
 def undisturbed(folder: Path) -> list[dict[str, Any]]:
