@@ -12,8 +12,9 @@ checkpoints/ and, once the run is complete, result.json.
 
 On SIGTERM, Ctrl-C or the end of its terminal it saves a checkpoint and exits
 with code 143, 130 or 129 within checkpoint.grace_seconds; the same command
-resumes the run.  A second Ctrl-C ends it at once.  On a CPU a resumed run has the same losses as an uninterrupted
-one, bit for bit; on a GPU only if train.deterministic is set.
+resumes the run.  A second Ctrl-C ends it at once.  On a CPU a resumed run has
+the same losses as an uninterrupted one, bit for bit; on a GPU only if
+train.deterministic is set.
 
 Before the first step it prints parameters, memory and FLOPs, and refuses a run
 that needs more memory than a device has; --compile_only stops there.  After the
