@@ -27,6 +27,7 @@ PARQUET_BYTES = 1 << 26
 PARQUET_EXTRA = 1 << 20  # bytes, more than parquet adds to a cell
 FIELDS_SHOWN = 20
 MANY_LINES = 256
+_OBJECTS = json.JSONDecoder(object_pairs_hook=tuple)  # else the last of two fields of one name wins
 
 
 class Document(NamedTuple):
@@ -89,15 +90,18 @@ def read_jsonl(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Docum
 def _json_document(line: bytes, fields: Fields, where: str, share: float) -> Document:
     try:
         # Half a surrogate pair, as an escape or as bytes, is no text; many programs write it nevertheless.
-        record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogatepass"))
+        pairs = _OBJECTS.decode(line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogatepass"))
     except ValueError as error:
         if line.isspace():
             return Document("", "train", share, where)
         raise ValueError(f"{where}: not valid JSON ({error}); each line must be a JSON object in UTF-8") from error
     except RecursionError as error:
         raise ValueError(f"{where}: its JSON is nested too deeply to be read; leave out that field") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: the line is a {type(record).__name__}; each line must be a JSON object")
+    if not isinstance(pairs, tuple):
+        raise ValueError(f"{where}: the line is a {type(pairs).__name__}; each line must be a JSON object")
+    record, names = dict(pairs), [name for name, _ in pairs]
+    if twice := [name for name in (fields.text, fields.split) if names.count(name) > 1]:
+        raise ValueError(f"{where}: the field {twice[0]!r} is there more than once; each line must have it once")
     found = document(record, fields, where, share)
     if b"\\u" in line or b"\xed" in line:
         return found._replace(text=found.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
@@ -233,7 +237,8 @@ def document(record: Mapping[str, Any], fields: Fields, where: str, share: float
     text = record[fields.text]
     if not isinstance(text, str | bytes | None):
         raise ValueError(
-            f"{where}: the field {fields.text!r} is {type(text).__name__}, not text; set data.text_field to another"
+            f"{where}: the field {fields.text!r} is {'an object' if isinstance(text, tuple) else type(text).__name__}, "
+            "not text; set data.text_field to another"
         )
     if text is not None and len(text) > fields.most_bytes:
         raise _too_large(fields, where)

@@ -320,6 +320,8 @@ def test_unusual_lines_are_read(tmp_path, line, expected):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (b'{"text": "x", "te\\u0078t": "y"}', "the field 'text' is there more than once; each line must have it once"),
+        (b'{"text": {"a": 1}}', "the field 'text' is an object, not text; set data.text_field to another"),
         (b'{"text": "x", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "its JSON is nested too deeply"),
         (b'{"text": NaN}', "the field 'text' is float, not text"),
         (b'{"text": ["a"]}', "the field 'text' is list, not text"),
