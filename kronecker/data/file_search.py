@@ -49,33 +49,33 @@ def search(root: pathlib.Path, wanted: Callable[[str], bool]) -> Found:
 
 
 def _places(start: str, parts: tuple[_Part, ...]) -> tuple[list[pathlib.Path], int]:
-    """Returns the resolved paths that `parts` lead to, and how many folders were met again."""
+    """Returns the resolved paths that `parts` lead to, and how many further names of folders were met."""
     parts = [*parts, "*"] if parts[-1:] == (DEEP,) else parts
     places: list[pathlib.Path] = []
     todo = [(os.path.realpath(start), 0)]
-    met, again = set(todo), 0
+    met, folders = set(todo), {todo[0][0]: todo[0][0]}  # name -> resolved path
     while todo:
         folder, at = todo.pop()
         deep, last = parts[at] == DEEP, at + 1 == len(parts)
         steps = [(folder, at + 1)] if deep else []
-        for place, is_folder in _entries(folder, (lambda name: True) if deep else parts[at], last):
+        for name, place, is_folder in _entries(folder, (lambda name: True) if deep else parts[at], last):
             if last:
                 places.append(pathlib.Path(place))
             elif is_folder:
+                folders[name] = place
                 steps.append((place, at if deep else at + 1))
-        again += len(met.intersection(steps))
-        todo += [step for step in steps if step not in met]
+        todo += [step for step in dict.fromkeys(steps) if step not in met]
         met.update(steps)
-    return places, again
+    return places, len(folders) - len(set(folders.values()))
 
 
-def _entries(folder: str, part: _Part, last: bool) -> Iterator[tuple[str, bool]]:
-    """Yields the resolved path of each entry of a folder that `part` names, and whether it is a folder."""
+def _entries(folder: str, part: _Part, last: bool) -> Iterator[tuple[str, str, bool]]:
+    """Yields path and resolved path of each entry of a folder that `part` names, and whether it is a folder."""
     if isinstance(part, str):
         named = os.path.join(folder, part)  # noqa: PTH118  strings: there may be millions
         if os.path.lexists(named) and part != "*" and not (last and "*" in part):
             place = _resolved(named)
-            yield place, os.path.isdir(place)  # noqa: PTH112
+            yield place, place, os.path.isdir(place)  # noqa: PTH112
             return
         if not glob.has_magic(part):
             return
@@ -84,7 +84,7 @@ def _entries(folder: str, part: _Part, last: bool) -> Iterator[tuple[str, bool]]
             hidden = entry.name.startswith(".") and not (isinstance(part, str) and part.startswith("."))
             chosen = fnmatch.fnmatchcase(entry.name, part) if isinstance(part, str) else part(entry.name)
             if chosen and not hidden:
-                yield _resolved(entry.path) if entry.is_symlink() else entry.path, entry.is_dir()
+                yield entry.path, _resolved(entry.path) if entry.is_symlink() else entry.path, entry.is_dir()
 
 
 def _resolved(path: str) -> str:

@@ -50,6 +50,12 @@ def test_every_file_is_read_once_whatever_links_lead_to_it(loop: pathlib.Path, g
     assert opened(f"jsonl:{loop}{glob}").left_out > 0
 
 
+@pytest.mark.parametrize("glob", ["", "/**", "/**/**/*.jsonl", "/**/*/**/*.jsonl", "/**/[s]*/../**/*.jsonl"])
+def test_names_without_a_link_are_no_further_ones(tmp_path: pathlib.Path, glob: str):
+    write(tmp_path / "sub" / "inner" / "a.jsonl", "a")
+    assert opened(f"jsonl:{tmp_path}{glob}").left_out == 0
+
+
 def test_the_order_is_that_of_the_files_and_not_of_the_links(tmp_path: pathlib.Path):
     for name in "bca":
         write(tmp_path / "files" / f"{name}.jsonl", name)
