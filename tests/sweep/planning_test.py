@@ -171,6 +171,7 @@ MISTAKES = {  # the body of sweep(seeds), in line 6 of its file -> what is told 
     "raise ValueError('no seeds')": "mine.py:6: no seeds",
     "raise OSError(2, 'No such file', 'lr.csv')": "mine.py:6: FileNotFoundError: [Errno 2] No such file: 'lr.csv'",
     "sys.exit(1)": "mine.py:6: SystemExit: 1",
+    "raise GeneratorExit": "mine.py:6: GeneratorExit",
     "yield from sweep(seeds)": "mine.py:6: RecursionError",
     "import nowhere": "mine.py:6: ModuleNotFoundError: No module named 'nowhere'",
     "raise MemoryError": "mine.py:6: MemoryError",
