@@ -86,12 +86,15 @@ class Difference:
         return float(np.std(self.values, ddof=1)) / math.sqrt(len(self.values))
 
 
-def holm(differences: Sequence[Difference]) -> list[str]:
-    """Returns the verdicts after Holm's correction: the chance that any of them is wrong is at most 5 %."""
+def holm(differences: Sequence[Difference], family: int = 0) -> list[str]:
+    """Returns the verdicts after Holm's correction: the chance that any of them is wrong is at most 5 %.
+
+    `family` is the number of planned differences; those that are not yet there count as if their p were 1.
+    """
     verdicts = [NOT_RESOLVED] * len(differences)
     several = [i for i, difference in enumerate(differences) if difference.p_value is not None]
     for rank, i in enumerate(sorted(several, key=lambda i: differences[i].p_value)):
-        if differences[i].p_value > (1 - CONFIDENCE) / (len(several) - rank):
+        if differences[i].p_value > (1 - CONFIDENCE) / (max(family, len(several)) - rank):
             break
         verdicts[i] = differences[i].verdict
     return verdicts

@@ -43,9 +43,9 @@ def _labelled(runs: Iterable[Any], name: str) -> list[Any]:
     return [dataclasses.replace(run, config={**run.config, "embedding.arm": name}) for run in runs]
 
 
-def adjusted(comparisons: Sequence[compare.Comparison]) -> list[str]:
-    """Returns the verdict of each pair after Holm's correction for their number."""
-    return intervals.holm([of_pair.others[0].difference for of_pair in comparisons])
+def adjusted(comparisons: Sequence[compare.Comparison], planned: int = 0) -> list[str]:
+    """Returns the verdict of each pair after Holm's correction for their number, or for that of the planned ones."""
+    return intervals.holm([of_pair.others[0].difference for of_pair in comparisons], planned)
 
 
 def to_json(comparisons: Sequence[compare.Comparison]) -> dict[str, Any]:

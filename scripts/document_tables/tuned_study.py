@@ -37,7 +37,7 @@ def tuning() -> str:
 def secondary() -> str:
     """Returns those of the protocol's twelve secondary comparisons whose arms have final runs, and their verdicts.
 
-    Holm's correction is over all twelve. Until all are there, those are resolved whose p is below its smallest limit.
+    Holm's correction is over all twelve; those that are not there yet count as if their p were 1.
     """
     from kronecker.report import intervals, pairs
 
@@ -48,17 +48,15 @@ def secondary() -> str:
     arms = {run.arm for run in found}
     there = [pair for pair in family if set(pair.split(":")) <= arms]
     compared = pairs.read(found, there)
-    verdicts = pairs.adjusted(compared)
-    if len(there) < len(family):
-        limit = (1 - intervals.CONFIDENCE) / len(family)
-        of_pairs = (of_pair.others[0].difference for of_pair in compared)
-        verdicts = [one.verdict if one.p_value <= limit else "not yet" for one in of_pairs]
+    verdicts = pairs.adjusted(compared, len(family))
     rows = []
     for pair, of_pair, verdict in zip(there, compared, verdicts, strict=True):
         arm = of_pair.others[0]
         over = map(markdown.interval, (arm.difference.interval, arm.documents))
         name = " − ".join(f"`{one}`" for one in pair.split(":"))
         told = markdown.signed(arm.difference.mean), *over, f"{arm.difference.p_value:.2g}"
+        if verdict == intervals.NOT_RESOLVED and len(there) < len(family):
+            verdict = "not yet"
         rows.append((name, str(len(arm.difference.values)), *told, verdict))
     headers = (
         "comparison",

@@ -132,3 +132,7 @@ def test_holms_correction_compares_the_smallest_p_value_with_the_number_of_arms(
     one_seed = intervals.Difference((0,), (-1.0,))
     assert intervals.holm([one_seed, with_p(0.04)]) == ["not resolved", "worse"]
     assert intervals.holm([]) == []
+    # Of twelve planned: 0.004 <= .05 / 12, 0.0044 <= .05 / 11, but 0.0051 > .05 / 10
+    planned = [with_p(0.0051), with_p(0.004), with_p(0.0044)]
+    assert intervals.holm(planned, 12) == ["not resolved", "worse", "worse"]
+    assert intervals.holm(planned, 2) == ["worse"] * 3
