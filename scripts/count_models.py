@@ -57,10 +57,11 @@ def main(folders: Sequence[str]) -> None:
 
 def of_run(folder: str, order: int) -> dict[str, Any]:
     """Returns the losses of the models up to `order`, each as nats per token and bits per byte."""
-    from kronecker.data import preparation, rows  # after the flags: --help should not wait for JAX
+    from kronecker.data import rows  # after the flags: --help should not wait for JAX
     from kronecker.report import losses_by_token
     from kronecker.run import finished_runs, rundir
     from kronecker.schema import resolution
+    from kronecker.training import restore
 
     workdir = storage.open_path(folder)
     finished_runs.require_finished(workdir)
@@ -69,7 +70,7 @@ def of_run(folder: str, order: int) -> dict[str, Any]:
     if losses is None:
         raise ValueError(f"{folder}: no {rundir.TOKEN_LOSSES}; write it: python scripts/token_losses.py {folder}")
     config = rundir.read_config(workdir / rundir.CONFIG)
-    prepared, tokenizer = preparation.ensure_prepared(config)
+    prepared, tokenizer = restore.open_text(workdir, config)
     if prepared.fingerprint != run.result["data_fingerprint"]:
         raise ValueError(f"{folder}: was trained on another text than {config.data.source} is now; restore the text")
     config = resolution.with_vocabulary(config, tokenizer.vocab_size)

@@ -50,13 +50,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None, optimizer: bool =
         raise ValueError(f"{workdir / rundir.CONFIG}: {fault}; restore the file from a copy")
     config.lock()
     device_mesh.use_simulated_cpu_devices(config)
-    recorded = storage.open_path(
-        finished_runs.read_json(workdir, rundir.ENV, {"data": str})["data"], f"{rundir.ENV}: data"
-    )
-    if (recorded / manifests.MANIFEST).exists():  # its source text may be gone
-        prepared, tokenizer = preparation.open_folder(recorded, config.tokenizer, end_of_text=config.data.end_of_text)
-    else:
-        prepared, tokenizer = preparation.ensure_prepared(config)
+    prepared, tokenizer = open_text(workdir, config)
     mesh = device_mesh.make_mesh_for(config)
     counts = unigrams.counts(prepared, tokenizer.vocab_size) if config.model.unigram_bias else None
     token_bytes = tokenizer.bytes_from(config.embedding.byte_source)
@@ -66,3 +60,14 @@ def open_run(workdir: epath.PathLike, step: int | None = None, optimizer: bool =
     arm = dataclasses.replace(arm, bag=sharding.replicate(arm.bag, mesh))
     kept = state.opt_state if optimizer else None
     return Restored(config, prepared, tokenizer, arm, state.params, int(state.step), mesh, kept)
+
+
+def open_text(
+    workdir: epath.Path, config: ml_collections.ConfigDict
+) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
+    """Returns a run's prepared text and its tokenizer; raises ValueError if they cannot be opened or made again."""
+    recorded = finished_runs.read_json(workdir, rundir.ENV, {"data": str})["data"]
+    folder = storage.open_path(recorded, f"{rundir.ENV}: data")
+    if (folder / manifests.MANIFEST).exists():  # its source text may be gone
+        return preparation.open_folder(folder, config.tokenizer, end_of_text=config.data.end_of_text)
+    return preparation.ensure_prepared(config)
