@@ -63,6 +63,8 @@ def run(
     resumes from the checkpoint.
     """
     workdir = storage.open_path(workdir, "--workdir")
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: not a folder; choose another name")
     config = resolution.resolve(config)  # before processes wait for one another
     device_mesh.use_simulated_cpu_devices(config)
     distributed.start(config)
