@@ -164,10 +164,11 @@ def _download(listing: Listing, file: RemoteFile, target: pathlib.Path, progress
 
 def _difference(file: RemoteFile, path: pathlib.Path) -> str:
     """Returns what a file on this disk has, if it is not what the hub lists."""
+    if (size := path.stat().st_size) != file.size:
+        return f"{size:,} bytes"
     with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    size = path.stat().st_size
-    return "" if (size, sha256) == (file.size, file.sha256 or sha256) else f"{size:,} bytes, sha256 {sha256}"
+    return "" if sha256 == (file.sha256 or sha256) else f"sha256 {sha256}"
 
 
 def _endpoint() -> str:

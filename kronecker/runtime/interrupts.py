@@ -38,7 +38,8 @@ def outlive_output() -> None:
     """Lets output be lost that cannot be written: `tee` gets the same Ctrl-C, and SIGHUP says that a terminal ends."""
     for stream in (sys.__stdout__, sys.__stderr__):
         for name in ("write", "flush"):
-            setattr(stream, name, lossy(stream.fileno())(getattr(stream, name)))
+            if not hasattr(found := getattr(stream, name), "__wrapped__"):  # a second signal may come
+                setattr(stream, name, lossy(stream.fileno())(found))
 
 
 @contextlib.contextmanager
