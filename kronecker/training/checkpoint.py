@@ -174,10 +174,13 @@ def find_weights(
             raise ValueError(
                 f"{named}: its weights have another {name}: {saved.get(name)}, here {identity[name]}; make both equal"
             )
-    theirs, ours = (dotted.flat(one) for one in (rundir.read_config(workdir / rundir.CONFIG) or {}, config))
+    their_config = rundir.read_config(workdir / rundir.CONFIG)
+    if not their_config or rundir.config_sha256(their_config) != saved.get("config"):
+        raise ValueError(f"{named}: its {rundir.CONFIG} is not that of its checkpoints; restore the file from a copy")
+    theirs, ours = dotted.flat(their_config), dotted.flat(config)
     for key in _OF_CONFIG:
-        if theirs.get(key) != ours[key]:
-            raise ValueError(f"{named}: its {key} is {theirs.get(key)}, here {ours[key]}; make both equal")
+        if theirs[key] != ours[key]:
+            raise ValueError(f"{named}: its {key} is {theirs[key]}, here {ours[key]}; make both equal")
     return found
 
 

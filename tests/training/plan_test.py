@@ -123,6 +123,15 @@ def test_weights_that_do_not_fit_are_refused(options: dict, message: str, data: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_weights_of_an_edited_config_are_refused(data: Path, trained: Path, tmp_path: Path):
+    source = Path(shutil.copytree(trained, tmp_path / "source"))
+    config = source / "config.json"
+    config.write_text(config.read_text().replace('"scale": 1.0', '"scale": 3.0'))
+    line = refused(tmp_path / "run", data, OPTIONS | {"checkpoint.init_from": source, "embedding.scale": 3.0})
+    assert f"checkpoint.init_from={source}: its config.json is not that of its checkpoints; restore the file" in line
+
+
 def advised(c: ml_collections.ConfigDict, **values: Any) -> dict[str, str]:
     return dict(re.findall(r"--config\.(\S+)=(\S+)", plan.remedy(resolution.resolve(c, 4), 4, **values)))
 
