@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -98,8 +98,12 @@ class Comparison:
         return (self.baseline, *self.others)
 
     @property
+    def by_key(self) -> dict[RunKey, finished_runs.Run]:
+        return {(arm.name, run.seed): run for arm in self.arms for run in arm.runs}
+
+    @property
     def runs(self) -> tuple[finished_runs.Run, ...]:
-        return tuple(run for arm in self.arms for run in arm.runs)
+        return tuple(self.by_key.values())
 
     @property
     def pairs(self) -> list[tuple[str, finished_runs.Run, finished_runs.Run]]:
@@ -165,40 +169,33 @@ def _validated(run: finished_runs.Run) -> Text:
     return Text("", tokens, of if rundir.is_of(of, int) else None if run.config["eval.sequences"] else tokens)
 
 
-class Evaluated(NamedTuple):
-    """The losses of runs on one text, by document: each an array (D,)."""
+def on(
+    comparison: Comparison, name: str, nats: Mapping[RunKey, np.ndarray], tokens_D: np.ndarray, text_bytes: float
+) -> Comparison:
+    """Returns the comparison on other losses of the same runs: of all tokens of a text, whose name is as in `Text`.
 
-    text: Text
-    tokens: np.ndarray  # predicted in each document
-    nats: Mapping[RunKey, np.ndarray]  # the sum over these tokens
-    text_bytes: float  # that all these tokens stand for
-
-
-def on(comparison: Comparison, evaluated: Evaluated) -> Comparison:
-    """Returns the comparison on other losses of the same runs."""
-    tokens = evaluated.tokens.sum()
+    `nats` are sums over each document's tokens, (D,); `tokens_D` counts these; all stand for `text_bytes`.
+    """
+    tokens = int(tokens_D.sum())
 
     def moved(arm: Arm) -> Arm:
-        totals = [float(evaluated.nats[arm.name, run.seed].sum()) for run in arm.runs]
-        bits = tuple(
-            total / math.log(2) / evaluated.text_bytes if evaluated.text_bytes else math.nan for total in totals
-        )
-        return dataclasses.replace(arm, losses=tuple(float(total / tokens) for total in totals), bits_per_byte=bits)
+        totals = [float(nats[arm.name, run.seed].sum()) for run in arm.runs]
+        bits = tuple(total / math.log(2) / text_bytes if text_bytes else math.nan for total in totals)
+        return dataclasses.replace(arm, losses=tuple(total / tokens for total in totals), bits_per_byte=bits)
 
     def by_document(arm: Arm) -> np.ndarray:
-        return np.mean([evaluated.nats[arm.name, run.seed] for run in arm.runs], axis=0)
+        return np.mean([nats[arm.name, run.seed] for run in arm.runs], axis=0)
 
     baseline, expected = moved(comparison.baseline), by_document(comparison.baseline)
     others = [moved(arm) for arm in comparison.others]
-    drawn = others and intervals.over_documents(
-        np.stack([by_document(arm) - expected for arm in others]), evaluated.tokens
-    )
+    drawn = others and intervals.over_documents(np.stack([by_document(arm) - expected for arm in others]), tokens_D)
     others = [
         dataclasses.replace(arm, difference=difference(arm, baseline), documents=interval)
         for arm, interval in zip(others, drawn or [None] * len(others), strict=True)
     ]
     ordered = tuple(sorted(others, key=lambda arm: arm.difference.mean))
-    return dataclasses.replace(comparison, baseline=baseline, others=ordered, text=evaluated.text)
+    text = Text(name, tokens, tokens, len(tokens_D))
+    return dataclasses.replace(comparison, baseline=baseline, others=ordered, text=text)
 
 
 def names(found: Sequence[finished_runs.Run], tuned: Sequence[str] = ()) -> list[str]:

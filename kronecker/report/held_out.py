@@ -24,16 +24,14 @@ def compared(
     if lacking(comparison):
         return comparison
     nats, tokens_D, text_bytes = {}, None, 0.0
-    for arm in comparison.arms:
-        for run in arm.runs:
-            losses = losses_by_token.documents(run)
-            of_run = losses["by_document"]
-            if tokens_D is not None and not np.array_equal(of_run["tokens"], tokens_D):
-                losses_by_token.refuse_other_tokens(comparison.runs[0], run)
-            tokens_D, text_bytes = of_run["tokens"], float(losses[losses_by_token.TEXT_BYTES])
-            nats[arm.name, run.seed] = of_run["nats"]
-    text = compare.Text("", int(tokens_D.sum()), int(tokens_D.sum()), len(tokens_D))
-    return compare.on(comparison, compare.Evaluated(text, tokens_D, nats, text_bytes))
+    for key, run in comparison.by_key.items():
+        losses = losses_by_token.documents(run)
+        of_run = losses["by_document"]
+        if tokens_D is not None and not np.array_equal(of_run["tokens"], tokens_D):
+            losses_by_token.refuse_other_tokens(comparison.runs[0], run)
+        tokens_D, text_bytes = of_run["tokens"], float(losses[losses_by_token.TEXT_BYTES])
+        nats[key] = of_run["nats"]
+    return compare.on(comparison, "", nats, tokens_D, text_bytes)
 
 
 def lacking(comparison: compare.Comparison) -> list[str]:

@@ -159,13 +159,12 @@ def read_all(comparison: compare.Comparison) -> dict[compare.RunKey, TokenLosses
     if missing(comparison):
         return found
     first: TokenLosses | None = None
-    for arm in comparison.arms:
-        for run in arm.runs:
-            losses = read(run)
-            first = first or losses
-            if not all(np.array_equal(losses[name], first[name]) for name in SHARED):
-                refuse_other_tokens(comparison.runs[0], run)
-            found[arm.name, run.seed] = dict(losses) | {name: first[name] for name in SHARED}
+    for key, run in comparison.by_key.items():
+        losses = read(run)
+        first = first or losses
+        if not all(np.array_equal(losses[name], first[name]) for name in SHARED):
+            refuse_other_tokens(comparison.runs[0], run)
+        found[key] = dict(losses) | {name: first[name] for name in SHARED}
     return found
 
 
