@@ -6,7 +6,6 @@ lower loss there, so the factor is not the compute that would be saved.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -47,11 +46,8 @@ def reach(run: finished_runs.Run, partner: finished_runs.Run) -> Reach | None:
     last = int(above[-1])
     if curve["step"][last + 1] - curve["step"][last] > COARSEST * total:
         return None
-    tokens, steps = (_crossing(curve, last, target, column) for column in ("tokens", "step"))
+    around = [last + 1, last]  # by rising loss
+    tokens, steps = (
+        float(np.interp(target, curve["loss"][around], curve[column][around])) for column in ("tokens", "step")
+    )
     return Reach(ahead, tokens, steps, total / steps if ahead else steps / total)
-
-
-def _crossing(curve: Mapping[str, np.ndarray], last: int, target: float, column: str) -> float:
-    above, below = curve["loss"][last : last + 2]
-    start, stop = curve[column][last : last + 2]
-    return float(stop if below == target else start + (above - target) / (above - below) * (stop - start))
