@@ -92,10 +92,10 @@ def _damage(comparison: compare.Comparison, losses: losses_by_token.OfRuns, arm:
     of_input = _Inputs(counts_V, np.stack(after) * coded_V, _strata(facts))
     shared_nV = [own["code_group"] >= 0 for own, _ in pairs]
     redrawn = any(not np.array_equal(shared_V, shared_nV[0]) for shared_V in shared_nV)
-    estimate = None if redrawn else of_input.excess(collided_V)
+    estimate, matched = of_input.excess(collided_V)
     tokens = int(of_input.counts[collided_V].sum())
-    counted = (arm.name, int(collided_V.sum()), tokens, tokens / len(inputs_N), of_input.matched(collided_V))
-    if estimate is None:
+    counted = (arm.name, int(collided_V.sum()), tokens, tokens / len(inputs_N), matched)
+    if estimate is None or redrawn:
         return Damage(*counted, None, None, redrawn)
     difference = intervals.Difference(tuple(run.seed for run in arm.runs), tuple(estimate.tolist()))
     return Damage(*counted, difference, _placebo(of_input, collided_V))
@@ -109,25 +109,21 @@ class _Inputs:
     sums: np.ndarray
     strata: np.ndarray
 
-    def excess(self, collided_V: np.ndarray) -> np.ndarray | None:
-        """Returns the mean difference after collided inputs minus that after matched ones, (n,)."""
-        collided_S, control_S, used_S = self._counts(collided_V)
+    def excess(self, collided_V: np.ndarray) -> tuple[np.ndarray | None, float]:
+        """Returns the mean difference after collided inputs minus that after matched ones, (n,); None: none matches.
+
+        And the share of collided inputs that lie in strata with controls.
+        """
+        collided_S, control_S = self._in_strata(np.stack([self.counts * collided_V, self.counts * ~collided_V]))
+        used_S = np.minimum(collided_S, control_S) >= LEAST_OF_A_KIND
+        matched = float(collided_S[used_S].sum() / max(collided_S.sum(), 1))
         if not used_S.any():
-            return None
+            return None, matched
         means_nS = [
             self._in_strata(self.sums * kind_V)[:, used_S] / count_S[used_S]
             for kind_V, count_S in ((collided_V, collided_S), (~collided_V, control_S))
         ]
-        return np.average(means_nS[0] - means_nS[1], axis=1, weights=collided_S[used_S])
-
-    def matched(self, collided_V: np.ndarray) -> float:
-        """Returns the share of collided inputs that lie in strata with controls."""
-        collided_S, _, used_S = self._counts(collided_V)
-        return float(collided_S[used_S].sum() / max(collided_S.sum(), 1))
-
-    def _counts(self, collided_V: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        collided_S, control_S = self._in_strata(np.stack([self.counts * collided_V, self.counts * ~collided_V]))
-        return collided_S, control_S, np.minimum(collided_S, control_S) >= LEAST_OF_A_KIND
+        return np.average(means_nS[0] - means_nS[1], axis=1, weights=collided_S[used_S]), matched
 
     def _in_strata(self, values_nV: np.ndarray) -> np.ndarray:
         width = int(self.strata.max()) + 1
@@ -145,7 +141,7 @@ def _placebo(of_input: _Inputs, collided_V: np.ndarray) -> float | None:
     for _ in range(PLACEBOS):
         shuffled = np.empty_like(label)
         shuffled[np.lexsort((rng.random(len(stratum)), stratum))] = label[by_stratum]
-        excess = among.excess(shuffled)
+        excess, _ = among.excess(shuffled)
         if excess is not None:
             means.append(abs(excess[0]))
     return float(np.quantile(means, intervals.CONFIDENCE)) if means else None
