@@ -149,6 +149,14 @@ def shared_code(bag: Bag) -> np.ndarray:
     return shared_V
 
 
+def sparse_code(bag: Bag) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[int, int]]:
+    """Returns the codes (V, D) in float64, without their shift, as `scipy.sparse.csr_array` takes them."""
+    cells_VK, lengths_V = bag.host_cells(np.arange(bag.vocab)), np.asarray(bag.lengths)
+    values = np.repeat(np.asarray(bag.scale)[lengths_V], lengths_V)
+    ends = np.concatenate([[0], np.cumsum(lengths_V, dtype=np.int64)])
+    return (values, cells_VK[cells_VK < bag.rows], ends), (bag.vocab, bag.rows)
+
+
 def dense_code(bag: Bag, ids: np.ndarray) -> np.ndarray:
     """Returns the codes (N, D) of `ids` (N,) in float64, cell by cell: the reference for tests of the product."""
     code = np.zeros((len(ids), bag.rows))

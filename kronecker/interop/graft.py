@@ -158,13 +158,8 @@ def _system(
 
 def _code(bag: bags.Bag, vocab: int) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Returns S (V, D) and b of the first V ids."""
-    ids = np.arange(vocab)
-    cells_VK, lengths_V = bag.host_cells(ids), np.asarray(bag.lengths)[:vocab].astype(np.int64)
-    row, slot = np.nonzero(cells_VK < bag.rows)
-    values = np.asarray(bag.scale, np.float64)[lengths_V[row]]
-    sparse_VD = scipy.sparse.csr_array((values, (row, cells_VK[row, slot])), shape=(vocab, bag.rows))
-    shift_V = np.zeros(vocab) if bag.shift is None else np.asarray(bag.shift, np.float64)[lengths_V]
-    return sparse_VD, shift_V
+    shift_V = np.zeros(bag.vocab) if bag.shift is None else np.asarray(bag.shift)[np.asarray(bag.lengths)]
+    return scipy.sparse.csr_array(*bags.sparse_code(bag))[:vocab], shift_V[:vocab]
 
 
 def _mean(rows_Vd: np.ndarray, weights_V: np.ndarray) -> np.ndarray:

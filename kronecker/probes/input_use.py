@@ -106,9 +106,8 @@ def of_run(folder: epath.PathLike) -> dict[str, Any]:
 
 def effective_rank(bag: bags.Bag) -> float:
     """Returns (sum of s^2)^2 / sum of s^4 over the singular values s of the cells, 0 or 1, of all ids."""
-    ids, cells = np.arange(bag.vocab), bag.host_cells(np.arange(bag.vocab))
-    row, slot = np.nonzero(cells < bag.rows)
-    cells_VD = scipy.sparse.csr_array((np.ones(len(row)), (ids[row], cells[row, slot])), (bag.vocab, bag.rows))
+    cells_VD = scipy.sparse.csr_array(*bags.sparse_code(bag))
+    cells_VD.data[:] = 1
     gram = cells_VD.T @ cells_VD
     return float(gram.trace() ** 2 / gram.power(2).sum())
 

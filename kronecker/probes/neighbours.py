@@ -9,8 +9,9 @@ Shapes: Q queries, V vocabulary, d width, P byte positions, k neighbours.
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import scipy.sparse
 
-from kronecker.embedding import codec
+from kronecker.embedding import bags, codec
 
 BLOCK = 16_384  # ids at a time: 0.5 GB of float32 at width 8,192
 CLOSE = 1e-6
@@ -38,22 +39,21 @@ class Rows:
 class Codes:
     """Queries, any byte strings, against the Kronecker codes of a vocabulary: cosine = equal bytes / sqrt(L1 L2).
 
-    The code before its z-norm and without a projection; D = 256 P coordinates are never written out.  Queries are cut
-    to P bytes as `codec.truncate` does by default.
+    The code before its z-norm and without a projection.  Queries are cut to P bytes as `codec.truncate` does by
+    default.
     """
 
     def __init__(self, table: codec.ByteTable, queries: Sequence[bytes]) -> None:
-        self._table, self.vocab = table, len(table.lengths)
-        self._queries = codec.byte_table(list(queries), table.pos_dim)
+        self._codes, self.vocab = codes(table), len(table.lengths)
+        self._queries = codes(codec.byte_table(list(queries), table.pos_dim))
 
     def cosines(self, start: int, stop: int) -> np.ndarray:
-        lengths_N = self._table.lengths[start:stop]
-        used_NP = np.arange(self._table.pos_dim) < lengths_N[:, None]
-        found = np.zeros((len(self._queries.lengths), stop - start))
-        for row, (query_P, length) in enumerate(zip(self._queries.bytes, self._queries.lengths, strict=True)):
-            both = (self._table.bytes[start:stop, :length] == query_P[:length]) & used_NP[:, :length]
-            found[row] = both.sum(axis=1) / np.sqrt(np.maximum(lengths_N * int(length), 1))
-        return found
+        return (self._queries @ self._codes[start:stop].T).toarray()
+
+
+def codes(table: codec.ByteTable) -> scipy.sparse.csr_array:
+    """Returns the Kronecker codes (V, D) of length 1, sparse."""
+    return scipy.sparse.csr_array(*bags.sparse_code(bags.kronecker_bag(table, "length")))
 
 
 def nearest(space: Rows | Codes, k: int, exclude: Sequence[Collection[int]] = ()) -> np.ndarray:

@@ -62,6 +62,7 @@ class Codec:
         self.name = name
         self._bytes = tokenizer.token_bytes
         self._table = codec.byte_table(tokenizer.token_bytes, pos_dim)
+        self._codes = neighbours.codes(self._table)
         self.forms = words.canonical_forms(tokenizer.token_bytes)
 
     def nearest(self, asked: Sequence[str], k: int) -> np.ndarray:
@@ -70,23 +71,15 @@ class Codec:
         return neighbours.nearest(neighbours.Codes(self._table, queries), k, exclude=own)
 
     def pair_cosines(self, pairs_N2: np.ndarray) -> np.ndarray:
-        t = self._table
-        left, right = pairs_N2.T
-        both = np.minimum(t.lengths[left], t.lengths[right])
-        equal = (t.bytes[left] == t.bytes[right]) & (np.arange(t.pos_dim) < both[:, None])
-        norm = np.sqrt(t.lengths[left].astype(np.float64) * t.lengths[right])
-        return np.divide(equal.sum(axis=1), norm, out=np.zeros(len(norm)), where=norm > 0)
+        left, right = (self._codes[ids_N] for ids_N in pairs_N2.T)
+        return left.multiply(right).sum(axis=1)
 
     def anisotropy(self) -> geometry.Anisotropy:
-        t = self._table
-        chosen = np.flatnonzero(t.lengths)
-        left, right = geometry.random_pairs(len(chosen), geometry.PAIRS, seed=0)
-        cosines = self.pair_cosines(np.stack([chosen[left], chosen[right]], axis=1))
-        mean_D = np.zeros(t.code_dim)
-        row, position = np.nonzero(np.arange(t.pos_dim) < t.lengths[:, None])
-        cells = t.bytes[row, position].astype(np.int64) * t.pos_dim + position
-        np.add.at(mean_D, cells, t.lengths[row] ** -0.5)
-        return geometry.Anisotropy(float(cosines.mean()), float(np.linalg.norm(mean_D / len(chosen))), 1.0)
+        chosen = np.flatnonzero(self._table.lengths)
+        pairs_N2 = np.stack(geometry.random_pairs(len(chosen), geometry.PAIRS, seed=0), axis=1)
+        mean_D = self._codes[chosen].mean(axis=0)
+        cosines = self.pair_cosines(chosen[pairs_N2])
+        return geometry.Anisotropy(float(cosines.mean()), float(np.linalg.norm(mean_D)), 1.0)
 
 
 Subject = Table | Codec
