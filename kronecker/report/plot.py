@@ -64,18 +64,13 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
     All lie in [0, 1] if they fit, else they begin at 0.
     """
-    highest = max(0.0, 1 - gap * (len(wanted) - 1))
-    order = np.argsort(wanted, kind="stable")
-    blocks: list[list[float]] = []  # isotonic regression: labels that would overlap form a block with one mean shift
-    for rank, index in enumerate(order):
-        blocks.append([wanted[index] - rank * gap])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    shifts = [float(np.mean(block)) for block in blocks for _ in block]
-    placed = [0.0] * len(wanted)
-    for rank, index in enumerate(order):
-        placed[index] = min(max(shifts[rank], 0.0), highest) + rank * gap
-    return placed
+    from scipy import optimize  # slow to import
+
+    order, apart = np.argsort(wanted, kind="stable"), gap * np.arange(len(wanted))
+    shifts = optimize.isotonic_regression(np.asarray(wanted)[order] - apart).x  # those that would overlap share one
+    placed = np.empty(len(wanted))
+    placed[order] = np.clip(shifts, 0, max(0, 1 - apart[-1])) + apart
+    return placed.tolist()
 
 
 def beyond(ranges: Mapping[str, tuple[float, float]], baseline: str) -> dict[str, tuple[float, float]]:
