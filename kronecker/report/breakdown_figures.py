@@ -49,18 +49,8 @@ def _draw(comparison: compare.Comparison, made: breakdown.Breakdown) -> figures.
 
 def _numbers(made: breakdown.Breakdown) -> tuple[tuple[str, ...], ...]:
     seeds = next(iter(made.differences.values()))[0].seeds
-    header = (
-        "arm",
-        "group",
-        "ids",
-        "tokens",
-        "baseline_loss",
-        "difference",
-        "interval_low",
-        "interval_high",
-        "verdict",
-    )
-    rows = [(*header, *(f"seed_{seed}" for seed in seeds))]
+    header = ("arm", "group", "ids", "tokens", "baseline_loss", "difference", "interval_low", "interval_high")
+    rows = [(*header, "verdict", *(f"seed_{seed}" for seed in seeds))]
     for arm, differences in made.differences.items():
         of_groups = zip(made.groups, made.ids, made.tokens, made.baseline, differences, strict=True)
         for group, ids, tokens, loss, difference in of_groups:

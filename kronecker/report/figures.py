@@ -109,10 +109,9 @@ def draw(comparison: compare.Comparison) -> list[Figure]:
 
 def curves(comparison: compare.Comparison, panel: Panel) -> list[Curve]:
     """Returns the curves of `panel`, one an arm, at the steps that all of the arm's runs (or pairs) logged."""
-    partners = {run.seed: run for run in comparison.baseline.runs}
-    drawn = []
+    drawn, baseline = [], comparison.baseline.name
     for arm in comparison.others if panel.paired else comparison.arms:
-        used = [*arm.runs, *(partners[run.seed] for run in arm.runs if panel.paired)]
+        used = [*arm.runs, *(comparison.by_key[baseline, run.seed] for run in arm.runs if panel.paired)]
         columns = [getattr(run, panel.kind) for run in used]
         steps = functools.reduce(np.intersect1d, [column["step"] for column in columns])
         if not len(steps):
@@ -223,7 +222,6 @@ def _draw_verdicts(comparison: compare.Comparison) -> Figure | None:
 
 @mpl.rc_context(plot.LOOK)
 def draw_speed(comparison: compare.Comparison) -> Figure:
-    """Returns training tokens a second, by arm."""
     style = plot.styles([arm.name for arm in comparison.arms])
     paper, ax = plot.rows([arm.name for arm in comparison.arms])
     for row, arm in enumerate(comparison.arms):
@@ -233,8 +231,8 @@ def draw_speed(comparison: compare.Comparison) -> Figure:
     ax.margins(x=0.16)
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("training tokens a second")
-    runs = [(arm.name, run) for arm in comparison.arms for run in arm.runs]
-    numbers = [(name, str(run.seed), f"{run.result['tokens_per_second']:.6g}") for name, run in runs]
+    runs = comparison.by_key.items()
+    numbers = [(name, str(seed), f"{run.result['tokens_per_second']:.6g}") for (name, seed), run in runs]
     caption = "The median over each run's logged lines, averaged over seeds. Runs on one machine slow each other down."
     header = ("arm", "seed", "tokens_per_second")
     return Figure("tokens_per_second", "Training speed", caption, plot.svg(paper), (header, *numbers))
