@@ -1,10 +1,10 @@
 """Results of probes as parts of a page: the table with the paper's rows, the conditions, the notes."""
 
 import csv
-import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from kronecker.run import result
 from kronecker.runtime import storage
@@ -13,18 +13,12 @@ from kronecker.runtime.printing import Table
 SAME, NONE = "Under the paper's conditions.", "The paper gives no numbers for this."
 
 
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """A result, its rows and conditions as tables, and a statement of which conditions differ."""
-
-    result: result.Result
-    table: Table
-    conditions: Table
-    statement: str
-
-
-def shown(found: Iterable[result.Result]) -> list[Shown]:
-    return [Shown(one, result.table(one), conditions(one), statement(one)) for one in found]
+def shown(found: Iterable[result.Result]) -> list[dict[str, Any]]:
+    """Returns what parts.html shows of each result."""
+    return [
+        {"result": one, "table": result.table(one), "conditions": conditions(one), "statement": statement(one)}
+        for one in found
+    ]
 
 
 def conditions(one: result.Result) -> Table:
