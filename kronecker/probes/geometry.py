@@ -45,7 +45,7 @@ class Anisotropy:
     typical_norm: float  # mean length of a vector, for scale
 
 
-def anisotropy(matrix_Vd: np.ndarray, pairs: int = PAIRS, seed: int = 0) -> Anisotropy:
+def anisotropy(matrix_Vd: np.ndarray) -> Anisotropy:
     """Returns the mean cosine of random pairs of rows and the norm of the mean row; zero rows are left out."""
     total_d, norms = np.zeros(matrix_Vd.shape[1]), []
     for start in range(0, len(matrix_Vd), BLOCK):
@@ -56,27 +56,21 @@ def anisotropy(matrix_Vd: np.ndarray, pairs: int = PAIRS, seed: int = 0) -> Anis
     chosen = np.flatnonzero(norms_V)
     if len(chosen) < 2:
         return Anisotropy(float("nan"), float(np.linalg.norm(mean_d)), float(norms_V.mean()))
-    left, right = random_pairs(len(chosen), pairs, seed)
-    left, right = chosen[left], chosen[right]
-    cosines = [
-        (_rows(matrix_Vd, left[i:j]) * _rows(matrix_Vd, right[i:j])).sum(axis=1)
-        / norms_V[left[i:j]]
-        / norms_V[right[i:j]]
-        for i, j in itertools.pairwise([*range(0, pairs, 1024), pairs])
-    ]
+    drawn_N2 = chosen[random_pairs(len(chosen), PAIRS)]
+    cosines = [row_cosines(matrix_Vd, drawn_N2[i : i + 1024]) for i in range(0, PAIRS, 1024)]
     return Anisotropy(
         float(np.concatenate(cosines).mean()), float(np.linalg.norm(mean_d)), float(norms_V[chosen].mean())
     )
 
 
-def random_pairs(count: int, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `pairs` pairs of two different numbers below `count`, equally likely, as two arrays."""
-    rng = np.random.default_rng(seed)
+def random_pairs(count: int, pairs: int) -> np.ndarray:
+    """Returns `pairs` pairs of two different numbers below `count`, equally likely: (N, 2)."""
+    rng = np.random.default_rng(0)
     left = rng.integers(count, size=pairs)
-    return left, (left + rng.integers(1, count, size=pairs)) % count
+    return np.stack([left, (left + rng.integers(1, count, size=pairs)) % count], axis=1)
 
 
-def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0) -> dict[str, np.ndarray]:
+def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000) -> dict[str, np.ndarray]:
     """Returns kind -> pairs of ids, int64 (n, 2), n at most `pairs`: section 6.4's buckets by edit distance.
 
     Same canonical: two ids of one canonical form.  One stem: different forms that begin with the same STEM characters
@@ -84,7 +78,7 @@ def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0)
     the length of the longer one.  Only forms of STEM letters or more are used.  The paper has other pairs, 41 of chosen
     words, in its author's repository.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     of_form: dict[str, list[int]] = {}
     for token_id, form in enumerate(forms_V):
         if len(form) >= STEM and form.isalpha():
@@ -102,7 +96,7 @@ def pairs_by_spelling(forms_V: Sequence[str], pairs: int = 2_000, seed: int = 0)
     names = list(of_form)
     unrelated = []
     if len(names) > 1:
-        for i, j in zip(*random_pairs(len(names), 2 * pairs, seed), strict=True):
+        for i, j in random_pairs(len(names), 2 * pairs):
             a, b = names[i], names[j]
             if Levenshtein.distance(a, b) >= UNRELATED_DISTANCE * max(len(a), len(b)):
                 unrelated.append((of_form[a][0], of_form[b][0]))

@@ -76,9 +76,8 @@ class Codec:
 
     def anisotropy(self) -> geometry.Anisotropy:
         chosen = np.flatnonzero(self._table.lengths)
-        pairs_N2 = np.stack(geometry.random_pairs(len(chosen), geometry.PAIRS, seed=0), axis=1)
+        cosines = self.pair_cosines(chosen[geometry.random_pairs(len(chosen), geometry.PAIRS)])
         mean_D = self._codes[chosen].mean(axis=0)
-        cosines = self.pair_cosines(chosen[pairs_N2])
         return geometry.Anisotropy(float(cosines.mean()), float(np.linalg.norm(mean_D)), 1.0)
 
 
