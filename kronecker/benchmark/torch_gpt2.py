@@ -8,12 +8,14 @@ Shapes: B batch, T time, V padded vocabulary, d model width, H heads, h head wid
 """
 
 import importlib
+import re
 import types
+from collections.abc import Iterator
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
+from flax import traverse_util
 
 from kronecker.model import transformer
 from kronecker.training import optimizer
@@ -44,8 +46,11 @@ class Trainer:
         self._loss = torch.compile(self._eager_loss, dynamic=False) if compiled else self._eager_loss
         named = dict(self._model.named_parameters())
         with torch.no_grad():
-            for name, value in _state(params, shape).items():
-                named[name].copy_(torch.from_numpy(np.array(value)))
+            for name, value in _state(params):
+                size = named[name].shape  # of a linear layer (out, in); ours is (in, out)
+                turned = len(size) == 2 and name not in ("embed.weight", "positions.weight")
+                array = value.reshape(size[::-1]).T if turned else value.reshape(size)
+                named[name].copy_(torch.from_numpy(np.array(array)))
         groups = [
             {"params": [p for p in named.values() if (p.dim() >= 2) is matrices], "weight_decay": decay}
             for matrices, decay in ((True, self._train.weight_decay), (False, 0.0))
@@ -100,16 +105,16 @@ def _model(torch: types.ModuleType, shape: transformer.Shape) -> Any:
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table = nn.Embedding(shape.padded_vocab, shape.d_model)
+            self.embed = nn.Embedding(shape.padded_vocab, shape.d_model)
             self.positions = nn.Embedding(shape.context, shape.d_model)
             self.blocks = nn.ModuleList(Block() for _ in range(shape.layers))
             self.final_norm = nn.LayerNorm(shape.d_model, transformer.LAYER_NORM_EPS)
             self.head = nn.Linear(shape.d_model, shape.padded_vocab, bias=False)
             if shape.tie_head:
-                self.head.weight = self.table.weight
+                self.head.weight = self.embed.weight
 
         def forward(self, ids_BT: Any) -> Any:
-            x_BTd = self.table(ids_BT) + self.positions(torch.arange(ids_BT.shape[1]))
+            x_BTd = self.embed(ids_BT) + self.positions(torch.arange(ids_BT.shape[1]))
             for block in self.blocks:
                 x_BTd = block(x_BTd)
             return self.head(self.final_norm(x_BTd))
@@ -117,25 +122,12 @@ def _model(torch: types.ModuleType, shape: transformer.Shape) -> Any:
     return Decoder()
 
 
-def _state(params: dict[str, Any], shape: transformer.Shape) -> dict[str, np.ndarray]:
-    """Returns our parameters with PyTorch's names and layout: a linear layer's weight is (out, in)."""
-    params = jax.tree.map(np.asarray, params)
-    d, blocks = shape.d_model, params["blocks"]
-    state = {"table.weight": params["embed"]["table"], "positions.weight": params["positions"]}
-    if not shape.tie_head:
-        state["head.weight"] = params["head"].T
-    state |= {f"final_norm.{ours}": params["final_norm"][theirs] for ours, theirs in _NORM.items()}
-    linear = {"qkv": ("attention", "qkv", d), "out": ("attention", "out", d), "up": ("up", d), "down": ("down", 4 * d)}
-    for layer in range(shape.layers):
-        for name in ("attention_norm", "mlp_norm"):
-            state |= {f"blocks.{layer}.{name}.{ours}": blocks[name][theirs][layer] for ours, theirs in _NORM.items()}
-        for name, (*path, inputs) in linear.items():
-            leaves = blocks
-            for key in path:
-                leaves = leaves[key]
-            state[f"blocks.{layer}.{name}.weight"] = leaves["kernel"][layer].reshape(inputs, -1).T
-            state[f"blocks.{layer}.{name}.bias"] = leaves["bias"][layer].reshape(-1)
-    return state
-
-
-_NORM = {"weight": "scale", "bias": "bias"}
+def _state(params: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields our parameters under PyTorch's names, those of the blocks layer by layer."""
+    for path, leaf in traverse_util.flatten_dict(params, sep=".").items():
+        name = path.replace(".attention.", ".")
+        name = name if name.endswith(".bias") else re.sub(r"\.(table|kernel|scale)$", "", name) + ".weight"
+        if path.startswith("blocks."):
+            yield from ((name.replace("blocks", f"blocks.{layer}"), of_layer) for layer, of_layer in enumerate(leaf))
+        else:
+            yield name, leaf
