@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import math
 import shlex
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,21 +56,19 @@ class Arm:
         """
         if not self.reaches or None in self.reaches:
             return None
-        return math.exp(math.fsum(math.log(reached.factor) for reached in self.reaches) / len(self.reaches))
+        return statistics.geometric_mean(reached.factor for reached in self.reaches)
 
     @property
     def loss(self) -> float:
-        """The mean over seeds of `losses`."""
-        return _mean(self.losses)
+        return statistics.fmean(self.losses)
 
     @property
     def bits(self) -> float:
-        """The mean over seeds of `bits_per_byte`."""
-        return _mean(self.bits_per_byte)
+        return statistics.fmean(self.bits_per_byte)
 
     def mean(self, key: str) -> float:
         """Returns the mean over seeds of a number in result.json."""
-        return _mean([run.result[key] for run in self.runs])
+        return statistics.fmean(run.result[key] for run in self.runs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,6 @@ class Comparison:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """Every arm, the baseline first."""
         return (self.baseline, *self.others)
 
     @property
@@ -246,7 +244,7 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
     return {
         "seeds": [run.seed for run in arm.runs],
         "runs": [str(run.folder) for run in arm.runs],
-        **{key: values and {"mean": _mean(values), "per_seed": values} for key, values in losses.items()},
+        **{key: values and {"mean": statistics.fmean(values), "per_seed": values} for key, values in losses.items()},
         **{key: per_seed(key) for key in ("tokens_per_second", "peak_memory_bytes", "clip_share")},
         "params": {group: arm.runs[0].params[group] for group in finished_runs.PARAMETER_GROUPS},
         "difference": arm.difference and intervals.to_json(arm.difference),
@@ -312,10 +310,6 @@ def difference(arm: Arm, baseline: Arm) -> intervals.Difference:
     """Returns the paired differences of the losses of two arms with the same seeds."""
     values = tuple(loss - partner for loss, partner in zip(arm.losses, baseline.losses, strict=True))
     return intervals.Difference(tuple(run.seed for run in arm.runs), values)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _require_equal(found: Iterable[finished_runs.Run], compared: Sequence[str], ignoring: tuple[str, ...] = ()) -> None:

@@ -1,6 +1,6 @@
 """The tables of verdicts and costs, and their sentences, for the terminal and the page."""
 
-import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 
@@ -251,7 +251,7 @@ def _reach_row(arm: compare.Arm) -> tuple[str, ...] | None:
     known = [reached for reached in arm.reaches if reached]
     if not known:
         return None
-    tokens, steps = (math.fsum(getattr(one, what) for one in known) / len(known) for what in ("tokens", "steps"))
+    tokens, steps = (statistics.fmean(getattr(one, what) for one in known) for what in ("tokens", "steps"))
     factors = ", ".join("?" if one is None else f"{one.factor:.2f}" for one in arm.reaches)
     ahead = f"{sum(one.arm_ahead for one in known)} of {len(known)}"
     return (arm.name, ahead, count(tokens), f"{steps:,.0f}", factors)
