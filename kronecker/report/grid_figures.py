@@ -1,5 +1,6 @@
 """The figures of a sweep: the training loss of each arm over each value that was tuned."""
 
+import collections
 import math
 
 import matplotlib as mpl
@@ -31,31 +32,25 @@ def _draw(best: grid.Best, key: str) -> figures.Figure:
         (one.arm, float(one.place(key)), one.train_loss(seeds), one is best.chosen.get(one.arm))
         for one in best.versions
     ]
-    arms = [arm for arm in dict.fromkeys(arm for arm, *_ in losses) if arm in best.chosen]
-    lines = {
-        arm: [
-            (value, lowest)
-            for value in best.tried(arm, key)
-            if math.isfinite(lowest := min(loss for name, at, loss, _ in losses if (name, at) == (arm, value)))
-        ]
-        for arm in arms
-    }
+    finished = [point for point in losses if math.isfinite(point[2])]
+    lowest: dict[str, dict[float, float]] = collections.defaultdict(dict)
+    for arm, value, loss, _ in finished:
+        lowest[arm][value] = min(loss, lowest[arm].get(value, loss))
+    lines = {arm: sorted(of_arm.items()) for arm, of_arm in lowest.items()}
     ends = {arm: line[-1][1] for arm, line in lines.items()}
-    longest = max(map(len, arms))
+    longest = max(map(len, lines))
     paper, ax = plot.sheet(plot.HEIGHT, left=0.85, right=plot.LETTER * longest + 0.35)
     for arm, line in lines.items():
         colour, dash = style[arm]
         ax.plot(*zip(*line, strict=True), "o", color=colour, linestyle=dash, markersize=3.5, gid=arm)
     diverged = [(arm, value) for arm, value, loss, _ in losses if not math.isfinite(loss)]
     for place, (arm, value) in enumerate(diverged):
-        colour = style[arm][0] if arm in arms else "black"
+        colour = style[arm][0] if arm in lines else "black"
         height = 0.97 - 0.06 * sum(at == value for _, at in diverged[:place])  # so that none hides another
         ax.plot(
             value, height, "x", color=colour, markersize=7, transform=ax.get_xaxis_transform(), gid=f"{arm} diverged"
         )
-    for arm, value, loss, is_chosen in losses:
-        if not math.isfinite(loss):
-            continue
+    for arm, value, loss, is_chosen in finished:
         mark = {"marker": "D", "markersize": 8} if is_chosen else {"marker": "o", "markersize": 3.5, "alpha": 0.35}
         ax.plot(value, loss, color=style[arm][0], linestyle="none", **mark)
     values = sorted({value for _, value, *_ in losses})
@@ -63,10 +58,10 @@ def _draw(best: grid.Best, key: str) -> figures.Figure:
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.set_xticks(values, [f"{value:g}" for value in values])
-    ax.set_ylim(figures.limits([(loss, loss) for *_, loss, _ in losses if math.isfinite(loss)]))
+    ax.set_ylim(figures.limits([(loss, loss) for *_, loss, _ in finished]))
     ax.set_xlabel(key)
     ax.set_ylabel("training loss at the end (nats/token)")
-    plot.label_ends(ax, ends, {arm: style[arm][0] for arm in arms})
+    plot.label_ends(ax, ends, {arm: style[arm][0] for arm in lines})
     others = " A line joins the lowest loss at each value, over the other tuned keys; faint points are the rest."
     caption = (
         f"Mean over the last {100 * finished_runs.AT_END:.0f} % of the steps and over the tuning seeds. A diamond is "
