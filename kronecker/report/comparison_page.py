@@ -129,17 +129,10 @@ def _limit_of_tuning(comparison: compare.Comparison, tuning_seeds: Sequence[int]
         )
     rates = sorted({run.config["train.lr"] for run in comparison.runs})
     listed = ", ".join(f"{rate:g}" for rate in rates)
-    several = len({run.config["embedding.lr_mult"] for run in comparison.runs}) > 1
-    return (
-        "They do not compare each arm at its best: "
-        + (
-            f"the peak learning rates are {listed} only"
-            if len(rates) > 1
-            else f"all have the peak learning rate {listed}"
-        )
-        + (", times a multiplier for the input" if several else "")
-        + ", which may suit one arm better than another."
-    )
+    told = f"the peak learning rates are {listed} only" if rates[1:] else f"all have the peak learning rate {listed}"
+    if len({run.config["embedding.lr_mult"] for run in comparison.runs}) > 1:
+        told += ", times a multiplier for the input"
+    return f"They do not compare each arm at its best: {told}, which may suit one arm better than another."
 
 
 def _conditions(comparison: compare.Comparison) -> dict[str, str]:
