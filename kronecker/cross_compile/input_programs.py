@@ -144,7 +144,7 @@ def verdicts(target: targets.Target, setting: Setting, product: Programs, table:
     ratio, numbers = of_table[UPDATE]
     found.append(("bytes of forward + gradient + AdamW / table's", ratio, 1.0, whole and ratio < 1, numbers))
     if not target.is_gpu:
-        flops, of_step = max(one.product_flops for one in product[GRADIENT].values()), setting.step_flops
+        flops, of_step = max(sum(one.flops.values()) for one in product[GRADIENT].values()), setting.step_flops
         met, numbers = whole and flops / of_step < LESS_THAN_STEP, f"{flops / 1e9:,.1f} / {of_step / 1e9:,.0f} GFLOP"
         found.append(("FLOPs of forward + gradient / training step's", flops / of_step, LESS_THAN_STEP, met, numbers))
     return [dict(zip(("what", "number", "limit", "met", "of"), row, strict=True)) for row in found]

@@ -35,10 +35,6 @@ class Program:
     comparable: bool
     compile_seconds: float
 
-    @property
-    def product_flops(self) -> float:
-        return sum(self.flops.values())
-
     def seconds(self, target: targets.Target) -> dict[str, float]:
         """Returns lower bounds on the time: FLOPs at the peaks, and bytes at the memory's bandwidth."""
         return {"compute": compute_seconds(self.flops, target), "memory": self.bytes_accessed / target.bandwidth}

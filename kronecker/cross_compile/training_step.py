@@ -64,18 +64,14 @@ class Step:
         """Returns all fields, and the bounds on time, MFU and tokens per second on `target`."""
         seconds = self.seconds(target)
         by = max(seconds, key=seconds.get)
-        return {
+        copied = ("operations", "calls", "bytes_accessed", "model_flops", "flops", "compile_seconds")
+        return {name: getattr(self, name) for name in copied} | {
             "fits": True,
             "memory": self.memory.to_json(),
             "collectives": self.exchange.by_kind(),
             "sent_bytes": self.exchange.sent,
             "largest": self.exchange.largest(LARGEST),
             "unknown_loops": list(self.exchange.unknown_loops),
-            "operations": self.operations,
-            "calls": self.calls,
-            "bytes_accessed": self.bytes_accessed,
-            "model_flops": self.model_flops,
-            "flops": self.flops,
             "seconds": seconds,
             # on a GPU, where loops are counted: the time of bytes_accessed if the cache never helped
             "uncached_seconds": self.bytes_accessed / target.bandwidth if target.is_gpu else None,
@@ -83,7 +79,6 @@ class Step:
             "by": by,
             "mfu_bound": self.model_flops / target.peak / seconds[by],
             "tokens_per_second_bound": self.tokens / seconds[by],
-            "compile_seconds": self.compile_seconds,
         }
 
 
