@@ -35,19 +35,17 @@ def session(task: Task) -> Take:
         cpu = task.stack.enter_context(arm_losses.on_cpu(extent, text, arms))
     trial = functools.cache(lambda: arm_losses.Trial(extent, text, arms))
     read = functools.cache(lambda: texts.read(text.tokenizer, arm_config("kronecker", text, {}).data))
+    kinds = {
+        "product": lambda dtype: _products(extent, read(), dtype),
+        "attention": lambda: _attention(extent),
+        "loss": lambda: _loss(extent),
+        "selfcheck": lambda: _selfchecks(extent, text, read()),
+        "arm": lambda *named: _arm(extent, trial().start(*named), named, cpu, task.seconds_left),
+    }
 
     def measure(name: str) -> dict[str, Any]:
         kind, *rest = name.split("-")
-        if kind == "product":
-            rows = _products(extent, read(), rest[0])
-        elif kind == "attention":
-            rows = _attention(extent)
-        elif kind == "loss":
-            rows = _loss(extent)
-        elif kind == "selfcheck":
-            rows = _selfchecks(extent, text, read())
-        else:
-            rows = _arm(extent, trial().start(*rest), rest, cpu, task.seconds_left)
+        rows = kinds[kind](*rest)
         return {"rows": rows, "fault": faults(rows)}
 
     return measure

@@ -41,8 +41,7 @@ def run(
         job = Job(
             rehearsal=extent.rehearsal,
             text=dataclasses.asdict(text),
-            parts=[name for name in names if name != parts.STUDY],
-            also=[name for name in names if name == parts.STUDY],
+            parts=names,
             end=end,
             out=str(out.resolve()),
             facts=str(folder / "facts.json"),

@@ -34,8 +34,7 @@ class Job:
 
     rehearsal: bool  # toy sizes, on a CPU
     text: dict[str, str]  # the fields of an `extents.Text`
-    parts: list[str]  # names of the parts, without the study
-    also: list[str]  # names of the parts after them, which get their share of the time
+    parts: list[str]  # names of the chosen ones; the study, which is for `visit`, gets its share of the time
     end: float  # of the visit, seconds since 1970
     out: str  # folder of the results
     facts: str  # file to write `ledger.facts_here` to
@@ -61,8 +60,8 @@ def main(job: Job) -> int:
         return 0
     ledger = Ledger(Path(job.out), facts)
     for i, name in enumerate(job.parts):
-        end = parts.end_of_first(parts.choose([*job.parts[i:], *job.also]), time.time(), job.end)
-        missing = [one for one in extents.names(job.extent)[name] if not ledger.holds(name, one)]
+        end = parts.end_of_first(parts.choose(job.parts[i:]), time.time(), job.end)
+        missing = [one for one in extents.names(job.extent).get(name, ()) if not ledger.holds(name, one)]
         missing = [one for one in missing if [name, one] not in job.avoid]
         if missing and time.time() < job.end and not _take(job, ledger, name, modules[name], missing, end):
             return AGAIN
