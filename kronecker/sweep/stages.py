@@ -77,7 +77,8 @@ class Stages:
             if not every:
                 continue
             out = self.folder(stage.name)
-            planned = iter(planning.plan_settings(self._config, out, every, self._overrides, self._train))
+            runs = planning.named(self._config, every, self._overrides)
+            planned = iter(planning.plan(self._config, out, runs, self._train))
             groups = [[Member(stage.name, settings, next(planned)) for settings in group] for group in stage.groups]
             self._members |= {_key(stage.name, one.settings): one for group in groups for one in group}
             yield stage.name, groups
