@@ -188,8 +188,8 @@ def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
                     continue
                 parts = shards.finished_parts(job.folder, number)
                 start = tuple(parts[-1]["end"]) if parts else (pieces[number].start, 0)
-                batches = _batches(job.source.units, start, pieces[number].stop)
-                encoded = _in_order(pool, encode, batches, workers * BATCHES_AHEAD)
+                to_encode = batches(job.source.units, start, pieces[number].stop)
+                encoded = _in_order(pool, encode, to_encode, workers * BATCHES_AHEAD)
                 count = len(parts)
                 for part in _parts(encoded, job.shard_tokens, show):
                     _check_unchanged(job.source, config, job.folder)
@@ -218,7 +218,7 @@ def _check_unchanged(source: sources.Source, data: ml_collections.ConfigDict, fo
         )
 
 
-def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
+def batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
     """Yields the documents from `start` = (unit, document) to the end of the unit before `stop`."""
     first, skip = start
     total = sum(unit.size for unit in units) or 1

@@ -92,19 +92,17 @@ def validation_batches(
             f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 3, of which "
             "2 are predicted; raise data.validation_fraction or eval.sequences, or prepare more text"
         )
-    firsts = range(process_index * local, -(-rows // batch) * batch, batch)
-    return (_validation_batch(stream, range(first, first + local), rows, sequence) for first in firsts)
+    size, end = local * sequence, min(rows * sequence + 1, len(stream))  # of this host's part; of all that is read
+    firsts = range(process_index * size, -(-rows // batch) * batch * sequence, batch * sequence)
+    return (padded(stream.read(min(at, end), min(at + size + 1, end)), local, sequence) for at in firsts)
 
 
-def _validation_batch(stream: Stream, block: range, rows: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.zeros((len(block), sequence + 1), np.int32)
-    weights = np.zeros((len(block), sequence), np.float32)
-    for i, row in enumerate(block):
-        if row < rows:
-            ids = stream.read(row * sequence, min((row + 1) * sequence + 1, len(stream)))
-            tokens[i, : len(ids)] = ids
-            weights[i, : len(ids) - 1] = 1
-    return tokens, weights
+def padded(ids: np.ndarray, batch: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tokens and weights as `validation_batches` yields them, (B, T + 1) and (B, T), of up to B T + 1 ids."""
+    stream = np.zeros(batch * sequence + 1, np.int32)
+    stream[: len(ids)] = ids
+    weights = (np.arange(batch * sequence) < len(ids) - 1).astype(np.float32)
+    return np.lib.stride_tricks.sliding_window_view(stream, sequence + 1)[::sequence], weights.reshape(batch, sequence)
 
 
 def _local_batch(batch: int, process_count: int) -> int:
