@@ -131,7 +131,7 @@ def _prepare(
     trainer = _Trainer(
         config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
     )
-    evaluation.held_out(prepared, config, mesh)()  # raises if text is missing or too short, as does the next line
+    evaluation.held_out(prepared, config, mesh)  # raises if text is missing or too short, as does the next line
     trainer.train_batches(0)
     if arm.codes:
         selfcheck.check_product(arm.bag, arm.codes, config.embedding, config.model.dtype)
@@ -178,10 +178,9 @@ class _Trainer:
             dataclasses.replace(self.arm, bag=self.bag),
             c,
             self.abstract_state.params,
-            self.tokenizer.text_bytes,
-            self.prepared.text_share("validation"),
+            self.prepared,
+            self.tokenizer,
             self.mesh,
-            evaluation.held_out(self.prepared, c, self.mesh),
             lambda lowered: plan.compiled(lowered, "evaluation", limit, remedy, options, reserved),
         )
         return _Programs(update, evaluate)
