@@ -149,11 +149,6 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
     return parts.index(tuple(sorted(rows_of[jax.process_index()]))), len(parts)
 
 
-def of_first_host(value: int) -> int:
-    """Returns the first host's value; all hosts must call it."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
 def wait_for_hosts(name: str) -> None:
     """Returns when all hosts have called this with the same name."""
     multihost_utils.sync_global_devices(name)
