@@ -172,8 +172,8 @@ def _take(of: Sequence[Any], axes: Iterable[int]) -> tuple[Any, ...]:
 
 
 def _spec(path: str, one: declared.Declared, mesh: Mesh) -> PartitionSpec:
-    spec = spec_of(one.axes, path)
-    for name, size, axes in zip(one.axes, one.value.shape, spec, strict=True):
+    spec = spec_of(one.names, path)
+    for name, size, axes in zip(one.names, one.value.shape, spec, strict=True):
         parts = _parts(axes, mesh)
         if size % parts:
             key = axes if isinstance(axes, str) else " x mesh.".join(axes)
