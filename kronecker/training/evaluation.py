@@ -64,8 +64,11 @@ def make_evaluator(
     """
     padded = np.zeros(arm.model.shape.padded_vocab, np.float32)  # ids beyond the tokenizer's have no text
     padded[: tokenizer.vocab_size] = tokenizer.text_bytes
-    text_bytes, batch = sharding.replicate(padded, mesh), batch_size(config, mesh)
-    evaluate_batch = compile_with(train_step.lower_eval_step(arm.model, arm.bag, config, mesh, abstract_params, batch))
+    text_bytes = sharding.replicate(padded, mesh)
+    step = train_step.make_eval_step(arm.model, config.train.loss_chunk)
+    batch = train_step.abstract_batch(batch_size(config, mesh), config.train.sequence, mesh)
+    lowered = jax.jit(step, out_shardings=sharding.replicated(mesh)).lower(abstract_params, arm.bag, text_bytes, *batch)
+    evaluate_batch = compile_with(lowered)
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         parts: list[train_step.EvalSums] = []
