@@ -241,7 +241,7 @@ class Lines:
             file.write(self._content.encode())
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, line: str) -> None:
+    def append(self, line: str) -> None:
         if self._file:
             self._file.write(f"{line}\n")
             self._file.flush()
