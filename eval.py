@@ -92,9 +92,7 @@ def main() -> None:
 def _print_loss(run) -> None:
     from kronecker.training import evaluation
 
-    batches = evaluation.held_out(run.prepared, run.config, run.mesh)
-    text = run.tokenizer.text_bytes, run.prepared.text_share("validation")
-    evaluate = evaluation.make_evaluator(run.arm, run.config, run.params, *text, run.mesh, batches)
+    evaluate = evaluation.make_evaluator(run.arm, run.config, run.params, run.prepared, run.tokenizer, run.mesh)
     numbers = evaluate(run.params)
     print(
         f"{_WORKDIR.value} step {run.step:,}: {numbers['loss']:.4f} nats/token, "

@@ -119,7 +119,8 @@ def main() -> int:
             print(f"stage {name}:\n{planning.describe(planned)}", flush=True)
             print(planning.describe_time(planned, _PARALLEL.value))
         return 0
-    planned = planning.plan(config, out, seeds, overrides, TRAIN)
+    runs = planning.expand(config, seeds, overrides)
+    planned = planning.plan(config, out, runs, TRAIN)
     if _DRY_RUN.value:
         print(planning.describe(planned), flush=True)
         if _LAUNCHER.value != "local":
@@ -128,8 +129,7 @@ def main() -> int:
         print(planning.describe_time(planned, at_once), flush=True)
         from kronecker.training import cost  # imports JAX; the list need not wait for it
 
-        resolved = [run for _, run in planning.expand(config, seeds, overrides).values()]
-        print(f"cost ({cost.BASIS}):\n  {cost.describe(resolved)}")
+        print(f"cost ({cost.BASIS}):\n  {cost.describe([resolved for _, resolved in runs.values()])}")
         return 0
     return launch(planned, out)
 

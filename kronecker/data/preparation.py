@@ -49,18 +49,6 @@ class _Batch(NamedTuple):
     share: float  # of the source before `end`
 
 
-class _Job(NamedTuple):
-    source: sources.Source
-    tokenizer: tokenization.Tokenizer
-    folder: pathlib.Path
-    config: ml_collections.ConfigDict
-    shard_tokens: int
-
-    @property
-    def features(self) -> shards.Features:
-        return shards.features_of(np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32))
-
-
 def ensure_prepared(
     config: ml_collections.ConfigDict, shard_tokens: int = SHARD_TOKENS, segment_bytes: int = segments.SEGMENT_BYTES
 ) -> tuple[manifests.Prepared, tokenization.Tokenizer]:
@@ -117,8 +105,8 @@ def ensure_prepared(
                 if bpe_size:
                     _train_bpe(bpe_size, source, folder / BPE_FILE, config.data)
                     tokenizer = _load_bpe(folder, label, config.data.end_of_text)
-            job = _Job(source, tokenizer, folder, config, shard_tokens)
-            _prepare(job, pieces, own.with_suffix(".locks"))
+            job = shards.Job(source, tokenizer, folder, config)
+            _prepare(job, pieces, shard_tokens, own.with_suffix(".locks"))
             with locks.locked(own):
                 _finish(job, len(pieces))
         if storage.is_remote(root):
@@ -174,7 +162,7 @@ def _load_bpe(folder: epath.PathLike, label: str, end_of_text: str) -> tokenizat
     return dataclasses.replace(loaded, name=label)
 
 
-def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
+def _prepare(job: shards.Job, pieces: Sequence[range], shard_tokens: int, claims: pathlib.Path) -> None:
     """Prepares the segments that no other process prepares; returns when all are finished."""
     config = job.config.data
     workers = config.workers or os.cpu_count() or 1
@@ -188,25 +176,25 @@ def _prepare(job: _Job, pieces: Sequence[range], claims: pathlib.Path) -> None:
                     continue
                 parts = shards.finished_parts(job.folder, number)
                 start = tuple(parts[-1]["end"]) if parts else (pieces[number].start, 0)
-                batches = _batches(job.source.units, start, pieces[number].stop)
-                encoded = _in_order(pool, encode, batches, workers * BATCHES_AHEAD)
+                to_encode = batches(job.source.units, start, pieces[number].stop)
+                encoded = _in_order(pool, encode, to_encode, workers * BATCHES_AHEAD)
                 count = len(parts)
-                for part in _parts(encoded, job.shard_tokens, show):
+                for part in _parts(encoded, shard_tokens, show):
                     _check_unchanged(job.source, config, job.folder)
-                    shards.write_part(job.folder, number, count, *part, job.features)
+                    shards.write_part(job, (number, count), *part)
                     count += 1
                 shards.finish_segment(job.folder, number, count)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _finish(job: _Job, count: int) -> None:
+def _finish(job: shards.Job, count: int) -> None:
     """Makes a dataset of the finished segments, unless another process has made it, or has deleted them as invalid."""
     if (job.folder / manifests.MANIFEST).exists() or not all(shards.is_finished(job.folder, n) for n in range(count)):
         return
     parts = shards.all_parts(job.folder, count)
     _check_splits(parts.values(), job.folder, job.config.data)
-    shards.finish(job.folder, parts, job.features, job.source, job.tokenizer, job.config)
+    shards.finish(job, parts)
 
 
 def _check_unchanged(source: sources.Source, data: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
@@ -218,7 +206,7 @@ def _check_unchanged(source: sources.Source, data: ml_collections.ConfigDict, fo
         )
 
 
-def _batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
+def batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:
     """Yields the documents from `start` = (unit, document) to the end of the unit before `stop`."""
     first, skip = start
     total = sum(unit.size for unit in units) or 1

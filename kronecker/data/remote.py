@@ -9,9 +9,9 @@ import contextlib
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
@@ -23,12 +23,6 @@ THREADS = 8
 BLOCK = 1 << 22  # bytes
 
 Show = Callable[[float, str], None]  # called with the share of work done, 0 to 1, and a short text
-
-
-class _Copy(NamedTuple):
-    source: epath.Path
-    target: epath.Path
-    sha256: str | None = None
 
 
 def cache() -> pathlib.Path:
@@ -51,11 +45,7 @@ def fetch(folder: epath.Path, show: Show) -> pathlib.Path:
         if not (local / manifests.MANIFEST).exists():
             local.mkdir(exist_ok=True)
             checked = {name: sha256 for name, (_, sha256) in manifests.files_of(manifest).items()}
-            files = {file.name: None for file in folder.iterdir()} | checked
-            files.pop(manifests.MANIFEST)
-            own = epath.Path(local)
-            _copy_all([_Copy(folder / name, own / name, sha256) for name, sha256 in files.items()], show)
-            _copy(_Copy(folder / manifests.MANIFEST, own / manifests.MANIFEST))  # last: it marks the copy as complete
+            _copy_all(folder, epath.Path(local), show, checked)
     return local
 
 
@@ -66,9 +56,7 @@ def publish(prepared: pathlib.Path, folder: epath.Path, show: Show) -> None:
     """
     own = epath.Path(prepared)
     folder.mkdir(parents=True, exist_ok=True)
-    names = [file.name for file in own.iterdir() if file.name != manifests.MANIFEST]
-    _copy_all([_Copy(own / name, folder / name) for name in names], show)
-    _copy(_Copy(own / manifests.MANIFEST, folder / manifests.MANIFEST))
+    _copy_all(own, folder, show, {})
     local = _place(folder.name, manifests.read_manifest(own))
     with locks.locked(cache() / f".{local.name}.lock"):
         if not local.exists():
@@ -79,14 +67,18 @@ def _place(name: str, manifest: dict[str, Any]) -> pathlib.Path:
     return cache() / f"{name}-{manifest['fingerprint'][:16]}"
 
 
-def _copy_all(files: Sequence[_Copy], show: Show) -> None:
+def _copy_all(source: epath.Path, target: epath.Path, show: Show, sums: dict[str, str]) -> None:
+    """Copies the files of a folder, and those of `sums`, whose sha256 it compares."""
+    files = {file.name: None for file in source.iterdir()} | sums
+    files.pop(manifests.MANIFEST)
     with futures.ThreadPoolExecutor(THREADS) as pool:
-        for done, _ in enumerate(pool.map(_copy, files), 1):
+        copied = pool.map(lambda name: _copy(source / name, target / name, files[name]), files)
+        for done, _ in enumerate(copied, 1):
             show(done / len(files), f"{done} of {len(files)} files")
+    _copy(source / manifests.MANIFEST, target / manifests.MANIFEST)  # last: it marks the copy as complete
 
 
-def _copy(copy: _Copy) -> None:
-    source, target, sha256 = copy
+def _copy(source: epath.Path, target: epath.Path, sha256: str | None = None) -> None:
     if not storage.is_remote(target) and target.exists():  # a file has its final name only when complete
         return
     digest = hashlib.sha256()

@@ -7,7 +7,6 @@ So adjacent rows share one token, and every token is predicted once.
 Shapes: B sequences in a global batch, T tokens predicted per sequence, b = B / hosts.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import grain
@@ -18,23 +17,6 @@ from kronecker.data.stream import Stream
 
 # Two threads hide reading behind the step; with local files more threads are slower, due to the interpreter lock.
 READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """The complete rows of a stream, of T + 1 ids each, as a random-access source, without an incomplete last row."""
-
-    stream: Stream
-    sequence: int
-
-    def __len__(self) -> int:
-        return max(len(self.stream) - 1, 0) // self.sequence
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.stream.read(row * self.sequence, (row + 1) * self.sequence + 1)
-
-    def __getitems__(self, rows: np.ndarray) -> np.ndarray:
-        return self.stream.read_rows([row * self.sequence for row in rows.tolist()], self.sequence + 1)
 
 
 def train_batches(
@@ -55,17 +37,18 @@ def train_batches(
     Raises ValueError if B is not divisible by the hosts, or the split is shorter than one sequence.
     """
     local = _local_batch(batch, process_count)
-    rows = Rows(Stream(prepared, "train"), sequence)
-    if not len(rows):
+    stream = Stream(prepared, "train")
+    if len(stream) <= sequence:
         raise ValueError(
-            f"{prepared.folder}: the train split has {len(rows.stream):,} tokens, but train.sequence = {sequence:,} "
+            f"{prepared.folder}: the train split has {len(stream):,} tokens, but train.sequence = {sequence:,} "
             f"needs {sequence + 1:,}; lower train.sequence or prepare more text"
         )
     # Shuffling row numbers and reading a batch of rows at once is twice as fast as shuffling a source of rows.
-    order = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat()
+    order = grain.MapDataset.range((len(stream) - 1) // sequence).seed(seed).shuffle().repeat()
     blocks = order.batch(local, drop_remainder=True)  # step k is blocks [k * hosts, (k + 1) * hosts)
     mine = blocks[start_step * process_count + process_index :: process_count]
-    return iter(mine.map(rows.__getitems__).to_iter_dataset(READ_OPTIONS))
+    read = mine.map(lambda rows: stream.read_rows((rows * sequence).tolist(), sequence + 1))
+    return iter(read.to_iter_dataset(READ_OPTIONS))
 
 
 def validation_batches(
@@ -92,19 +75,17 @@ def validation_batches(
             f"{prepared.folder}: the validation split has {len(stream)} tokens but needs at least 3, of which "
             "2 are predicted; raise data.validation_fraction or eval.sequences, or prepare more text"
         )
-    firsts = range(process_index * local, -(-rows // batch) * batch, batch)
-    return (_validation_batch(stream, range(first, first + local), rows, sequence) for first in firsts)
+    size, end = local * sequence, min(rows * sequence + 1, len(stream))  # of this host's part; of all that is read
+    firsts = range(process_index * size, -(-rows // batch) * batch * sequence, batch * sequence)
+    return (padded(stream.read(min(at, end), min(at + size + 1, end)), local, sequence) for at in firsts)
 
 
-def _validation_batch(stream: Stream, block: range, rows: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.zeros((len(block), sequence + 1), np.int32)
-    weights = np.zeros((len(block), sequence), np.float32)
-    for i, row in enumerate(block):
-        if row < rows:
-            ids = stream.read(row * sequence, min((row + 1) * sequence + 1, len(stream)))
-            tokens[i, : len(ids)] = ids
-            weights[i, : len(ids) - 1] = 1
-    return tokens, weights
+def padded(ids: np.ndarray, batch: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tokens and weights as `validation_batches` yields them, (B, T + 1) and (B, T), of up to B T + 1 ids."""
+    stream = np.zeros(batch * sequence + 1, np.int32)
+    stream[: len(ids)] = ids
+    weights = (np.arange(batch * sequence) < len(ids) - 1).astype(np.float32)
+    return np.lib.stride_tricks.sliding_window_view(stream, sequence + 1)[::sequence], weights.reshape(batch, sequence)
 
 
 def _local_batch(batch: int, process_count: int) -> int:

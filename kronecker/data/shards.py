@@ -44,12 +44,22 @@ class Stream(NamedTuple):
     changed_bytes: int  # of the text, that the ids do not have, or have in addition, whichever are more
 
 
-def features_of(dtype: np.dtype) -> Features:
-    """Returns the features of a record: `tokens`, stored as one string of bytes."""
-    import tensorflow_datasets as tfds  # slow to import, and not needed for reading
+class Job(NamedTuple):
+    """A dataset that is being prepared."""
 
-    tokens = tfds.features.Tensor(shape=(TOKENS_PER_RECORD,), dtype=dtype, encoding="bytes")
-    return tfds.features.FeaturesDict({"tokens": tokens})
+    source: sources.Source
+    tokenizer: tokenization.Tokenizer
+    folder: pathlib.Path
+    config: ml_collections.ConfigDict
+
+    @property
+    def features(self) -> Features:
+        """Those of a record: `tokens`, stored as one string of bytes."""
+        import tensorflow_datasets as tfds  # slow to import, and not needed for reading
+
+        dtype = np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        tokens = tfds.features.Tensor(shape=(TOKENS_PER_RECORD,), dtype=dtype, encoding="bytes")
+        return tfds.features.FeaturesDict({"tokens": tokens})
 
 
 def _part_file(folder: pathlib.Path, part: tuple[int, int], suffix: str) -> pathlib.Path:
@@ -101,15 +111,8 @@ def finish_segment(folder: pathlib.Path, segment: int, parts: int) -> None:
     _write_json(_segment_file(folder, segment), {"parts": parts})
 
 
-def write_part(
-    folder: pathlib.Path,
-    segment: int,
-    number: int,
-    end: tuple[int, int],
-    streams: dict[str, Stream],
-    features: Features,
-) -> None:
-    """Writes part `number` of a segment, and its description last, which marks it complete.
+def write_part(job: Job, part: tuple[int, int], end: tuple[int, int], streams: dict[str, Stream]) -> None:
+    """Writes a part, its segment and its number, and its description last, which marks it complete.
 
     `end` is the position in the source after the part, where a restart resumes.  Raises OSError if a file cannot be
     written; the incomplete file is deleted.
@@ -117,10 +120,10 @@ def write_part(
     splits = {
         split: {"tokens": stream.ids.size}
         | {key: value for key, value in stream._asdict().items() if key != "ids"}
-        | _write_shard(_shard_file(folder, (segment, number), split), stream.ids, features)
+        | _write_shard(_shard_file(job.folder, part, split), stream.ids, job.features)
         for split, stream in streams.items()
     }
-    _write_json(_part_file(folder, (segment, number), ".json"), {"end": end, "splits": splits})
+    _write_json(_part_file(job.folder, part, ".json"), {"end": end, "splits": splits})
 
 
 def _write_shard(file: pathlib.Path, ids: np.ndarray, features: Features) -> dict[str, Any]:
@@ -143,15 +146,10 @@ def _write_shard(file: pathlib.Path, ids: np.ndarray, features: Features) -> dic
     return {"records": len(records), "size": size, "sha256": sha256, "crc32": crc32}
 
 
-def finish(
-    folder: pathlib.Path,
-    parts: dict[tuple[int, int], dict[str, Any]],
-    features: Features,
-    source: sources.Source,
-    tokenizer: tokenization.Tokenizer,
-    config: ml_collections.ConfigDict,
-) -> None:
+def finish(job: Job, parts: dict[tuple[int, int], dict[str, Any]]) -> None:
     """Gives the shards of `all_parts` their final names and writes the files that describe them, the manifest last."""
+    source, tokenizer, folder, config = job
+    features = job.features
     splits = {split: _finish_split(folder, parts, split) for split in manifests.SPLITS}
     features.save_config(folder)
     storage.sync(folder)

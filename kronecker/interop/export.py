@@ -44,7 +44,7 @@ def write(run: restore.Restored, workdir: epath.PathLike, out: epath.PathLike, d
     notices, lacks = [], ""
     files: dict[str, str | bytes] = {}
     try:
-        held_out = next(evaluation.held_out(run.prepared, run.config, run.mesh)())[0]
+        held_out = next(evaluation.held_out(run.prepared, run.config, run.mesh))[0]
         texts = [run.tokenizer.decode(ids).decode(errors="ignore") for ids in held_out]
         files |= hf_tokenizer.files(run.tokenizer, run.config.model.context, texts)
     except ValueError as error:

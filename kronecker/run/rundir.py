@@ -88,15 +88,10 @@ def check(content: dict[str, Any], where: str, needed: Mapping[str, Any], remedy
 
 def is_of(value: Any, kinds: Any) -> bool:
     """Returns whether a value of JSON has the type, or one of the types: lists hold texts only, numbers are finite."""
-    if isinstance(kinds, tuple):
-        return any(is_of(value, kind) for kind in kinds)
-    if isinstance(value, bool) or kinds is bool:
-        return isinstance(value, bool) and kinds is bool
-    if kinds is list:
-        return isinstance(value, list) and all(isinstance(one, str) for one in value)
-    if isinstance(value, int | float) and not abs(value) <= keys.FLOAT32[1]:
-        return False
-    return isinstance(value, int | float if kinds is float else kinds)
+    kind, allowed = type(value), kinds if isinstance(kinds, tuple) else (kinds,)
+    if kind in (int, float):
+        return (kind in allowed or float in allowed) and abs(value) <= keys.FLOAT32[1]
+    return kind in allowed and (kind is not list or all(isinstance(one, str) for one in value))
 
 
 def _words(kinds: Any) -> str:

@@ -41,7 +41,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class JsonLines:
+class JsonLines(storage.Lines):
     """metrics.jsonl, one object per line, in the order of steps; "line" numbers those that are not HELD.
 
     Lines after the checkpoint that a run resumes from are dropped, as the resumed run writes them again.
@@ -57,19 +57,13 @@ class JsonLines:
         self._number = counted[-1].get("line", len(counted) - 1) + 1 if counted else 0
         if _trained(self.kept) < resume_step:  # its last lines are gone: leaves a number out, so `gaps` sees it
             self._number += 1
-        self._lines = storage.Lines(workdir / METRICS, map(json.dumps, self.kept))
+        super().__init__(workdir / METRICS, map(json.dumps, self.kept))
 
     def write(self, line: dict[str, Any]) -> None:
         if line["kind"] != HELD:
             line = line | {"line": self._number}
             self._number += 1
-        self._lines.write(json.dumps(line | self._of_run))
-
-    def sync(self) -> None:
-        self._lines.sync()
-
-    def close(self) -> None:
-        self._lines.close()
+        self.append(json.dumps(line | self._of_run))
 
 
 class TensorBoard:

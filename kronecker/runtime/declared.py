@@ -2,7 +2,7 @@
 
     kernel = self.param("kernel", declared.matrix(nn.initializers.normal(0.02), "width", "hidden"), shape)
 
-`of` returns the declarations: Flax metadata boxes, like `nn.Partitioned`, around the shapes of the initial values.
+`of` returns the declarations: Flax metadata boxes around the shapes of the initial values.
 Outside `of` such an initializer returns a plain array, so that users of a module never see a box.
 """
 
@@ -14,31 +14,18 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax import struct
-from flax.core import meta
 
 _asked = contextvars.ContextVar("_asked", default=False)  # whether initializers return boxes
 
 
-class Declared(struct.PyTreeNode, meta.AxisMetadata):
-    """A parameter's value, or its shape, with its declaration."""
+class Declared(nn.Partitioned):
+    """A parameter's value, or its shape, with its declaration; `names` are logical axes, keys of sharding.RULES."""
 
-    value: Any
-    axes: tuple[str, ...] = struct.field(pytree_node=False)  # logical names, keys of sharding.RULES
-    decays: bool = struct.field(pytree_node=False)  # whether it has weight decay
-    is_input: bool = struct.field(pytree_node=False)  # whether it is the one learned matrix of the input embedding
+    decays: bool = struct.field(default=False, pytree_node=False)  # whether it has weight decay
+    is_input: bool = struct.field(default=False, pytree_node=False)  # whether it is the input embedding's one matrix
 
-    def unbox(self) -> Any:
-        return self.value
-
-    def replace_boxed(self, val: Any) -> "Declared":
-        return self.replace(value=val)
-
-    # Flax calls these two where `nn.scan` stacks its layers' values, and where it slices one out.
-    def add_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
-        return self.replace(axes=(*self.axes[:index], params[nn.PARTITION_NAME], *self.axes[index:]))
-
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
-        return self.replace(axes=(*self.axes[:index], *self.axes[index + 1 :]))
+    def unbox(self, apply_constraint: bool = True) -> Any:
+        return self.value  # without Flax's constraint, which takes `names` for axes of a mesh
 
 
 def of(module: nn.Module, *args: Any) -> dict[str, Any]:

@@ -149,11 +149,6 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
     return parts.index(tuple(sorted(rows_of[jax.process_index()]))), len(parts)
 
 
-def of_first_host(value: int) -> int:
-    """Returns the first host's value; all hosts must call it."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
 def wait_for_hosts(name: str) -> None:
     """Returns when all hosts have called this with the same name."""
     multihost_utils.sync_global_devices(name)
@@ -177,8 +172,8 @@ def _take(of: Sequence[Any], axes: Iterable[int]) -> tuple[Any, ...]:
 
 
 def _spec(path: str, one: declared.Declared, mesh: Mesh) -> PartitionSpec:
-    spec = spec_of(one.axes, path)
-    for name, size, axes in zip(one.axes, one.value.shape, spec, strict=True):
+    spec = spec_of(one.names, path)
+    for name, size, axes in zip(one.names, one.value.shape, spec, strict=True):
         parts = _parts(axes, mesh)
         if size % parts:
             key = axes if isinstance(axes, str) else " x mesh.".join(axes)

@@ -18,7 +18,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import fsspec
 from etils import epath
@@ -231,13 +231,18 @@ class Lines:
 
     def __init__(self, path: epath.Path, lines: Iterable[str]) -> None:
         """Replaces the file's content with `lines`."""
-        self._path, self._remote = path, is_remote(path)
+        self._path = path
+        self._file: TextIO | None = None
         self._content = "".join(f"{line}\n" for line in lines)
-        self._uploaded: str | None = None
-        self._upload() if self._remote else self._begin()
+        if is_remote(path):
+            self._upload()
+            return
+        with writing(path) as file:
+            file.write(self._content.encode())
+        self._file = path.open("a", encoding="utf-8")
 
-    def write(self, line: str) -> None:
-        if not self._remote:
+    def append(self, line: str) -> None:
+        if self._file:
             self._file.write(f"{line}\n")
             self._file.flush()
             return
@@ -247,20 +252,15 @@ class Lines:
 
     def sync(self) -> None:
         """Returns once all lines would survive the end of this process, and a power cut."""
-        if not self._remote:
+        if self._file:
             os.fsync(self._file.fileno())
         elif self._uploaded != self._content:
             self._upload()
 
     def close(self) -> None:
         self.sync()
-        if not self._remote:
+        if self._file:
             self._file.close()
-
-    def _begin(self) -> None:
-        with writing(self._path) as file:
-            file.write(self._content.encode())
-        self._file = self._path.open("a", encoding="utf-8")
 
     def _upload(self) -> None:
         self._path.write_text(self._content, encoding="utf-8")

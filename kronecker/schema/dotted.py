@@ -1,8 +1,7 @@
-"""A config as dotted keys, and as JSON."""
+"""A config as dotted keys."""
 
 import contextlib
 import difflib
-import json
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -102,10 +101,6 @@ def _example(default: Any, text: str) -> str:
             if (number := float(text)).is_integer():
                 return str(int(number))
     return str(default).lower() if isinstance(default, bool) else str(default) or "TEXT"
-
-
-def to_json(config: ml_collections.ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def _walk(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -59,7 +59,17 @@ def resolve(config: ml_collections.ConfigDict, devices: int | None = None) -> ml
 
 def check_devices(config: ml_collections.ConfigDict, devices: int) -> None:
     """Raises a ValueError if the mesh and batches of a resolved config do not fit so many devices, over all hosts."""
-    _refuse([*_device_faults(config, devices)])
+    data, fsdp, _ = mesh_sizes(config.mesh, devices)
+    parts, micro, faults = data * fsdp, config.train.batch // config.train.accumulate, []
+    split = f"not divisible by the {parts} devices that split a batch (mesh.data {data} x mesh.fsdp {fsdp})"
+    if micro % parts:
+        faults.append(
+            f"train.batch {config.train.batch} / train.accumulate {config.train.accumulate} = {micro} sequences, "
+            f"{split}; set train.batch to a multiple of {config.train.accumulate * parts}"
+        )
+    if config.eval.batch % parts and config.eval.batch != micro:  # if equal, one fault is enough
+        faults.append(f"eval.batch is {config.eval.batch} sequences, {split}; set it to a multiple of {parts}")
+    _refuse(faults)
 
 
 def with_vocabulary(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.ConfigDict:
@@ -93,19 +103,6 @@ def rank(config: ml_collections.ConfigDict, rows: int) -> int:
             "(set to 0), lower embedding.pos_dim"
         )
     return found
-
-
-def _device_faults(c: ml_collections.ConfigDict, devices: int) -> Iterator[str]:
-    data, fsdp, _ = mesh_sizes(c.mesh, devices)
-    parts, micro = data * fsdp, c.train.batch // c.train.accumulate
-    split = f"not divisible by the {parts} devices that split a batch (mesh.data {data} x mesh.fsdp {fsdp})"
-    if micro % parts:
-        yield (
-            f"train.batch {c.train.batch} / train.accumulate {c.train.accumulate} = {micro} sequences, {split}; "
-            f"set train.batch to a multiple of {c.train.accumulate * parts}"
-        )
-    if c.eval.batch % parts and c.eval.batch != micro:  # if equal, one fault is enough
-        yield f"eval.batch is {c.eval.batch} sequences, {split}; set it to a multiple of {parts}"
 
 
 def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:

@@ -4,6 +4,7 @@ Each run is a process, so that its failure does not end the others.  SIGINT, SIG
 then the sweep; a second SIGINT or SIGTERM kills them.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from kronecker.runtime import forwarding, interrupts, locks, progress
 from kronecker.sweep import devices, planning, run_outcome, slurm
@@ -32,10 +34,10 @@ def execute(planned: Sequence[planning.Planned], out: Path, parallel: int = 1) -
     """
     if parallel < 1:
         raise ValueError(f"--parallel={parallel}: it must be at least 1; the default is 1, one run after another")
-    shares = devices.split(parallel) if parallel > 1 else None
+    shares = devices.split(parallel) if parallel > 1 else [{}]
     with locks.locked(out / locks.LOCK) as lock, _Children(lock) as children:
         slurm.check_none_at_work(planned, out)
-        outcomes = _at_once(planned, out, children, shares) if shares else _in_turn(planned, children)
+        outcomes = _run(planned, out, children, shares)
     run_outcome.show(outcomes)
     return 128 + children.stopped_by if children.stopped_by else run_outcome.exit_code(outcomes)
 
@@ -65,20 +67,14 @@ class _Children(forwarding.Forwarding):
 
     def start(self, command: Sequence[str], env: Mapping[str, str], log: Path | None = None) -> subprocess.Popen:
         """Returns the child that runs `command`, on the terminal or, detached from it, with a log."""
-        if log is None:
-            process = subprocess.Popen(command, pass_fds=(self._lock,), env=env)
-        else:
-            log.parent.mkdir(exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
-                process = subprocess.Popen(
-                    command,
-                    pass_fds=(self._lock,),
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches the sweep only, which forwards it once
-                )
+        with contextlib.ExitStack() as opened:
+            detached: dict[str, Any] = {}
+            if log:
+                log.parent.mkdir(exist_ok=True)
+                file = opened.enter_context(log.open("a", encoding="utf-8"))
+                detached = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+                detached["start_new_session"] = True  # Ctrl-C reaches the sweep only, which forwards it once
+            process = subprocess.Popen(command, pass_fds=(self._lock,), env=env, **detached)
         self._alive.append(process)
         if self.stopped_by:  # the signal came while the child was being started
             process.terminate()
@@ -91,12 +87,6 @@ class _Children(forwarding.Forwarding):
         self._alive.remove(process)
         return True
 
-    def wait(self, process: subprocess.Popen) -> int:
-        try:
-            return process.wait()
-        finally:
-            self._alive.remove(process)
-
     def pass_on(self, number: int, again: bool) -> None:
         words = "kills its runs" if again else "its runs save and stop; a second signal kills them"
         with interrupts.lossy(2):  # `print` may be at work
@@ -105,57 +95,37 @@ class _Children(forwarding.Forwarding):
             process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 
 
-def _environment(later: Sequence[planning.Planned], parallel: int = 1) -> dict[str, str]:
-    """Returns a child's environment, with the tokens of `later` runs for its estimate of the sweep's time."""
-    tokens = sum(run.tokens for run in later if run.state != "finished") // parallel
-    return os.environ | {progress.SWEEP_TOKENS: str(tokens)}
-
-
-def _in_turn(planned: Sequence[planning.Planned], children: _Children) -> list[run_outcome.Outcome]:
-    outcomes = []
-    for number, run in enumerate(planned, 1):
-        if run.state == "finished":
-            print(f"{planning.header(number, planned)} (finished before)", flush=True)
-            outcomes.append(run_outcome.skipped(run))
-            continue
-        print(planning.header(number, planned), flush=True)
-        began, code = time.monotonic(), -(children.stopped_by or 0)
-        if not children.stopped_by:
-            code = children.wait(children.start(run.command, _environment(planned[number:])))
-        outcomes.append(run_outcome.ended(run, time.monotonic() - began, code, bool(children.stopped_by)))
-        if children.stopped_by:
-            break
-    return outcomes
-
-
-def _at_once(
+def _run(
     planned: Sequence[planning.Planned], out: Path, children: _Children, shares: Sequence[devices.Share]
 ) -> list[run_outcome.Outcome]:
+    """Runs as many at a time as there are `shares`: each with a log, or one with the terminal."""
     outcomes: dict[str, run_outcome.Outcome] = {}
-    print(f"{len(shares)} runs at a time; {devices.describe(shares)}", flush=True)
-    waiting, free, alive = [], list(shares), []
-    for number, run in enumerate(planned, 1):
-        if run.state == "finished":
-            print(f"{planning.header(number, planned)} (finished before)", flush=True)
-            outcomes[run.name] = run_outcome.skipped(run)
-        else:
-            waiting.append((number, run))
+    at_once = len(shares)
+    if at_once > 1:
+        print(f"{at_once} runs at a time; {devices.describe(shares)}", flush=True)
+    waiting, free, alive = list(enumerate(planned, 1)), list(shares), []
     while alive or (waiting and not children.stopped_by):
         while waiting and free and not children.stopped_by:
-            (number, run), share = waiting.pop(0), free.pop(0)
-            log = out / LOGS / f"{run.name}.log"
-            env = _environment([run for _, run in waiting], len(shares)) | share
-            process = children.start(run.command, env, log)
-            alive.append(_Child(number, run, share, process, time.monotonic()))
+            number, run = waiting.pop(0)
+            header = planning.header(number, planned)
+            if run.state == "finished":
+                print(f"{header} (finished before)", flush=True)
+                outcomes[run.name] = run_outcome.skipped(run)
+                continue
+            share, log = free.pop(0), out / LOGS / f"{run.name}.log" if at_once > 1 else None
             words = "".join(f", {name}={value}" for name, value in share.items())
-            print(f"{planning.header(number, planned)}\n  log: {log}{words}", flush=True)
+            print(f"{header}\n  log: {log}{words}" if log else header, flush=True)
+            later = sum(one.tokens for _, one in waiting if one.state != "finished") // at_once
+            env = os.environ | {progress.SWEEP_TOKENS: str(later)} | share  # for an estimate of the sweep's time
+            alive.append(_Child(number, run, share, children.start(run.command, env, log), time.monotonic()))
         ended = [child for child in alive if children.has_ended(child.process)]
         for child in ended:
             seconds, code = time.monotonic() - child.began, child.process.returncode
             done = run_outcome.ended(child.run, seconds, code, bool(children.stopped_by))
             outcomes[child.run.name] = done
-            took = progress.duration(seconds)
-            print(f"{planning.header(child.number, planned)} {done.state} after {took}", flush=True)
+            if at_once > 1:
+                took = progress.duration(seconds)
+                print(f"{planning.header(child.number, planned)} {done.state} after {took}", flush=True)
             alive.remove(child)
             free.append(child.share)
         if not ended:

@@ -54,19 +54,8 @@ class Planned:
             return False
 
 
-def plan(config: str, out: Path, seeds: int, overrides: Mapping[str, Any], train: Path) -> list[Planned]:
-    """Returns the runs of a config's sweep, each with a folder in `out`; raises ValueError if one cannot work there."""
-    return _planned(config, out, expand(config, seeds, overrides), train)
-
-
-def plan_settings(
-    config: str, out: Path, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any], train: Path
-) -> list[Planned]:
-    """Returns runs as `plan` does, for `settings`, the keys of each run, in place of the config's sweep()."""
-    return _planned(config, out, _expand(config, settings, overrides), train)
-
-
-def _planned(config: str, out: Path, runs: Runs, train: Path) -> list[Planned]:
+def plan(config: str, out: Path, runs: Runs, train: Path) -> list[Planned]:
+    """Returns runs of a config, each with a folder in `out`; raises ValueError if one cannot work there."""
     planned = []
     for name, (settings, resolved) in runs.items():
         folder = out / name
@@ -103,10 +92,11 @@ def expand(config: str, seeds: int | None, overrides: Mapping[str, Any]) -> Runs
                 raise ValueError(f"sweep() yields more than {MOST_RUNS:,} runs; yield fewer")
     if not settings:
         raise ValueError(f"--config={config}: sweep({'' if seeds is None else seeds}) of {path} yields no run; add one")
-    return _expand(config, settings, overrides)
+    return named(config, settings, overrides)
 
 
-def _expand(config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]) -> Runs:
+def named(config: str, settings: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]) -> Runs:
+    """Returns runs as `expand` does, for `settings`, the keys of each run, in place of the config's sweep()."""
     path = config.partition(":")[0]
     names = _names(settings)
     twice, count = collections.Counter(names).most_common(1)[0]

@@ -53,19 +53,16 @@ class Member:
         return math.inf if self.is_diverged else None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stages:
     """Stages as planned runs, each stage with a folder of its own in `out`; otherwise as planning.plan."""
 
-    def __init__(
-        self,
-        stages: Callable[[Loss], Iterable[Stage]],
-        config: str,
-        out: Path,
-        overrides: Mapping[str, Any],
-        train: Path,
-    ) -> None:
-        self._stages, self._config, self._out, self._overrides, self._train = stages, config, out, overrides, train
-        self._members: dict[Key, Member] = {}
+    stages: Callable[[Loss], Iterable[Stage]]
+    config: str
+    out: Path
+    overrides: Mapping[str, Any]
+    train: Path
+    _members: dict[Key, Member] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __iter__(self) -> Iterator[tuple[str, list[list[Member]]]]:
         """Yields the name and the groups of each stage, as far as the losses of settled runs determine them.
@@ -76,16 +73,16 @@ class Stages:
             every = [settings for group in stage.groups for settings in group]
             if not every:
                 continue
-            out = self.folder(stage.name)
-            planned = iter(planning.plan_settings(self._config, out, every, self._overrides, self._train))
+            runs = planning.named(self.config, every, self.overrides)
+            planned = iter(planning.plan(self.config, self.out / stage.name, runs, self.train))
             groups = [[Member(stage.name, settings, next(planned)) for settings in group] for group in stage.groups]
-            self._members |= {_key(stage.name, one.settings): one for group in groups for one in group}
+            self._members.update({_key(stage.name, one.settings): one for group in groups for one in group})
             yield stage.name, groups
 
     def _yielded(self) -> Iterator[Stage]:
-        path, made = self._config.partition(":")[0], None
-        with config_files.faults_named(path, lambda: config_files.line_of(self._stages, made)):
-            made = self._stages(self._loss)
+        path, made = self.config.partition(":")[0], None
+        with config_files.faults_named(path, lambda: config_files.line_of(self.stages, made)):
+            made = self.stages(self._loss)
             if not isinstance(made, Iterable):
                 raise ValueError(f"stages() returns {made!r:.80}, no stages; yield tuning.Stage(name, groups)")
             for stage in made:
@@ -95,11 +92,8 @@ class Stages:
                     needs = "a name of letters, digits, and . _ + -, and groups, which are lists of dicts of keys"
                     raise ValueError(f"stages() yields {stage!r:.80}; a stage has {needs}")
                 for setting in (setting for group in groups for setting in group):
-                    planning.check_setting(path, setting, self._overrides, "stages()")
+                    planning.check_setting(path, setting, self.overrides, "stages()")
                 yield stage
-
-    def folder(self, stage: str) -> Path:
-        return self._out / stage
 
     def _loss(self, stage: str, settings: Mapping[str, Any]) -> float | None:
         member = self._members.get(_key(stage, settings))
@@ -123,7 +117,7 @@ def execute(stages: Stages, launch: Callable[[Sequence[planning.Planned], Path],
         print(f"stage {name}: {len(settled)} of {len(members)} runs done", flush=True)
         if len(settled) == len(members):
             continue
-        code = launch([one.planned for one in members if not one.is_diverged], stages.folder(name))
+        code = launch([one.planned for one in members if not one.is_diverged], stages.out / name)
         if not all(one.is_settled for one in members):
             return code
     return 0

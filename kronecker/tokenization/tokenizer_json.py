@@ -42,8 +42,8 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     added = library.get_added_tokens_decoder()
     splitting = list(_parts([_state(library.normalizer), _state(library.pre_tokenizer)]))
     byte_level = any(part["type"] == "ByteLevel" for part in splitting)
-    byte_fallback = bool(definition["model"].get("byte_fallback"))
-    if fault := next(_faults(library, splitting, pieces, byte_level, byte_fallback), None):
+    has_bytes = byte_level or bool(definition["model"].get("byte_fallback"))
+    if fault := next(_faults(library, splitting, pieces, has_bytes), None):
         raise ValueError(f"tokenizer {spec}: {fault}")
     single = _BYTE_LETTERS if byte_level else {piece: value[0] for piece, value in base.BYTE_PIECES.items()}
     base.refuse_missing_bytes(spec, {single[piece] for piece in single.keys() & pieces.keys()})
@@ -90,16 +90,12 @@ def _rules(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def _faults(
-    library: tokenizers.Tokenizer,
-    splitting: Iterable[dict[str, Any]],
-    pieces: Mapping[str, int],
-    byte_level: bool,
-    byte_fallback: bool,
+    library: tokenizers.Tokenizer, splitting: Iterable[dict[str, Any]], pieces: Mapping[str, int], has_bytes: bool
 ) -> Iterator[str]:
     """Yields what is known to lose or change text, or to draw ids at random, and what to do about it."""
     model = library.model
     kind = type(model).__name__
-    if kind not in ("BPE", "Unigram") or not (byte_level or byte_fallback):
+    if kind not in ("BPE", "Unigram") or not has_bytes:
         yield f"its ids have no bytes (model {kind}); use a tokenizer that is byte-level or has byte fallback"
     of_id: dict[int, str] = {}
     for piece, token_id in pieces.items():

@@ -9,14 +9,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from kronecker import tokenization
 from kronecker.data import manifests, preparation, rows
 from kronecker.model import build
 from kronecker.runtime import sharding
 from kronecker.training import train_step
 
 ENOUGH_TOKENS = 50_000  # the loss over fewer depends too much on the choice of text
-
-Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
@@ -25,12 +24,12 @@ def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     return -(-config.eval.batch // parts) * parts
 
 
-def held_out(prepared: manifests.Prepared, config: ml_collections.ConfigDict, mesh: Mesh) -> Batches:
-    """Returns a function that returns a new iterator over this host's validation batches."""
-    batch = batch_size(config, mesh)
-    return lambda: rows.validation_batches(
-        prepared, config.train.sequence, batch, config.eval.sequences, *sharding.host_share(mesh)
-    )
+def held_out(
+    prepared: manifests.Prepared, config: ml_collections.ConfigDict, mesh: Mesh
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Returns this host's validation batches, as of `rows.validation_batches`."""
+    size, share = batch_size(config, mesh), sharding.host_share(mesh)
+    return rows.validation_batches(prepared, config.train.sequence, size, config.eval.sequences, *share)
 
 
 def few_tokens(prepared: manifests.Prepared, config: ml_collections.ConfigDict) -> str | None:
@@ -52,35 +51,35 @@ def make_evaluator(
     arm: build.Arm,
     config: ml_collections.ConfigDict,
     abstract_params: dict[str, Any],
-    text_bytes_V: np.ndarray,
-    text_share: float,
+    prepared: manifests.Prepared,
+    tokenizer: tokenization.Tokenizer,
     mesh: Mesh,
-    batches: Batches,
     compile_with: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
 ) -> Callable[..., dict[str, float] | None]:
     """Returns the compiled evaluate(params, stop=None) -> the numbers of a validation line of metrics.jsonl.
 
     It calls `stop` before each batch, and returns None once that returns True.
-    `config` is resolved, the bag of `arm` is on `mesh`, and `batches` are from `held_out` for the same config and
-    mesh.  `abstract_params` are shapes, types and shardings, or the parameters.  `text_bytes_V` is the number of bytes
-    of each id's text; ids beyond its length have no text.  `text_share` is `Prepared.text_share` of the held-out text:
-    bits per byte are those of the text as it was before the tokenizer, which may change some of it.
+    `config` is resolved, and the bag of `arm` is on `mesh`.  `abstract_params` are shapes, types and shardings, or the
+    parameters.  Bits per byte are those of the text as it was before the tokenizer, which may change some of it.
     """
-    padded = np.zeros(arm.model.shape.padded_vocab, np.float32)
-    padded[: len(text_bytes_V)] = text_bytes_V
-    text_bytes, batch = sharding.replicate(padded, mesh), batch_size(config, mesh)
-    evaluate_batch = compile_with(train_step.lower_eval_step(arm.model, arm.bag, config, mesh, abstract_params, batch))
+    padded = np.zeros(arm.model.shape.padded_vocab, np.float32)  # ids beyond the tokenizer's have no text
+    padded[: tokenizer.vocab_size] = tokenizer.text_bytes
+    text_bytes = sharding.replicate(padded, mesh)
+    step = train_step.make_eval_step(arm.model, config.train.loss_chunk)
+    batch = train_step.abstract_batch(batch_size(config, mesh), config.train.sequence, mesh)
+    lowered = jax.jit(step, out_shardings=sharding.replicated(mesh)).lower(abstract_params, arm.bag, text_bytes, *batch)
+    evaluate_batch = compile_with(lowered)
 
     def evaluate(params: dict[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         parts: list[train_step.EvalSums] = []
-        for tokens, weights in batches():
+        for tokens, weights in held_out(prepared, config, mesh):
             if stop and stop():
                 return None
             jax.block_until_ready(parts[-2:-1])  # two at a time, so that a stop waits for two at most
             placed = [sharding.to_devices(x, mesh) for x in (tokens, weights)]
             parts.append(evaluate_batch(params, arm.bag, text_bytes, *placed))
         nats, tokens, text_bytes_sum = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
-        text_bytes_sum *= text_share
+        text_bytes_sum *= prepared.text_share("validation")
         return {
             "loss": float(nats / tokens),
             "bits_per_byte": float(nats / math.log(2) / text_bytes_sum) if text_bytes_sum else math.nan,

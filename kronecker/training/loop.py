@@ -91,7 +91,7 @@ def run(
 
 def _result(workdir: epath.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
     """Returns the result of a finished run, in all processes or in none; raises ValueError for another run's folder."""
-    finished = sharding.of_first_host((workdir / rundir.RESULT).exists())
+    finished = distributed.told_by_all((workdir / rundir.RESULT).exists())[0]
     rundir.check_same_run(workdir, config)
     return rundir.read_json(workdir / rundir.RESULT) if finished else None
 
@@ -100,7 +100,7 @@ def _result(workdir: epath.Path, config: ml_collections.ConfigDict) -> dict[str,
 def _locked(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
     """Holds the run's folder in the first process; the others wait until it does, so that all find the same files."""
     with rundir.Lock(workdir, config) if _is_lead() else contextlib.nullcontext() as lock:
-        while state := sharding.of_first_host(lock.ask() if lock else rundir.Lock.MINE):
+        while state := distributed.told_by_all(lock.ask() if lock else rundir.Lock.MINE)[0]:
             if state == rundir.Lock.REFUSED:
                 raise ValueError(lock.refusal if lock else f"--workdir={workdir}: in use; see process 0")
             time.sleep(locks.POLL_SECONDS)
@@ -133,7 +133,7 @@ def _prepare(
     trainer = _Trainer(
         config, workdir, prepared, tokenizer, mesh, arm, bag, identity, abstract_state, has_checkpoint, init_weights
     )
-    evaluation.held_out(prepared, config, mesh)()  # raises if text is missing or too short, as does the next line
+    evaluation.held_out(prepared, config, mesh)  # raises if text is missing or too short, as does the next line
     trainer.train_batches(0)
     if arm.codes:
         selfcheck.check_product(arm.bag, arm.codes, config.embedding, config.model.dtype)
@@ -180,10 +180,9 @@ class _Trainer:
             dataclasses.replace(self.arm, bag=self.bag),
             c,
             self.abstract_state.params,
-            self.tokenizer.text_bytes,
-            self.prepared.text_share("validation"),
+            self.prepared,
+            self.tokenizer,
             self.mesh,
-            evaluation.held_out(self.prepared, c, self.mesh),
             lambda lowered: plan.compiled(lowered, "evaluation", limit, remedy, options, reserved),
         )
         return _Programs(update, evaluate)
@@ -194,7 +193,11 @@ class _Trainer:
         if _is_lead():
             (self.workdir / rundir.DIVERGED).unlink(missing_ok=True)  # of an attempt before this one
             rundir.write_json(self.workdir / rundir.CONFIG, self.config.to_dict())
-        start, state = self._first_state()
+        start, state = checkpoint.resume(self.workdir, self.abstract_state, self.identity)
+        if state is None:
+            state = self._initial_state()
+        else:
+            self._say(f"resumes after step {start:,}")
         params = self._write_records(state, start)
         with (
             checkpoint.open_manager(self.workdir, self.config) as manager,
@@ -281,14 +284,6 @@ class _Trainer:
         if self.init_weights:
             facts["began_with"] = {"run": self.config.checkpoint.init_from, **self.init_weights.facts}
         return machine.environment() | facts
-
-    def _first_state(self) -> tuple[int, train_step.TrainState]:
-        """Returns the number of finished updates and the state after them."""
-        start, state = checkpoint.resume(self.workdir, self.abstract_state, self.identity)
-        if state is None:
-            return 0, self._initial_state()
-        self._say(f"resumes after step {start:,}")
-        return start, state
 
     def _initial_state(self) -> train_step.TrainState:
         init_from = self.config.checkpoint.init_from

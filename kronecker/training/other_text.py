@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from kronecker.data import preparation, readers, sources
+from kronecker.data import preparation, readers, rows, sources
 from kronecker.run import finished_runs, rundir
 from kronecker.runtime import storage
 from kronecker.training import checksums, evaluation, restore, token_losses
@@ -116,7 +116,6 @@ class _Text:
         self.bytes: list[int] = []  # (D,) that these stand for
         self.digest = hashlib.sha256()
         self._run, self._source, self._data, self._show = run, source, data, show
-        self._size = sum(unit.size for unit in source.units) or 1
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields tokens and weights as `rows.validation_batches` does."""
@@ -126,15 +125,15 @@ class _Text:
         for piece in self._pieces():
             left = np.concatenate([left, piece])
             while len(left) > batch * sequence:
-                yield _rows(left[: batch * sequence + 1], batch, sequence)
+                yield rows.padded(left[: batch * sequence + 1], batch, sequence)
                 left = left[batch * sequence :]
         if len(left) > 1:
-            yield _rows(left, batch, sequence)
+            yield rows.padded(left, batch, sequence)
 
     def _pieces(self) -> Iterator[np.ndarray]:
         tokenizer = self._run.tokenizer
-        for documents in _batched(self._documents()):
-            stream = preparation.encode_split([(one, one.text.encode()) for one in documents], tokenizer, np.int32)
+        for documents in self._documents():
+            stream = preparation.encode_split(documents, tokenizer, np.int32)
             ends = np.flatnonzero(stream.ids == tokenizer.eot_id) + 1
             self.tokens += np.diff(ends, prepend=0).tolist()
             if len(self.bytes) == len(documents):  # the first piece: its first token is not predicted
@@ -142,42 +141,23 @@ class _Text:
                 self.bytes[0] -= int(tokenizer.text_bytes[stream.ids[0]])
             yield stream.ids
 
-    def _documents(self) -> Iterator[readers.Document]:
+    def _documents(self) -> Iterator[list[tuple[readers.Document, bytes]]]:
+        """Yields lists of documents that are tokenised together, each with its bytes."""
         self._source.fetch(lambda done, total: self._show(done / total, "downloading"))
-        read = 0.0
-        for unit in self._source.units:
-            with _flags_named():
-                for document in unit.read(0):
-                    done = (read + document.share * unit.size) / self._size
-                    self._show(done, f"{len(self.bytes):,} documents")
-                    if document.text and (not self._data.split_field or document.split == "validation"):
-                        yield self._counted(document)
-            read += unit.size
-
-    def _counted(self, document: readers.Document) -> readers.Document:
-        if len(self.bytes) == MOST_DOCUMENTS:
-            raise ValueError(f"--data={self._data.source}: more than {MOST_DOCUMENTS:,} documents; give a part of them")
-        content = document.text.encode()
-        self.bytes.append(len(content))
-        self.digest.update(len(content).to_bytes(8, "little") + content)
-        return document
-
-
-def _batched(documents: Iterator[readers.Document]) -> Iterator[list[readers.Document]]:
-    """Yields lists of documents that are tokenised together."""
-    while first := next(documents, None):
-        found, characters = [first], len(first.text)
-        while characters < preparation.BATCH_CHARACTERS and (more := next(documents, None)):
-            found.append(more)
-            characters += len(more.text)
-        yield found
-
-
-def _rows(ids: np.ndarray, batch: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-    padded = np.zeros(batch * sequence + 1, np.int32)
-    padded[: len(ids)] = ids
-    weights = (np.arange(batch * sequence) < len(ids) - 1).astype(np.float32)
-    return np.lib.stride_tricks.sliding_window_view(padded, sequence + 1)[::sequence], weights.reshape(batch, sequence)
+        units, wanted = self._source.units, "validation" if self._data.split_field else ""
+        with _flags_named():
+            for batch in preparation.batches(units, (0, 0), len(units)):
+                found = [(one, one.text.encode()) for one in batch.documents if wanted in ("", one.split)]
+                if len(self.bytes) + len(found) > MOST_DOCUMENTS:
+                    raise ValueError(
+                        f"--data={self._data.source}: more than {MOST_DOCUMENTS:,} documents; give a part of them"
+                    )
+                for _, content in found:
+                    self.bytes.append(len(content))
+                    self.digest.update(len(content).to_bytes(8, "little") + content)
+                self._show(batch.share, f"{len(self.bytes):,} documents")
+                if found:
+                    yield found
 
 
 def _by_document(run: restore.Restored, text: _Text) -> np.ndarray:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib  # noqa: TID251  of this machine's own limits
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -115,12 +115,33 @@ def remedy(config: ml_collections.ConfigDict, devices: int, limit: int | None, h
 
     `config` is resolved, with its vocabulary; `devices` is their number in the run; `limit` is from `device_limit`.
     """
-    return _advice(_smaller(config, devices, limit, has_checkpoint))
+    c = config
+    found: dict[str, object] = {}
+    data, fsdp, tensor = resolution.mesh_sizes(c.mesh, devices)
+    parts = data * fsdp  # a micro-batch is a multiple of these, in sequences
+    more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
+    accumulate = None if has_checkpoint else next(more, None)
+    if accumulate:
+        found["train.accumulate"] = accumulate
+    found |= _smaller_chunk(c.train, math.ceil(c.train.batch / (accumulate or c.train.accumulate) / parts))
+    if not c.model.remat:
+        found["model.remat"] = True
+    if wider := fewest_fsdp(c.model, c.model.padded_vocab, limit, devices // tensor, above=fsdp):
+        if c.mesh.tensor == -1:
+            found["mesh.tensor"] = tensor
+        if c.mesh.data != -1:
+            found["mesh.data"] = -1
+        found["mesh.fsdp"] = wider
+    return _advice(found)
 
 
 def remedy_of_evaluation(config: ml_collections.ConfigDict, devices: int) -> str:
     """Returns keys, with allowed values, that reduce the evaluation's memory; arguments as in `remedy`."""
-    return _advice(_smaller_evaluation(config, devices))
+    data, fsdp, _ = resolution.mesh_sizes(config.mesh, devices)
+    sequences = config.eval.batch // (data * fsdp)  # of a device
+    half = max(sequences // 2, 1)
+    batch = {"eval.batch": half * data * fsdp} if half < sequences else {}
+    return _advice(batch | _smaller_chunk(config.train, half))
 
 
 def fewest_fsdp(
@@ -179,46 +200,16 @@ def _own_limit() -> int:
     return whole // (processes * jax.local_device_count())
 
 
-def _advice(keys: Iterable[tuple[str, object]]) -> str:
-    settings = " ".join(f"--config.{key}={value}" for key, value in keys)
+def _advice(keys: Mapping[str, object]) -> str:
+    settings = " ".join(f"--config.{key}={value}" for key, value in keys.items())
     return f"to need less, add {settings}" if settings else "use a smaller model, or more or larger devices"
 
 
-def _smaller_evaluation(c: ml_collections.ConfigDict, devices: int) -> Iterator[tuple[str, object]]:
-    data, fsdp, _ = resolution.mesh_sizes(c.mesh, devices)
-    sequences = c.eval.batch // (data * fsdp)  # of a device
-    if sequences > 1:
-        sequences //= 2
-        yield "eval.batch", sequences * data * fsdp
-    yield from _smaller_chunk(c.train, sequences)
-
-
-def _smaller(
-    c: ml_collections.ConfigDict, devices: int, limit: int | None, has_checkpoint: bool
-) -> Iterator[tuple[str, object]]:
-    data, fsdp, tensor = resolution.mesh_sizes(c.mesh, devices)
-    parts = data * fsdp  # a micro-batch is a multiple of these, in sequences
-    more = (n for n in range(c.train.accumulate + 1, c.train.batch + 1) if c.train.batch % (n * parts) == 0)
-    accumulate = None if has_checkpoint else next(more, None)
-    if accumulate:
-        yield "train.accumulate", accumulate
-    yield from _smaller_chunk(c.train, math.ceil(c.train.batch / (accumulate or c.train.accumulate) / parts))
-    if not c.model.remat:
-        yield "model.remat", True
-    if wider := fewest_fsdp(c.model, c.model.padded_vocab, limit, devices // tensor, above=fsdp):
-        if c.mesh.tensor == -1:
-            yield "mesh.tensor", tensor
-        if c.mesh.data != -1:
-            yield "mesh.data", -1
-        yield "mesh.fsdp", wider
-
-
-def _smaller_chunk(train: ml_collections.ConfigDict, sequences: int) -> Iterator[tuple[str, object]]:
-    """Yields a smaller train.loss_chunk, if there is one, for `sequences` at a time on a device."""
+def _smaller_chunk(train: ml_collections.ConfigDict, sequences: int) -> dict[str, object]:
+    """Returns a smaller train.loss_chunk, if there is one, for `sequences` at a time on a device."""
     tokens = sequences * train.sequence
     most = min(tokens, train.loss_chunk or tokens)
-    if most > 1:
-        yield "train.loss_chunk", min(LOSS_CHUNK, most // 2)
+    return {"train.loss_chunk": min(LOSS_CHUNK, most // 2)} if most > 1 else {}
 
 
 def _mb(size: int) -> str:

@@ -12,7 +12,7 @@ from etils import epath
 
 from kronecker.model import accounting, transformer
 from kronecker.run import rundir, sinks
-from kronecker.runtime import progress, sharding
+from kronecker.runtime import distributed, progress
 from kronecker.training import pace, train_step
 
 PLAIN_SECONDS = 600.0  # in a file, the shortest time between two lines of progress; but each evaluation prints one
@@ -45,7 +45,7 @@ class Log:
         updates = [line for line in before if line["kind"] in ("train", sinks.HELD)]
         unlogged = [line for line in updates[-1:] if line["kind"] == sinks.HELD and line["step"] == start]
         validated = any(line["kind"] == "validation" and line["step"] == start for line in before)
-        self._validated = start if sharding.of_first_host(validated) else None
+        self._validated = start if distributed.told_by_all(validated)[0] else None
         self._flushed_at = trained[-1] if trained else 0.0
         self._pending = _held(unlogged[-1], workdir / sinks.METRICS) if unlogged else []
         self.watch = progress.Stopwatch(unlogged[-1]["seconds"] if unlogged else self._flushed_at)

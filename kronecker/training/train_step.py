@@ -177,30 +177,8 @@ def lower_train_step(
         out_shardings=(layout, whole),
         donate_argnums=0,
     )
-    tokens, weights = _abstract_batch(config.train.batch, config.train.sequence, mesh)
-    return update.lower(abstract, sharding.abstract_replica(bag, mesh), tokens, weights)
-
-
-def lower_eval_step(
-    model: transformer.Transformer,
-    bag: bags.Bag | None,
-    config: ml_collections.ConfigDict,
-    mesh: Mesh,
-    abstract_params: dict[str, Any],
-    batch: int,
-) -> jax.stages.Lowered:
-    """Returns the evaluation of `make_eval_step` for `mesh`, ready to compile.
-
-    `abstract_params` are shapes, types and shardings, or the parameters; `batch` is over all devices.
-    """
-    evaluate = jax.jit(make_eval_step(model, config.train.loss_chunk), out_shardings=sharding.replicated(mesh))
-    text_bytes = jax.ShapeDtypeStruct((model.shape.padded_vocab,), jnp.float32, sharding=sharding.replicated(mesh))
-    return evaluate.lower(
-        abstract_params,
-        sharding.abstract_replica(bag, mesh),
-        text_bytes,
-        *_abstract_batch(batch, config.train.sequence, mesh),
-    )
+    batch = abstract_batch(config.train.batch, config.train.sequence, mesh)
+    return update.lower(abstract, sharding.abstract_replica(bag, mesh), *batch)
 
 
 def full_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> jax.Array:
@@ -224,7 +202,8 @@ def make_eval_step(
     return evaluate
 
 
-def _abstract_batch(batch: int, sequence: int, mesh: Mesh) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def abstract_batch(batch: int, sequence: int, mesh: Mesh) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Returns shape, type and sharding of tokens (B, T + 1) and weights (B, T), to compile for them."""
     split = sharding.split_batch(mesh)
     tokens = jax.ShapeDtypeStruct((batch, sequence + 1), jnp.int32, sharding=split)
     return tokens, jax.ShapeDtypeStruct((batch, sequence), jnp.float32, sharding=split)

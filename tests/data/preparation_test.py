@@ -155,7 +155,7 @@ def test_empty_documents_are_read_past_however_many_there_are(tmp_path, monkeypa
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n' * 300 + '{"text": "a", "split": "train"}\n' + "\n" * 300)
     monkeypatch.setattr(preparation, "BATCH_DOCUMENTS", 50)
     source = sources.open_source(configured(tmp_path, f"jsonl:{tmp_path}").data)
-    batches = list(preparation._batches(source.units, (0, 0), 1))
+    batches = list(preparation.batches(source.units, (0, 0), 1))
     assert [len(batch.documents) for batch in batches] == [0] * 6 + [1] + [0] * 6
     assert batches[-1].end == (0, 601)
 

@@ -550,7 +550,8 @@ def config_values(folder: Path, draws: Draws) -> Tally:
         return f"{head}from configs.demo import get_config\n{body}".encode(), told
 
     def plan(_: bytes) -> str:
-        return HARMLESS if planning.plan(str(file), folder / "out", 2, {}, tiny_runs.ROOT / "train.py") else WRONG
+        runs = planning.expand(str(file), 2, {})
+        return HARMLESS if planning.plan(str(file), folder / "out", runs, tiny_runs.ROOT / "train.py") else WRONG
 
     tally.update(searched("sweep file", sweep_file(), file, plan, draws, 500))
     return tally

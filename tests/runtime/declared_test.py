@@ -36,7 +36,7 @@ def test_who_does_not_ask_meets_plain_arrays():
 @pytest.mark.parametrize("options", [{}, {"scan_layers": True}, {"remat": True}, {"scan_layers": True, "remat": True}])
 def test_declarations_do_not_depend_on_how_layers_are_compiled(options: dict[str, bool]):
     found = declared.of(model(**options), IDS)
-    assert found["blocks"]["attention"]["qkv"]["kernel"].axes == ("layer", "width", "qkv", "head", "head_width")
+    assert found["blocks"]["attention"]["qkv"]["kernel"].names == ("layer", "width", "qkv", "head", "head_width")
     assert found["blocks"]["attention"]["qkv"]["kernel"].value.shape == (2, 16, 3, 2, 8)
     assert not found["blocks"]["attention"]["qkv"]["bias"].decays
     assert found["positions"].decays

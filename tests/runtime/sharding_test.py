@@ -112,7 +112,7 @@ def test_what_belongs_to_no_parameter_is_on_every_device(updated: dict[str, dict
     ],
 )
 def test_an_array_is_split_where_its_sizes_tell_which_axes_it_has(shape: tuple[int, ...], spec: PartitionSpec):
-    box = declared.Declared(jax.ShapeDtypeStruct((8, 16, 16), jnp.float32), ("vocab", "width", "rank"), True, False)
+    box = declared.Declared(jax.ShapeDtypeStruct((8, 16, 16), jnp.float32), ("vocab", "width", "rank"))
     tree = {"row": {"own": jax.ShapeDtypeStruct(shape, jnp.float32)}}
     laid_out = sharding.with_shardings(tree, {"own": box}, AbstractMesh((1, 2, 2), choices.MESH_AXES))
     assert laid_out["row"]["own"].sharding.spec == spec

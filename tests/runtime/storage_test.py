@@ -269,12 +269,12 @@ def test_a_damaged_checkpoint_in_the_bucket_is_passed_over_and_kept(bucket: epat
 def test_lines_reach_the_bucket_at_a_sync_and_at_the_end(bucket: epath.Path):
     lines = storage.Lines(bucket / "lines", ["kept"])
     assert (bucket / "lines").read_text() == "kept\n"
-    lines.write("one")
-    lines.write("two")
+    lines.append("one")
+    lines.append("two")
     assert (bucket / "lines").read_text() == "kept\n"
     lines.sync()
     assert (bucket / "lines").read_text() == "kept\none\ntwo\n"
-    lines.write("three")
+    lines.append("three")
     lines.close()
     assert (bucket / "lines").read_text() == "kept\none\ntwo\nthree\n"
 
@@ -282,7 +282,7 @@ def test_lines_reach_the_bucket_at_a_sync_and_at_the_end(bucket: epath.Path):
 def test_lines_reach_the_bucket_after_a_while(bucket: epath.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "SECONDS_BETWEEN_UPLOADS", 0.0)
     lines = storage.Lines(bucket / "lines", [])
-    lines.write("one")
+    lines.append("one")
     assert (bucket / "lines").read_text() == "one\n"
 
 
@@ -302,7 +302,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_lines_reach_a_disk_at_once_and_outlive_a_power_cut_after_a_sync(tmp_path: Path, synced: list[str]):
     lines = storage.Lines(epath.Path(tmp_path / "lines"), ["kept"])
     synced.clear()
-    lines.write("one")
+    lines.append("one")
     assert (tmp_path / "lines").read_text() == "kept\none\n"
     assert not synced
     lines.sync()

@@ -27,9 +27,8 @@ REGENERATE = "PYTHONPATH=. python tests/schema/resolution_test.py"
 
 
 def golden_text(name: str) -> str:
-    return dotted.to_json(
-        resolution.with_vocabulary(resolution.resolve(config_files.load(str(ROOT / GOLDEN_CONFIGS[name]))), 50257)
-    )
+    resolved = resolution.resolve(config_files.load(str(ROOT / GOLDEN_CONFIGS[name])))
+    return json.dumps(resolution.with_vocabulary(resolved, 50257).to_dict(), indent=2) + "\n"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
@@ -238,6 +237,6 @@ if __name__ == "__main__":
 
 def test_resolving_leaves_the_config_that_it_is_given_alone():
     c = base.get_config()
-    before = dotted.to_json(c)
+    before = json.dumps(c.to_dict())
     resolution.with_vocabulary(resolution.resolve(c), 1000)
-    assert dotted.to_json(c) == before
+    assert json.dumps(c.to_dict()) == before

@@ -65,7 +65,7 @@ def write_texts(folder: Path) -> None:
 
 def plan(config: str, out: Path, seeds: int = 1, **overrides: Any) -> list[planning.Planned]:
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
-    return planning.plan(config, out, seeds, dotted, TRAIN)
+    return planning.plan(config, out, planning.expand(config, seeds, dotted), TRAIN)
 
 
 def child(out: Path, name: str, code: str) -> planning.Planned:
@@ -344,10 +344,7 @@ def test_a_run_of_another_config_that_came_after_the_plan_is_not_the_sweeps_own(
         'def sweep(seeds):\n    yield arms.ARMS["kronecker"] | {"seed": 0}\n'
     )
     steps = LINES * STEPS_A_LINE
-    plans = [
-        planning.plan(str(mine), out, 1, {"train.steps": steps, "train.lr": rate}, ROOT / "train.py")
-        for rate in (0.002, 0.01)
-    ]
+    plans = [plan(str(mine), out, train__steps=steps, train__lr=rate) for rate in (0.002, 0.01)]
     write_run(out / "kronecker-seed0", "kronecker", 0, 3.2, {"train.lr": 0.002})
     (own,), (other,) = plans
     assert own.state == "finished"
