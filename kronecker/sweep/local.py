@@ -130,4 +130,5 @@ def _run(
             free.append(child.share)
         if not ended:
             time.sleep(POLL_SECONDS)
+    outcomes |= {run.name: run_outcome.skipped(run) for _, run in waiting if run.state == "finished"}
     return [outcomes[run.name] for run in planned if run.name in outcomes]
