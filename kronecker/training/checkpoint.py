@@ -186,7 +186,7 @@ def find_weights(
 
 def _last_step(workdir: epath.Path, step: int | None = None) -> int:
     """Returns `step`, or the last one of the run; raises ValueError if it is not saved."""
-    saved, result = rundir.saved_steps(workdir), rundir.read_json(workdir / rundir.RESULT)
+    saved, result = rundir.saved_steps(workdir), rundir.read_json(workdir / rundir.RESULT, {"step": int})
     if step is None and (saved or result):
         step = result["step"] if result else saved[0]
     if step is None or step not in saved:
