@@ -181,6 +181,10 @@ def find_weights(
     for key in _OF_CONFIG:
         if theirs[key] != ours[key]:
             raise ValueError(f"{named}: its {key} is {theirs[key]}, here {ours[key]}; make both equal")
+    if (draw := build.draw(their_config)) != (own := build.draw(config)):
+        raise ValueError(
+            f"{named}: its code is draw {draw}, here {own}, that of the seed with embedding.redraw; make both equal"
+        )
     return found
 
 
