@@ -145,13 +145,14 @@ def open_folder(
         prepared = dataclasses.replace(prepared, location=folder)
     else:
         prepared = manifests.open_prepared(folder)
-    stored = prepared.manifest["tokenizer"]
+    stored, bpe_size = prepared.manifest["tokenizer"], tokenization.bpe_size(spec)
     if tokenizer is None:
-        if bpe_size := tokenization.bpe_size(spec):
+        if bpe_size:
             tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}", end_of_text)
         else:
             tokenizer = tokenization.load(spec, end_of_text)
-    if tokenizer.fingerprint != stored["fingerprint"]:
+    # What bpe:SIZE names is the file beside the shards, whatever the size.
+    if tokenizer.fingerprint != stored["fingerprint"] or bpe_size not in (0, tokenization.bpe_size(stored["spec"])):
         raise ValueError(
             f"{folder} was prepared with another tokenizer ({stored['spec']}) than the one given ({spec}); "
             f"set --config.tokenizer={stored['spec']} and data.end_of_text as then, or delete the folder if the "

@@ -344,8 +344,10 @@ def test_a_prepared_folder_needs_neither_its_text_nor_its_place(tmp_path, tokeni
 def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
     source, _ = write_corpus(tmp_path)
     made, _ = preparation.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
-    with pytest.raises(ValueError, match=r"prepared with another tokenizer \(bpe:300\) than the one given \(gpt2\)"):
-        preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
+    for other in ("gpt2", "bpe:400"):
+        fault = rf"prepared with another tokenizer \(bpe:300\) than the one given \({other}\)"
+        with pytest.raises(ValueError, match=fault):
+            preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", other))
 
 
 def test_a_key_names_the_token_that_ends_documents(tmp_path):
