@@ -125,7 +125,10 @@ def ensure_prepared(
             with locks.locked(own), display(f"uploading {name}") as show:
                 if not (root / name / manifests.MANIFEST).exists():
                     remote.publish(folder, root / name, show)
-    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer, config.data.end_of_text)
+    found = open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer, config.data.end_of_text)
+    if (theirs := found[0].manifest["name"]) != name:
+        raise ValueError(f"{root / name}: holds {theirs}, of another text, tokenizer or field; give it back its name")
+    return found
 
 
 def open_folder(
