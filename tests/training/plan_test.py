@@ -141,6 +141,15 @@ def test_weights_under_another_draw_of_their_code_are_refused(data: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_weights_of_another_derived_rank_are_not_called_damaged(data: Path, tmp_path: Path):
+    used = {f"embedding.{key}": value for key, value in (("arm", "factorized_live"), ("kind", "factorized"))}
+    used = OPTIONS | used | {"embedding.rank_rows": "used", "model.d_model": 64, "train.steps": 1}
+    finish(start(tmp_path / "source", data, used))
+    used |= {"checkpoint.init_from": tmp_path / "source", "embedding.pos_dim": 1}
+    assert "its embedding.pos_dim is 16, here 1; make both equal" in refused(tmp_path / "run", data, used)
+
+
+@pytest.mark.slow
 def test_weights_of_an_edited_config_are_refused(data: Path, trained: Path, tmp_path: Path):
     source = Path(shutil.copytree(trained, tmp_path / "source"))
     config = source / "config.json"
