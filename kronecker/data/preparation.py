@@ -113,7 +113,10 @@ def ensure_prepared(
             with locks.locked(own), display(f"uploading {name}") as show:
                 if not (root / name / manifests.MANIFEST).exists():
                     remote.publish(folder, root / name, show)
-    return open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer, config.data.end_of_text)
+    found = open_folder(root / name, config.tokenizer, None if bpe_size else tokenizer, config.data.end_of_text)
+    if (theirs := found[0].manifest["name"]) != name:
+        raise ValueError(f"{root / name}: holds {theirs}, of another text, tokenizer or field; give it back its name")
+    return found
 
 
 def open_folder(
@@ -133,13 +136,14 @@ def open_folder(
         prepared = dataclasses.replace(prepared, location=folder)
     else:
         prepared = manifests.open_prepared(folder)
-    stored = prepared.manifest["tokenizer"]
+    stored, bpe_size = prepared.manifest["tokenizer"], tokenization.bpe_size(spec)
     if tokenizer is None:
-        if bpe_size := tokenization.bpe_size(spec):
+        if bpe_size:
             tokenizer = _load_bpe(prepared.folder, f"bpe{bpe_size}", end_of_text)
         else:
             tokenizer = tokenization.load(spec, end_of_text)
-    if tokenizer.fingerprint != stored["fingerprint"]:
+    # What bpe:SIZE names is the file beside the shards, whatever the size.
+    if tokenizer.fingerprint != stored["fingerprint"] or bpe_size not in (0, tokenization.bpe_size(stored["spec"])):
         raise ValueError(
             f"{folder} was prepared with another tokenizer ({stored['spec']}) than the one given ({spec}); "
             f"set --config.tokenizer={stored['spec']} and data.end_of_text as then, or delete the folder if the "

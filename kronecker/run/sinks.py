@@ -95,8 +95,8 @@ class WeightsAndBiases:
     """A W&B run of the configured project, with every number of a line as KIND/NAME over the axis "step".
 
     The axis is a number like the others: W&B's own step only rises, so it would drop the lines that a resumed run
-    writes again.  The run's id is kept in its folder.  A moved folder goes on with it; a copy, and a run that starts
-    anew, draw another one, and log the lines so far.
+    writes again.  The run's id is kept in its folder.  A moved folder goes on with it; a copy, a run that starts
+    anew and one in another project draw another one, and log the lines so far.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class WeightsAndBiases:
 
         here = str(storage.absolute(workdir))
         known = rundir.read_json(workdir / WANDB, {"id": str, "folder": str}) if resume_step else None
+        if known and known.get("project", config.log.wandb) != config.log.wandb:
+            known = None
         before = known["folder"] if known else here
         original = storage.open_path(before, f"{workdir / WANDB}: folder") / WANDB
         if before != here and original.exists() and rundir.read_json(original).get("id") == known["id"]:
@@ -119,7 +121,7 @@ class WeightsAndBiases:
             )
         except wandb.errors.Error as error:
             raise ValueError(f"log.wandb={config.log.wandb}: {error}; or set log.wandb to empty") from error
-        rundir.write_json(workdir / WANDB, {"id": run_id, "folder": here})
+        rundir.write_json(workdir / WANDB, {"id": run_id, "folder": here, "project": config.log.wandb})
         self._run.define_metric("*", step_metric="step")
         for line in kept if known is None else ():
             self.write(line)

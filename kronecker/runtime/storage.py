@@ -14,6 +14,7 @@ import json
 import os
 import pathlib  # noqa: TID251  for folders that are always local
 import re
+import shutil  # noqa: TID251  of local folders
 import socket
 import stat
 import time
@@ -197,7 +198,13 @@ def move(path: Local, target: Local) -> None:
             path.unlink()
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(target)
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with renamed(target) as copy:  # to another disk
+            shutil.move(path, copy)
     for folder in (target.parent, path.parent):
         flush(folder)
 

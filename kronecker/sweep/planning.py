@@ -4,13 +4,15 @@
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import os
 import re
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import ml_collections
 from etils import epath
 
 from kronecker.run import finished_runs, rundir, sinks
-from kronecker.runtime import progress
+from kronecker.runtime import printing, progress
 from kronecker.schema import config_files, dotted, keys, resolution
 
 ARM, SEED = "embedding.arm", "seed"
@@ -64,7 +66,24 @@ def plan(config: str, out: Path, runs: Runs, train: Path) -> list[Planned]:
         command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
         lasts = resolved.checkpoint.grace_seconds, resolved.train.tokens
         planned.append(Planned(name, folder, command, *lasts, resolved))
+    _tell_renamed([run for run in planned if run.state == "new"], out, set(runs))
     return planned
+
+
+def _tell_renamed(new: Sequence[Planned], out: Path, names: Collection[str]) -> None:
+    """Prints which new runs are in `out` under a name that is none of the sweep's."""
+
+    @functools.cache  # few vocabularies, and perhaps many folders
+    def named(vocab: int) -> dict[str, str]:
+        return {rundir.config_sha256(resolution.with_vocabulary(run.resolved, vocab)): run.name for run in new}
+
+    for folder in sorted(out.iterdir()) if new and out.is_dir() else ():
+        with contextlib.suppress(OSError, ValueError):  # what is damaged, or no run, is not the sweep's
+            saved = folder.name not in names and rundir.read_config(epath.Path(folder / rundir.CONFIG))
+            if saved and (name := named(saved.model.vocab_size).get(rundir.config_sha256(saved))):
+                printing.say(
+                    f"{folder} is the run {name}, before other keys varied; give it that name to keep its work"
+                )
 
 
 def expand(config: str, seeds: int | None, overrides: Mapping[str, Any]) -> Runs:

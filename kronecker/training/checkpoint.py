@@ -33,6 +33,7 @@ _SMALL = "metadata", "_METADATA", "manifest.ocdbt"  # files of orbax, which read
 _OF_WEIGHTS = ("tokenizer", "model shape", "byte table")  # the part of an identity that weights depend on
 # The part of a config: with another norm or scale, a projection induces another table; checksums are of one type.
 _OF_CONFIG = ("embedding.norm", "embedding.rank", "embedding.scale", "model.param_dtype")
+_OF_RANK = ("embedding.pos_dim", "embedding.truncation", "embedding.byte_source")  # decide a rank that is derived late
 
 Read = TypeVar("Read")
 
@@ -161,7 +162,7 @@ def find_weights(
 ) -> Weights:
     """Returns the last checkpoint in another run's `workdir`; the other arguments are those of this run.
 
-    Raises ValueError if there is none, or it is damaged, or _OF_WEIGHTS or _OF_CONFIG differ.
+    Raises ValueError if there is none, or it is damaged, or what weights depend on differs.
     """
     named = f"checkpoint.init_from={workdir}"
     if not rundir.has_checkpoint(workdir):
@@ -178,15 +179,20 @@ def find_weights(
     if not their_config or rundir.config_sha256(their_config) != saved.get("config"):
         raise ValueError(f"{named}: its {rundir.CONFIG} is not that of its checkpoints; restore the file from a copy")
     theirs, ours = dotted.flat(their_config), dotted.flat(config)
-    for key in _OF_CONFIG:
+    of_rank = _OF_RANK if config.embedding.rank_rows == "used" else ()
+    for key in (*_OF_CONFIG, *of_rank):
         if theirs[key] != ours[key]:
             raise ValueError(f"{named}: its {key} is {theirs[key]}, here {ours[key]}; make both equal")
+    if (draw := build.draw(their_config)) != (own := build.draw(config)):
+        raise ValueError(
+            f"{named}: its code is draw {draw}, here {own}, that of the seed with embedding.redraw; make both equal"
+        )
     return found
 
 
 def _last_step(workdir: epath.Path, step: int | None = None) -> int:
     """Returns `step`, or the last one of the run; raises ValueError if it is not saved."""
-    saved, result = rundir.saved_steps(workdir), rundir.read_json(workdir / rundir.RESULT)
+    saved, result = rundir.saved_steps(workdir), rundir.read_json(workdir / rundir.RESULT, {"step": int})
     if step is None and (saved or result):
         step = result["step"] if result else saved[0]
     if step is None or step not in saved:

@@ -93,7 +93,8 @@ def _result(workdir: epath.Path, config: ml_collections.ConfigDict) -> dict[str,
     """Returns the result of a finished run, in all processes or in none; raises ValueError for another run's folder."""
     finished = distributed.told_by_all((workdir / rundir.RESULT).exists())[0]
     rundir.check_same_run(workdir, config)
-    return rundir.read_json(workdir / rundir.RESULT) if finished else None
+    needed = finished_runs.NEEDED[rundir.RESULT] | {"validation_loss": float}
+    return finished_runs.read_json(workdir, rundir.RESULT, needed) if finished else None
 
 
 @contextlib.contextmanager

@@ -341,11 +341,25 @@ def test_a_prepared_folder_needs_neither_its_text_nor_its_place(tmp_path, tokeni
     assert not (tmp_path / "new").exists()
 
 
+def test_a_dataset_under_the_name_of_another_is_refused(tmp_path):
+    source, _ = write_corpus(tmp_path)
+    made, other = (
+        preparation.ensure_prepared(configured(tmp_path, source, "bpe:300", validation_fraction=share))[0].folder
+        for share in (0.1, 0.2)
+    )
+    shutil.rmtree(other)
+    shutil.copytree(made, other)
+    with pytest.raises(ValueError, match=f"{other.name}: holds {made.name}, of another text, tokenizer or field"):
+        preparation.ensure_prepared(configured(tmp_path, source, "bpe:300", validation_fraction=0.2))
+
+
 def test_a_prepared_folder_under_another_tokenizer_is_refused(tmp_path):
     source, _ = write_corpus(tmp_path)
     made, _ = preparation.ensure_prepared(configured(tmp_path / "data", source, "bpe:300"))
-    with pytest.raises(ValueError, match=r"prepared with another tokenizer \(bpe:300\) than the one given \(gpt2\)"):
-        preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", "gpt2"))
+    for other in ("gpt2", "bpe:400"):
+        fault = rf"prepared with another tokenizer \(bpe:300\) than the one given \({other}\)"
+        with pytest.raises(ValueError, match=fault):
+            preparation.ensure_prepared(configured(tmp_path, f"prepared:{made.folder}", other))
 
 
 def test_a_key_names_the_token_that_ends_documents(tmp_path):

@@ -196,6 +196,18 @@ def test_any_line_that_is_missing_repeated_or_out_of_order_is_told(run: Path):
         finished_runs.read(epath.Path(run))
 
 
+@pytest.mark.parametrize("kept", ["", "train", "validation"])
+def test_a_run_of_an_earlier_version_that_lost_its_metrics_is_named(run: Path, kept: str):
+    result, lines = json.loads((run / "result.json").read_text()), read_lines(run)
+    (run / "result.json").write_text(json.dumps({key: result[key] for key in result if key != "metrics_gaps"}))
+    finished_runs.read(epath.Path(run))
+    write_lines(run, [line for line in lines if line["kind"] == kept])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"metrics.jsonl: lacks all lines of a kind; restore it"):
+            finished_runs.read(epath.Path(run))
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+
+
 def test_lines_lost_in_training_are_in_the_result_and_told_again(run: Path, capsys: pytest.CaptureFixture[str]):
     lines = read_lines(run)
     write_lines(run, lines[:5] + lines[9:])

@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stands in for wandb; returns the ids of the runs that it starts."""
-    ids: list[str] = []
-    nothing = types.SimpleNamespace(define_metric=lambda *_, **__: None, log=lambda _: None)
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stands in for wandb; returns the ids of the runs that it starts, each before what is logged there."""
+    ids: list[Any] = []
+    nothing = types.SimpleNamespace(define_metric=lambda *_, **__: None, log=lambda line: ids.append(line))
 
     def init(**given: Any) -> Any:
         ids.append(given["id"])
@@ -30,17 +30,29 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, *kept: dict[str, Any]) -> None:
     config = config_files.load(str(ROOT / "configs" / "demo.py"))
     config.log.wandb = "project"
-    sinks.WeightsAndBiases(epath.Path(folder), config, 5, [])
+    sinks.WeightsAndBiases(epath.Path(folder), config, 5, kept)
 
 
 def test_a_folder_that_was_moved_goes_on_with_its_run(tmp_path: Path, started: list[str]):
     (tmp_path / "wandb.json").write_text(json.dumps({"id": "abc", "folder": str(tmp_path / "before")}))
     resume(tmp_path)
     assert started == ["abc"]
-    assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": "abc", "folder": str(tmp_path)}
+    assert json.loads((tmp_path / "wandb.json").read_text()) == {
+        "id": "abc",
+        "folder": str(tmp_path),
+        "project": "project",
+    }
+
+
+def test_a_run_in_another_project_has_its_own_id_and_every_line_so_far(tmp_path: Path, started: list[str]):
+    kept = {"id": "abc", "folder": str(tmp_path), "project": "before"}
+    (tmp_path / "wandb.json").write_text(json.dumps(kept))
+    resume(tmp_path, {"kind": "validation", "step": 4, "loss": 2.0})
+    assert started[0] != "abc"
+    assert started[1:] == [{"validation/loss": 2.0, "step": 4}]
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket/run", "https://host/run", "gs://"])

@@ -337,6 +337,25 @@ def test_a_sweep_of_real_runs_ends_in_a_table_and_a_page(tmp_path: Path, monkeyp
     assert len(list((out / "report").glob("*.csv"))) == 8
 
 
+def test_a_run_that_a_sweep_names_otherwise_now_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    out, body = (
+        tmp_path / "out",
+        "def sweep():\n for lr in (0.002, 0.004):\n  yield {**ARM, 'train.lr': lr, 'seed': 0}\n",
+    )
+    config = write_config(tmp_path, f"from configs import arms\nARM = arms.ARMS['kronecker']\n{body}")
+    keys = {"train.steps": LINES * STEPS_A_LINE}
+    write_run(out / "kronecker-seed0", "kronecker", 0, 3.2, {"train.lr": 0.004})
+    (out / "damaged").mkdir()
+    (out / "damaged" / "config.json").write_text("{")
+    for told in (1, 0):
+        planning.plan(config, out, None, keys, TRAIN)
+        line = f"{out}/kronecker-seed0 is the run kronecker-lr0.004-seed0, before other keys varied; give it that name"
+        assert capfd.readouterr().err.count(line) == told
+        if told:
+            (out / "kronecker-seed0").rename(out / "kronecker-lr0.004-seed0")
+    assert [run.state for run in planning.plan(config, out, None, keys, TRAIN)] == ["new", "finished"]
+
+
 def test_a_run_of_another_config_that_came_after_the_plan_is_not_the_sweeps_own(tmp_path: Path):
     mine, out = tmp_path / "mine.py", tmp_path / "out"
     mine.write_text(

@@ -272,6 +272,16 @@ def test_a_checkpoint_without_checksums_is_accepted_with_a_note(copy: epath.Path
     assert capfd.readouterr().err == note
 
 
+def test_a_damaged_checkpoint_on_another_disk_is_passed_over(copy: epath.Path, small_disk: Path):
+    there = Path(shutil.move(copy / "checkpoints", small_disk / "checkpoints"))
+    Path(copy / "checkpoints").symlink_to(there)
+    rot(copy, 3, "params/embed")
+    assert checkpoint.resume(copy, noise(0), IDENTITY)[0] == 2
+    assert sorted(file.name for file in there.iterdir()) == ["1", "2"]
+    assert [file.name for file in (copy / "damaged-checkpoints").iterdir()] == ["3"]
+    assert (copy / "damaged-checkpoints" / "3" / "state" / "manifest.ocdbt").exists()
+
+
 def test_without_an_intact_checkpoint_nothing_is_touched(copy: epath.Path):
     for step in (1, 2, 3):
         (copy / "checkpoints" / str(step) / "state" / "manifest.ocdbt").unlink()

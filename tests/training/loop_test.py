@@ -103,6 +103,24 @@ def test_a_finished_run_is_not_touched_again(finished: Path, data: Path):
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({}, "result.json: lacks 'train_loss'"),
+        ({"validation_loss": None}, "'validation_loss' is None, not a number"),
+        ({"step": "16"}, "'step' is '16', not a whole number"),
+    ],
+)
+def test_a_result_that_is_none_is_named_and_not_printed(
+    changed: dict, fault: str, finished: Path, data: Path, tmp_path: Path
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    result = json.loads((workdir / "result.json").read_text())
+    (workdir / "result.json").write_text(json.dumps(changed and result | changed))
+    refused(train(workdir, data), fault)
+
+
 def evaluate(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
     return commands.run("eval.py", f"--workdir={workdir}", *flags)
 
@@ -269,6 +287,7 @@ def test_a_run_with_a_damaged_config_or_environment_is_not_evaluated_and_the_fil
         "env.json: lacks 'data'": ("env.json", "{}"),
         "env.json: 'data' is 3, not text": ("env.json", json.dumps(env | {"data": 3})),
         "env.json: not JSON (": ("env.json", ""),
+        "result.json: lacks 'step'": ("result.json", "{}"),
     }
     copies = copies_of(finished, tmp_path, list(damages))
     for name, (file, content) in damages.items():

@@ -124,6 +124,32 @@ def test_weights_that_do_not_fit_are_refused(options: dict, message: str, data: 
 
 
 @pytest.mark.slow
+def test_weights_under_another_draw_of_their_code_are_refused(data: Path, tmp_path: Path):
+    drawn = {
+        "embedding.arm": "random_code",
+        "embedding.kind": "random_code",
+        "embedding.redraw": True,
+        "train.steps": 1,
+    }
+    drawn = OPTIONS | drawn | {"seed": 3}
+    finish(start(tmp_path / "source", data, drawn))
+    drawn |= {"checkpoint.init_from": tmp_path / "source"}
+    for other in ({"seed": 4}, {"embedding.redraw": False}):
+        line = refused(tmp_path / "run", data, drawn | other)
+        assert f"its code is draw 3, here {other.get('seed', 0)}, that of the seed with embedding.redraw" in line
+    finish(start(tmp_path / "run", data, drawn | {"train.lr": 1e-3}))
+
+
+@pytest.mark.slow
+def test_weights_of_another_derived_rank_are_not_called_damaged(data: Path, tmp_path: Path):
+    used = {f"embedding.{key}": value for key, value in (("arm", "factorized_live"), ("kind", "factorized"))}
+    used = OPTIONS | used | {"embedding.rank_rows": "used", "model.d_model": 64, "train.steps": 1}
+    finish(start(tmp_path / "source", data, used))
+    used |= {"checkpoint.init_from": tmp_path / "source", "embedding.pos_dim": 1}
+    assert "its embedding.pos_dim is 16, here 1; make both equal" in refused(tmp_path / "run", data, used)
+
+
+@pytest.mark.slow
 def test_weights_of_an_edited_config_are_refused(data: Path, trained: Path, tmp_path: Path):
     source = Path(shutil.copytree(trained, tmp_path / "source"))
     config = source / "config.json"
