@@ -92,6 +92,7 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
     one_file = len(source.units) == 1 and file.is_file()
     with file.open("rb") if one_file else io.BytesIO() as content:
         file_sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sources.check_unchanged(source, config)
     largest_first = sorted(parts.items(), key=lambda item: -item[1].bytes)
     return {
         "name": file.name if one_file else source.name,
