@@ -13,7 +13,6 @@ import ml_collections
 
 from kronecker.data import compressed, file_search, hub, readers
 from kronecker.runtime import storage
-from kronecker.schema import choices
 
 FINEWEB_EDU = "HuggingFaceFW/fineweb-edu"
 FINEWEB_SUBSETS = {"": "data"} | {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
@@ -91,7 +90,7 @@ def with_parts(data: ml_collections.ConfigDict, part_field: str) -> Iterator[tup
     Raises ValueError if a field is named and the source has none.
     """
     kind = data.source.partition(":")[0]
-    if kind in choices.WITHOUT_FIELDS and (part_field or data.split_field):
+    if kind in ("stdlib", "text") and (part_field or data.split_field):
         raise ValueError(f"data.source={kind} has no fields; leave --part_field and --split_field out, or use jsonl")
     documents = (document for unit in open_source(data).units for document in unit.read(0))
     if not part_field:

@@ -13,7 +13,6 @@ EXPORT_DTYPES = (*DTYPES, "float16")  # of the weights that scripts/export_hf.py
 OPTIMIZERS = {
     "adamw": ("optax:scale_by_adam", ("beta1", "beta2", "eps")),
 }
-WITHOUT_FIELDS = ("stdlib", "text")  # kinds of data.source
 MESH_AXES = ("data", "fsdp", "tensor")
 # Kind of checkpoint.init_from=KIND:FOLDER -> what finds weights there for (folder, config, tokenizer, dataset, bag).
 INIT_FROM = {"hf": "kronecker.interop.starting:find"}

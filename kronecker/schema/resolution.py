@@ -134,7 +134,7 @@ def _pair_faults(c: ml_collections.ConfigDict) -> Iterator[str]:
         words = f"SIZE from {arms.CHAR_DIM + 1} to {MOST_OF_BPE:,}, e.g. bpe:8192"
         yield f"tokenizer is {c.tokenizer!r:.80}; write bpe:SIZE with {words}"
     kind = c.data.source.partition(":")[0]
-    if c.data.split_field and kind in choices.WITHOUT_FIELDS:
+    if c.data.split_field and kind in ("stdlib", "text"):
         yield f"data.split_field is {c.data.split_field!r}, but data.source={kind} has no fields; leave it empty"
     if m.padded_vocab:
         yield f"model.padded_vocab is {m.padded_vocab}; it is derived: leave it at 0 and set model.vocab_multiple"
