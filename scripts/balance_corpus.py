@@ -59,7 +59,8 @@ def main() -> None:
         raise ValueError(f"--out={_OUT.value}: the file's name must end with .jsonl.xz")
     config = config_files.load(str(ROOT / "configs" / "base.py")).data
     config.source, out = _SOURCE.value, Path(_OUT.value)
-    sources.check_apart(sources.open_source(config), out)
+    source = sources.open_source(config)
+    sources.check_apart(source, out)
     seen: set[bytes] = set()
     entries: dict[str, dict[str, list[Entry]]] = {split: collections.defaultdict(list) for split in manifests.SPLITS}
     for number, (document, part) in enumerate(sources.with_parts(config, _PART.value)):
@@ -84,6 +85,7 @@ def main() -> None:
     )
     with storage.renamed(out) as file, lzma.open(file, "wt", encoding="utf-8") as opened:
         opened.writelines(lines)
+        sources.check_unchanged(source, config)
     for split, parts in taken.items():
         total = sum(map(size, parts.values()))
         print(f"{split}: {sum(map(len, parts.values())):,} documents, {total:,} bytes")

@@ -50,8 +50,14 @@ def main() -> None:
     records = _records(file)
     counted = count(config, _PART.value)
     old = next((record for record in records if record["name"] == counted["name"]), {"results": [], "prepared": []})
+    for name, part in old.get("parts", {}).items():
+        if name not in counted["parts"] and any(map(part.get, WORDS)):
+            raise ValueError(
+                f"--out={file}: words of the part {name!r} would be lost, which is not in the text; check "
+                "--part_field, or delete it in the file"
+            )
     for name, part in counted["parts"].items():
-        part |= {key: old.get("parts", {}).get(name, WORDS)[key] for key in WORDS}
+        part |= WORDS | {key: words for key, words in old.get("parts", {}).get(name, {}).items() if key in WORDS}
     records = [record for record in records if record["name"] != counted["name"]]
     records.append(old | counted)
     text = json.dumps(sorted(records, key=lambda one: one["name"]), indent=1, ensure_ascii=False) + "\n"
@@ -67,9 +73,18 @@ def _records(file: Path) -> list[dict[str, Any]]:
         records = storage.parsed_json(content)
     except ValueError as error:
         raise ValueError(f"--out={file}: not JSON ({error}); restore it, or give another file") from None
-    if not isinstance(records, list) or not all(isinstance(one, dict) and "name" in one for one in records):
-        raise ValueError(f"--out={file}: not a list of corpora, each with a name; restore it, or give another file")
+    if not isinstance(records, list) or not all(map(_is_record, records)):
+        raise ValueError(
+            f"--out={file}: not a list of corpora, each with a name and parts; restore it, or give another file"
+        )
     return records
+
+
+def _is_record(one: Any) -> bool:
+    if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+        return False
+    parts = one.get("parts", {})
+    return isinstance(parts, dict) and all(isinstance(part, dict) for part in parts.values())
 
 
 def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
@@ -92,6 +107,7 @@ def count(config: ml_collections.ConfigDict, part_field: str) -> dict[str, Any]:
     one_file = len(source.units) == 1 and file.is_file()
     with file.open("rb") if one_file else io.BytesIO() as content:
         file_sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sources.check_unchanged(source, config)
     largest_first = sorted(parts.items(), key=lambda item: -item[1].bytes)
     return {
         "name": file.name if one_file else source.name,

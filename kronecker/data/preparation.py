@@ -202,12 +202,7 @@ def _finish(job: shards.Job, count: int) -> None:
 
 
 def _check_unchanged(source: sources.Source, data: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
-    """Raises ValueError if the text is no longer the one that gave the folder its name; for callers about to write."""
-    if sources.open_source(data).identity != source.identity:
-        raise ValueError(
-            f"data.source={data.source} changed while it was read; run the same command again, and delete {folder}, "
-            "the unfinished dataset of the text before"
-        )
+    sources.check_unchanged(source, data, f", and delete {folder}, the unfinished dataset of the text before")
 
 
 def batches(units: Sequence[sources.Unit], start: tuple[int, int], stop: int) -> Iterator[_Batch]:

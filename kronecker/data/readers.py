@@ -22,8 +22,8 @@ from array_record.python import array_record_module
 from kronecker.data import compressed, manifests
 
 TEXT_BYTES = 1 << 20  # a longer .txt file is cut after a line end into documents of about this size
-PARQUET_ROWS = 128  # at a time; fewer if they are long
-PARQUET_BYTES = 1 << 26
+PARQUET_ROWS = 128  # at a time; fewer if they may be long
+PARQUET_BYTES = 1 << 27
 PARQUET_EXTRA = 1 << 20  # bytes, more than parquet adds to a cell
 FIELDS_SHOWN = 20
 MANY_LINES = 256
@@ -131,8 +131,10 @@ def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Doc
                 length = _stored_bytes(group, fields.text) // max(group.num_rows, 1)
             if length > fields.most_bytes + PARQUET_EXTRA:  # so that of one row at least is
                 raise _too_large(fields, f"{path}: rows {seen + 1} to {end}")
-            at_once = max(1, min(PARQUET_ROWS, PARQUET_BYTES // max(length, 1)))
-            batches = file.iter_batches(at_once, row_groups=[number], columns=columns)
+            # A text that many rows share may be stored once, but each row read has all of it.
+            longest = max(min(group.total_byte_size, fields.most_bytes), 1)
+            at_once = max(1, min(PARQUET_ROWS, PARQUET_BYTES // longest))
+            batches = file.iter_batches(at_once, row_groups=[number], columns=columns, use_threads=False)
             while True:
                 rows_read = f"rows {seen + 1} to {min(seen + at_once, end)}"
                 with _named(f"{path}: {rows_read}, field {' or '.join(map(repr, columns))}: damaged"):
@@ -141,11 +143,12 @@ def read_parquet(path: pathlib.Path, fields: Fields, start: int) -> Iterator[Doc
                         break
                     # As bytes, so that text that is not UTF-8 is found row by row.
                     values = [batch.column(name).cast(pa.large_binary()) for name in columns]
-                lengths = pc.fill_null(pc.binary_length(values[0]), 0).to_pylist()
-                for size, *record in zip(lengths, *values, strict=True):
+                if values[0].nbytes > fields.most_bytes:  # before Python has a copy
+                    for row, size in enumerate(pc.binary_length(values[0]).to_pylist(), seen + 1):
+                        if size and size > fields.most_bytes:
+                            raise _too_large(fields, f"{path}: row {row}")
+                for record in zip(*values, strict=True):
                     seen += 1
-                    if size > fields.most_bytes:  # before Python has a copy
-                        raise _too_large(fields, f"{path}: row {seen}")
                     if seen > start:
                         found = {name: value.as_py() for name, value in zip(columns, record, strict=True)}
                         yield document(found, fields, f"{path}: row {seen}", seen / rows)

@@ -69,6 +69,12 @@ def check_apart(source: Source, out: os.PathLike[str]) -> None:
         raise ValueError(f"--out={out}: is a file of the text, which would be lost; give another name")
 
 
+def check_unchanged(source: Source, data: ml_collections.ConfigDict, more: str = "") -> None:
+    """Raises ValueError if the text is no longer the one that was opened; for callers about to write what they read."""
+    if open_source(data).identity != source.identity:
+        raise ValueError(f"data.source={data.source} changed while it was read; run the same command again{more}")
+
+
 def _fields(data: ml_collections.ConfigDict) -> readers.Fields:
     return readers.Fields(data.text_field, data.split_field, data.document_bytes)
 
@@ -79,7 +85,13 @@ def held_out(text: bytes, fraction: float) -> bool:
 
 
 def with_parts(data: ml_collections.ConfigDict, part_field: str) -> Iterator[tuple[readers.Document, str]]:
-    """Yields each document that `data` names with its part, the value of another field; without a field, "all"."""
+    """Yields each document that `data` names with its part, the value of another field; without a field, "all".
+
+    Raises ValueError if a field is named and the source has none.
+    """
+    kind = data.source.partition(":")[0]
+    if kind in ("stdlib", "text") and (part_field or data.split_field):
+        raise ValueError(f"data.source={kind} has no fields; leave --part_field and --split_field out, or use jsonl")
     documents = (document for unit in open_source(data).units for document in unit.read(0))
     if not part_field:
         yield from ((document, "all") for document in documents)

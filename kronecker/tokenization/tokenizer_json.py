@@ -42,6 +42,7 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     added = library.get_added_tokens_decoder()
     splitting = list(_parts([_state(library.normalizer), _state(library.pre_tokenizer)]))
     byte_level = any(part["type"] == "ByteLevel" for part in splitting)
+    normalized_to_letters = any(part["type"] == "ByteLevel" for part in _parts(_state(library.normalizer)))
     has_bytes = byte_level or bool(definition["model"].get("byte_fallback"))
     if fault := next(_faults(library, splitting, pieces, has_bytes), None):
         raise ValueError(f"tokenizer {spec}: {fault}")
@@ -65,6 +66,8 @@ def from_file(spec: str, path: str) -> base.Tokenizer:
     def other_forms(text: str) -> Iterable[str]:
         written = library.normalizer.normalize_str(text) if library.normalizer else text
         if byte_level:
+            if normalized_to_letters:
+                written = (_bytes_of_letters(written) or b"").decode()
             return (written, " " + written) if prefixed else (written,)
         return base.with_spaces(written)
 

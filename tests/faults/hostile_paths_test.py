@@ -171,6 +171,10 @@ def bombs(folder: Path) -> dict[str, Path]:
     file = folder / "row.parquet"
     pq.write_table(pa.table({"text": ["a" * (MEGABYTES << 18)]}), file, compression="zstd")
     found[f"parquet:{file}"] = file
+    file = folder / "rows.parquet"
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 150, pa.int32()), pa.array(["a" * (8 << 20)]))
+    pq.write_table(pa.table({"text": same}), file, compression="zstd", store_schema=False)
+    found[f"parquet:{file}"] = file
     file = folder / "line.txt"
     with file.open("wb") as sparse:
         sparse.truncate(MEGABYTES << 20)  # one line of so many NUL bytes, which take no room on the disk

@@ -103,3 +103,32 @@ def test_the_corpus_itself_is_not_replaced_by_its_part(corpus: Path, tmp_path: P
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "is a file of the text" in done.stderr
     assert packed.read_bytes() == before
+
+
+CHANGED = """
+import runpy, sys
+from kronecker.data import sources
+with_parts = sources.with_parts
+
+def changing(data, field):
+    yield from with_parts(data, field)
+    with open(data.source.removeprefix("jsonl:"), "a") as file:
+        file.write('\\n{"text": "more", "source": "a"}')
+
+sources.with_parts = changing
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", ["balance_corpus", "describe_corpus"])
+def test_a_corpus_that_changes_while_it_is_read_is_refused(script: str, corpus: Path, tmp_path: Path):
+    copy, out = tmp_path / "all.jsonl", tmp_path / "out.jsonl.xz"
+    copy.write_bytes(corpus.read_bytes())
+    path = str(ROOT / "scripts" / f"{script}.py")
+    code = CHANGED.replace("sys.argv[0]", repr(path))
+    flags = [f"--source=jsonl:{copy}", "--part_field=source", f"--out={out}"]
+    flags += ["--most=0.3", "--validation_fraction=0.2"] * (script == "balance_corpus")
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"data.source=jsonl:{copy} changed while it was read; run the same command again" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["all.jsonl"]

@@ -36,8 +36,35 @@ def test_counts_bytes_by_part_and_split_and_keeps_what_is_written_by_hand(tmp_pa
     subprocess.run(command, check=True)
     assert json.loads(out.read_text()) == [record]
 
-    for other in ("[", "{}", "[1]", '[{"names": 3}]'):
+    without = [option for option in options if not option.startswith("--part")]
+    for fewer in (without, [*options, "--part_field=split"]):
+        done = subprocess.run([*command[:2], *fewer], capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "words of the part 'digits' would be lost, which is not in the text; check --part_field" in done.stderr
+        assert json.loads(out.read_text()) == [record]
+    del record["parts"]["letters"]["licence"]
+    out.write_text(json.dumps([record]))
+    subprocess.run(command, check=True)
+    assert json.loads(out.read_text())[0]["parts"]["letters"]["licence"] == ""
+
+    faults = ("[", "{}", "[1]", '[{"names": 3}]', '[{"name": 3}]', '[{"name": "a", "parts": [3]}]')
+    for other in (*faults, '[{"name": "a", "parts": {"b": 3}}]'):
         out.write_text(other)
         done = subprocess.run(command, capture_output=True, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert out.read_text() == other
+
+
+def test_a_text_without_fields_has_no_parts(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("Text.")
+    for flag in ("--part_field=source", "--split_field=split"):
+        command = [
+            ROOT / "scripts" / "describe_corpus.py",
+            f"--source=text:{tmp_path}",
+            flag,
+            f"--out={tmp_path / 'o'}",
+        ]
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "data.source=text has no fields; leave --part_field and --split_field out" in done.stderr
+        assert not (tmp_path / "o").exists()

@@ -91,6 +91,13 @@ def test_a_dropout_of_zero_and_a_split_that_keeps_all_of_a_text_are_accepted(tmp
     kept(spec, "a quick  \n\tbrown fox: 10,200 q!")
 
 
+def test_a_normaliser_may_compose_characters_and_then_write_bytes_as_letters(tmp_path: Path):
+    stages = [library.normalizers.NFC(), library.normalizers.ByteLevel()]
+    path = byte_level_json(tmp_path, normalizer=library.normalizers.Sequence(stages))
+    spec = edited(path, pre_tokenizer=None)
+    assert b"".join(kept(spec, "ab e\u0301 \U0001f600")[0]) == "ab é 😀".encode()
+
+
 def test_a_byte_level_file_may_prepend_a_space_to_a_text_and_nowhere_else(tmp_path: Path):
     path = byte_level_json(tmp_path)
     spec = edited(path, pre_tokenizer={"add_prefix_space": True})
