@@ -60,9 +60,7 @@ def faults_named(path: str, otherwise: Callable[[], str] = str) -> Iterator[None
     """
     try:
         yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also SystemExit and GeneratorExit
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f"{frame.filename}:{frame.lineno}" for frame in frames if _is_beside(path, frame.filename)]
         where, text = own[-1] if own else otherwise(), " ".join(str(error).split())

@@ -171,7 +171,6 @@ MISTAKES = {  # the body of sweep(seeds), in line 6 of its file -> what is told 
     "raise ValueError('no seeds')": "mine.py:6: no seeds",
     "raise OSError(2, 'No such file', 'lr.csv')": "mine.py:6: FileNotFoundError: [Errno 2] No such file: 'lr.csv'",
     "sys.exit(1)": "mine.py:6: SystemExit: 1",
-    "raise GeneratorExit": "mine.py:6: GeneratorExit",
     "yield from sweep(seeds)": "mine.py:6: RecursionError",
     "import nowhere": "mine.py:6: ModuleNotFoundError: No module named 'nowhere'",
     "raise MemoryError": "mine.py:6: MemoryError",
@@ -348,12 +347,12 @@ def test_a_run_that_a_sweep_names_otherwise_now_is_told(tmp_path: Path, capfd: p
     (out / "damaged").mkdir()
     (out / "damaged" / "config.json").write_text("{")
     for told in (1, 0):
-        planning.plan(config, out, None, keys, TRAIN)
+        planning.plan(config, out, planning.expand(config, None, keys), TRAIN)
         line = f"{out}/kronecker-seed0 is the run kronecker-lr0.004-seed0, before other keys varied; give it that name"
         assert capfd.readouterr().err.count(line) == told
         if told:
             (out / "kronecker-seed0").rename(out / "kronecker-lr0.004-seed0")
-    assert [run.state for run in planning.plan(config, out, None, keys, TRAIN)] == ["new", "finished"]
+    assert [run.state for run in planning.plan(config, out, planning.expand(config, None, keys), TRAIN)] == ["new", "finished"]
 
 
 def test_a_run_of_another_config_that_came_after_the_plan_is_not_the_sweeps_own(tmp_path: Path):
