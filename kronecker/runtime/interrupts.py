@@ -34,11 +34,12 @@ def raise_exception() -> None:
         signal.signal(signal.SIGINT, _raise)
 
 
-def outlive_output() -> None:
+def outlive_output(terminals_only: bool = False) -> None:
     """Lets output be lost that cannot be written: `tee` gets the same Ctrl-C, and SIGHUP says that a terminal ends."""
     for stream in (sys.__stdout__, sys.__stderr__):
         for name in ("write", "flush"):
-            if not hasattr(found := getattr(stream, name), "__wrapped__"):  # a second signal may come
+            found = getattr(stream, name)
+            if not hasattr(found, "__wrapped__") and (stream.isatty() or not terminals_only):  # else done before
                 setattr(stream, name, lossy(stream.fileno())(found))
 
 
