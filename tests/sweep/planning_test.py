@@ -352,7 +352,8 @@ def test_a_run_that_a_sweep_names_otherwise_now_is_told(tmp_path: Path, capfd: p
         assert capfd.readouterr().err.count(line) == told
         if told:
             (out / "kronecker-seed0").rename(out / "kronecker-lr0.004-seed0")
-    assert [run.state for run in planning.plan(config, out, planning.expand(config, None, keys), TRAIN)] == ["new", "finished"]
+    planned = planning.plan(config, out, planning.expand(config, None, keys), TRAIN)
+    assert [run.state for run in planned] == ["new", "finished"]
 
 
 def test_a_run_of_another_config_that_came_after_the_plan_is_not_the_sweeps_own(tmp_path: Path):
