@@ -12,7 +12,7 @@ import re
 import shlex
 import statistics
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +66,23 @@ def plan(config: str, out: Path, runs: Runs, train: Path) -> list[Planned]:
         command = (sys.executable, os.path.relpath(train), f"--config={config}", *flags, f"--workdir={folder}")
         lasts = resolved.checkpoint.grace_seconds, resolved.train.tokens
         planned.append(Planned(name, folder, command, *lasts, resolved))
-    _tell_renamed([run for run in planned if run.state == "new"], out, set(runs))
+    _tell_renamed(planned, out)
     return planned
 
 
-def _tell_renamed(new: Sequence[Planned], out: Path, names: Collection[str]) -> None:
+def _tell_renamed(planned: Sequence[Planned], out: Path) -> None:
     """Prints which new runs are in `out` under a name that is none of the sweep's."""
+    names = {run.name for run in planned}
 
     @functools.cache  # few vocabularies, and perhaps many folders
-    def named(vocab: int) -> dict[str, str]:
-        return {rundir.config_sha256(resolution.with_vocabulary(run.resolved, vocab)): run.name for run in new}
+    def new(vocab: int) -> dict[str, str]:
+        configs = ((run.name, resolution.with_vocabulary(run.resolved, vocab)) for run in planned if run.state == "new")
+        return {rundir.config_sha256(config): name for name, config in configs}
 
-    for folder in sorted(out.iterdir()) if new and out.is_dir() else ():
+    for folder in sorted(out.iterdir()) if out.is_dir() else ():
         with contextlib.suppress(OSError, ValueError):  # what is damaged, or no run, is not the sweep's
             saved = folder.name not in names and rundir.read_config(epath.Path(folder / rundir.CONFIG))
-            if saved and (name := named(saved.model.vocab_size).get(rundir.config_sha256(saved))):
+            if saved and (name := new(saved.model.vocab_size).get(rundir.config_sha256(saved))):
                 printing.say(
                     f"{folder} is the run {name}, before other keys varied; give it that name to keep its work"
                 )
