@@ -7,6 +7,7 @@ smaller effects than separate means of losses do.
 
 import collections
 import dataclasses
+import functools
 import math
 import shlex
 import statistics
@@ -95,8 +96,9 @@ class Comparison:
     def arms(self) -> tuple[Arm, ...]:
         return (self.baseline, *self.others)
 
-    @property
+    @functools.cached_property
     def by_key(self) -> dict[RunKey, finished_runs.Run]:
+        """Every run, those of the baseline first."""
         return {(arm.name, run.seed): run for arm in self.arms for run in arm.runs}
 
     @property
