@@ -17,7 +17,7 @@ class Forwarding:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        interrupts.outlive_output(terminals_only=True)  # one may end before the signal that says so is heard
+        interrupts.outlive_output(terminals_only=True)
         self._before = {number: signal.signal(number, self._hear) for number in preemption.heard()}
         return self
 

@@ -35,11 +35,15 @@ def raise_exception() -> None:
 
 
 def outlive_output(terminals_only: bool = False) -> None:
-    """Lets output be lost that cannot be written: `tee` gets the same Ctrl-C, and SIGHUP says that a terminal ends."""
+    """Lets output be lost that cannot be written: `tee` gets the same Ctrl-C, and SIGHUP says that a terminal ends.
+
+    A write to a terminal may fail before its SIGHUP is heard, so what saves on SIGHUP calls this for terminals first.
+    """
     for stream in (sys.__stdout__, sys.__stderr__):
         for name in ("write", "flush"):
             found = getattr(stream, name)
-            if not hasattr(found, "__wrapped__") and (stream.isatty() or not terminals_only):  # else done before
+            is_lossy = hasattr(found, "__wrapped__")  # by an earlier call
+            if not is_lossy and (stream.isatty() or not terminals_only):
                 setattr(stream, name, lossy(stream.fileno())(found))
 
 

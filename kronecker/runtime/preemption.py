@@ -44,7 +44,7 @@ class Notice:
 
     def listen(self) -> None:
         """Begins to listen; the main thread calls it as early as possible."""
-        interrupts.outlive_output(terminals_only=True)  # one may end before the signal that says so is heard
+        interrupts.outlive_output(terminals_only=True)
         # Python runs a handler between two bytecodes only, so a compilation or a step delays it, and an exception from
         # it is lost where libraries call back; this socket, which C code writes to, wakes the thread at once.
         self._reader, self._writer = socket.socketpair()
